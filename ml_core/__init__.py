@@ -1,0 +1,1 @@
+"""The parts Surety is made of: features, conformal sets, models, serving, pipelines."""

@@ -1,0 +1,115 @@
+"""One YAML per model: data, level, splits, training, gates. Typed, checked, with one seed."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ml_core.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """Where raw rows come from and how they become the feature version's columns."""
+
+    source: Path = Field(description="Parquet or CSV file with the raw rows.")
+    adapter: Literal["columns", "diabetes130"] = Field(
+        "columns", description="How the file is typed: 'columns' (as the column table says) or a data set of its own."
+    )
+
+
+class SplitConfig(_Section):
+    """Shares of the groups (patients); by a salted hash, the same for every version."""
+
+    salt: str = "surety-split-1"
+    train: float = Field(0.50, gt=0, lt=1)
+    validation: float = Field(0.10, gt=0, lt=1, description="For early stopping.")
+    calibration: float = Field(0.20, gt=0, lt=1)
+    test: float = Field(0.20, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> SplitConfig:
+        total = self.train + self.validation + self.calibration + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the four shares sum to {total:g}, not 1")
+        return self
+
+
+class ConformalConfig(_Section):
+    """The promise."""
+
+    confidence_level: Decimal = Field(Decimal("0.9"), ge=Decimal("0.5"), le=Decimal("0.999"))
+    guarantee: Literal["class_conditional", "marginal"] = "class_conditional"
+
+
+class TrainingConfig(_Section):
+    """XGBoost, with early stopping on the validation groups."""
+
+    rounds: int = Field(600, ge=1, le=100_000)
+    early_stopping_rounds: int = Field(30, ge=1)
+    params: dict[str, float | int | str] = Field(default_factory=dict, description="Passed to XGBoost as they are.")
+
+
+class GateConfig(_Section):
+    """The pre-deployment gate. A coverage floor is judged with the beta-binomial band."""
+
+    min_roc_auc: float = Field(0.75, ge=0.5, le=1)
+    roc_auc_note: str = Field("", description="Why this floor; shown in the gate report.")
+    min_coverage: float = Field(0.88, ge=0, le=1)
+    max_brier: float = Field(0.20, ge=0, le=1)
+    min_brier_skill: float = Field(0.0, ge=-1, lt=1, description="Must be exceeded.")
+    min_positives: int = Field(100, ge=1, description="Fewer test rows of any class: refuse to judge.")
+
+
+class PromotionConfig(_Section):
+    """Challenger against champion, on the same test patients."""
+
+    primary_metric: Literal["roc_auc"] = "roc_auc"
+    min_improvement: float = Field(0.02, ge=0, le=1)
+    max_regression: float = Field(0.01, ge=0, le=1)
+    secondary_metrics: tuple[str, ...] = ("brier", "log_loss", "mean_set_size")
+    min_coverage: float = Field(0.90, ge=0, le=1)
+
+
+class ModelConfig(_Section):
+    """Everything that decides a model, but no place and no secret."""
+
+    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    feature_version: str = Field(pattern=r"^v[0-9]+$")
+    seed: int = Field(20_140, ge=0)
+    data: DataConfig
+    split: SplitConfig = SplitConfig()
+    conformal: ConformalConfig = ConformalConfig()
+    training: TrainingConfig = TrainingConfig()
+    gate: GateConfig = GateConfig()
+    promotion: PromotionConfig = PromotionConfig()
+
+
+def load_config(path: Path) -> ModelConfig:
+    """The configuration in a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, no YAML, or a field is wrong; the message names file and field.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(str(path), "there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {type(error).__name__}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), "is not YAML") from error
+    try:
+        return ModelConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"{path}: {'.'.join(str(p) for p in first['loc'])}", first["msg"]) from error

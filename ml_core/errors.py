@@ -1,0 +1,253 @@
+"""Every error this project raises on purpose, in one tree.
+
+A class says in one sentence when it is raised, takes facts and builds its own message. ``code`` is stable
+(clients and exit paths read it), ``retryable`` says whether the same call may succeed later unchanged.
+Nothing here knows HTTP: the one table from code to status lives at the HTTP face.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SuretyError(Exception):
+    """Base of all errors raised on purpose."""
+
+    code = "internal"
+    retryable = False
+
+
+# --- what a caller sent -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One field of one record that cannot be accepted, and why.
+
+    ``problem`` may quote the offending value: it goes back to the caller who sent it and never to a log.
+    """
+
+    field: str
+    problem: str
+
+
+class InvalidRecord(SuretyError):
+    """Raised when a record breaks the column table of its feature version."""
+
+    code = "invalid_record"
+
+    def __init__(self, fields: Sequence[FieldProblem]) -> None:
+        self.fields = tuple(fields)
+        super().__init__(f"{len(self.fields)} field(s) cannot be accepted: {', '.join(f.field for f in self.fields)}")
+
+
+class InvalidRequest(SuretyError):
+    """Raised when a request's own fields (not its records) are wrong."""
+
+    code = "invalid_request"
+
+    def __init__(self, fields: Sequence[FieldProblem]) -> None:
+        self.fields = tuple(fields)
+        super().__init__("; ".join(f"{f.field}: {f.problem}" for f in self.fields))
+
+
+# --- configuration and data ---------------------------------------------------------------------------------------
+
+
+class ConfigError(SuretyError):
+    """Raised when a configuration file or environment variable cannot be used."""
+
+    code = "config"
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+
+
+class DataError(SuretyError):
+    """Raised when a table cannot be read or used at all (missing file, unknown format, missing columns, no rows)."""
+
+    code = "data"
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+
+
+class InvalidRows(SuretyError):
+    """Raised when a table has rows that break the column table and no quarantine was asked for."""
+
+    code = "invalid_rows"
+
+    def __init__(self, where: str, rows: int, total: int, checks: Sequence[tuple[str, str, int]]) -> None:
+        self.rows = rows
+        self.total = total
+        self.checks = tuple(checks)  # (column, check, how many rows)
+        detail = "; ".join(f"{column}: {check} ({count} rows)" for column, check, count in self.checks[:10])
+        more = "" if len(self.checks) <= 10 else f"; and {len(self.checks) - 10} more"
+        super().__init__(
+            f"{where}: {rows} of {total} rows break the column table: {detail}{more}. "
+            "Correct them, or set them aside with --quarantine"
+        )
+
+
+class UnknownFeatureVersion(SuretyError):
+    """Raised when a feature version is asked for that this code does not have."""
+
+    code = "unknown_feature_version"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"feature version {name!r} is not known here; known: {', '.join(known)}")
+
+
+# --- conformal ----------------------------------------------------------------------------------------------------
+
+
+class CalibrationTooSmall(SuretyError):
+    """Raised at training time when a class has too few calibration rows for the confidence asked."""
+
+    code = "calibration_too_small"
+
+    def __init__(self, label: object, rows: int, needed: int, level: object) -> None:
+        super().__init__(
+            f"class {label!r} has {rows} calibration rows; confidence {level} needs {needed}: "
+            "add rows or lower the confidence"
+        )
+
+
+class InvalidCalibration(SuretyError):
+    """Raised when arrays cannot be a conformal calibration (order, finiteness, shapes, labels)."""
+
+    code = "invalid_calibration"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"calibration: {problem}")
+
+
+class CalibrationDisagrees(SuretyError):
+    """Raised at training time when MAPIE's threshold for a class differs from ours."""
+
+    code = "calibration_disagrees"
+
+    def __init__(self, label: object, ours: float, mapie: float) -> None:
+        super().__init__(f"class {label!r}: our threshold {ours!r} is not MAPIE's {mapie!r}; nothing was registered")
+
+
+# --- artefacts ----------------------------------------------------------------------------------------------------
+
+
+class ArtefactError(SuretyError):
+    """Raised when a model folder cannot be trusted or used."""
+
+    code = "artefact"
+
+    def __init__(self, file: str, problem: str) -> None:
+        self.file = file
+        super().__init__(f"{file}: {problem}")
+
+
+class ChecksumMismatch(ArtefactError):
+    """Raised when a file of a model folder is not the one its manifest names."""
+
+    code = "checksum_mismatch"
+
+
+class FeatureVersionMismatch(ArtefactError):
+    """Raised when a model was trained with another edition of its feature module than the one present here."""
+
+    code = "feature_version_mismatch"
+
+    def __init__(self, version: str, expected: str, found: str) -> None:
+        super().__init__(
+            "manifest.json",
+            f"trained with feature version {version} of sha256 {expected[:12]}…, the module here has {found[:12]}…: "
+            "a changed transform must be a new version",
+        )
+
+
+class GoldenMismatch(ArtefactError):
+    """Raised when a loaded model does not reproduce its own golden answers."""
+
+    code = "golden_mismatch"
+
+    def __init__(self, index: int, what: str) -> None:
+        super().__init__(
+            "golden.json", f"record {index} no longer gives its recorded {what}; the model must not answer"
+        )
+
+
+class ScorerDisagrees(ArtefactError):
+    """Raised when the converted model differs from the one it was made of."""
+
+    code = "scorer_disagrees"
+
+    def __init__(self, difference: float, limit: float) -> None:
+        super().__init__("model.onnx", f"differs from the trained model by {difference:.3g}, more than {limit:.0e}")
+
+
+# --- models in their stores ---------------------------------------------------------------------------------------
+
+
+class RegistryError(SuretyError):
+    """Raised when the MLflow registry refuses, lacks or cannot deliver what was asked."""
+
+    code = "registry"
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what}: {problem}")
+
+
+class RegistryUnreachable(RegistryError):
+    """Raised when the MLflow registry does not answer in time."""
+
+    code = "registry_unreachable"
+    retryable = True
+
+
+class PromotionRefused(SuretyError):
+    """Raised when a gate or a promotion rule says no; ``rules`` names those that failed."""
+
+    code = "promotion_refused"
+
+    def __init__(self, model: str, rules: Sequence[str]) -> None:
+        self.rules = tuple(rules)
+        super().__init__(f"{model} is refused by: {', '.join(self.rules)}")
+
+
+class CannotJudge(SuretyError):
+    """Raised when rows cannot decide a question at all (none of a class, an empty split)."""
+
+    code = "cannot_judge"
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what} cannot be judged: {problem}")
+
+
+class NotGated(SuretyError):
+    """Raised when a model without a passed gate is asked to answer."""
+
+    code = "not_gated"
+
+    def __init__(self, model: str, problem: str) -> None:
+        super().__init__(f"{model} may not answer: {problem}")
+
+
+class ModelUnavailable(SuretyError):
+    """Raised when no model can answer for now."""
+
+    code = "model_unavailable"
+    retryable = True
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+
+
+class NotLoaded(ModelUnavailable):
+    """Raised when no model is loaded: none promoted, not in the Bento store, or refused on the way."""
+
+    code = "model_not_loaded"
+
+
+class BadModelOutput(ModelUnavailable):
+    """Raised when a model's output is no set of probabilities (shape, finite, sum of one)."""
+
+    code = "bad_model_output"

@@ -1,0 +1,1 @@
+"""Models: the artefact, how it is made, and its way through the stores."""

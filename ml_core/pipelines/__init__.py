@@ -1,0 +1,1 @@
+"""Whole journeys: the pre-deployment gate."""

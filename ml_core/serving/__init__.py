@@ -1,0 +1,1 @@
+"""Answering requests: the runner and the inference core."""

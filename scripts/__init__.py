@@ -1,0 +1,1 @@
+"""The `surety` command: one file per verb, each a thin shell over one call."""

@@ -1,0 +1,1 @@
+"""The HTTP face in pieces: reading bodies, writing replies, describing both."""

@@ -1,0 +1,237 @@
+"""Bulk calls: an Arrow IPC stream of records in, an Arrow IPC stream of answers out.
+
+nanoarrow (1 MB) reads and writes the stream; numpy does the rest. A record batch in is a record batch out. Categories
+sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from decimal import Decimal
+from typing import Any
+
+import nanoarrow as na
+import numpy as np
+import numpy.typing as npt
+from nanoarrow import ipc
+from nanoarrow.c_array import c_array_from_buffers
+from nanoarrow.c_array_stream import CArrayStream
+
+from ml_core.errors import FieldProblem, InvalidRecord
+from ml_core.features.columns import Column
+from ml_core.features.table import Cells, EncodedTable, encode_table
+from ml_core.serving.envelope import Label
+from ml_core.serving.ids import new_id, new_ids
+from ml_core.serving.inference import InferenceService, TableAnswer
+from ml_core.serving.requests import OnError
+from web.replies import Refused
+
+_NUMBERS = {
+    "c": np.int8, "C": np.uint8, "s": np.int16, "S": np.uint16, "i": np.int32, "I": np.uint32,
+    "l": np.int64, "L": np.uint64, "e": np.float16, "f": np.float32, "g": np.float64,
+}  # fmt: skip
+"""Arrow's format letter of each number type (the C data interface)."""
+_TEXTS = {"u": np.int32, "U": np.int64}
+_PROBLEMS_NAMED = 100
+
+
+def answer_stream(
+    service: InferenceService, body: bytes, max_rows: int, *, on_error: OnError, level: Decimal | None
+) -> tuple[str, bytes]:
+    """Batch id and reply stream for a request stream.
+
+    Raises
+    ------
+    Refused
+        Not an Arrow IPC stream, a column type that cannot be read, or too many rows.
+    InvalidRecord
+        ``on_error`` is ``reject`` and a row is bad.
+    ModelUnavailable
+        The model cannot answer for now.
+    """
+    tables = list(_read(body, service.reader.columns, max_rows))
+    if on_error == "reject":
+        _reject(tables)
+    batch_id = new_id()
+    answers = (service.predict_table(table.arrays, level) for table in tables)
+    return batch_id, _write(service, batch_id, hashlib.sha256(body).hexdigest(), level, zip(tables, answers, strict=True))
+
+
+# --- in -----------------------------------------------------------------------------------------------------------
+
+
+def _read(body: bytes, columns: Sequence[Column], max_rows: int) -> Iterator[EncodedTable]:
+    rows = 0
+    try:
+        with na.c_array_stream(ipc.InputStream.from_readable(io.BytesIO(body))) as stream:
+            names = [(field.name, _kind(field)) for field in stream.get_schema().children]
+            if len({name for name, _ in names}) != len(names):
+                raise Refused("invalid_arrow", "a column comes twice")
+            for batch in stream:
+                rows += batch.length
+                if rows > max_rows:
+                    raise Refused("too_large", f"more than {max_rows} rows")
+                if batch.length:
+                    cells = {name: _cells(batch.child(i), kind) for i, (name, kind) in enumerate(names)}
+                    yield encode_table(columns, cells)
+    except (na._utils.NanoarrowException, ValueError) as error:  # noqa: SLF001 - it has no public name
+        raise Refused("invalid_arrow", "the body is not a readable Arrow IPC stream") from error
+
+
+def _kind(field: Any) -> str:
+    """Format letter of a column's values; refused when it is neither number nor text."""
+    value = field.dictionary if field.dictionary is not None else field
+    if value.format not in _NUMBERS and value.format not in _TEXTS and value.format != "n":
+        name = str(field.name)[:100]
+        raise Refused("invalid_arrow", f"column {name!r} has a type that is neither number nor text")
+    return str(field.format)
+
+
+def _cells(array: Any, kind: str) -> Cells:
+    view = array.view()
+    n, offset = int(view.length), int(view.offset)
+    if kind == "n":
+        return Cells(np.full(n, np.nan), np.ones(n, dtype=np.bool_))
+    missing = _missing(view, n, offset)
+    if array.dictionary is not None:
+        levels_view = array.dictionary.view()
+        levels = _values(levels_view, int(levels_view.length), int(levels_view.offset))
+        codes = _numbers(view, _NUMBERS[kind], n, offset).astype(np.int64)
+        if len(codes) and (codes[~missing] >= len(levels)).any():
+            raise ValueError("a dictionary code has no level")
+        return Cells(codes, missing, levels if isinstance(levels, list) else levels.tolist())
+    values = _values(view, n, offset)
+    if isinstance(values, list):
+        for row in np.flatnonzero(missing).tolist():
+            values[row] = None
+        return Cells(values)
+    return Cells(values, missing)
+
+
+def _values(view: Any, n: int, offset: int) -> npt.NDArray[Any] | list[Any]:
+    kind = _STORAGE[view.storage_type]
+    return _strings(view, _TEXTS[kind], n, offset) if kind in _TEXTS else _numbers(view, _NUMBERS[kind], n, offset)
+
+
+_STORAGE = {
+    "int8": "c", "uint8": "C", "int16": "s", "uint16": "S", "int32": "i", "uint32": "I", "int64": "l", "uint64": "L",
+    "half_float": "e", "float": "f", "double": "g", "string": "u", "large_string": "U",
+}  # fmt: skip
+
+
+def _numbers(view: Any, dtype: Any, n: int, offset: int) -> npt.NDArray[Any]:
+    return np.frombuffer(view.buffer(1), dtype=dtype)[offset : offset + n] if n else np.empty(0, dtype)
+
+
+def _strings(view: Any, offset_type: Any, n: int, offset: int) -> list[Any]:
+    if not n:
+        return []
+    ends = np.frombuffer(view.buffer(1), dtype=offset_type)[offset : offset + n + 1].tolist()
+    data = bytes(view.buffer(2)) if view.buffer(2).size_bytes else b""
+    if data.isascii():  # one decoding for the whole column
+        text = data.decode("ascii")
+        return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [data[start:end].decode("utf-8") for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def _missing(view: Any, n: int, offset: int) -> npt.NDArray[np.bool_]:
+    bitmap = view.buffer(0)
+    if not bitmap.size_bytes:
+        return np.zeros(n, dtype=np.bool_)
+    bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
+    return bits[offset : offset + n] == 0
+
+
+def _reject(tables: Sequence[EncodedTable]) -> None:
+    problems: list[FieldProblem] = []
+    before = 0
+    for table in tables:
+        for row, faults in sorted(table.problems.items()):
+            problems += [FieldProblem(f"records[{before + row}].{f.field}", f.problem) for f in faults]
+            if len(problems) >= _PROBLEMS_NAMED:
+                raise InvalidRecord(problems[:_PROBLEMS_NAMED])
+        before += table.n_rows
+    if problems:
+        raise InvalidRecord(problems)
+
+
+# --- out ----------------------------------------------------------------------------------------------------------
+
+
+def _write(
+    service: InferenceService,
+    batch_id: str,
+    input_hash: str,
+    level: Decimal | None,
+    answered: Iterator[tuple[EncodedTable, TableAnswer]],
+) -> bytes:
+    classes = service.model.predictor.classes
+    lineage = {k: "" if v is None else str(v) for k, v in asdict(service.lineage(input_hash)).items()}
+    metadata = {
+        "batch_id": batch_id,
+        "confidence_level": str(service.model.predictor.level if level is None else level),
+        "guarantee": service.model.predictor.bundle.calibration.guarantee,
+        "validity": "unmonitored",
+        "fallback_used": "false",
+        **{f"lineage.{k}": v for k, v in lineage.items()},
+    }
+    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=_fields(classes), metadata=metadata, nullable=False))
+    batches = [_record_batch(schema, classes, table, answer) for table, answer in answered]
+    out = io.BytesIO()
+    ipc.StreamWriter.from_writable(out).serialize_stream(CArrayStream.from_c_arrays(batches, schema))
+    return out.getvalue()
+
+
+def _fields(classes: Sequence[Label]) -> dict[str, Any]:
+    label = na.int64() if isinstance(classes[0], int) else na.string()
+    return {
+        "request_id": na.string(nullable=False),
+        "prediction": label,
+        "probability": na.float64(),
+        "confidence": na.float64(),
+        **{f"p_value_{c}": na.float64() for c in classes},
+        **{f"in_set_{c}": na.bool_() for c in classes},
+        "error": na.string(),
+    }
+
+
+def _record_batch(schema: Any, classes: Sequence[Label], table: EncodedTable, answer: TableAnswer) -> Any:
+    n, found, proba = table.n_rows, answer.answer, answer.proba
+    valid = None if not table.problems else _bits(table.good)
+    rows = np.arange(n)
+    labels = np.array(classes)[found.predictions]
+    columns: list[list[Any]] = [
+        [None, np.arange(0, 36 * n + 1, 36, dtype=np.int32), new_ids(n).ravel()],
+        [valid, labels.astype(np.int64)] if isinstance(classes[0], int) else _text_buffers(labels.tolist(), valid),
+        [valid, np.ascontiguousarray(proba[:, 1])] if len(classes) == 2 else [_bits(rows < 0), np.zeros(n)],
+        [valid, proba[rows, found.predictions]],
+        *([valid, np.ascontiguousarray(found.p_values[:, k])] for k in range(len(classes))),
+        *([valid, _bits(found.sets[:, k])] for k in range(len(classes))),
+        _error_buffers(table),
+    ]
+    children = [
+        c_array_from_buffers(field, n, buffers) for field, buffers in zip(schema.children, columns, strict=True)
+    ]
+    return c_array_from_buffers(schema, n, [None], children=children)
+
+
+def _error_buffers(table: EncodedTable) -> list[Any]:
+    """One text per bad row, ``field: problem; field: problem``; null for a good one."""
+    texts = [""] * table.n_rows
+    for row, faults in table.problems.items():
+        texts[row] = "; ".join(f"{f.field}: {f.problem}" for f in faults)
+    return _text_buffers(texts, _bits(~table.good))
+
+
+def _text_buffers(texts: Sequence[str], valid: Any) -> list[Any]:
+    encoded = [text.encode() for text in texts]
+    ends = np.zeros(len(encoded) + 1, dtype=np.int32)
+    np.cumsum([len(e) for e in encoded], out=ends[1:])
+    return [valid, ends, np.frombuffer(b"".join(encoded), dtype=np.uint8)]
+
+
+def _bits(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    return np.packbits(flags, bitorder="little")

@@ -1,0 +1,94 @@
+"""Replies: status, headers and bytes; and the one table from error code to status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ml_core.errors import FieldProblem, InvalidRecord, InvalidRequest, SuretyError
+
+Header = tuple[bytes, bytes]
+
+JSON = b"application/json"
+ARROW = b"application/vnd.apache.arrow.stream"
+
+RETRY_AFTER_S = 30
+"""Seconds a caller is asked to wait when no model can answer; a restart with a loaded model takes less."""
+
+STATUS_OF_CODE: Mapping[str, int] = {
+    "invalid_json": 400,
+    "invalid_arrow": 400,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_record": 422,
+    "invalid_request": 422,
+    "internal": 500,
+    "model_unavailable": 503,
+    "model_not_loaded": 503,
+    "bad_model_output": 503,
+}
+
+MESSAGE_OF_CODE: Mapping[str, str] = {
+    "internal": "something went wrong here; the request can be sent again",
+    "model_unavailable": "no model can answer for now",
+    "model_not_loaded": "no model can answer for now",
+    "bad_model_output": "no model can answer for now",
+}
+"""What callers read where the reason is an internal detail (it is in the log and, for operators, in /status)."""
+
+
+class Refused(Exception):
+    """Raised by the HTTP face to answer with an error object."""
+
+    def __init__(self, code: str, message: str, headers: tuple[Header, ...] = ()) -> None:
+        self.code = code
+        self.headers = headers
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP reply, ready to send."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[Header, ...] = field(default=())
+
+
+def json_reply(value: Any, headers: tuple[Header, ...] = (), status: int = 200) -> Reply:
+    """A JSON reply; NaN cannot occur, since nothing that is not finite passes the runner."""
+    return Reply(status, orjson.dumps(value), JSON, headers)
+
+
+def error_reply(
+    code: str, message: str, fields: Iterable[FieldProblem] = (), headers: tuple[Header, ...] = ()
+) -> Reply:
+    """The one error object of the contract, with the status of its code."""
+    status = STATUS_OF_CODE.get(code, 500)
+    error = {
+        "code": code,
+        "message": MESSAGE_OF_CODE.get(code, message),
+        "fields": [{"field": f.field, "problem": f.problem} for f in fields],
+    }
+    if status == 503:
+        headers = (*headers, (b"retry-after", b"%d" % RETRY_AFTER_S))
+    return json_reply({"error": error}, headers, status)
+
+
+def reply_to(error: Exception) -> Reply:
+    """The reply to an exception raised while answering. Internal ones say nothing of themselves."""
+    if isinstance(error, Refused):
+        return error_reply(error.code, str(error), headers=error.headers)
+    if isinstance(error, InvalidRecord):
+        return error_reply(error.code, f"{len(error.fields)} field(s) cannot be accepted", error.fields)
+    if isinstance(error, InvalidRequest):
+        return error_reply(error.code, "the request cannot be accepted", error.fields)
+    if isinstance(error, SuretyError) and error.code in STATUS_OF_CODE:
+        return error_reply(error.code, "")
+    return error_reply("internal", "")
