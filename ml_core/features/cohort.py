@@ -7,11 +7,12 @@ what is recorded of an encounter (age in years, glucose in mg/dL, bmi in kg/m2, 
 
     a = 0.85 * (age - 62) / 14                                 older, more often
     g = max(glucose - 110, 0) / 45 - 0.45                      0.55 if glucose was not measured
-    b = 0.07 * max(18.5 - bmi, bmi - 27, 0) - 0.15             0.05 if missing: thin and heavy, more often
-    p = 0.035 * max(105 - bp, 0) + 0.018 * max(bp - 145, 0) - 0.15      0.10 if missing: low worse than high
+    b = 0.07 * max(18.5 - bmi, bmi - 27, 0) - 0.15             0.05 if missing; thin and heavy, more often
+    p = 0.035 * max(105 - bp, 0)
+      + 0.018 * max(bp - 145, 0) - 0.15                        0.10 if missing; too low is worse than too high
 
-so old age and high sugar make each other worse (a*g/2), and blood pressure counts half as much again where sugar is high.
-That a value is missing is itself a recorded fact, and the law speaks about it.
+so old age and high sugar make each other worse (a*g/2), and blood pressure counts half as much again where sugar is
+high. That a value is missing is itself a recorded fact, and the law speaks about it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ml_core.errors import ConfigError
 __all__ = ["CohortKnobs", "make_cohort", "true_probability"]
 
 FloatArray = npt.NDArray[np.float64]
+Draw = tuple[dict[str, FloatArray], FloatArray, npt.NDArray[np.int64]]  # measurements, true probability, label
 
 _INTERCEPT = -2.30
 _MG_PER_MMOL = 18.016  # mg/dL of glucose in one mmol/L
@@ -104,17 +106,19 @@ def make_cohort(
     glucose = columns["glucose"]
     in_mmol = rng.random(n) < knobs.unit_error
     columns["glucose"] = np.where(in_mmol, np.round(glucose / _MG_PER_MMOL, 1), glucose)
-    frame = pd.DataFrame({
-        "patient_id": _patients(n, rng),
-        "encounter_date": pd.Timestamp(start) + pd.to_timedelta(np.arange(n) * days // n, unit="D").as_unit("us"),
-        **columns,
-        "readmission_30d": label,
-    })
+    frame = pd.DataFrame(
+        {
+            "patient_id": _patients(n, rng),
+            "encounter_date": pd.Timestamp(start) + pd.to_timedelta(np.arange(n) * days // n, unit="D").as_unit("us"),
+            **columns,
+            "readmission_30d": label,
+        }
+    )
     frame["age"] = frame["age"].astype("int64")
     return frame, probability
 
 
-def _draw(n: int, rng: np.random.Generator, knobs: CohortKnobs) -> tuple[dict[str, FloatArray], FloatArray, npt.NDArray[np.int64]]:
+def _draw(n: int, rng: np.random.Generator, knobs: CohortKnobs) -> Draw:
     age = np.clip(np.round(rng.normal(62, 14, n) + knobs.shift_age), 18, 104)
     glucose = np.clip(85 + rng.gamma(1.6, 28, n) + 0.25 * (age - 62) + knobs.shift_glucose, 45, 580).round(0)
     bmi = np.clip(rng.normal(28, 5.5, n), 12, 65).round(1)
@@ -127,9 +131,7 @@ def _draw(n: int, rng: np.random.Generator, knobs: CohortKnobs) -> tuple[dict[st
     return {"age": age, **measured}, probability, label
 
 
-def _draw_at_prevalence(
-    n: int, rng: np.random.Generator, knobs: CohortKnobs, wanted: float
-) -> tuple[dict[str, FloatArray], FloatArray, npt.NDArray[np.int64]]:
+def _draw_at_prevalence(n: int, rng: np.random.Generator, knobs: CohortKnobs, wanted: float) -> Draw:
     """Label shift: the readmitted and the others as ever, but mixed in another proportion.
 
     With prevalence pi in the usual cohort, Bayes' rule gives P'(1|x) = p w1 / (p w1 + (1 - p) w0) where

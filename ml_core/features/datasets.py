@@ -12,7 +12,7 @@ from ml_core.errors import DataError
 from ml_core.features import diabetes130
 from ml_core.features.cohort import make_cohort
 from ml_core.features.columns import Column
-from ml_core.features.tables import column_names, read_table, type_text
+from ml_core.features.files import column_names, read_table, type_text
 from ml_core.features.versions import get_feature_version
 
 __all__ = ["RawTable", "make_cohort", "read_raw", "read_source"]

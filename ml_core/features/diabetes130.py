@@ -9,16 +9,29 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ml_core.errors import DataError
-from ml_core.features.tables import numbers_of_text
+from ml_core.features.files import numbers_of_text
 from ml_core.features.v2 import COLUMNS
 
-__all__ = ["LABEL", "PUBLISHED_CSV_SHA256", "PUBLISHED_COLUMNS", "as_published", "csv_sha256", "to_v2"]
+__all__ = [
+    "LABEL",
+    "PUBLISHED_COLUMNS",
+    "PUBLISHED_CSV_SHA256",
+    "REORDERED_CSV_SHA256",
+    "as_published",
+    "csv_sha256",
+    "source_columns",
+    "to_v2",
+]
 
 PUBLISHED_CSV_SHA256 = "0689e7ec031237dc63031b938805c48377748761a3b26acab621567afa24df97"
 """sha256 of ``diabetic_data.csv`` (19,159,383 bytes, CRLF line ends, 101,766 rows)."""
+
+REORDERED_CSV_SHA256 = "88af8c70f4a839d5c0621c8a9630560e5b6025ce75ed38522a44a3bdcecbd877"
+"""The same for its rows in order of ``encounter_id``: how they are known when a container lost their order."""
 
 LABEL = "readmitted"
 _NUMBERS = (
@@ -39,8 +52,8 @@ _NUMBERS = (
 PUBLISHED_COLUMNS = (
     "encounter_id", "patient_nbr", "race", "gender", "age", "weight", "admission_type_id", "discharge_disposition_id",
     "admission_source_id", "time_in_hospital", "payer_code", "medical_specialty", "num_lab_procedures",
-    "num_procedures", "num_medications", "number_outpatient", "number_emergency", "number_inpatient", "diag_1", "diag_2",
-    "diag_3", "number_diagnoses", "max_glu_serum", "A1Cresult", "metformin", "repaglinide", "nateglinide",
+    "num_procedures", "num_medications", "number_outpatient", "number_emergency", "number_inpatient", "diag_1",
+    "diag_2", "diag_3", "number_diagnoses", "max_glu_serum", "A1Cresult", "metformin", "repaglinide", "nateglinide",
     "chlorpropamide", "glimepiride", "acetohexamide", "glipizide", "glyburide", "tolbutamide", "pioglitazone",
     "rosiglitazone", "acarbose", "miglitol", "troglitazone", "tolazamide", "examide", "citoglipton", "insulin",
     "glyburide-metformin", "glipizide-metformin", "glimepiride-pioglitazone", "metformin-rosiglitazone",
@@ -66,27 +79,25 @@ def to_v2(raw: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     for column in COLUMNS:
         if column.role != "label":
             frame[column.name] = _typed(raw[column.name], column.name)
-    label = raw[LABEL]
-    known = label.map(_READMITTED)
-    frame["readmission_30d"] = known.astype("int64") if known.notna().all() else known.astype(object).where(known.notna(), label)
+    frame["readmission_30d"] = _label(raw[LABEL])
     table = pd.DataFrame(frame)
     left_out = table["discharge_disposition_id"].isin(_DIED_OR_HOSPICE)
     return table[~left_out].reset_index(drop=True), int(left_out.sum())
 
 
+def _label(published: pd.Series[Any]) -> pd.Series[Any]:
+    known = published.map(_READMITTED)
+    if known.notna().all():
+        return known.astype("int64")
+    return pd.Series([_READMITTED.get(word, word) for word in published.astype(object)], dtype=object)
+
+
 def _typed(values: pd.Series[Any], name: str) -> pd.Series[Any]:
     if name in _NUMBERS:
-        if pd.api.types.is_numeric_dtype(values):
-            return values
-        numbers = numbers_of_text(values)
-        return numbers.astype("int64") if _all_whole(numbers) else numbers
+        return numbers_of_text(values)
     null = ("?", "Unknown/Invalid", "None") if name in _NOT_TAKEN else ("?", "Unknown/Invalid")
     values = values.astype(object)
     return values.where(~(values.isin(null) | values.isna()), None)
-
-
-def _all_whole(numbers: pd.Series[Any]) -> bool:
-    return numbers.dtype == "float64" and bool((numbers == numbers.round()).all())
 
 
 def as_published(frame: pd.DataFrame) -> pd.DataFrame:
@@ -103,18 +114,25 @@ def as_published(frame: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in PUBLISHED_COLUMNS if name not in frame.columns]
     if missing:
         raise DataError("Diabetes 130-US", f"the table has no column {', '.join(missing)}")
-    cells: dict[str, Any] = {}
-    for name in PUBLISHED_COLUMNS:
-        values = frame[name].astype(object)
-        if name in _NUMBERS:
-            numbers = numbers_of_text(values.where(values.notna(), None))
-            if not _all_whole(numbers):
-                raise DataError("Diabetes 130-US", f"column {name} holds cells that are no whole numbers")
-            cells[name] = numbers.astype("int64")
-        else:
-            text = values.where(values.notna(), "None" if name in _NOT_TAKEN else "?").astype(str)
-            cells[name] = text.str.strip("'\"").str.replace("\\", "", regex=False)
-    return pd.DataFrame(cells)
+    return pd.DataFrame(
+        {name: _whole_numbers(frame[name]) if name in _NUMBERS else _words(frame[name]) for name in PUBLISHED_COLUMNS}
+    )
+
+
+def _whole_numbers(values: pd.Series[Any]) -> pd.Series[Any]:
+    numbers = numbers_of_text(values.astype(object) if values.dtype == "category" else values)
+    if numbers.dtype == "float64" and (np.trunc(numbers) == numbers).all():
+        return numbers.astype("int64")
+    if numbers.dtype != "int64":
+        raise DataError("Diabetes 130-US", f"column {values.name} holds cells that are no whole numbers")
+    return numbers
+
+
+def _words(values: pd.Series[Any]) -> pd.Series[Any]:
+    which, distinct = pd.factorize(values.to_numpy(dtype=object))  # few distinct words, so each is cleaned once
+    words = [str(word).strip("'\"").replace("\\", "") for word in distinct]
+    missing = "None" if values.name in _NOT_TAKEN else "?"
+    return pd.Series(np.array([*words, missing], dtype=object)[which], name=values.name, index=values.index)
 
 
 def csv_sha256(frame: pd.DataFrame) -> str:

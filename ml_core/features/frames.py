@@ -25,7 +25,7 @@ def cells_of(values: pd.Series[Any]) -> Cells:
         return Cells(values.cat.codes.to_numpy(), levels=dtype.categories.tolist())
     if isinstance(dtype, np.dtype) and dtype.kind in "iufb":
         return Cells(values.to_numpy())
-    if dtype == object:
+    if pd.api.types.is_object_dtype(dtype):
         return Cells(_without_na(values.to_numpy()))
     missing = values.isna().to_numpy()
     if isinstance(dtype, pd.BooleanDtype) or pd.api.types.is_numeric_dtype(dtype):

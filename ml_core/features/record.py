@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import getitem, itemgetter
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,8 @@ class Record:
 class RecordReader:
     """Reads and encodes records of one column table.
 
-    The happy path is one call into pydantic-core, which accepts only what ``rules.fault_of`` accepts; what it refuses is
-    looked at again, value by value, for words a person can act on.
+    The happy path is one call into pydantic-core, which accepts only what ``rules.fault_of`` accepts; what it
+    refuses is looked at again, value by value, for words a person can act on.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
@@ -77,18 +77,20 @@ class RecordReader:
     def arrays(self, records: Sequence[Record]) -> ColumnArrays:
         """The feature columns of n records, each of shape (n,), as ``ColumnArrays`` says."""
         rows = [record.values for record in records]
+        n = len(rows)
         arrays: dict[str, npt.NDArray[Any]] = {}
-        if self._numbers.names:  # null becomes NaN by numpy's own conversion
-            numbers = np.array([self._numbers.pick(row) for row in rows], dtype=np.float64)
-            arrays.update(zip(self._numbers.names, numbers.reshape(len(rows), -1).T, strict=False))
-        if self._categories.names:
-            tables, pick = self._codes, self._categories.pick
-            codes = np.array([[t[v] for t, v in zip(tables, pick(row), strict=False)] for row in rows], dtype=np.int64)
-            arrays.update(zip(self._categories.names, codes.reshape(len(rows), -1).T, strict=False))
-        if self._texts.names:
-            texts = np.empty((len(rows), len(self._texts.names)), dtype=np.object_)
+        if names := self._numbers.names:  # null becomes NaN by numpy's own conversion
+            numbers = np.array([self._numbers.pick(row) for row in rows], dtype=np.float64).reshape(n, len(names))
+            arrays.update(zip(names, numbers.T, strict=True))
+        if names := self._categories.names:
+            codes = [list(map(getitem, self._codes, self._categories.pick(row))) for row in rows]
+            arrays.update(zip(names, np.array(codes, dtype=np.int64).reshape(n, len(names)).T, strict=True))
+        if (names := self._texts.names) and n:
+            texts = np.empty((n, len(names)), dtype=np.object_)
             texts[:] = [self._texts.pick(row) for row in rows]
-            arrays.update(zip(self._texts.names, texts.T, strict=False))
+            arrays.update(zip(names, texts.T, strict=True))
+        elif names:
+            arrays |= dict.fromkeys(names, np.empty(0, dtype=np.object_))
         return arrays
 
     def canonical(self, record: Record) -> bytes:
@@ -121,7 +123,8 @@ class RecordReader:
             text = shown(name)[1:-1] if isinstance(name, str) else shown(name)
             problems.append(FieldProblem(text, unknown_field_fault(self._columns, name).problem))
         if len(unknown) > _UNKNOWN_FIELDS_NAMED:
-            problems.append(FieldProblem("", f"has {len(unknown) - _UNKNOWN_FIELDS_NAMED} more fields that are not known"))
+            more = len(unknown) - _UNKNOWN_FIELDS_NAMED
+            problems.append(FieldProblem("", f"has {more} more fields that are not known"))
         return problems or [FieldProblem("", "cannot be read as a record")]
 
 
@@ -138,7 +141,8 @@ class _Picker:
 
 def code_of_level(column: Column) -> dict[Value, int]:
     """Position of each level of a category; None stands for missing at -1."""
-    return {None: -1, **{level: code for code, level in enumerate(column.levels)}}
+    levels: tuple[Value, ...] = column.levels
+    return {None: -1} | {level: code for code, level in enumerate(levels)}
 
 
 def _whole(value: float) -> int:
@@ -157,9 +161,7 @@ def _integer(low: float | None, high: float | None) -> cs.CoreSchema:
     """Whole numbers, also written as 45.0, but no booleans and no texts."""
     whole = cs.int_schema(strict=True, ge=_bound(low), le=_bound(high))
     written_as_float = cs.float_schema(strict=True, ge=low, le=high, allow_inf_nan=False)
-    return cs.union_schema(
-        [whole, cs.no_info_after_validator_function(_whole, written_as_float)], mode="left_to_right"
-    )
+    return cs.union_schema([whole, cs.no_info_after_validator_function(_whole, written_as_float)], mode="left_to_right")
 
 
 def _bound(value: float | None) -> int | None:
@@ -208,6 +210,8 @@ def _property(column: Column) -> dict[str, Any]:
         schema["maximum"] = _exact(column, column.high)
     if column.pattern is not None:
         schema["pattern"] = f"^(?:{column.pattern})$"
+    if column.examples:
+        schema["examples"] = list(column.examples)
     if column.nullable or column.role in OPTIONAL_ROLES:
         schema = {"anyOf": [schema, {"type": "null"}]}
     schema["description"] = f"{column.doc} Unit: {column.unit}." if column.unit else column.doc

@@ -1,7 +1,7 @@
 """What a single value of a column may be, and in which words a wrong one is refused.
 
-This is the meaning of the column table. The strict record, the bulk encoder and the pandera schema are three faster ways
-of asking the same question; where one of them finds a fault, the words come from here.
+This is the meaning of the column table. The strict record, the bulk encoder and the pandera schema are three faster
+ways of asking the same question; where the first two find a fault, the words come from here.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ def moment_of(value: object) -> datetime | None:
             value = datetime.fromisoformat(value)
         except ValueError:  # of the right form, but no such day or hour
             return None
-    if not isinstance(value, datetime) or value != value:  # pandas' "not a time" is a datetime unequal to itself
-        return None
-    if not FIRST_YEAR <= value.year <= LAST_YEAR:
+    # the year of pandas' "not a time", which is a datetime too, lies in no range
+    if not isinstance(value, datetime) or not FIRST_YEAR <= value.year <= LAST_YEAR:
         return None
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 

@@ -41,8 +41,11 @@ def split_of(groups: Sequence[str | int] | npt.NDArray[np.generic], split: Split
     str array, shape (n,)
         Each one of ``PARTS``.
     """
-    names, inverse = np.unique(np.asarray(groups), return_inverse=True)
+    ids = np.asarray(groups)
+    if ids.dtype.kind == "f":  # whole numbers in a column that once held a null; 7.0 is still patient 7
+        ids = ids.astype(np.int64)
+    names, inverse = np.unique(ids, return_inverse=True)
     places = np.array([place_of(name, split.salt) for name in names.tolist()])
     ends = np.array(list(accumulate((split.train, split.validation, split.calibration))))
-    parts = np.array(PARTS)[np.searchsorted(ends, places, side="right")]
+    parts: npt.NDArray[np.str_] = np.array(PARTS)[np.searchsorted(ends, places, side="right")]
     return parts[inverse.reshape(-1)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.errors import DataError, FieldProblem
+from ml_core.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays
 from ml_core.features.rules import OPTIONAL_ROLES, Fault, fault_of, integer_levels, unknown_field_fault
 
@@ -21,6 +21,7 @@ __all__ = ["Cells", "EncodedTable", "encode_table"]
 BoolArray = npt.NDArray[np.bool_]
 _NULL, _REFUSED = -1, -2  # codes of a category while it is being read
 _QUOTED_FAULTS = 10_000  # beyond this many wrong cells in a table, problems no longer quote the value
+_MOST_FAULTS = 1_000_000  # beyond this many the table is no table of records, and telling them all would cost gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +44,35 @@ class Cells:
 
     def objects(self) -> list[Any]:
         """The n values as plain Python values, None where null."""
-        raw = self.values
+        raw: Any = self.values
         if isinstance(raw, np.ndarray) and raw.dtype.kind == "M":
             raw = raw.astype("datetime64[us]")  # nanoseconds would come out as numbers
-        values = raw.tolist() if isinstance(raw, np.ndarray) else list(raw)
+        values: list[Any] = raw.tolist() if isinstance(raw, np.ndarray) else list(raw)
         if self.levels is not None:
-            levels = list(self.levels)
-            values = [levels[at] if at >= 0 else None for at in values]
+            levels = [*self.levels, None]
+            return [levels[at] for at in self.positions().tolist()]
         if self.missing is not None:
             return [None if gone else value for value, gone in zip(values, self.missing.tolist(), strict=True)]
         if isinstance(raw, np.ndarray) and raw.dtype.kind == "f":
-            return [None if value != value else value for value in values]
+            return [None if gone else value for value, gone in zip(values, np.isnan(raw).tolist(), strict=True)]
         return values
+
+    def positions(self) -> npt.NDArray[np.int64]:
+        """Of a dictionary-encoded column, where each value stands in ``levels``; their number itself where null.
+
+        Raises
+        ------
+        DataError
+            A position lies beyond the dictionary.
+        """
+        n_levels = len(self.levels or ())
+        at = np.array(self.values, dtype=np.int64)
+        if self.missing is not None:
+            at[self.missing] = -1
+        if (at >= n_levels).any():
+            raise DataError("table", "a dictionary-encoded column has positions beyond its dictionary")
+        at[at < 0] = n_levels
+        return at
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +102,9 @@ class EncodedTable:
         return good
 
 
-def encode_table(columns: Sequence[Column], table: Mapping[str, Cells | npt.NDArray[Any] | Sequence[object]]) -> EncodedTable:
+def encode_table(
+    columns: Sequence[Column], table: Mapping[str, Cells | npt.NDArray[Any] | Sequence[object]]
+) -> EncodedTable:
     """Checks and encodes a whole table as ``RecordReader`` does one row.
 
     Parameters
@@ -95,7 +115,9 @@ def encode_table(columns: Sequence[Column], table: Mapping[str, Cells | npt.NDAr
     Raises
     ------
     DataError
-        Columns differ in length.
+        Columns differ in length, or a dictionary-encoded one points beyond its dictionary.
+    InvalidRecord
+        More than a million cells are wrong: the table is refused as a whole, by column and check.
     """
     cells = {name: raw if isinstance(raw, Cells) else Cells(raw) for name, raw in table.items()}
     lengths = {len(c.values) for c in cells.values()}
@@ -125,12 +147,11 @@ class _Faults:
     n_rows: int
     problems: dict[int, list[FieldProblem]] = field(default_factory=dict)
     checks: dict[tuple[str, str], int] = field(default_factory=dict)
-    quoted: int = 0
+    told: int = 0
 
     def add(self, column: Column, row: int, fault: Fault) -> None:
-        self.quoted += 1
-        problem = fault.problem if self.quoted <= _QUOTED_FAULTS else fault.check
         self._count(column.name, fault.check, 1)
+        problem = fault.problem if self.told <= _QUOTED_FAULTS else fault.check
         self.problems.setdefault(row, []).append(FieldProblem(column.name, problem))
 
     def every_row(self, name: str, fault: Fault) -> None:
@@ -146,8 +167,12 @@ class _Faults:
             self.add(column, row, fault or Fault("refused", "cannot be accepted"))
 
     def _count(self, name: str, check: str, cells: int) -> None:
-        if cells:
-            self.checks[name, check] = self.checks.get((name, check), 0) + cells
+        if not cells:
+            return
+        self.told += cells
+        self.checks[name, check] = self.checks.get((name, check), 0) + cells
+        if self.told > _MOST_FAULTS:
+            raise InvalidRecord([FieldProblem(c, f"{k} in {n} rows or more") for (c, k), n in self.checks.items()])
 
 
 def _all_missing(column: Column, faults: _Faults) -> npt.NDArray[Any]:
@@ -166,7 +191,7 @@ def _plain_values(column: Column, cells: Cells, faults: _Faults) -> list[Any]:
         return _moments(column, cells, faults)
     encoded = _ENCODERS[column.dtype](replace(column, nullable=True), cells, faults)
     if column.dtype == "text":
-        return encoded.tolist()
+        return list(encoded)
     missing = encoded < 0 if column.dtype == "category" else np.isnan(encoded)
     values = cells.objects()
     if column.dtype == "int":
@@ -188,8 +213,10 @@ def _moments(column: Column, cells: Cells, faults: _Faults) -> list[Any]:
 
 def _numeric(cells: Cells) -> tuple[npt.NDArray[np.float64], BoolArray] | None:
     """The values as float64 with a mask of nulls, or None if some are no plain numbers."""
-    if cells.levels is not None:
-        return None
+    if cells.levels is not None:  # a dictionary of numbers is read once, then spread over the rows
+        of_level = _numeric(Cells([*cells.levels, None]))
+        at = cells.positions()
+        return None if of_level is None else (of_level[0][at], of_level[1][at])
     values = cells.values
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         numbers = values.astype(np.float64)
@@ -230,6 +257,9 @@ def _encode_numbers(column: Column, cells: Cells, faults: _Faults) -> npt.NDArra
 
 
 def _value_in(cells: Cells, missing: BoolArray) -> Callable[[int], object]:
+    if cells.levels is not None:
+        return cells.objects().__getitem__
+
     def value_at(row: int) -> object:
         value = cells.values[row]
         return None if missing[row] else value.item() if isinstance(value, np.generic) else value
@@ -264,11 +294,7 @@ def _encode_category(column: Column, cells: Cells, faults: _Faults) -> npt.NDArr
 def _level_codes(column: Column, cells: Cells) -> npt.NDArray[np.int64]:
     if cells.levels is not None:
         of_level = np.array([*(_level_code(column, level) for level in cells.levels), _NULL], dtype=np.int64)
-        at = np.asarray(cells.values).astype(np.int64)  # astype copies, so the caller's array stays as it is
-        at[at < 0] = len(of_level) - 1
-        if cells.missing is not None:
-            at[cells.missing] = len(of_level) - 1
-        return of_level[at]
+        return of_level[cells.positions()]
     if integer_levels(column):
         numeric = _numeric(cells)
         if numeric is not None:

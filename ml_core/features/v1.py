@@ -1,5 +1,7 @@
 """Feature version v1: the clinical schema, four measurements at discharge.
 
+The only data for it here is a synthetic cohort of known law (``surety data make``).
+
 This module is frozen: its sha256 is part of every artefact, so a change to it must be a new version. It therefore
 imports nothing but numpy and the column table, and uses only operations that give the same bits wherever a value
 stands in its array.
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from ml_core.features.columns import Column, ColumnArrays
 
-__all__ = ["COLUMNS", "FEATURE_NAMES", "transform"]
+__all__ = ["COLUMNS", "FEATURE_DOCS", "FEATURE_NAMES", "transform"]
 
 COLUMNS: tuple[Column, ...] = (
     Column(
@@ -24,7 +26,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("encounter_date", "datetime", "Day, or moment, of the discharge.", role="time"),
     Column("age", "int", "Age in completed years.", unit="years", low=0, high=120),
-    Column("glucose", "float", "Plasma glucose, last value before discharge.", unit="mg/dL", low=30, high=600, nullable=True),
+    Column("glucose", "float", "Plasma glucose, last before discharge.", unit="mg/dL", low=30, high=600, nullable=True),
     Column("bmi", "float", "Body mass index.", unit="kg/m2", low=10, high=80, nullable=True),
     Column("bp_systolic", "float", "Systolic blood pressure at rest.", unit="mmHg", low=50, high=300, nullable=True),
     Column(
@@ -38,15 +40,17 @@ COLUMNS: tuple[Column, ...] = (
 
 _MEASURED = ("glucose", "bmi", "bp_systolic")
 
-FEATURE_NAMES: tuple[str, ...] = (
-    "age",
-    *_MEASURED,
-    *(f"{name}_missing" for name in _MEASURED),
-    "glucose_above_180",
-    "bmi_outside_normal",
-    "bp_systolic_below_100",
-    "bp_systolic_above_140",
+_LAYOUT = (
+    ("age", "As recorded"),
+    *((name, "As recorded; NaN if missing") for name in _MEASURED),
+    *((f"{name}_missing", f"1 if {name} is missing; else 0") for name in _MEASURED),
+    ("glucose_above_180", "How far glucose lies above 180 mg/dL, else 0; NaN if missing"),
+    ("bmi_outside_normal", "How far bmi lies outside 18.5 to 25 kg/m2, else 0; NaN if missing"),
+    ("bp_systolic_below_100", "How far bp_systolic lies below 100 mmHg, else 0; NaN if missing"),
+    ("bp_systolic_above_140", "How far bp_systolic lies above 140 mmHg, else 0; NaN if missing"),
 )
+FEATURE_NAMES: tuple[str, ...] = tuple(name for name, _ in _LAYOUT)
+FEATURE_DOCS: tuple[str, ...] = tuple(doc for _, doc in _LAYOUT)
 
 
 def transform(columns: ColumnArrays) -> npt.NDArray[np.float32]:

@@ -12,18 +12,20 @@ function, because those may differ in the last bit with a value's place in the a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ml_core.features.columns import Column, ColumnArrays
 
-__all__ = ["COLUMNS", "FEATURE_NAMES", "transform"]
+__all__ = ["COLUMNS", "FEATURE_DOCS", "FEATURE_NAMES", "transform"]
 
 # --- raw columns --------------------------------------------------------------------------------------------------
 
 _AGE = tuple(f"[{decade}-{decade + 10})" for decade in range(0, 100, 10))
+_ID = 2**53 - 1  # the largest whole number that every JSON reader keeps exactly
 _DOSE = ("No", "Steady", "Up", "Down")
 _DRUGS = ("metformin", "glimepiride", "glipizide", "glyburide", "pioglitazone", "rosiglitazone", "insulin")
 _ICD9 = r"[0-9]{1,3}(\.[0-9]{1,2})?|V[0-9]{2}(\.[0-9]{1,2})?|E[0-9]{3}(\.[0-9])?"
@@ -120,8 +122,8 @@ def _diagnosis(name: str, which: str) -> Column:
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("encounter_id", "int", "Identifies the encounter.", role="id", low=1, high=2**53 - 1),
-    Column("patient_nbr", "int", "Identifies the patient; splits keep a patient whole.", role="group", low=1, high=2**53 - 1),
+    Column("encounter_id", "int", "Identifies the encounter.", role="id", low=1, high=_ID),
+    Column("patient_nbr", "int", "Identifies the patient; splits keep a patient whole.", role="group", low=1, high=_ID),
     Column("age", "category", "Age at admission, in bands of ten years.", unit="years", levels=_AGE),
     Column("gender", "category", "As recorded.", nullable=True, levels=("Female", "Male")),
     Column(
@@ -133,14 +135,14 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "discharge_disposition_id",
         "category",
-        "Where the patient went, code of the published mapping (1 home, 3 skilled nursing, 6 home health service, ...); "
+        "Where the patient went, as the published mapping codes it (1 home, 3 skilled nursing, 6 home care, ...); "
         "codes of death and hospice are refused.",
         levels=_DISCHARGE,
     ),
     Column(
         "admission_source_id",
         "category",
-        "Where the patient came from, code of the published mapping (1 physician referral, 4 hospital, 7 emergency room, ...).",
+        "Where the patient came from, as the published mapping codes it (1 physician referral, 7 emergency room, ...).",
         levels=_SOURCE,
     ),
     _count("time_in_hospital", 1, 14, "Length of the stay.", unit="days"),
@@ -186,7 +188,7 @@ COLUMNS: tuple[Column, ...] = (
 # --- diagnoses ----------------------------------------------------------------------------------------------------
 
 # ICD-9-CM chapters by their last three-digit code. As in Strack et al. (table 2), symptoms of one organ system
-# (785 circulatory, 786 respiratory, 787 digestive, 788 genitourinary) count with that system, and diabetes stands alone.
+# (785 circulatory, 786 respiratory, 787 digestive, 788 genitourinary) count with that system; diabetes stands alone.
 _CHAPTERS = (
     (139, "infection"),
     (239, "neoplasm"),
@@ -221,17 +223,21 @@ _CONDITIONS = (
     ("kidney_failure", 584, 586),
     ("skin_ulcer", 707, 707),
 )
-# 250.xy: x = 0 none, 1-3 acute (ketoacidosis, hyperosmolarity, coma), 4-9 chronic complication;
-# y = 0 type II, 1 type I, 2 type II uncontrolled, 3 type I uncontrolled.
-_DIABETES = ("diabetes_plain", "diabetes_acute", "diabetes_chronic", "diabetes_type1", "diabetes_uncontrolled")
+_DIABETES = {
+    "diabetes_plain": "ICD-9 250.0x: without complication",
+    "diabetes_acute": "ICD-9 250.1x-250.3x: ketoacidosis, hyperosmolarity, coma",
+    "diabetes_chronic": "ICD-9 250.4x-250.9x: kidney, eye, nerves, circulation, other",
+    "diabetes_type1": "ICD-9 250.x1 or 250.x3: type I",
+    "diabetes_uncontrolled": "ICD-9 250.x2 or 250.x3: uncontrolled",
+}
 _ANY = (*_CHAPTER_NAMES, *(name for name, _, _ in _CONDITIONS), *_DIABETES)
 
 Facts = tuple[str, ...]
 
 
 def _diabetes_facts(decimals: str) -> Facts:
-    kind = "diabetes_plain" if decimals[:1] in ("", "0") else "diabetes_acute" if decimals[0] in "123" else "diabetes_chronic"
-    fifth = decimals[1:2]
+    fourth, fifth = decimals[:1] or "0", decimals[1:2]
+    kind = "diabetes_plain" if fourth == "0" else "diabetes_acute" if fourth in "123" else "diabetes_chronic"
     type1 = ("diabetes_type1",) if fifth in ("1", "3") else ()
     uncontrolled = ("diabetes_uncontrolled",) if fifth in ("2", "3") else ()
     return ("diabetes", kind, *type1, *uncontrolled)
@@ -277,79 +283,109 @@ _KIND_OF_CODE = _KindOfCode()
 
 # --- look-up tables: one row per code of a category, the last row for "missing" (code -1) ---------------------------
 
+_NAN = float("nan")
+Group = tuple[str, tuple[int | str, ...]]
 
-def _table(rows: Sequence[Sequence[float]]) -> npt.NDArray[np.float32]:
+
+class _Lookup(NamedTuple):
+    """Matrix columns made from one raw category: row c of the table for code c."""
+
+    column: str
+    names: tuple[str, ...]
+    docs: tuple[str, ...]
+    table: npt.NDArray[np.float32]
+
+
+def _table(rows: npt.ArrayLike) -> npt.NDArray[np.float32]:
     table = np.array(rows, dtype=np.float32)
     table.setflags(write=False)
     return table
 
 
-def _one_hot(groups: Sequence[str | None], names: Sequence[str]) -> npt.NDArray[np.float32]:
-    return _table([[float(group == name) for name in names] for group in groups])
+def _one_hot(column: str, prefix: str, levels: tuple[int | str, ...], groups: Sequence[Group]) -> _Lookup:
+    """One 0/1 column per group of levels; a missing value is in the group that lists no level, if there is one."""
+    rows = [[float(level in members) for _, members in groups] for level in levels]
+    rows.append([float(not members) for _, members in groups])
+    docs = (
+        f"1 if {column} is {', '.join(str(m) for m in members)}; else 0"
+        if members
+        else f"1 if {column} is missing; else 0"
+        for _, members in groups
+    )
+    return _Lookup(column, tuple(f"{prefix}_{name}" for name, _ in groups), tuple(docs), _table(rows))
 
 
-def _group_of(groups: dict[str, tuple[int, ...]], code: int) -> str:
-    return next(name for name, codes in groups.items() if code in codes)
-
-
-_NAN = float("nan")
-_ADMISSION_GROUPS = {"emergency": (1, 7), "urgent": (2,), "elective": (3,), "newborn": (4,), "unknown": (5, 6, 8)}
-_DISCHARGE_GROUPS = {
-    "home": (1,),
-    "home_care": (6, 8),
-    "nursing": (3, 4, 15, 24),
-    "rehabilitation": (22,),
-    "long_term": (23,),
-    "hospital": (2, 5, 9, 10, 27, 28, 29, 30),
-    "against_advice": (7,),
-    "outpatient": (12, 16, 17),
-    "unknown": (18, 25, 26),
-}
-_SOURCE_GROUPS = {
-    "referral": (1, 2, 3),
-    "transfer": (4, 5, 6, 10, 18, 19, 22, 25, 26),
-    "emergency": (7,),
-    "court": (8,),
-    "birth": (11, 12, 13, 14, 23, 24),
-    "unknown": (9, 15, 17, 20, 21),
-}
-_SPECIALTY_NAMES = (*_SPECIALTY_GROUPS, "unknown")
-
-
-def _specialty_group(name: str) -> str:
-    return next(group for group, names in _SPECIALTY_GROUPS.items() if name in names)
-
-
-_LOOKUPS: tuple[tuple[str, tuple[str, ...], npt.NDArray[np.float32]], ...] = (
-    ("age", ("age_years",), _table([[5.0 + 10 * i] for i in range(10)] + [[_NAN]])),
-    ("gender", ("female",), _table([[1.0], [0.0], [_NAN]])),
-    (
-        "admission_type_id",
-        tuple(f"admission_{name}" for name in _ADMISSION_GROUPS),
-        _one_hot([*(_group_of(_ADMISSION_GROUPS, c) for c in range(1, 9)), None], tuple(_ADMISSION_GROUPS)),
-    ),
-    (
-        "discharge_disposition_id",
-        tuple(f"discharge_{name}" for name in _DISCHARGE_GROUPS),
-        _one_hot([*(_group_of(_DISCHARGE_GROUPS, c) for c in _DISCHARGE), None], tuple(_DISCHARGE_GROUPS)),
-    ),
-    (
-        "admission_source_id",
-        tuple(f"source_{name}" for name in _SOURCE_GROUPS),
-        _one_hot([*(_group_of(_SOURCE_GROUPS, c) for c in _SOURCE), None], tuple(_SOURCE_GROUPS)),
-    ),
-    (
-        "medical_specialty",
-        tuple(f"specialty_{name}" for name in _SPECIALTY_NAMES),
-        _one_hot([*(_specialty_group(name) for name in _SPECIALTY), "unknown"], _SPECIALTY_NAMES),
-    ),
-    ("max_glu_serum", ("glucose_taken", "glucose_level"), _table([[1, 1], [1, 2], [1, 3], [0, 0]])),
-    ("A1Cresult", ("a1c_taken", "a1c_level"), _table([[1, 1], [1, 2], [1, 3], [0, 0]])),
-    ("change", ("medication_changed",), _table([[0], [1], [_NAN]])),
-    ("diabetesMed", ("diabetes_medication",), _table([[0], [1], [_NAN]])),
+_ADMISSION_GROUPS: tuple[Group, ...] = (
+    ("emergency", (1, 7)),
+    ("urgent", (2,)),
+    ("elective", (3,)),
+    ("newborn", (4,)),
+    ("unknown", (5, 6, 8)),
 )
-# Dose as a number a tree can cut: not given, lowered, steady, raised.
+_DISCHARGE_GROUPS: tuple[Group, ...] = (
+    ("home", (1,)),
+    ("home_care", (6, 8)),
+    ("nursing", (3, 4, 15, 24)),
+    ("rehabilitation", (22,)),
+    ("long_term", (23,)),
+    ("hospital", (2, 5, 9, 10, 27, 28, 29, 30)),
+    ("against_advice", (7,)),
+    ("outpatient", (12, 16, 17)),
+    ("unknown", (18, 25, 26)),
+)
+_SOURCE_GROUPS: tuple[Group, ...] = (
+    ("referral", (1, 2, 3)),
+    ("transfer", (4, 5, 6, 10, 18, 19, 22, 25, 26)),
+    ("emergency", (7,)),
+    ("court", (8,)),
+    ("birth", (11, 12, 13, 14, 23, 24)),
+    ("unknown", (9, 15, 17, 20, 21)),
+)
+_TAKEN = ("1 if {} was taken; else 0", "{}: 1 normal, 2 above the first limit, 3 above the second; 0 if not taken")
+
+_LOOKUPS: tuple[_Lookup, ...] = (
+    _Lookup(
+        "age", ("age_years",), ("Middle of the age band, years",), _table([[5 + 10 * i] for i in range(10)] + [[_NAN]])
+    ),
+    _Lookup("gender", ("female",), ("1 Female, 0 Male, NaN if missing",), _table([[1.0], [0.0], [_NAN]])),
+    _one_hot("admission_type_id", "admission", tuple(range(1, 9)), _ADMISSION_GROUPS),
+    _one_hot("discharge_disposition_id", "discharge", _DISCHARGE, _DISCHARGE_GROUPS),
+    _one_hot("admission_source_id", "source", _SOURCE, _SOURCE_GROUPS),
+    _one_hot("medical_specialty", "specialty", _SPECIALTY, (*_SPECIALTY_GROUPS.items(), ("unknown", ()))),
+    _Lookup(
+        "max_glu_serum",
+        ("glucose_taken", "glucose_level"),
+        tuple(text.format("max_glu_serum") for text in _TAKEN),
+        _table([[1, 1], [1, 2], [1, 3], [0, 0]]),
+    ),
+    _Lookup(
+        "A1Cresult",
+        ("a1c_taken", "a1c_level"),
+        tuple(text.format("A1Cresult") for text in _TAKEN),
+        _table([[1, 1], [1, 2], [1, 3], [0, 0]]),
+    ),
+    _Lookup("change", ("medication_changed",), ("1 if change is Ch; else 0",), _table([[0.0], [1.0], [_NAN]])),
+    _Lookup(
+        "diabetesMed", ("diabetes_medication",), ("1 if diabetesMed is Yes; else 0",), _table([[0.0], [1.0], [_NAN]])
+    ),
+)
+
+# Dose as a number a tree can cut: not given, lowered, steady, raised; and whether given, raised, lowered.
 _DOSE_LEVEL = _table([0.0, 2.0, 3.0, 1.0, _NAN])
+_DOSE_COUNTS = _table([[0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 1], [0, 0, 0]])
+
+
+def _diagnosis_tables() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Rows for the primary code (its chapter and what it counts towards) and for another code (without the chapter)."""
+    chapter = _table([[float(name == facts[0]) for name in _CHAPTER_NAMES] for facts in _KINDS])
+    counts = _table([[float(name in facts) for name in _ANY] for facts in _KINDS])
+    return np.hstack([chapter, counts]), np.hstack([np.zeros_like(chapter), counts])
+
+
+_PRIMARY_TABLE, _OTHER_TABLE = _diagnosis_tables()
+
+# --- the matrix: (name, what it holds) of every column, in order ----------------------------------------------------
+
 _COUNTS = (
     "time_in_hospital",
     "num_lab_procedures",
@@ -360,42 +396,56 @@ _COUNTS = (
     "number_inpatient",
     "number_diagnoses",
 )
-_DERIVED = ("visits_year_before", "acute_visits_year_before", "labs_per_day", "medications_per_day")
-_DRUG_FEATURES = (*_DRUGS, "drugs_given", "drugs_raised", "drugs_lowered")
-_PRIMARY = tuple(f"primary_{name}" for name in _CHAPTER_NAMES)
-_DIAGNOSES = (*_PRIMARY, *(f"n_{name}" for name in _ANY))
-
-
-def _diagnosis_tables() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Rows for the primary code (its chapter, and what it counts towards) and for another (only what it counts towards)."""
-    chapter = _one_hot([facts[0] for facts in _KINDS], _CHAPTER_NAMES)
-    counts = _table([[float(name in facts) for name in _ANY] for facts in _KINDS])
-    return np.hstack([chapter, counts]), np.hstack([np.zeros_like(chapter), counts])
-
-
-_PRIMARY_TABLE, _OTHER_TABLE = _diagnosis_tables()
-
-FEATURE_NAMES: tuple[str, ...] = (
-    *_COUNTS,
-    *_DERIVED,
-    *(name for _, names, _ in _LOOKUPS for name in names),
-    *_DRUG_FEATURES,
-    *_DIAGNOSES,
+_DERIVED = (
+    ("visits_year_before", "number_outpatient + number_emergency + number_inpatient"),
+    ("acute_visits_year_before", "number_emergency + number_inpatient"),
+    ("labs_per_day", "num_lab_procedures / time_in_hospital"),
+    ("medications_per_day", "num_medications / time_in_hospital"),
+)
+_DRUG_COUNTS = (
+    ("drugs_given", "How many of the seven drugs were given"),
+    ("drugs_raised", "How many of the seven doses were raised"),
+    ("drugs_lowered", "How many of the seven doses were lowered"),
 )
 
 
-def _slices() -> tuple[tuple[tuple[str, npt.NDArray[np.float32], slice], ...], int, slice]:
-    """Where each look-up goes in the matrix, where the drugs begin, and the diagnoses' place."""
-    at, placed = len(_COUNTS) + len(_DERIVED), []
-    for name, names, table in _LOOKUPS:
-        placed.append((name, table, slice(at, at + len(names))))
-        at += len(names)
-    drugs = at
-    at += len(_DRUG_FEATURES)
-    return tuple(placed), drugs, slice(at, at + len(_DIAGNOSES))
+def _diagnosis_docs() -> Iterator[tuple[str, str]]:
+    first, chapters = 1, {}
+    for last, name in _CHAPTERS:
+        also = "".join(f", {n}" for n, chapter in _ELSEWHERE.items() if chapter == name)
+        gone = ", ".join(str(n) for n in _ELSEWHERE if first <= n <= last)
+        chapters[name] = f"ICD-9 {first}-{last}{f' without {gone}' if gone else ''}{also}"
+        first = last + 1
+    chapters |= {"diabetes": "ICD-9 250", "external": "ICD-9 E", "supplementary": "ICD-9 V", "none": "missing"}
+    details = {name: f"ICD-9 {a}-{b}" if a != b else f"ICD-9 {a}" for name, a, b in _CONDITIONS} | _DIABETES
+    for name in _CHAPTER_NAMES:
+        yield f"primary_{name}", f"1 if diag_1 is {name} ({chapters[name]}); else 0"
+    for name in _ANY:
+        yield f"n_{name}", f"How many of the three diagnoses are {name} ({(chapters | details)[name]})"
 
 
-_PLACED, _DRUGS_AT, _DIAGNOSES_AT = _slices()
+_LAYOUT: tuple[tuple[str, str], ...] = (
+    *((name, "As recorded") for name in _COUNTS),
+    *_DERIVED,
+    *(pair for lookup in _LOOKUPS for pair in zip(lookup.names, lookup.docs, strict=True)),
+    *((name, "0 not given, 1 lowered, 2 steady, 3 raised") for name in _DRUGS),
+    *_DRUG_COUNTS,
+    *_diagnosis_docs(),
+)
+FEATURE_NAMES: tuple[str, ...] = tuple(name for name, _ in _LAYOUT)
+FEATURE_DOCS: tuple[str, ...] = tuple(doc for _, doc in _LAYOUT)
+
+
+def _span(names: Sequence[str]) -> slice:
+    start = FEATURE_NAMES.index(names[0])
+    return slice(start, start + len(names))
+
+
+_PLACED = tuple((lookup.column, lookup.table, _span(lookup.names)) for lookup in _LOOKUPS)
+_DERIVED_AT = _span([name for name, _ in _DERIVED]).start
+_DOSES_AT = _span(_DRUGS)
+_DRUG_COUNTS_AT = _span([name for name, _ in _DRUG_COUNTS])
+_DIAGNOSES_AT = slice(FEATURE_NAMES.index("primary_infection"), len(FEATURE_NAMES))
 
 
 def _kinds(codes: npt.NDArray[np.object_]) -> npt.NDArray[np.intp]:
@@ -413,14 +463,14 @@ def transform(columns: ColumnArrays) -> npt.NDArray[np.float32]:
     Returns
     -------
     float32, shape (n, d), columns as in ``FEATURE_NAMES``
-        NaN only where a nullable number or gender is missing. Row i depends on row i alone.
+        NaN only where gender is missing. Row i depends on row i alone.
     """
     stay = columns["time_in_hospital"]
     out = np.empty((len(stay), len(FEATURE_NAMES)), dtype=np.float32)
     for j, name in enumerate(_COUNTS):
         out[:, j] = columns[name]
     acute = columns["number_emergency"] + columns["number_inpatient"]
-    j = len(_COUNTS)
+    j = _DERIVED_AT
     out[:, j] = acute + columns["number_outpatient"]
     out[:, j + 1] = acute
     out[:, j + 2] = columns["num_lab_procedures"] / stay
@@ -428,11 +478,8 @@ def transform(columns: ColumnArrays) -> npt.NDArray[np.float32]:
     for name, table, where in _PLACED:
         out[:, where] = table[columns[name]]
     doses = np.array([columns[name] for name in _DRUGS])
-    j = _DRUGS_AT + len(_DRUGS)
-    out[:, _DRUGS_AT:j] = _DOSE_LEVEL[doses].T
-    out[:, j] = (doses > 0).sum(axis=0)
-    out[:, j + 1] = (doses == 2).sum(axis=0)
-    out[:, j + 2] = (doses == 3).sum(axis=0)
+    out[:, _DOSES_AT] = _DOSE_LEVEL[doses].T
+    out[:, _DRUG_COUNTS_AT] = _DOSE_COUNTS[doses].sum(axis=0)
     out[:, _DIAGNOSES_AT] = (
         _PRIMARY_TABLE[_kinds(columns["diag_1"])]
         + _OTHER_TABLE[_kinds(columns["diag_2"])]

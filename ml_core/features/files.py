@@ -6,12 +6,13 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from ml_core.errors import DataError
@@ -19,6 +20,9 @@ from ml_core.features.columns import Column
 from ml_core.features.rules import integer_levels
 
 __all__ = ["column_names", "numbers_of_text", "read_table", "type_text", "write_table"]
+
+T = TypeVar("T")
+_EXACT = 2.0**53  # below it float64 holds every whole number
 
 _NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
 
@@ -96,19 +100,24 @@ def type_text(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
 
 
 def numbers_of_text(values: pd.Series[Any]) -> pd.Series[Any]:
-    """Texts as float64 with NaN where null; as objects if some are no numbers."""
+    """Texts as numbers: int64 if all are whole, else float64 with NaN where null; objects if some are no numbers.
+
+    Numbers are left as they are.
+    """
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return values
     text = values.astype("str").str.strip()
-    is_number = text.str.fullmatch(_NUMBER).fillna(False).to_numpy(dtype=bool)
+    is_number = text.str.fullmatch(_NUMBER).fillna(value=False).to_numpy(dtype=bool)
     null = values.isna().to_numpy()
     numbers = np.full(len(values), np.nan)
     numbers[is_number] = text[is_number].astype(np.float64)
-    if (is_number | null).all():
-        return pd.Series(numbers, name=values.name)
-    return pd.Series(
-        [None if n else number if ok else raw for n, ok, number, raw in zip(null, is_number, numbers.tolist(), values, strict=True)],
-        name=values.name,
-        dtype=object,
-    )
+    if not (is_number | null).all():
+        mixed = values.astype(object).where(~null, None)
+        mixed[is_number] = numbers[is_number].tolist()
+        return mixed
+    if not null.any() and (np.abs(numbers) < _EXACT).all() and (np.trunc(numbers) == numbers).all():
+        return pd.Series(numbers.astype(np.int64), name=values.name)
+    return pd.Series(numbers, name=values.name)
 
 
 def _is_csv(path: Path) -> bool:
@@ -118,7 +127,7 @@ def _is_csv(path: Path) -> bool:
     return suffix == ".csv"
 
 
-def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
+def _guarded(path: Path, read: Callable[[Path], T]) -> T:
     """Reads, and turns what the libraries raise into one line that quotes no cell."""
     if not path.is_file():
         raise DataError(str(path), "is a folder" if path.is_dir() else "there is no such file")
@@ -126,33 +135,48 @@ def _guarded(path: Path, read: Callable[[Path], Any]) -> Any:
         if path.stat().st_size == 0:
             raise DataError(str(path), "is empty")
         return read(path)
-    except pd.errors.EmptyDataError as error:
-        raise DataError(str(path), "is empty") from error
-    except (pd.errors.ParserError, csv.Error) as error:
-        line = re.search(r"line (\d+)", str(error))
-        where = f" (line {line[1]})" if line else ""
-        raise DataError(str(path), f"is not a CSV table: its rows differ in length or quotes are left open{where}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(str(path), "is not UTF-8 text") from error
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(str(path), "is not a readable Parquet file") from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeDecodeError) as error:
+        problem = _csv_problem(str(error)) if _is_csv(path) else "is not a readable Parquet file"
+        raise DataError(str(path), problem) from error
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def _csv_problem(told: str) -> str:
+    """Our words for an error of the CSV reader, whose own quote the row."""
+    if "UTF8" in told or "utf-8" in told:
+        return "is not UTF-8 text"
+    row = re.search(r"Row #(\d+)", told)
+    where = f" (row {row[1]})" if row else ""
+    return f"is no CSV table: its rows differ in length, or a quote stays open{where}"
 
 
 def _csv_header(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
     if not header:
-        raise pd.errors.EmptyDataError
+        raise DataError(str(path), "is empty")
     return header
 
 
 def _read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
-    # index_col=False: without it pandas takes surplus cells of the first row for an index and shifts every column
-    frame = pd.read_csv(path, dtype=object, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    frame = frame[list(wanted)]
+    # Arrow's reader and not pandas': that one fills short rows with nulls and drops what is too much
+    if _odd_quotes(path):
+        raise pa.ArrowInvalid("open quote")
+    read = pa_csv.ReadOptions(use_threads=False, block_size=1 << 24)  # one thread: errors then tell the row
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    convert = pa_csv.ConvertOptions(
+        include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
+    )
+    table = pa_csv.read_csv(path, read, parse, convert)
+    frame = pd.DataFrame({name: table.column(name).to_pandas().astype(object) for name in wanted})
     return frame.where(frame != "", None)
+
+
+def _odd_quotes(path: Path) -> bool:
+    """Whether a quote stays open to the end and swallows rows: a quoted cell has two, and one inside it is doubled."""
+    with path.open("rb") as file:
+        return sum(block.count(b'"') for block in iter(lambda: file.read(1 << 20), b"")) % 2 == 1
 
 
 def _parquet_names(path: Path) -> list[str]:
