@@ -88,9 +88,8 @@ def level_from_json(value: object) -> Decimal:
     """
     if isinstance(value, bool) or not isinstance(value, float | int):
         raise InvalidRequest([FieldProblem("confidence_level", "must be a number")])
-    if not LOWEST_LEVEL <= value <= HIGHEST_LEVEL:  # NaN and infinities fail too
-        problem = f"{value!r} is outside {LOWEST_LEVEL} to {HIGHEST_LEVEL}"
-        raise InvalidRequest([FieldProblem("confidence_level", problem)])
+    if not 0.0 < value < 1.0 or not LOWEST_LEVEL <= Decimal(repr(value)) <= HIGHEST_LEVEL:  # NaN fails the first
+        raise InvalidRequest([FieldProblem("confidence_level", f"must lie between {LOWEST_LEVEL} and {HIGHEST_LEVEL}")])
     return Decimal(repr(value))
 
 

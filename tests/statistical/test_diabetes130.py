@@ -1,0 +1,118 @@
+"""Coverage on Diabetes 130-US hospitals over 200 resplits by patient, encounters as they come."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost
+from scipy.stats import binom
+
+from ml_core.config import load_config
+from ml_core.conformal.calibrate import calibrate
+from ml_core.conformal.coverage import design_effects
+from ml_core.conformal.verdicts import coverage_verdict, same_law_verdict
+from ml_core.features.datasets import read_raw
+from ml_core.features.frames import to_arrays
+from ml_core.features.splits import split_of
+from ml_core.features.versions import get_feature_version
+from tests.statistical.resplits import coverages, halves_of_the_groups
+from tests.toy_scores import ScoredRows
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.exists(), reason="the published data set is not beside this folder"),
+]
+
+NINETY = Decimal("0.9")
+RESPLITS = 200
+
+
+@pytest.fixture(scope="module")
+def held_out() -> ScoredRows:
+    """Calibration and test patients of the configured split, scored by one model that saw neither."""
+    config = load_config(ROOT / "configs" / "diabetes130.yaml")
+    version = get_feature_version("v2")
+    frame = read_raw(DATA, "diabetes130", "v2")
+    matrix = version.transform(to_arrays(frame, version))
+    y, patients = frame["readmission_30d"].to_numpy(dtype=np.int64), frame["patient_nbr"].to_numpy(dtype=np.int64)
+    part = split_of(patients, config.split)
+    train, validation, kept = part == "train", part == "validation", np.isin(part, ["calibration", "test"])
+    params = {**config.training.params, "objective": "binary:logistic", "eval_metric": "logloss", "seed": config.seed}
+    booster = xgboost.train(
+        params,
+        xgboost.DMatrix(matrix[train], y[train]),
+        num_boost_round=config.training.rounds,
+        evals=[(xgboost.DMatrix(matrix[validation], y[validation]), "validation")],
+        early_stopping_rounds=config.training.early_stopping_rounds,
+        verbose_eval=False,
+    )
+    p1 = booster.inplace_predict(matrix[kept], iteration_range=(0, booster.best_iteration + 1)).astype(np.float64)
+    return ScoredRows(np.column_stack([1.0 - p1, p1]), y[kept], patients[kept])
+
+
+@pytest.fixture(scope="module")
+def resplit_coverage(held_out):
+    return coverages(held_out, halves_of_the_groups(held_out, seed=1, times=RESPLITS), NINETY)
+
+
+def test_every_class_is_covered_as_promised_on_average(resplit_coverage):
+    assert resplit_coverage[0].coverage.mean() == pytest.approx(resplit_coverage[0].promised, abs=0.005)
+    assert resplit_coverage[1].coverage.mean() == pytest.approx(resplit_coverage[1].promised, abs=0.01)
+    assert min(resplit_coverage[k].coverage.mean() for k in (0, 1)) >= 0.9 - 0.005
+
+
+def spread_by_law(rows: ScoredRows, k: int, effect: float) -> float:
+    """Standard deviation of coverage with half of the class's rows on either side."""
+    half = (rows.y == k).sum() / 2
+    return float(np.sqrt(0.9 * 0.1 * effect * (1 / half + 1 / half)))
+
+
+def test_the_spread_is_the_laws_widened_by_the_design_effect(held_out, resplit_coverage):
+    # Repeats of a patient resemble each other: sd 0.0043 instead of 0.0032 for class 0, hardly anything for class 1.
+    effects = design_effects(
+        calibrate(held_out.proba, held_out.y, 2), held_out.proba, held_out.y, held_out.groups, NINETY
+    )
+    noise = 3.5 / np.sqrt(2 * RESPLITS)
+
+    for k in (0, 1):
+        found = resplit_coverage[k].coverage.std(ddof=1)
+        assert found == pytest.approx(spread_by_law(held_out, k, effects.per_class[k]), rel=noise)
+    assert resplit_coverage[0].coverage.std() > 1.2 * spread_by_law(held_out, 0, effect=1.0)
+
+
+def test_a_marginal_promise_leaves_the_readmitted_uncovered(held_out):
+    found = coverages(held_out, halves_of_the_groups(held_out, seed=2, times=20), NINETY, "marginal")
+
+    assert found[None].coverage.mean() == pytest.approx(0.9, abs=0.005)
+    assert found[1].coverage.mean() < 0.25
+
+
+def test_the_gates_coverage_rules_refuse_at_most_5_percent_of_honest_resplits(held_out):
+    refused = 0
+    for cal, test in halves_of_the_groups(held_out, seed=3, times=RESPLITS):
+        c, t = held_out[cal], held_out[test]
+        calibration = calibrate(c.proba, c.y, 2)
+        effects = design_effects(calibration, c.proba, c.y, c.groups, NINETY)
+        verdict = coverage_verdict(calibration, t.proba, t.y, t.groups, NINETY, 0.90, [0, 1], effects)
+        same = same_law_verdict(calibration, t.proba, t.y, t.groups)
+        refused += not (verdict.is_covered and verdict.is_plausible and same.is_same)
+
+    assert refused <= binom(RESPLITS, 0.05).ppf(1 - 1e-4)
+
+
+def test_calibrating_on_one_encounter_per_patient_would_not_cover_the_live_mix(held_out):
+    # What is served is encounters as they come, so that is what must be ranked: repeats score differently.
+    found = []
+    for cal, test in halves_of_the_groups(held_out, seed=4, times=20):
+        first = cal[np.unique(held_out.groups[cal], return_index=True)[1]]
+        c, t = held_out[first], held_out[test]
+        sets = calibrate(c.proba, c.y, 2).sets(t.proba, NINETY)
+        covered = sets[np.arange(t.y.size), t.y]
+        found.append(covered[t.y == 0].mean())
+
+    assert np.mean(found) < 0.88
