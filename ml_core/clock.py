@@ -12,4 +12,6 @@ def utc_now() -> datetime:
 
 def utc_text(moment: datetime) -> str:
     """The moment as ISO 8601 with microseconds and ``Z``, e.g. ``2026-11-23T10:15:30.123456Z``."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"

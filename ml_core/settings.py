@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -17,7 +16,9 @@ class Settings(BaseSettings):
     ``MODEL_NAME`` and ``MODEL_STAGE`` (``Production`` means the champion) are understood as well.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SURETY_", frozen=True, extra="ignore", protected_namespaces=())
+    model_config = SettingsConfigDict(
+        env_prefix="SURETY_", frozen=True, extra="ignore", protected_namespaces=(), populate_by_name=True
+    )
 
     home: Path = Field(Path(".surety"), description="Folder for promotion records, journal, feature store and MLflow.")
     model: str = Field("", description="Bento tag to serve instead of the promoted one; must have passed its gate.")
@@ -45,22 +46,22 @@ class Settings(BaseSettings):
     )
     pool_threads: int = Field(2, ge=1, le=64, description="Threads of that pool.")
 
-    @cached_property
+    @property
     def promotions(self) -> Path:
         """Folder with one promotion record per model name."""
         return self.home / "promotions"
 
-    @cached_property
+    @property
     def gates(self) -> Path:
         """Folder with one gate report per model hash."""
         return self.home / "gates"
 
-    @cached_property
+    @property
     def journal(self) -> Path:
         """Append-only JSON lines: every decision with its numbers."""
         return self.home / "journal.jsonl"
 
-    @cached_property
+    @property
     def feature_store(self) -> Path:
         """Folder with one Delta table per feature version."""
         return self.home / "features"

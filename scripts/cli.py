@@ -47,7 +47,7 @@ class Verbs(click.Group):
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="surety-bundle", prog_name="surety")
 def surety() -> None:
-    r"""Serve tabular classifiers whose answers people act on.
+    """Serve tabular classifiers whose answers people act on.
 
     Exit status: 0 done, 1 broken, 2 wrong usage, 3 a sound "no" (a gate refused).
 

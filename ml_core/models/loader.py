@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import bentoml
@@ -12,8 +12,6 @@ import yaml
 from bentoml.exceptions import BentoMLException, NotFound
 
 from ml_core.errors import ArtefactError, NotGated, NotLoaded, SuretyError
-from ml_core.models.bundle import read_bundle, verify_folder
-from ml_core.models.predictor import Predictor, check_golden
 from ml_core.models.promotion_record import (
     GateReport,
     PromotionRecord,
@@ -23,19 +21,32 @@ from ml_core.models.promotion_record import (
 )
 from ml_core.settings import Settings
 
+if TYPE_CHECKING:
+    from ml_core.models.predictor import Predictor
+
 BUNDLE_IN_BENTO_MODEL = "mlflow_model/artifacts/bundle"
 GATE_IN_BENTO_MODEL = "gate.json"
-"""The gate report travels beside the artefact, so that a bento needs no other place to vouch for its model."""
+PROMOTION_IN_BENTO_MODEL = "promotion.json"
+"""Gate report and promotion record travel beside the artefact: a bento needs no other place to vouch for its model."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that may answer."""
+    """A model that may answer.
+
+    Attributes
+    ----------
+    tag, version : in the Bento store and in MLflow
+    predictor : verified, and shown to reproduce its golden answers
+    gate : the report that lets it answer
+    promotion : how it became the champion; None for a gated model that was asked for by tag
+    """
 
     tag: str
     version: str
     predictor: Predictor
     gate: GateReport
+    promotion: PromotionRecord | None = None
 
     @property
     def model_hash(self) -> str:
@@ -88,25 +99,34 @@ class ModelLoader:
         ArtefactError
             Its folder cannot be trusted.
         """
+        # Numpy and ONNX Runtime wait until here: BentoML's arbiter process imports this module only to learn the tag.
+        from ml_core.models.bundle import read_bundle
+        from ml_core.models.predictor import Predictor, check_golden
+
         folder, version = self._find(tag)
-        bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, self._expected_hash(tag))
-        gate = self._passed_gate(tag, bundle.model_hash, folder)
+        promotion = self._promotion_of(tag, folder)
+        bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None)
+        gate = self._passed_gate(tag, bundle.model_hash, folder, promotion)
         predictor = Predictor(bundle)
         check_golden(predictor)
-        return LoadedModel(tag=tag, version=version, predictor=predictor, gate=gate)
+        return LoadedModel(tag, version, predictor, gate, promotion)
 
     def check_gated(self, tag: str) -> None:
         """Raise unless the model under that tag is whole and has a passed gate (no parser but the manifest's runs)."""
+        from ml_core.models.bundle import verify_folder
+
         folder, _ = self._find(tag)
-        _, model_hash, _ = verify_folder(folder / BUNDLE_IN_BENTO_MODEL, self._expected_hash(tag))
-        self._passed_gate(tag, model_hash, folder)
+        promotion = self._promotion_of(tag, folder)
+        _, model_hash, _ = verify_folder(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None)
+        self._passed_gate(tag, model_hash, folder, promotion)
 
     def _promotion(self) -> PromotionRecord | None:
         return read_document(promotion_path(self._settings.promotions, self._settings.model_name), PromotionRecord)
 
-    def _expected_hash(self, tag: str) -> str | None:
-        record = self._promotion()
-        return record.model_hash if record is not None and record.bento_tag == tag else None
+    def _promotion_of(self, tag: str, folder: Path) -> PromotionRecord | None:
+        """The promotion record of that tag: of ``SURETY_HOME``, else the one that travelled with the model."""
+        records = (self._promotion(), read_document(folder / PROMOTION_IN_BENTO_MODEL, PromotionRecord))
+        return next((record for record in records if record is not None and record.bento_tag == tag), None)
 
     def _find(self, tag: str) -> tuple[Path, str]:
         try:
@@ -115,11 +135,12 @@ class ModelLoader:
             raise NotLoaded(f"{tag} is not in the Bento store: run `surety import-model`") from error
         return Path(model.path), str(model.info.labels.get("mlflow_version", ""))
 
-    def _passed_gate(self, tag: str, model_hash: str, folder: Path) -> GateReport:
-        """The first gate report on this hash: of the promotion record, of ``SURETY_HOME``, or beside the artefact."""
-        record = self._promotion()
+    def _passed_gate(self, tag: str, model_hash: str, folder: Path, promotion: PromotionRecord | None) -> GateReport:
+        """The first gate report on this hash: of its promotion, of ``SURETY_HOME``, or beside the artefact."""
+        if not tag.endswith(f"-{model_hash[:8]}"):
+            raise NotGated(tag, f"its hash is {model_hash[:12]}…, which is not the one in its tag")
         reports = (
-            record.gate if record is not None and record.model_hash == model_hash else None,
+            promotion.gate if promotion is not None else None,
             read_document(gate_path(self._settings.gates, model_hash), GateReport),
             read_document(folder / GATE_IN_BENTO_MODEL, GateReport),
         )
@@ -146,7 +167,7 @@ def _tag_in_bento(bento: Path) -> str:
 
 
 @attrs.frozen
-class ServedModel(bentoml.models.BentoModel):  # type: ignore[misc]  # bentoml has no type information
+class ServedModel(bentoml.models.BentoModel):  # type: ignore[misc]  # without type information it is Any
     """The served model as BentoML sees it: recorded in a bento only when gated, never a reason not to start."""
 
     loader: ModelLoader = attrs.field(eq=False)
@@ -156,9 +177,9 @@ class ServedModel(bentoml.models.BentoModel):  # type: ignore[misc]  # bentoml h
     def of(cls, loader: ModelLoader) -> ServedModel:
         """The model to serve; where there is none, a place-holder that says so when a bento is built."""
         try:
-            return cls(loader.served_tag(), loader)
+            return cls(tag=loader.served_tag(), loader=loader)  # type: ignore[call-arg]  # inherited field
         except SuretyError as error:
-            return cls("none:none", loader, str(error))
+            return cls(tag="none:none", loader=loader, problem=str(error))  # type: ignore[call-arg]  # inherited field
 
     def to_info(self, alias: str | None = None) -> Any:
         """What a bento records; called when one is built.

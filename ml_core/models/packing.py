@@ -120,8 +120,8 @@ def pack_model(
     DataError
         A part of the split lacks a class.
     """
-    for part in (*candidate.fitted_on, "calibration", "test"):
-        _check_every_class(rows, part)
+    for parts in (candidate.fitted_on, ("calibration",), ("test",)):
+        _check_every_class(rows, parts)
     features, classes = rows.features, rows.classes
     fitted, calibration_rows, test = (rows.part(*p) for p in (candidate.fitted_on, ("calibration",), ("test",)))
     scorer = OnnxScorer(candidate.onnx, len(features.feature_names), len(classes))
@@ -166,11 +166,11 @@ def _calibrated(config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.f
     return _Calibrated(proba, calibration)
 
 
-def _check_every_class(rows: LabelledRows, part: str) -> None:
-    found = set(rows.part(part).y_index.tolist())
+def _check_every_class(rows: LabelledRows, parts: tuple[str, ...]) -> None:
+    found = set(rows.part(*parts).y_index.tolist())
     for k, label in enumerate(rows.classes):
         if k not in found:
-            raise DataError(rows.origin, f"its {part} patients have no row of class {label!r}: add rows")
+            raise DataError(rows.origin, f"its {' and '.join(parts)} patients have no row of class {label!r}: add rows")
 
 
 def _prior(rows: LabelledRows) -> dict[str, float]:

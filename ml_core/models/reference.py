@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,7 @@ def reference_bytes(
     for k, label in enumerate(labels):
         arrays[f"scores/{label}"] = order_statistics(scores[:, k], score_groups)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **cast("dict[str, Any]", arrays))
     return buffer.getvalue()
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.config import DataConfig, ModelConfig, SplitConfig
+from ml_core.config import ModelConfig, SplitConfig
 from ml_core.errors import DataError
 from ml_core.features.columns import ColumnArrays, with_role
 from ml_core.features.datasets import read_raw
+from ml_core.features.files import column_names
 from ml_core.features.frames import to_arrays
 from ml_core.features.splits import split_of
 from ml_core.features.store import FeatureStore
@@ -100,10 +101,7 @@ def rows_from_store(config: ModelConfig, settings: Settings, table_version: int 
         version = store.latest(config.feature_version) if table_version is None else table_version
         frame = store.read(config.feature_version, version)
     except DataError as error:
-        raise DataError(
-            f"table {config.feature_version} in {settings.feature_store}",
-            f"{error}: run `surety features run --config ...` first",
-        ) from error
+        raise DataError(f"no training rows: {error}", "run `surety features run --config ...` first") from error
     rows = label_rows(frame, config.feature_version, config.split, f"table {config.feature_version} version {version}")
     return replace(rows, table=config.feature_version, table_version=version)
 
@@ -114,8 +112,8 @@ def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
     The file has the feature version's columns, or is of the kind the configuration's adapter reads.
     """
     adapter = config.data.adapter
-    if adapter != "columns" and _has_label(path, config.feature_version):
-        adapter = DataConfig(source=path).adapter
+    if _has_label(path, config.feature_version):
+        adapter = "columns"
     frame = read_raw(path, adapter, config.feature_version)
     return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
 
@@ -152,7 +150,9 @@ def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origi
 
 
 def _classes(
-    values: pd.Series, levels: Sequence[Label], origin: str  # type: ignore[type-arg]
+    values: pd.Series,
+    levels: Sequence[Label],
+    origin: str,
 ) -> tuple[tuple[Label, ...], npt.NDArray[np.int64]]:
     """The labels that occur, in the column table's order, and each row's position among them."""
     found = {value.item() if isinstance(value, np.generic) else value for value in values.unique()}
@@ -167,11 +167,4 @@ def _classes(
 
 def _has_label(path: Path, version_name: str) -> bool:
     label = with_role(get_feature_version(version_name).columns, "label")
-    if label is None or path.suffix.lower() != ".parquet" or not path.is_file():
-        return False
-    import pyarrow.parquet as pq
-
-    try:
-        return label.name in pq.read_schema(path).names
-    except (OSError, ValueError):
-        return False
+    return label is not None and label.name in column_names(path)

@@ -31,7 +31,7 @@ def fit_scorecard(features: npt.NDArray[np.float32], y_index: npt.NDArray[np.int
         those of the first are zero.
     """
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
     wide = features.astype(np.float64)
     center, scale = _center_and_scale(wide)

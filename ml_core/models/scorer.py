@@ -14,6 +14,7 @@ from ml_core.errors import ArtefactError, BadModelOutput
 FloatMatrix = npt.NDArray[np.float64]
 FeatureMatrix = npt.NDArray[np.float32]
 
+_FEW_ROWS = 4
 PROBABILITY_TOLERANCE = 1e-5
 """How far a row of probabilities may sum from one (float32 soft-max of many classes stays within 1e-6)."""
 
@@ -61,7 +62,7 @@ class OnnxScorer:
             The output is no ``(n, K)`` table of probabilities (shape, finite, sums to one).
         """
         raw = self._session.run(self._outputs, {self._input: features})[0]
-        if raw.ndim != 2 or raw.shape != (len(features), self._n_classes):
+        if raw.shape != (len(features), self._n_classes):
             raise BadModelOutput(f"the model gave shape {raw.shape}, not {(len(features), self._n_classes)}")
         probabilities: FloatMatrix = raw.astype(np.float64)
         check_probabilities(probabilities)
@@ -110,11 +111,14 @@ class Scorecard:
 
 
 def check_probabilities(probabilities: FloatMatrix) -> None:
-    """Raise ``BadModelOutput`` unless every row is finite, within [0, 1] and sums to one."""
-    if len(probabilities) == 0:
-        return
-    # NaN fails every comparison, so these three lines refuse it as well.
-    low, high = probabilities.min(), probabilities.max()
-    sums = probabilities.sum(axis=1)
-    if not (low >= 0.0 and high <= 1.0 and abs(sums - 1.0).max() <= PROBABILITY_TOLERANCE):
+    """Raise ``BadModelOutput`` unless every row is finite, not negative and sums to one.
+
+    A NaN or an infinity anywhere makes its row's sum fail, whatever the other numbers are.
+    """
+    if len(probabilities) <= _FEW_ROWS:  # plain Python costs a tenth of numpy's reductions here
+        fine = all(min(row) >= 0.0 and abs(sum(row) - 1.0) <= PROBABILITY_TOLERANCE for row in probabilities.tolist())
+    else:
+        off = np.abs(probabilities.sum(axis=1) - 1.0)
+        fine = bool(probabilities.min() >= 0.0 and off.max() <= PROBABILITY_TOLERANCE)
+    if not fine:
         raise BadModelOutput("the model gave numbers that are no probabilities")

@@ -19,18 +19,20 @@ from ml_core.models.scorer import OnnxScorer
 __all__ = ["booster_proba", "learner_params", "train_model"]
 
 _DEFAULTS: dict[str, float | int | str] = {
-    "eta": 0.05,
+    "learning_rate": 0.05,
     "max_depth": 4,
     "min_child_weight": 5,
     "subsample": 0.8,
     "colsample_bytree": 0.8,
     "reg_lambda": 1.0,
 }
+_SYNONYMS = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "gamma": "min_split_loss"}
 _OURS = frozenset({
     "objective", "num_class", "eval_metric", "seed", "random_state", "seed_per_iteration",
     "nthread", "n_jobs", "tree_method", "device", "booster", "verbosity",
 })  # fmt: skip
-_THREADS = 2  # the same trees came out of one and of two; a fixed number keeps it so on any machine
+_ROWS_PER_THREAD = 25_000
+"""Threads follow from the rows, up to four, and never from the machine: the order of sums must not change with it."""
 
 
 def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Note) -> PackedModel:
@@ -51,7 +53,7 @@ def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Not
     ConfigError
         A hyper-parameter is set that decides the guarantee or the reproducibility.
     """
-    params = learner_params(config, len(rows.classes))
+    params = learner_params(config, len(rows.classes), len(rows.part("train")))
     booster = _fit(config, params, rows, note)
     d = len(rows.features.feature_names)
     onnx = xgboost_to_onnx(booster, d)
@@ -68,8 +70,14 @@ def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Not
     return pack_model(config, rows, candidate, folder, note)
 
 
-def learner_params(config: ModelConfig, n_classes: int) -> dict[str, float | int | str]:
-    """What XGBoost is given: our defaults, the configured values, and what is not open to choice."""
+def learner_params(config: ModelConfig, n_classes: int, n_rows: int) -> dict[str, float | int | str]:
+    """What XGBoost is given: our defaults, the configured values, and what is not open to choice.
+
+    Raises
+    ------
+    ConfigError
+        A hyper-parameter is configured that is not open to choice.
+    """
     for name in config.training.params:
         if name in _OURS:
             raise ConfigError(f"training.params.{name}", "is set by surety and cannot be configured")
@@ -78,12 +86,13 @@ def learner_params(config: ModelConfig, n_classes: int) -> dict[str, float | int
         "objective": "binary:logistic" if binary else "multi:softprob",
         "eval_metric": "logloss" if binary else "mlogloss",
         "tree_method": "hist",
-        "nthread": _THREADS,
+        "nthread": min(1 + n_rows // _ROWS_PER_THREAD, 4),
         "seed": config.seed,
     }
     if not binary:
         fixed["num_class"] = n_classes
-    return {**_DEFAULTS, **config.training.params, **fixed}
+    chosen = {_SYNONYMS.get(name, name): value for name, value in config.training.params.items()}
+    return {**_DEFAULTS, **chosen, **fixed}
 
 
 def booster_proba(booster: Any, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -101,8 +110,11 @@ def _fit(config: ModelConfig, params: dict[str, float | int | str], rows: Labell
         if len(set(part.y_index.tolist())) < len(rows.classes):
             raise DataError(rows.origin, f"its {name} patients lack a class: add rows")
     names = list(rows.features.feature_names)
-    learn = xgboost.QuantileDMatrix(train.matrix, train.y_index, feature_names=names, nthread=_THREADS)
-    watch = xgboost.QuantileDMatrix(validation.matrix, validation.y_index, ref=learn, feature_names=names, nthread=_THREADS)
+    threads = params["nthread"]
+    learn = xgboost.QuantileDMatrix(train.matrix, train.y_index, feature_names=names, nthread=threads)
+    watch = xgboost.QuantileDMatrix(
+        validation.matrix, validation.y_index, ref=learn, feature_names=names, nthread=threads
+    )
     note(f"training on {len(train)} rows, watching {len(validation)}")
     try:
         booster = xgboost.train(

@@ -1,0 +1,46 @@
+"""Gate and promotion in one call: the way a challenger takes the champion's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_core.config import ModelConfig
+from ml_core.models.bundle import verify_folder
+from ml_core.models.promoter import ModelPromoter, Promotion
+from ml_core.models.registry import ModelRegistry, RegisteredVersion
+from ml_core.pipelines.validate import rows_of, validate_deployment
+from ml_core.settings import Settings
+
+__all__ = ["promote_version"]
+
+
+def promote_version(
+    registry: ModelRegistry,
+    version: RegisteredVersion,
+    config: ModelConfig,
+    settings: Settings,
+    *,
+    data: Path | None = None,
+    dry_run: bool = False,
+) -> Promotion:
+    """Gate the version afresh, compare it with the champion, and promote it if every rule passes.
+
+    Parameters
+    ----------
+    data : rows to judge a foreign model on
+    dry_run : change and keep nothing
+
+    Raises
+    ------
+    DataError, ArtefactError, ConfigError
+        As ``validate_deployment``.
+    RegistryError
+        Somebody else moved the alias meanwhile.
+    """
+    gate = validate_deployment(registry, version, config, settings, data=data, keep=not dry_run)
+    rows = None
+    if all(rule.passed for rule in gate.rules if rule.rule == "artefact"):
+        with registry.bundle_folder(version) as folder:
+            manifest, _, _ = verify_folder(folder, gate.model_hash)
+        rows = rows_of(manifest, config, settings, data)
+    return ModelPromoter(registry, settings, config).promote(version, gate, rows, dry_run=dry_run)

@@ -1,0 +1,70 @@
+"""`surety promote`: challenger against champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from scripts.output import emit, note, output_option
+
+
+@click.command(name="promote")
+@click.option("--model", default=None, help="Name of the registered model.")
+@click.option("--alias", default=None, help="Promote the version with this alias (challenger if nothing is named).")
+@click.option("--version", default=None, help="Promote this version.")
+@click.option("--run-id", default=None, help="Promote the version that came out of this MLflow run.")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
+              help="The model's YAML; by default the one in configs/ that is of this model.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), default=None,
+              help="Labelled rows to judge on, instead of the training table (a foreign model has none).")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Decide; change and keep nothing.")
+@output_option
+def command(
+    model: str | None,
+    alias: str | None,
+    version: str | None,
+    run_id: str | None,
+    config_path: Path | None,
+    data: Path | None,
+    *,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """Gate a version, compare it with the champion on the same test patients, and make it the champion.
+
+    Exit status 3 if a rule says no. Done twice it changes nothing the second time.
+
+    \b
+    Example: surety promote --model readmission_risk --dry-run
+    Example: surety promote --model readmission_risk --version 3
+    """
+    from ml_core.models.registry import ModelRegistry
+    from ml_core.pipelines.promotion import promote_version
+    from ml_core.settings import load_settings
+    from scripts.model_options import config_of, rules_table, version_of
+
+    config, settings = config_of(model, config_path), load_settings()
+    registry = ModelRegistry(settings)
+    chosen = version_of(registry, config.model, alias, version, run_id)
+    found = promote_version(registry, chosen, config, settings, data=data, dry_run=dry_run)
+    if dry_run:
+        note("dry run: nothing was changed")
+    emit(
+        {
+            "model": config.model,
+            "decision": found.decision,
+            "version": found.version,
+            "champion_before": found.champion_version,
+            "model_hash": found.model_hash,
+            "bento_tag": found.bento_tag,
+            "compared_on": found.compared_on,
+            "rules": rules_table(found.rules),
+        },
+        output,
+    )
+    if found.decision == "refused":
+        note(f"refused by: {', '.join(rule.rule for rule in found.rules if not rule.passed)}")
+        raise SystemExit(3)
+    if not dry_run:
+        note(f"next: surety import-model --model {config.model}")

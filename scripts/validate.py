@@ -1,0 +1,63 @@
+"""`surety validate`: the pre-deployment gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from scripts.output import emit, note, output_option
+
+
+@click.command(name="validate")
+@click.option("--model", default=None, help="Name of the registered model.")
+@click.option("--alias", default=None, help="Judge the version with this alias (challenger if nothing is named).")
+@click.option("--version", default=None, help="Judge this version.")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
+              help="The model's YAML; by default the one in configs/ that is of this model.")  # fmt: skip
+@click.option("--data", type=click.Path(path_type=Path), default=None,
+              help="Labelled rows to judge on, instead of the training table (a foreign model has none).")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Judge only; keep no report.")
+@output_option
+def command(
+    model: str | None,
+    alias: str | None,
+    version: str | None,
+    config_path: Path | None,
+    data: Path | None,
+    *,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """Judge a registered version on patients it never saw, rule by rule. Exit status 3 if a rule says no.
+
+    Nothing recorded is trusted: artefact, scores and metrics are computed again.
+
+    \b
+    Example: surety validate --model readmission_risk --alias challenger
+    Example: surety validate --model readmission_risk --version 3 --config configs/readmission_v1.yaml
+    """
+    from ml_core.models.registry import ModelRegistry
+    from ml_core.pipelines.validate import validate_deployment
+    from ml_core.settings import load_settings
+    from scripts.model_options import config_of, rules_table, version_of
+
+    config, settings = config_of(model, config_path), load_settings()
+    registry = ModelRegistry(settings)
+    judged = version_of(registry, config.model, alias, version)
+    report = validate_deployment(registry, judged, config, settings, data=data, keep=not dry_run)
+    emit(
+        {
+            "model": config.model,
+            "version": judged.version,
+            "model_hash": report.model_hash,
+            "passed": report.passed,
+            "failed_rules": list(report.failed_rules),
+            "judged_on": report.judged_on,
+            "rules": rules_table(report.rules),
+        },
+        output,
+    )
+    if not report.passed:
+        note(f"refused by: {', '.join(report.failed_rules)}")
+        raise SystemExit(3)

@@ -1,0 +1,87 @@
+"""Small real models for tests: a v1 artefact trained on a synthetic cohort, and its place in a Bento store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from ml_core.config import DataConfig, ModelConfig, TrainingConfig
+from ml_core.features.cohort import make_cohort
+from ml_core.models.loader import LoadedModel
+from ml_core.models.packing import PackedModel
+from ml_core.models.predictor import Predictor
+from ml_core.models.promotion_record import GateReport
+from ml_core.models.rows import LabelledRows, label_rows
+from ml_core.models.training import train_model
+
+NAME = "toy_risk"
+
+
+def toy_config(**changes: object) -> ModelConfig:
+    """A configuration that trains in a second."""
+    facts = {
+        "model": NAME,
+        "feature_version": "v1",
+        "seed": 7,
+        "data": DataConfig(source=Path("cohort.parquet")),
+        "training": TrainingConfig(rounds=40, early_stopping_rounds=10),
+    }
+    return ModelConfig.model_validate({**facts, **changes})
+
+
+@cache
+def toy_frame(n: int = 4_000, seed: int = 11) -> pd.DataFrame:
+    """A labelled v1 cohort."""
+    frame, _ = make_cohort(n, seed)
+    return frame
+
+
+@cache
+def toy_rows() -> LabelledRows:
+    """The cohort, split by patient."""
+    return label_rows(toy_frame(), "v1", toy_config().split, "toy cohort")
+
+
+@cache
+def toy_model() -> PackedModel:
+    """A trained, calibrated and packed model; its folder must not be changed (copy it first)."""
+    folder = Path(tempfile.mkdtemp(prefix="surety-toy-")) / "bundle"
+    return train_model(toy_config(), toy_rows(), folder, lambda _: None)
+
+
+def copied_bundle(to: Path) -> Path:
+    """A private copy of the toy artefact's folder."""
+    shutil.copytree(toy_model().folder, to)
+    return to
+
+
+def passed_gate(model_hash: str, *, passed: bool = True) -> GateReport:
+    """A gate report on that hash, as the gate would write it."""
+    return GateReport(
+        model_name=NAME,
+        model_hash=model_hash,
+        passed=passed,
+        rules=(),
+        judged_at="2026-01-01T00:00:00Z",
+        judged_on="test",
+    )
+
+
+def loaded_toy() -> LoadedModel:
+    """The toy model as a worker holds it."""
+    predictor = Predictor(toy_model().bundle)
+    return LoadedModel(
+        tag=f"{NAME}:v1-{toy_model().model_hash[:8]}",
+        version="1",
+        predictor=predictor,
+        gate=passed_gate(toy_model().model_hash),
+    )
+
+
+def toy_record(**changes: object) -> dict[str, object]:
+    """A valid v1 record."""
+    return {"age": 71, "glucose": 182.5, "bmi": 31.2, "bp_systolic": 148.0, **changes}
