@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import bentoml
 import orjson
@@ -14,11 +14,11 @@ from pydantic import WithJsonSchema
 
 from ml_core.errors import NotLoaded, SuretyError
 from ml_core.models.loader import ModelLoader, ServedModel
-from ml_core.serving.inference import InferenceService
-from ml_core.serving.requests import parse_batch, parse_predict
 from ml_core.settings import load_settings
-from web.api import HttpApi
 from web.face import Routes, SuretyFace
+
+if TYPE_CHECKING:
+    from ml_core.serving.inference import InferenceService
 
 logger = logging.getLogger("surety")
 
@@ -43,8 +43,9 @@ def _traced() -> bool:
 @bentoml.service(
     name="Surety",
     workers=settings.workers,
-    # Far above our own deadlines: BentoML's timeout answers in its own form and leaves the work running.
-    traffic={"timeout": 3600},
+    # Far above what the largest call takes, since BentoML's timeout answers in its own form and leaves the work
+    # running; but no higher, since BentoML keeps a timer for every answered request until it has run out.
+    traffic={"timeout": 60},
     logging={"access": {"enabled": False}},
     tracing={} if _traced() else {"excluded_urls": ".*"},
 )
@@ -54,6 +55,10 @@ class Surety:
     served = ServedModel.of(loader)
 
     def __init__(self) -> None:
+        # What answers is imported by workers only; BentoML's arbiter imports this file too and never answers.
+        from ml_core.serving.inference import InferenceService
+        from web.api import HttpApi
+
         self.inference: InferenceService | None = None
         problem = ""
         try:
@@ -92,6 +97,8 @@ class Surety:
         subject: str | None = None,
     ) -> JsonObject:
         """Answer one record."""
+        from ml_core.serving.requests import parse_predict
+
         body = {
             "features": features,
             "confidence_level": confidence_level,
@@ -105,6 +112,8 @@ class Surety:
         self, records: JsonObjects, on_error: str = "row", confidence_level: float | None = None
     ) -> JsonObject:
         """Answer many records."""
+        from ml_core.serving.requests import parse_batch
+
         body = {"records": records, "on_error": on_error, "confidence_level": confidence_level}
         return _plain(self._loaded().predict_batch(parse_batch(body, settings.max_batch_rows)))
 

@@ -122,6 +122,7 @@ class HttpApi:
                 "calibration_rows": dict(
                     zip(map(str, manifest.classes), model.predictor.bundle.calibration.sizes, strict=True)
                 ),
+                "promoted_at": model.promotion.promoted_at if model.promotion else None,
                 "gate": {"passed": model.gate.passed, "judged_at": model.gate.judged_at, "on": model.gate.judged_on},
             }
         ]

@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import nanoarrow as na
@@ -20,7 +21,7 @@ from nanoarrow import ipc
 from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_array_stream import CArrayStream
 
-from ml_core.errors import FieldProblem, InvalidRecord
+from ml_core.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column
 from ml_core.features.table import Cells, EncodedTable, encode_table
 from ml_core.serving.envelope import Label
@@ -28,6 +29,7 @@ from ml_core.serving.ids import new_id, new_ids
 from ml_core.serving.inference import InferenceService, TableAnswer
 from ml_core.serving.requests import OnError
 from web.replies import Refused
+from web.text_codes import text_codes
 
 _NUMBERS = {
     "c": np.int8, "C": np.uint8, "s": np.int16, "S": np.uint16, "i": np.int32, "I": np.uint32,
@@ -52,12 +54,13 @@ def answer_stream(
     ModelUnavailable
         The model cannot answer for now.
     """
-    tables = list(_read(body, service.reader.columns, max_rows))
+    tables = list(_read(body, service.model.predictor.bundle.features.columns, max_rows))
     if on_error == "reject":
         _reject(tables)
     batch_id = new_id()
     answers = (service.predict_table(table.arrays, level) for table in tables)
-    return batch_id, _write(service, batch_id, hashlib.sha256(body).hexdigest(), level, zip(tables, answers, strict=True))
+    input_hash = hashlib.sha256(body).hexdigest()
+    return batch_id, _write(service, batch_id, input_hash, level, zip(tables, answers, strict=True))
 
 
 # --- in -----------------------------------------------------------------------------------------------------------
@@ -77,7 +80,7 @@ def _read(body: bytes, columns: Sequence[Column], max_rows: int) -> Iterator[Enc
                 if batch.length:
                     cells = {name: _cells(batch.child(i), kind) for i, (name, kind) in enumerate(names)}
                     yield encode_table(columns, cells)
-    except (na._utils.NanoarrowException, ValueError) as error:  # noqa: SLF001 - it has no public name
+    except (na._utils.NanoarrowException, ValueError, DataError) as error:  # noqa: SLF001 - it has no public name
         raise Refused("invalid_arrow", "the body is not a readable Arrow IPC stream") from error
 
 
@@ -103,6 +106,10 @@ def _cells(array: Any, kind: str) -> Cells:
         if len(codes) and (codes[~missing] >= len(levels)).any():
             raise ValueError("a dictionary code has no level")
         return Cells(codes, missing, levels if isinstance(levels, list) else levels.tolist())
+    if kind in _TEXTS:
+        found = text_codes(*_text_bytes(view, _TEXTS[kind], n, offset)) if n else None
+        if found is not None:
+            return Cells(found[0], missing, found[1])
     values = _values(view, n, offset)
     if isinstance(values, list):
         for row in np.flatnonzero(missing).tolist():
@@ -129,12 +136,20 @@ def _numbers(view: Any, dtype: Any, n: int, offset: int) -> npt.NDArray[Any]:
 def _strings(view: Any, offset_type: Any, n: int, offset: int) -> list[Any]:
     if not n:
         return []
-    ends = np.frombuffer(view.buffer(1), dtype=offset_type)[offset : offset + n + 1].tolist()
-    data = bytes(view.buffer(2)) if view.buffer(2).size_bytes else b""
-    if data.isascii():  # one decoding for the whole column
-        text = data.decode("ascii")
-        return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-    return [data[start:end].decode("utf-8") for start, end in zip(ends, ends[1:], strict=False)]
+    data, ends = _text_bytes(view, offset_type, n, offset)
+    raw, at = data.tobytes(), ends.tolist()
+    return [raw[start:end].decode("utf-8") for start, end in pairwise(at)]
+
+
+def _text_bytes(
+    view: Any, offset_type: Any, n: int, offset: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Bytes of a text column and where each text begins and ends, checked to lie within them."""
+    ends = np.frombuffer(view.buffer(1), dtype=offset_type)[offset : offset + n + 1].astype(np.int64)
+    data = np.frombuffer(view.buffer(2), dtype=np.uint8) if view.buffer(2).size_bytes else np.empty(0, np.uint8)
+    if len(ends) != n + 1 or ends[0] < 0 or ends[-1] > len(data) or (np.diff(ends) < 0).any():
+        raise ValueError("a text lies outside its column")
+    return data, ends
 
 
 def _missing(view: Any, n: int, offset: int) -> npt.NDArray[np.bool_]:
@@ -142,7 +157,8 @@ def _missing(view: Any, n: int, offset: int) -> npt.NDArray[np.bool_]:
     if not bitmap.size_bytes:
         return np.zeros(n, dtype=np.bool_)
     bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
-    return bits[offset : offset + n] == 0
+    missing: npt.NDArray[np.bool_] = bits[offset : offset + n] == 0
+    return missing
 
 
 def _reject(tables: Sequence[EncodedTable]) -> None:

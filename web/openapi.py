@@ -73,7 +73,7 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
             "type": "array",
             "items": label,
             "uniqueItems": True,
-            "description": "One label: act on it. Several: refer to a person. None: unlike all that was calibrated on, refer.",
+            "description": "One label: act on it. Several: refer. None: unlike all that was calibrated on, refer.",
         },
         "p_values": {
             "type": "object",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -37,11 +38,17 @@ def _count_keys(value: Any) -> int:
     stack = [value]
     while stack:
         item = stack.pop()
-        if isinstance(item, dict):
+        if type(item) is dict:
             count += len(item)
-            stack.extend(v for v in item.values() if isinstance(v, dict | list))
-        elif isinstance(item, list):
-            stack.extend(v for v in item if isinstance(v, dict | list))
+            inside: Iterable[Any] = item.values()
+        elif type(item) is list:
+            inside = item
+        else:
+            continue
+        for child in inside:
+            kind = type(child)
+            if kind is dict or kind is list:
+                stack.append(child)
     return count
 
 

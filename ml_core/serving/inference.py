@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -24,6 +24,8 @@ from ml_core.serving.requests import BatchRequest, PredictRequest
 from ml_core.serving.runner import ConformalRunner, FeatureMatrix, Probabilities, Runner
 
 logger = logging.getLogger(__name__)
+
+_BLOCK_ROWS = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,8 @@ class InferenceService:
             The model cannot answer for now.
         """
         chosen = self._level if level is None else level
-        proba = self._probabilities(self._transform(columns))
+        blocks = [self._probabilities(self._transform(block)) for block in _blocks(columns)]
+        proba = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         return TableAnswer(proba, self._calibration.rows(proba, chosen), chosen)
 
     def warm_up(self, rounds: int = 20) -> None:
@@ -232,6 +235,13 @@ def invalid_record_body(error: InvalidRecord) -> dict[str, object]:
         "message": f"{len(error.fields)} field(s) cannot be accepted",
         "fields": [{"field": f.field, "problem": f.problem} for f in error.fields],
     }
+
+
+def _blocks(columns: ColumnArrays) -> Iterator[ColumnArrays]:
+    """The columns in blocks of rows, so that the matrix of a million rows is never in memory whole."""
+    n = len(next(iter(columns.values())))
+    for start in range(0, max(n, 1), _BLOCK_ROWS):
+        yield {name: values[start : start + _BLOCK_ROWS] for name, values in columns.items()}
 
 
 def _members(sets: npt.NDArray[np.bool_]) -> list[list[int]]:
