@@ -1,0 +1,57 @@
+"""The roads that the end-to-end tests walk once: the example, and the hospital data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.workplace import ROOT, Workplace
+
+DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
+
+
+def written_config(place: Workplace, name: str, **changes: dict[str, object]) -> Path:
+    """A configuration of the project with some sections changed, in the place's own folder."""
+    raw = yaml.safe_load((ROOT / "configs" / name).read_text())
+    for section, values in changes.items():
+        raw[section] = {**raw[section], **values}
+    path = place.run / "configs" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(raw))
+    return path
+
+
+def walk(place: Workplace, config: Path) -> None:
+    """Features, training, gate, promotion, import: the README's commands, one by one."""
+    for command in (
+        ["features", "run", "--config", str(config)],
+        ["train", "--config", str(config)],
+        ["validate", "--model", place.model, "--config", str(config)],
+        ["promote", "--model", place.model, "--config", str(config)],
+        ["import-model", "--model", place.model],
+    ):
+        place.surety(*command)
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """The synthetic example, promoted and imported."""
+    place = Workplace(tmp_path_factory.mktemp("example"), "readmission_risk")
+    place.surety("data", "make", "--out", "data/cohort.parquet", "--rows", "12000")
+    walk(place, written_config(place, "readmission_v1.yaml"))
+    return place
+
+
+@pytest.fixture(scope="session")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Diabetes 130, promoted and imported; fewer trees than the project's configuration, to save time."""
+    if not DATA.exists():
+        pytest.skip(f"needs the hospital data at {DATA} (surety data fetch)")
+    place = Workplace(tmp_path_factory.mktemp("hospital"), "readmission_diabetes130")
+    training = {"rounds": 80, "params": {"max_depth": 4, "learning_rate": 0.15, "min_child_weight": 20}}
+    config = written_config(place, "diabetes130.yaml", training=training, data={"source": str(DATA)})
+    walk(place, config)
+    return place

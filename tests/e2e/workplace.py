@@ -1,0 +1,115 @@
+"""A place with stores of its own, in which the commands and real servers run as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bentoml
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_WITHIN_S = 90
+
+
+@dataclass
+class Workplace:
+    """``SURETY_HOME``, ``BENTOML_HOME`` and a folder to run in, all below one temporary folder."""
+
+    folder: Path
+    model: str
+    more: dict[str, str] = field(default_factory=dict)
+    server_pid: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("home", "bentoml", "run"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SURETY_", "MLFLOW_", "BENTOML_", "MODEL_"))}
+        places = {
+            "SURETY_HOME": str(self.folder / "home"),
+            "BENTOML_HOME": str(self.folder / "bentoml"),
+            "SURETY_MODEL_NAME": self.model,
+            "PYTHONPATH": str(ROOT),
+            "BENTOML_DO_NOT_TRACK": "true",
+        }
+        return {**clean, **places, **self.more, **more}
+
+    def surety(self, *arguments: str, status: int = 0) -> Any:
+        """Run the command, expect that exit status, and give back its result (None where it has none)."""
+        done = subprocess.run(
+            [sys.executable, "-m", "scripts.cli", *arguments],
+            cwd=self.run, env=self.environment(), capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == status, (
+            f"surety {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def bentoml(self, *arguments: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "bentoml", *arguments],
+            cwd=cwd or self.run, env=self.environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, f"bentoml {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def serving(
+        self,
+        what: str = "service:Surety",
+        *,
+        python: str = sys.executable,
+        cwd: Path = ROOT,
+        ready: bool = True,
+        **more: str,
+    ) -> Iterator[str]:
+        """Address of a running ``bentoml serve``; ended, workers and all, afterwards."""
+        port = free_port()
+        log = self.folder / f"serve-{port}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [python, "-m", "bentoml", "serve", what, "--port", str(port)],
+                cwd=cwd, env=self.environment(**more), stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+        self.server_pid = process.pid
+        address = f"http://127.0.0.1:{port}"
+        try:
+            if ready:
+                try:
+                    bentoml.SyncHTTPClient(address, server_ready_timeout=READY_WITHIN_S).close()
+                except Exception as error:
+                    raise AssertionError(log.read_text()) from error
+            yield address
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(30)
+            finally:
+                kill_group(process.pid)
+
+
+def kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
