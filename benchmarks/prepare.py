@@ -1,0 +1,137 @@
+"""What the figures are measured on: the hospital model in stores of its own, its records, and the baselines."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.servers import ROOT
+from ml_core.config import load_config
+from ml_core.models.rows import LabelledRows, rows_from_store
+from ml_core.settings import Settings
+
+PLACE = ROOT / "build" / "bench"
+CONFIG = ROOT / "configs" / "diabetes130.yaml"
+N_RECORDS = 10_000
+N_BULK = 100_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Files and rows to measure with."""
+
+    model: str
+    rows: LabelledRows
+    bodies: Path
+    plain: bytes
+    coded: bytes
+    naive: Path
+    stock_python: str
+    environment: dict[str, str]
+
+
+def prepare() -> Prepared:
+    """Whatever is missing is made; the second run finds everything there."""
+    PLACE.mkdir(parents=True, exist_ok=True)
+    config = load_config(CONFIG)
+    if not (ROOT / config.data.source).exists():
+        raise SystemExit(f"{config.data.source} is missing: run `surety data fetch` (or with --path FILE)")
+    environment = {
+        "SURETY_HOME": str(PLACE / "home"),
+        "BENTOML_HOME": str(PLACE / "bentoml"),
+        "SURETY_MODEL_NAME": config.model,
+        "BENTOML_DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    (PLACE / "bentoml").mkdir(exist_ok=True)
+    os.environ.update(environment)
+    command = [sys.executable, "-m", "scripts.cli", "example", "--config", str(CONFIG)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    rows = rows_from_store(config, Settings(home=PLACE / "home"))
+    return Prepared(
+        model=config.model,
+        rows=rows,
+        bodies=_bodies(rows),
+        plain=_stream(rows, coded=False),
+        coded=_stream(rows, coded=True),
+        naive=_naive(rows),
+        stock_python=_stock(),
+        environment=environment,
+    )
+
+
+def _records(rows: LabelledRows) -> list[dict[str, Any]]:
+    names = [column.name for column in rows.features.features]
+    frame = rows.frame[names].astype(object)
+    return list(frame.where(frame.notna(), None).to_dict("records"))
+
+
+def _bodies(rows: LabelledRows) -> Path:
+    """10,000 different records of test patients, one body a line."""
+    lines = dict.fromkeys(json.dumps({"features": record}) for record in _records(rows.part("test")))
+    if len(lines) < N_RECORDS:
+        raise SystemExit(f"only {len(lines)} different records")
+    path = PLACE / "bodies.jsonl"
+    path.write_text("\n".join(list(lines)[:N_RECORDS]))
+    return path
+
+
+def bulk_index(rows: LabelledRows) -> np.ndarray[Any, Any]:
+    """Positions of 100,000 rows; the last few hundred come twice."""
+    return np.arange(N_BULK) % len(rows)
+
+
+def _stream(rows: LabelledRows, *, coded: bool) -> bytes:
+    names = [column.name for column in rows.features.features]
+    frame = rows.frame[names].iloc[bulk_index(rows)]
+    if coded:
+        texts = [n for n in names if frame[n].dtype.kind not in "iuf"]
+        frame = frame.astype(dict.fromkeys(texts, "category"))
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _naive(rows: LabelledRows) -> Path:
+    """The same trees inside MAPIE, pickled, as the naive server wants them."""
+    path = PLACE / "naive.pkl"
+    if not path.exists():
+        import pandas as pd
+        from mapie.classification import SplitConformalClassifier
+        from xgboost import XGBClassifier
+
+        from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL
+
+        (bundle,) = (PLACE / "bentoml" / "models").glob(f"*/*/{BUNDLE_IN_BENTO_MODEL}")
+        names = list(rows.features.feature_names)
+        part = rows.part("calibration")
+        model = XGBClassifier(n_jobs=1)
+        model.load_model(bundle / "model.ubj")
+        model.get_booster().feature_names = names
+        mapie = SplitConformalClassifier(model, confidence_level=0.9, prefit=True)
+        mapie.conformalize(pd.DataFrame(part.matrix, columns=names), part.y_index)
+        path.write_bytes(pickle.dumps((model, mapie)))
+    return path
+
+
+def _stock() -> str:
+    """A Python with BentoML as pip installs it and nothing of ours (no uvloop, no httptools)."""
+    folder = PLACE / "stock"
+    python = str(folder / "bin" / "python")
+    if not Path(python).exists():
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+        install = [sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, "bentoml==1.4.39"]
+        subprocess.run([*install, "-c", str(ROOT / "requirements" / "serve.lock")], check=True)
+    return python

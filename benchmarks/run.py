@@ -1,0 +1,219 @@
+"""Measures every figure in one run and prints them as one table, with the machine beside it (`make bench`).
+
+CPU is that of the server's whole process tree, divided by the requests answered: on a shared machine it is steadier
+than any clock. Servers that are compared run side by side and take turns; a ratio is the median of its pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.prepare import PLACE, Prepared, bulk_index, prepare
+from benchmarks.servers import Server, free_port, load, start
+
+ROUNDS = 5
+CONNECTIONS = 4
+REQUESTS = 10_000
+
+Row = tuple[str, str, str, str]
+
+
+def serve_ours() -> Server:
+    port = free_port()
+    return start(
+        [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(port)], port, ready="/readyz"
+    )
+
+
+def serve_echo(python: str) -> Server:
+    port = free_port()
+    target = "benchmarks.baselines.echo_service:Echo"
+    return start([python, "-m", "bentoml", "serve", target, "--port", str(port)], port, ready="/readyz")
+
+
+def serve_naive(model: Path) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "benchmarks.baselines.naive_app:app", "--port", str(port)]
+    return start([*command, "--log-level", "warning"], port, ready="/ready", env={"NAIVE_MODEL": str(model)})
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def per_request(prepared: Prepared) -> list[Row]:
+    """CPU per answer of ours, stock echo and the naive server, in turns; the tail; memory; time to ready."""
+    echo, ours, naive = serve_echo(prepared.stock_python), serve_ours(), serve_naive(prepared.naive)
+    try:
+        for server, n in ((echo, 500), (ours, 2_000), (naive, 50)):
+            load(server, "/predict", prepared.bodies, CONNECTIONS, n)
+        found: dict[str, list[dict[str, Any]]] = {"echo": [], "ours": [], "naive": []}
+        for _ in range(ROUNDS):
+            found["echo"].append(load(echo, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 2))
+            found["ours"].append(load(ours, "/predict", prepared.bodies, CONNECTIONS, REQUESTS))
+            found["naive"].append(load(naive, "/predict", prepared.bodies, CONNECTIONS, 300))
+        rss = ours.worker_rss_mb()
+    finally:
+        for server in (echo, ours, naive):
+            server.stop()
+    cpu = {name: [r["cpu_ms"] for r in rounds] for name, rounds in found.items()}
+    to_echo = [o / e for o, e in zip(cpu["ours"], cpu["echo"], strict=True)]
+    to_naive = [n / o for o, n in zip(cpu["ours"], cpu["naive"], strict=True)]
+    tail = [r["p99_ms"] / r["p50_ms"] for r in found["ours"]]
+    p50, p99 = (median([r[k] for r in found["ours"]]) for k in ("p50_ms", "p99_ms"))
+    spread = f"{min(cpu['ours']):.2f}-{max(cpu['ours']):.2f}"
+    return [
+        (
+            "CPU per /predict, ms",
+            f"{median(cpu['ours']):.3f} ({spread})",
+            "<= 0.7",
+            "10,000 different records, metrics on",
+        ),
+        (
+            "  of stock BentoML's echo",
+            f"{median(to_echo):.3f} (echo {median(cpu['echo']):.2f} ms)",
+            "<= 0.35",
+            "same run",
+        ),
+        (
+            "  naive FastAPI + MAPIE over ours",
+            f"{median(to_naive):.0f} (naive {median(cpu['naive']):.1f} ms)",
+            ">= 30",
+            "",
+        ),
+        ("p99 over p50 at 4 connections", f"{median(tail):.1f} ({p99:.2f} / {p50:.2f} ms)", "<= 6", ""),
+        (
+            "answers per second, 4 connections",
+            f"{median([r['per_second'] for r in found['ours']]):.0f}",
+            "",
+            "one worker",
+        ),
+        ("worker's resident memory, MB", f"{rss:.0f}", "<= 250", f"after {ROUNDS * REQUESTS:,} answers"),
+    ]
+
+
+def ready(prepared: Prepared) -> list[Row]:
+    """Seconds from the command to ``/readyz``, in turns."""
+    ratios, seconds = [], []
+    for _ in range(ROUNDS):
+        pair = []
+        for server in (serve_echo(prepared.stock_python), serve_ours()):
+            pair.append(server.ready_s)
+            server.stop()
+        ratios.append(pair[1] / pair[0])
+        seconds.append(pair[1])
+    return [
+        ("ready, of stock echo", f"{median(ratios):.2f} ({median(seconds):.2f} s)", "<= 1.25", "model verified, golden")
+    ]
+
+
+def timed(call: Callable[[], object], repeats: int) -> float:
+    """Median CPU seconds of one call in this process."""
+    call()
+    found = []
+    for _ in range(repeats):
+        before = time.process_time()
+        call()
+        found.append(time.process_time() - before)
+    return median(found)
+
+
+def in_process(prepared: Prepared) -> list[Row]:
+    """From the parsed body to the envelope, and the conformal step alone; 2,000 different records in a row."""
+    from ml_core.models.loader import ModelLoader
+    from ml_core.serving.inference import InferenceService
+    from ml_core.serving.requests import parse_predict
+    from ml_core.settings import load_settings
+
+    loader = ModelLoader(load_settings())
+    service = InferenceService(loader.load(loader.served_tag()))
+    bodies = [json.loads(line) for line in prepared.bodies.read_bytes().splitlines()[:2_000]]
+    calibration, level = service.model.predictor.bundle.calibration, service.model.predictor.level
+    probas = [service.predict(parse_predict(body)).probability or 0.0 for body in bodies]
+    pairs = [[1.0 - p, p] for p in probas]
+
+    def envelopes() -> None:
+        for body in bodies:
+            service.predict(parse_predict(body))
+
+    def encoded() -> None:
+        for body in bodies:
+            orjson.dumps(service.predict(parse_predict(body)))
+
+    def conformal() -> None:
+        for pair in pairs:
+            calibration.row(pair, level)
+
+    us = 1e6 / len(bodies)
+    return [
+        ("in process, parsed body to envelope, us", f"{timed(envelopes, 7) * us:.0f}", "<= 200", "distinct records"),
+        ("  with the reply's bytes, us", f"{timed(encoded, 7) * us:.0f}", "", ""),
+        ("conformal step, us a row", f"{timed(conformal, 7) * us:.1f}", "<= 15", "p-values, set, prediction"),
+        *bulk(prepared, service),
+    ]
+
+
+def bulk(prepared: Prepared, service: Any) -> list[Row]:
+    """100,000 rows through HTTP as an Arrow stream, against the scorer alone on the ready matrix."""
+    matrix = prepared.rows.matrix[bulk_index(prepared.rows)]
+    scorer = service.model.predictor.scorer
+    server = serve_ours()
+    rows: list[Row] = []
+    try:
+        headers = {"content-type": "application/vnd.apache.arrow.stream"}
+        ratios: dict[str, list[float]] = {"plain": [], "coded": []}
+        seconds: list[float] = []
+        for _ in range(ROUNDS):
+            alone = timed(lambda: scorer.proba(matrix), 1)
+            for form, body in (("plain", prepared.plain), ("coded", prepared.coded)):
+                before, began = server.cpu_seconds(), time.perf_counter()
+                reply = httpx.post(
+                    f"http://127.0.0.1:{server.port}/predict_batch", content=body, headers=headers, timeout=120
+                )
+                reply.raise_for_status()
+                seconds.append(time.perf_counter() - began)
+                ratios[form].append((server.cpu_seconds() - before) / alone)
+        for form, words in (("coded", "categories dictionary-encoded"), ("plain", "categories as plain text")):
+            rows.append(("bulk 100,000 rows, CPU over scorer alone", f"{median(ratios[form]):.2f}", "<= 1.5", words))
+        rows.append(("  seconds for the call", f"{median(seconds):.2f}", "", f"scorer alone {alone:.2f} s CPU"))
+    finally:
+        server.stop()
+    return rows
+
+
+def machine() -> str:
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), ""
+    )
+    load_now = os.getloadavg()[0]
+    return f"{os.cpu_count()} x {cpu}, Python {platform.python_version()}, numpy {np.__version__}, load {load_now:.1f}"
+
+
+def main() -> None:
+    prepared = prepare()
+    rows = [*per_request(prepared), *ready(prepared), *in_process(prepared)]
+    table = Table(title="Surety, one run", caption=machine())
+    for heading in ("what", "found", "goal", "note"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=130).print(table)
+    (PLACE / "figures.json").write_text(json.dumps({"machine": machine(), "figures": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Starts a server, waits until it is ready, and reads what its whole process tree has cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """A running server and the port it listens on."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    ready_s: float
+
+    def tree(self) -> list[psutil.Process]:
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def cpu_seconds(self) -> float:
+        """User and system seconds of the whole tree so far."""
+        total = 0.0
+        for process in self.tree():
+            times = process.cpu_times()
+            total += times.user + times.system
+        return total
+
+    def worker_rss_mb(self) -> float:
+        """Resident memory of the largest process of the tree, MB."""
+        return max(p.memory_info().rss for p in self.tree()) / 1e6
+
+    def stop(self) -> None:
+        for process in reversed(self.tree()):
+            process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            for process in self.tree():
+                process.kill()
+
+
+def start(
+    command: list[str], port: int, *, ready: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None
+) -> Server:
+    """Start a command and wait until ``GET ready`` answers 200."""
+    log = open(os.environ.get("BENCH_LOG", os.devnull), "ab")
+    began = time.perf_counter()
+    process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=log, stderr=log)
+    while time.perf_counter() - began < 120:
+        if process.poll() is not None:
+            raise SystemExit(f"{command} ended with status {process.returncode}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=2) as reply:
+                if reply.status == 200:
+                    return Server(port, process, time.perf_counter() - began)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            pass
+        time.sleep(0.02)
+    raise SystemExit(f"{command} was not ready within 120 s")
+
+
+def load(server: Server, path: str, bodies: Path, connections: int, total: int) -> dict[str, object]:
+    """Run the load generator in a process of its own, and add the server's CPU per answer (ms)."""
+    arguments = [str(server.port), path, str(bodies), str(connections), str(total)]
+    before = server.cpu_seconds()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load", *arguments], cwd=ROOT, check=True, capture_output=True, timeout=900
+    )
+    cpu = server.cpu_seconds() - before
+    result: dict[str, object] = json.loads(done.stdout)
+    if result["statuses"] != {"200": total}:
+        raise SystemExit(f"not every request was answered: {result['statuses']}")
+    result["cpu_ms"] = 1000 * cpu / total
+    return result
