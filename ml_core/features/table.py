@@ -324,6 +324,8 @@ def _integer_codes(column: Column, numbers: npt.NDArray[np.float64], missing: Bo
 
 
 def _encode_text(column: Column, cells: Cells, faults: _Faults) -> npt.NDArray[np.object_]:
+    if cells.levels is not None:
+        return _encode_text_levels(column, cells, cells.levels, faults)
     objects = cells.objects()
     wrong = _refused_rows(column, objects)
     if len(wrong):
@@ -333,6 +335,22 @@ def _encode_text(column: Column, cells: Cells, faults: _Faults) -> npt.NDArray[n
             objects[row] = None
     out = np.empty(len(objects), dtype=np.object_)
     out[:] = objects
+    return out
+
+
+def _encode_text_levels(
+    column: Column, cells: Cells, levels: Sequence[object], faults: _Faults
+) -> npt.NDArray[np.object_]:
+    """A dictionary-encoded text column: its levels are judged, its rows only looked up."""
+    texts = np.empty(len(levels) + 1, dtype=np.object_)  # the last one stands for null
+    texts[: len(levels)] = levels
+    refused = np.array([fault_of(column, text) is not None for text in texts], dtype=np.bool_)
+    at = cells.positions()
+    out = texts[at]
+    wrong = np.flatnonzero(refused[at])
+    if len(wrong):
+        faults.at(column, wrong, out.__getitem__)
+        out[wrong] = None
     return out
 
 
