@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from benchmarks.servers import ROOT
 from ml_core.config import load_config
-from ml_core.models.rows import LabelledRows, rows_from_store
 from ml_core.settings import Settings
+from ml_core.training.rows import LabelledRows, rows_from_store
 
 PLACE = ROOT / "build" / "bench"
 CONFIG = ROOT / "configs" / "diabetes130.yaml"

@@ -68,8 +68,8 @@ def command(
 def _import_ours(
     model: str | None, alias: str | None, version: str | None, uri: str | None, *, dry_run: bool
 ) -> dict[str, Any]:
-    from ml_core.models.importer import import_version
-    from ml_core.models.registry import ModelRegistry
+    from ml_core.registry.importer import import_version
+    from ml_core.registry.registry import ModelRegistry
     from ml_core.settings import load_settings
     from scripts.model_options import version_of
 

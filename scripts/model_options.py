@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from ml_core.config import ModelConfig
     from ml_core.models.promotion_record import RuleVerdict
-    from ml_core.models.registry import ModelRegistry, RegisteredVersion
+    from ml_core.registry.registry import ModelRegistry, RegisteredVersion
 
 CONFIGS = Path("configs")
 

@@ -23,7 +23,7 @@ def list_models(model: str | None, output: str) -> None:
     \b
     Example: surety models list --model readmission_risk --output table
     """
-    from ml_core.models.registry import ModelRegistry
+    from ml_core.registry.registry import ModelRegistry
     from ml_core.settings import load_settings
 
     settings = load_settings()
@@ -40,8 +40,8 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(registry: Any, settings: Any, version: Any) -> dict[str, Any]:
-    from ml_core.models.importer import stored_path
     from ml_core.models.promotion_record import PromotionRecord, bento_tag, promotion_path, read_document
+    from ml_core.registry.importer import stored_path
 
     record = read_document(promotion_path(settings.promotions, version.name), PromotionRecord)
     tag = bento_tag(version.name, version.version, version.model_hash) if version.model_hash else None

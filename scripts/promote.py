@@ -39,8 +39,8 @@ def command(
     Example: surety promote --model readmission_risk --dry-run
     Example: surety promote --model readmission_risk --version 3
     """
-    from ml_core.models.registry import ModelRegistry
     from ml_core.pipelines.promotion import promote_version
+    from ml_core.registry.registry import ModelRegistry
     from ml_core.settings import load_settings
     from scripts.model_options import config_of, rules_table, version_of
 

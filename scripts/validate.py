@@ -37,8 +37,8 @@ def command(
     Example: surety validate --model readmission_risk --alias challenger
     Example: surety validate --model readmission_risk --version 3 --config configs/readmission_v1.yaml
     """
-    from ml_core.models.registry import ModelRegistry
     from ml_core.pipelines.validate import validate_deployment
+    from ml_core.registry.registry import ModelRegistry
     from ml_core.settings import load_settings
     from scripts.model_options import config_of, rules_table, version_of
 

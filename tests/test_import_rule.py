@@ -26,10 +26,12 @@ MAY_IMPORT = {
     "ml_core.features": GROUND,
     "ml_core.conformal": GROUND,
     "ml_core.models": GROUND | {"ml_core.features", "ml_core.conformal"},
+    "ml_core.training": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models"},
+    "ml_core.registry": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models", "ml_core.training"},
     "ml_core.serving": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models"},
-    "ml_core.pipelines": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models", "ml_core.serving"},
+    "ml_core.pipelines": GROUND | {f"ml_core.{p}" for p in ("features", "conformal", "models", "training", "registry")},
     "web": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models", "ml_core.serving"},
-    "scripts": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models", "ml_core.pipelines"},
+    "scripts": GROUND | {"ml_core.features", "ml_core.models", "ml_core.registry", "ml_core.pipelines"},
     "service": GROUND | {"web", "ml_core.serving", "ml_core.models"},
 }
 NEVER_SERVED = {"mlflow", "mapie", "pandera", "pandas", "sklearn", "scipy", "xgboost", "pyarrow", "matplotlib"}

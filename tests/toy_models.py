@@ -12,11 +12,11 @@ import pandas as pd
 from ml_core.config import DataConfig, ModelConfig, TrainingConfig
 from ml_core.features.cohort import make_cohort
 from ml_core.models.loader import LoadedModel
-from ml_core.models.packing import PackedModel
 from ml_core.models.predictor import Predictor
 from ml_core.models.promotion_record import GateReport
-from ml_core.models.rows import LabelledRows, label_rows
-from ml_core.models.training import train_model
+from ml_core.training.learner import train_model
+from ml_core.training.packing import PackedModel
+from ml_core.training.rows import LabelledRows, label_rows
 
 NAME = "toy_risk"
 

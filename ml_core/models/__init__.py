@@ -1,1 +1,1 @@
-"""Models: the artefact, how it is made, and its way through the stores."""
+"""The artefact and what answers with it: everything here is served."""

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from ml_core.config import DataConfig, ModelConfig, load_config
 from ml_core.errors import ConfigError
-from ml_core.models.foreign import pack_foreign
-from ml_core.models.importer import import_version
-from ml_core.models.journal import Journal
 from ml_core.models.promotion_record import GateReport
-from ml_core.models.registry import ModelRegistry
-from ml_core.models.rows import rows_from_file
-from ml_core.models.tracking import register
 from ml_core.pipelines.validate import validate_deployment
+from ml_core.registry.importer import import_version
+from ml_core.registry.journal import Journal
+from ml_core.registry.registry import ModelRegistry
+from ml_core.registry.tracking import register
 from ml_core.settings import Settings
+from ml_core.training.foreign import pack_foreign
+from ml_core.training.rows import rows_from_file
 
 __all__ = ["Adopted", "adopt", "adoption_config"]
 

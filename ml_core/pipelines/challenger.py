@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_core.config import ModelConfig
-from ml_core.models.journal import Journal
-from ml_core.models.registry import ModelRegistry, RegisteredVersion
-from ml_core.models.rows import rows_from_store
-from ml_core.models.tracking import register
-from ml_core.models.training import train_model
+from ml_core.registry.journal import Journal
+from ml_core.registry.registry import ModelRegistry, RegisteredVersion
+from ml_core.registry.tracking import register
 from ml_core.settings import Settings
+from ml_core.training.learner import train_model
+from ml_core.training.rows import rows_from_store
 
 __all__ = ["Challenger", "train_challenger"]
 

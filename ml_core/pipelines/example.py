@@ -11,11 +11,11 @@ from ml_core.errors import DataError, PromotionRefused
 from ml_core.features.cohort import make_cohort
 from ml_core.features.files import write_table
 from ml_core.features.pipeline import FeaturePipeline
-from ml_core.models.importer import import_version, stored_path
 from ml_core.models.promotion_record import PromotionRecord, promotion_path, read_document
-from ml_core.models.registry import ModelRegistry
 from ml_core.pipelines.challenger import train_challenger
 from ml_core.pipelines.promotion import promote_version
+from ml_core.registry.importer import import_version, stored_path
+from ml_core.registry.registry import ModelRegistry
 from ml_core.settings import Settings
 
 __all__ = ["Example", "make_example"]

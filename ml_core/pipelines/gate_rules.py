@@ -17,16 +17,10 @@ from ml_core.conformal.predict import ConformalCalibration
 from ml_core.conformal.verdicts import coverage_verdict, same_law_verdict
 from ml_core.errors import CannotJudge
 from ml_core.models.bundle import XGBOOST_FILE
-from ml_core.models.comparison import unseen_rows_verdict
-from ml_core.models.evaluation import evaluate, log_losses
-from ml_core.models.onnx_export import XGBOOST_LIMIT
-from ml_core.models.packing import split_shares
 from ml_core.models.predictor import Predictor
 from ml_core.models.promotion_record import RuleVerdict
-from ml_core.models.rows import LabelledRows
 from ml_core.models.scorer import Scorecard
-from ml_core.models.training import booster_proba
-from ml_core.models.verdicts import (
+from ml_core.registry.verdicts import (
     above,
     at_least,
     at_most,
@@ -36,6 +30,12 @@ from ml_core.models.verdicts import (
     enough_rows_rules,
     finite_metric,
 )
+from ml_core.training.comparison import out_of_fold_losses, unseen_rows_verdict
+from ml_core.training.evaluation import evaluate, log_losses
+from ml_core.training.learner import booster_proba
+from ml_core.training.onnx_export import XGBOOST_LIMIT
+from ml_core.training.packing import split_shares
+from ml_core.training.rows import LabelledRows
 
 __all__ = ["Case", "judge"]
 
@@ -200,7 +200,10 @@ def _unseen(case: Case) -> RuleVerdict:
     losses = (log_losses(case.calibration_proba, cal.y_index), log_losses(case.test_proba, test.y_index))
     note = "p-value: log loss on test patients against calibration patients"
     try:
-        verdict = unseen_rows_verdict(losses, (cal.y_index, test.y_index), (cal.groups, test.groups))
+        parts = (cal.y_index, test.y_index), (cal.groups, test.groups)
+        # What cannot have seen either part says how hard each is; without it chance hides a leak into a small model.
+        reference = out_of_fold_losses((cal.matrix, test.matrix), *parts)
+        verdict = unseen_rows_verdict(losses, *parts, reference=reference)
     except CannotJudge as error:
         return claim("test_unseen", passed=False, note=str(error))
     return above("test_unseen", verdict.p_value, verdict.tail, f"{note} (z = {verdict.z:.2f})")

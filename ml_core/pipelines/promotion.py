@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ml_core.config import ModelConfig
 from ml_core.models.bundle import verify_folder
-from ml_core.models.promoter import ModelPromoter, Promotion
-from ml_core.models.registry import ModelRegistry, RegisteredVersion
 from ml_core.pipelines.validate import rows_of, validate_deployment
+from ml_core.registry.promoter import ModelPromoter, Promotion
+from ml_core.registry.registry import ModelRegistry, RegisteredVersion
 from ml_core.settings import Settings
 
 __all__ = ["promote_version"]

@@ -18,8 +18,8 @@ from ml_core.conformal.coverage import beta_binomial_band, design_effect
 from ml_core.models.bundle import read_bundle
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.models.predictor import Predictor
-from ml_core.models.rows import LabelledRows, rows_from_store
 from ml_core.settings import Settings
+from ml_core.training.rows import LabelledRows, rows_from_store
 from tests.e2e.workplace import ROOT, Workplace
 
 pytestmark = pytest.mark.e2e

@@ -88,7 +88,7 @@ def test_bento_serves_the_model_it_was_built_with(settings: Settings, tmp_path: 
 
 @pytest.mark.parametrize("tags", [(), (TAG, "other:v1-00000000")])
 def test_bento_must_name_one_model(settings: Settings, tmp_path: Path, tags: tuple[str, ...]) -> None:
-    with bento(tmp_path, *tags) as folder, pytest.raises(ArtefactError, match="bento.yaml"):
+    with bento(tmp_path, *tags) as folder, pytest.raises(ArtefactError, match=r"bento\.yaml"):
         ModelLoader(settings, folder).served_tag()
 
 

@@ -24,10 +24,10 @@ from ml_core.models.bundle import (
     read_bundle,
     verify_folder,
 )
-from ml_core.models.journal import Journal
 from ml_core.models.promotion_record import GateReport, gate_path, read_document
-from ml_core.models.rows import rows_from_store
 from ml_core.pipelines.validate import judge_folder, validate_deployment
+from ml_core.registry.journal import Journal
+from ml_core.training.rows import rows_from_store
 from tests.homes import (
     Home,
     registered_home,
@@ -152,7 +152,7 @@ def leaked_model():
     greedy = road_config(
         training={"rounds": 60, "early_stopping_rounds": 60, "params": {"max_depth": 6, "learning_rate": 0.3}}
     )
-    from ml_core.models import training
+    from ml_core.training import learner as training
 
     original = training.pack_model
     training.pack_model = lambda config, _, *rest: original(config, rows, *rest)

@@ -10,9 +10,9 @@ from scipy.stats import binomtest
 
 from ml_core.features.cohort import make_cohort
 from ml_core.models.predictor import Predictor
-from ml_core.models.rows import label_rows
-from ml_core.models.training import train_model
 from ml_core.pipelines.gate_rules import Case, judge
+from ml_core.training.learner import train_model
+from ml_core.training.rows import label_rows
 from tests.homes import road_config
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ml_core.errors import CannotJudge
-from ml_core.models.comparison import out_of_fold_losses, paired_auc_difference, unseen_rows_verdict
-from ml_core.models.evaluation import log_losses
+from ml_core.training.comparison import out_of_fold_losses, paired_auc_difference, unseen_rows_verdict
+from ml_core.training.evaluation import log_losses
 
 
 def two_models(n_groups, seed, gain=0.0, repeats=1):

@@ -12,11 +12,11 @@ from ml_core.errors import CannotJudge, DataError, InvalidRows
 from ml_core.features.columns import ColumnArrays
 from ml_core.features.frames import to_arrays
 from ml_core.models.bundle import Bundle
-from ml_core.models.comparison import paired_auc_difference
-from ml_core.models.evaluation import evaluate
 from ml_core.models.promotion_record import GateReport, RuleVerdict
-from ml_core.models.rows import LabelledRows
-from ml_core.models.verdicts import above, at_least, at_most, claim, finite_metric
+from ml_core.registry.verdicts import above, at_least, at_most, claim, finite_metric
+from ml_core.training.comparison import paired_auc_difference
+from ml_core.training.evaluation import evaluate
+from ml_core.training.rows import LabelledRows
 
 __all__ = ["PromotionCriteria", "Scored", "compare", "gate_rule", "score", "shared_rows"]
 

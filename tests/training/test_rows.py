@@ -7,7 +7,7 @@ import pytest
 from ml_core.config import SplitConfig
 from ml_core.errors import DataError, InvalidRows
 from ml_core.features.cohort import make_cohort
-from ml_core.models.rows import label_rows, rows_from_file, rows_from_store
+from ml_core.training.rows import label_rows, rows_from_file, rows_from_store
 from tests.homes import road_config, road_rows, settings_in
 
 

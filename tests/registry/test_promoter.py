@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ml_core.errors import RegistryError
-from ml_core.models.journal import Journal
-from ml_core.models.promoter import ModelPromoter
 from ml_core.models.promotion_record import PromotionRecord, promotion_path, read_document
-from ml_core.models.registry import CHAMPION
 from ml_core.pipelines.promotion import promote_version
+from ml_core.registry.journal import Journal
+from ml_core.registry.promoter import ModelPromoter
+from ml_core.registry.registry import CHAMPION
 from tests.homes import (
     MODEL,
     Home,
@@ -140,7 +140,7 @@ def test_too_few_rows_of_a_class_refuse(contest):
 
 def test_another_split_shares_no_test_patients(contest):
     elsewhere = road_config(split={"salt": "another"})
-    from ml_core.models.rows import rows_from_store
+    from ml_core.training.rows import rows_from_store
 
     model = trained(elsewhere, rows_from_store(elsewhere, contest.settings))
     version = contest.register(elsewhere, model)

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from ml_core.models.tracking import code_state, register, travelling_code
+from ml_core.registry.tracking import code_state, register, travelling_code
 from tests.homes import MODEL, registered_home, road_config, road_model, road_rows
 
 
@@ -54,7 +54,7 @@ def test_the_very_same_model_is_registered_once(home):
 
 
 def test_the_commit_is_known_only_where_git_keeps_this_code(monkeypatch, tmp_path):
-    from ml_core.models import tracking
+    from ml_core.registry import tracking
 
     package = tmp_path / "ml_core"
     package.mkdir()

@@ -7,8 +7,8 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binomtest
 
-from ml_core.models.evaluation import roc_auc
-from ml_core.models.promotion_rules import PromotionCriteria, Scored, compare
+from ml_core.registry.promotion_rules import PromotionCriteria, Scored, compare
+from ml_core.training.evaluation import roc_auc
 from tests.homes import road_config
 
 CRITERIA = PromotionCriteria.of(road_config())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml_core.features.columns import Column
-from ml_core.models.reference import MOST_ORDER_STATISTICS, SHARED_BY, order_statistics, reference_bytes
+from ml_core.training.reference import MOST_ORDER_STATISTICS, SHARED_BY, order_statistics, reference_bytes
 
 COLUMNS = (
     Column("age", "int", "Age.", low=0, high=120),

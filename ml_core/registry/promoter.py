@@ -13,7 +13,6 @@ from ml_core.config import ModelConfig
 from ml_core.conformal.verdicts import CoverageVerdict, coverage_verdict
 from ml_core.errors import RegistryError
 from ml_core.models.bundle import Bundle, read_bundle
-from ml_core.models.journal import Journal, locked, who
 from ml_core.models.predictor import Predictor
 from ml_core.models.promotion_record import (
     GateReport,
@@ -24,11 +23,12 @@ from ml_core.models.promotion_record import (
     read_document,
     write_document,
 )
-from ml_core.models.promotion_rules import PromotionCriteria, compare, gate_rule, score, shared_rows
-from ml_core.models.registry import CHAMPION, ModelRegistry, RegisteredVersion
-from ml_core.models.rows import LabelledRows
-from ml_core.models.verdicts import coverage_floor_rules, enough_rows_rules
+from ml_core.registry.journal import Journal, locked, who
+from ml_core.registry.promotion_rules import PromotionCriteria, compare, gate_rule, score, shared_rows
+from ml_core.registry.registry import CHAMPION, ModelRegistry, RegisteredVersion
+from ml_core.registry.verdicts import coverage_floor_rules, enough_rows_rules
 from ml_core.settings import Settings
+from ml_core.training.rows import LabelledRows
 
 __all__ = ["ModelPromoter", "Promotion"]
 

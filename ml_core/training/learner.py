@@ -11,10 +11,10 @@ import numpy.typing as npt
 from ml_core.config import ModelConfig
 from ml_core.errors import ConfigError, DataError
 from ml_core.models.bundle import XGBOOST_FILE
-from ml_core.models.onnx_export import XGBOOST_LIMIT, check_agrees, xgboost_to_onnx
-from ml_core.models.packing import Note, PackedModel, ScorerCandidate, pack_model
-from ml_core.models.rows import LabelledRows
 from ml_core.models.scorer import OnnxScorer
+from ml_core.training.onnx_export import XGBOOST_LIMIT, check_agrees, xgboost_to_onnx
+from ml_core.training.packing import Note, PackedModel, ScorerCandidate, pack_model
+from ml_core.training.rows import LabelledRows
 
 __all__ = ["booster_proba", "learner_params", "train_model"]
 

@@ -11,9 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ml_core.errors import ArtefactError, ScorerDisagrees
-from ml_core.models.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT, check_agrees, sklearn_to_onnx, xgboost_to_onnx
 from ml_core.models.scorer import OnnxScorer
-from ml_core.models.training import booster_proba
+from ml_core.training.learner import booster_proba
+from ml_core.training.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT, check_agrees, sklearn_to_onnx, xgboost_to_onnx
 
 D = 5
 

@@ -10,10 +10,10 @@ import pytest
 
 from ml_core.errors import ArtefactError, RegistryError
 from ml_core.models.bundle import MANIFEST_FILE, ONNX_FILE, read_bundle
-from ml_core.models.importer import import_version, stored_path
-from ml_core.models.journal import Journal
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL
 from ml_core.models.promotion_record import GateReport, gate_path, read_document, write_document
+from ml_core.registry.importer import import_version, stored_path
+from ml_core.registry.journal import Journal
 from tests.homes import MODEL, Home, bento_store, registered_home, remade, road_model
 from tests.toy_models import passed_gate
 
@@ -137,8 +137,8 @@ def test_a_model_that_is_not_ours_is_refused_in_one_line(home, store):
 
 def test_a_name_bentoml_cannot_take_is_refused_in_one_line(home, store, tmp_path):
     registry, name = home.registry, "x" * 80
-    from ml_core.models.packing import PackedModel
-    from ml_core.models.tracking import register
+    from ml_core.registry.tracking import register
+    from ml_core.training.packing import PackedModel
     from tests.homes import road_config, road_rows
 
     remade(road_model().folder, tmp_path / "b", name=name)

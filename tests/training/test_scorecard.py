@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from ml_core.models.scorecard import fit_scorecard
 from ml_core.models.scorer import Scorecard
+from ml_core.training.scorecard import fit_scorecard
 
 
 def drawn(n_classes: int, missing: float = 0.0):

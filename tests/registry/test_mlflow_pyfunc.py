@@ -112,7 +112,7 @@ def test_it_refuses_a_level_out_of_range(answers):
 
 
 def test_it_keeps_the_index_of_the_frame(tmp_path):
-    from ml_core.models.mlflow_pyfunc import SuretyModel
+    from ml_core.registry.mlflow_pyfunc import SuretyModel
 
     model = SuretyModel()
     model.load_context(SimpleNamespace(artifacts={"bundle": str(road_model().folder)}))

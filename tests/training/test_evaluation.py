@@ -11,7 +11,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from ml_core.conformal.calibrate import calibrate
 from ml_core.conformal.predict import ConformalCalibration
 from ml_core.errors import BadModelOutput, InvalidCalibration
-from ml_core.models.evaluation import brier_score, calibration_curve, evaluate, log_losses, roc_auc
+from ml_core.training.evaluation import brier_score, calibration_curve, evaluate, log_losses, roc_auc
 from tests.toy_scores import ScoredRows, binary_rows, many_class_rows, repeated_patients
 
 NINETY = Decimal("0.9")

@@ -29,14 +29,14 @@ from ml_core.models.bundle import (
     read_bundle,
     write_bundle,
 )
-from ml_core.models.evaluation import Evaluation, evaluate
-from ml_core.models.golden import golden_records
 from ml_core.models.manifest import Source
 from ml_core.models.predictor import Predictor, check_golden, golden_entries
-from ml_core.models.reference import reference_bytes
-from ml_core.models.rows import LabelledRows
-from ml_core.models.scorecard import fit_scorecard
 from ml_core.models.scorer import OnnxScorer, Scorecard
+from ml_core.training.evaluation import Evaluation, evaluate
+from ml_core.training.golden import golden_records
+from ml_core.training.reference import reference_bytes
+from ml_core.training.rows import LabelledRows
+from ml_core.training.scorecard import fit_scorecard
 
 __all__ = ["PackedModel", "ScorerCandidate", "pack_model", "split_shares"]
 

@@ -9,9 +9,7 @@ from typing import Any
 
 from ml_core.errors import ArtefactError, RegistryError
 from ml_core.models.bundle import verify_folder
-from ml_core.models.journal import Journal, locked
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
-from ml_core.models.mlflow_session import quiet_environment
 from ml_core.models.promotion_record import (
     GateReport,
     PromotionRecord,
@@ -21,7 +19,9 @@ from ml_core.models.promotion_record import (
     read_document,
     write_document,
 )
-from ml_core.models.registry import ModelRegistry, RegisteredVersion, bundle_in
+from ml_core.registry.journal import Journal, locked
+from ml_core.registry.mlflow_session import quiet_environment
+from ml_core.registry.registry import ModelRegistry, RegisteredVersion, bundle_in
 from ml_core.settings import Settings
 
 __all__ = ["ImportedModel", "import_version", "stored_path"]

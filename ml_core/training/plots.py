@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ml_core.models.packing import PackedModel
+from ml_core.training.packing import PackedModel
 
 __all__ = ["close", "figures_of"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ml_core.errors import RegistryError
-from ml_core.models.mlflow_session import active, check_reachable, mlflow_errors, quiet_environment
+from ml_core.registry.mlflow_session import active, check_reachable, mlflow_errors, quiet_environment
 from ml_core.settings import Settings
 
 __all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion"]

@@ -18,11 +18,11 @@ from ml_core.errors import ArtefactError, RegistryError
 from ml_core.features.versions import FeatureVersion
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.models.manifest import Source
-from ml_core.models.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT, check_agrees, sklearn_to_onnx, xgboost_to_onnx
-from ml_core.models.packing import PackedModel, ScorerCandidate, pack_model
-from ml_core.models.rows import LabelledRows
 from ml_core.models.scorer import OnnxScorer
-from ml_core.models.training import booster_proba
+from ml_core.training.learner import booster_proba
+from ml_core.training.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT, check_agrees, sklearn_to_onnx, xgboost_to_onnx
+from ml_core.training.packing import PackedModel, ScorerCandidate, pack_model
+from ml_core.training.rows import LabelledRows
 
 __all__ = ["pack_foreign"]
 

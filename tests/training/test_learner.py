@@ -9,11 +9,11 @@ import pytest
 import ml_core.conformal.calibrate
 from ml_core.conformal.scores import true_label_scores
 from ml_core.errors import CalibrationDisagrees, CalibrationTooSmall, ConfigError, DataError, ScorerDisagrees
-from ml_core.models import training
 from ml_core.models.bundle import MANIFEST_FILE, REQUIRED_FILES, XGBOOST_FILE
 from ml_core.models.predictor import Predictor
 from ml_core.models.scorer import Scorecard
-from ml_core.models.training import learner_params
+from ml_core.training import learner as training
+from ml_core.training.learner import learner_params
 from tests.homes import road_config, road_model, road_rows, trained
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import ml_core
 from ml_core.config import ModelConfig
-from ml_core.models import plots
-from ml_core.models.packing import PackedModel
-from ml_core.models.registry import CHALLENGER, ModelRegistry, RegisteredVersion
-from ml_core.models.rows import LabelledRows
+from ml_core.registry.registry import CHALLENGER, ModelRegistry, RegisteredVersion
+from ml_core.training import plots
+from ml_core.training.packing import PackedModel
+from ml_core.training.rows import LabelledRows
 
 __all__ = ["code_state", "register", "travelling_code"]
 
 _PACKAGE = Path(ml_core.__file__).parent
-_PYFUNC = _PACKAGE / "models" / "mlflow_pyfunc.py"
+_PYFUNC = Path(__file__).with_name("mlflow_pyfunc.py")
 _NEEDED_BY_PYFUNC = ("mlflow", "numpy", "onnxruntime", "orjson", "pandas", "pydantic")
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from ml_core.errors import RegistryError, RegistryUnreachable
 from ml_core.models.bundle import read_bundle
-from ml_core.models.mlflow_session import quiet_environment
-from ml_core.models.registry import CHALLENGER, CHAMPION, ModelRegistry
+from ml_core.registry.mlflow_session import quiet_environment
+from ml_core.registry.registry import CHALLENGER, CHAMPION, ModelRegistry
 from tests.homes import MODEL, Home, registered_home, road_model, settings_in
 
 

@@ -1,0 +1,1 @@
+"""Making an artefact: rows, learner, conversion, calibration, evaluation, packing."""
