@@ -132,6 +132,17 @@ def _stock() -> str:
     python = str(folder / "bin" / "python")
     if not Path(python).exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-        install = [sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, "bentoml==1.4.39"]
+        install = [
+            sys.executable,
+            "-m",
+            "uv",
+            "pip",
+            "install",
+            "-q",
+            "--compile-bytecode",
+            "--python",
+            python,
+            "bentoml==1.4.39",
+        ]
         subprocess.run([*install, "-c", str(ROOT / "requirements" / "serve.lock")], check=True)
     return python

@@ -65,8 +65,10 @@ def start(
 ) -> Server:
     """Start a command and wait until ``GET ready`` answers 200."""
     log = open(os.environ.get("BENCH_LOG", os.devnull), "ab")
+    # Every server may keep its compiled modules, as an installed one does.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=log, stderr=log)
+    process = subprocess.Popen(command, cwd=cwd, env={**environment, **(env or {})}, stdout=log, stderr=log)
     while time.perf_counter() - began < 120:
         if process.poll() is not None:
             raise SystemExit(f"{command} ended with status {process.returncode}")

@@ -14,6 +14,8 @@ import numpy.typing as npt
 _WORD = 8
 _MOST_WORDS = 8  # texts longer than 64 bytes, or a column of mostly different ones, gain nothing here
 _MOST_LEVELS = 5_000
+_FIRST_ROWS, _FEW = 2_048, 32
+_TOP_BYTE = np.uint64(56)  # free in a word of at most seven bytes: the length goes there
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
 Codes = npt.NDArray[np.int64]
@@ -37,20 +39,35 @@ def text_codes(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> tupl
     if longest > _WORD * _MOST_WORDS:
         return None
     words = [_word(data, starts + at, lengths - at) for at in range(0, max(longest, 1), _WORD)]
+    exact = longest < _WORD
+    keys = words[0] | (lengths.astype(np.uint64) << _TOP_BYTE) if exact else _mixed(words, lengths)
+    distinct = _distinct(keys)
+    if len(distinct) > _MOST_LEVELS:
+        return None
+    codes = np.searchsorted(distinct, keys).astype(np.int64, copy=False)
+    first = np.empty(len(distinct), dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    if not exact and not all(np.array_equal(word[first][codes], word) for word in (*words, lengths)):
+        return None  # two texts share a key
+    levels = [bytes(data[ends[i] : ends[i + 1]]).decode("utf-8") for i in first.tolist()]
+    return codes, levels
+
+
+def _mixed(words: list[npt.NDArray[np.uint64]], lengths: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """One number for each text, almost surely another one for another text."""
     keys = lengths.astype(np.uint64)
     for word in words:
         keys = (keys ^ word) * _MIX
         keys ^= keys >> np.uint64(32)
-    distinct = np.unique(keys)
-    if len(distinct) > _MOST_LEVELS:
-        return None
-    codes = np.searchsorted(distinct, keys).astype(np.int64)
-    first = np.empty(len(distinct), dtype=np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    if not all(np.array_equal(word[first][codes], word) for word in (*words, lengths)):
-        return None  # two texts share a key
-    levels = [bytes(data[ends[i] : ends[i + 1]]).decode("utf-8") for i in first.tolist()]
-    return codes, levels
+    return keys
+
+
+def _distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The different keys, ascending. The first rows of a category mostly show them all, which is cheap to check."""
+    some = np.unique(keys[:_FIRST_ROWS])
+    if len(some) and len(some) <= _FEW and (some[np.searchsorted(some, keys).clip(max=len(some) - 1)] == keys).all():
+        return some
+    return np.unique(keys)
 
 
 def _word(data: npt.NDArray[np.uint8], at: Codes, left: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
