@@ -61,6 +61,36 @@ ERROR: Schema = {
 }
 
 
+_STATUS: Schema = {
+    "type": "object",
+    "required": ["ready", "problem", "models"],
+    "properties": {
+        "ready": {"type": "boolean"},
+        "problem": {"type": ["string", "null"], "description": "Why no model answers."},
+        "models": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "slot": _TEXT,
+                    "weight": {**_NUMBER, "description": "Share of the traffic."},
+                    "model_name": _TEXT,
+                    "model_version": _TEXT,
+                    "model_hash": _HASH,
+                    "bento_tag": _TEXT,
+                    "feature_version": _TEXT,
+                    "guarantee": _TEXT,
+                    "confidence_level": _NUMBER,
+                    "calibration_rows": {"type": "object", "additionalProperties": {"type": "integer"}},
+                    "promoted_at": {"type": ["string", "null"], "format": "date-time"},
+                    "gate": {"type": "object"},
+                },
+            },
+        },
+    },
+}
+
+
 def answer_schema(classes: tuple[int | str, ...]) -> Schema:
     """JSON schema of one envelope, for a model with these labels."""
     label: Schema = {"enum": list(classes)}
@@ -150,7 +180,7 @@ def openapi_document(
             },
         },
         "Health": {"type": "object", "required": ["status"], "properties": {"status": {"enum": ["ok", "unavailable"]}}},
-        "Status": {"type": "object"},
+        "Status": _STATUS,
     }
     return {
         "openapi": "3.1.0",
@@ -179,6 +209,7 @@ def _paths(example: Mapping[str, Any]) -> Schema:
         "/predict": {
             "post": {
                 "summary": "Answer one record",
+                "tags": ["answers"],
                 "operationId": "predict",
                 "requestBody": {"required": True, "content": {json_type: predict_body}},
                 "responses": _responses("Answer", 400, 413, 415, 422, 500, 503),
@@ -187,6 +218,7 @@ def _paths(example: Mapping[str, Any]) -> Schema:
         "/predict_batch": {
             "post": {
                 "summary": "Answer many records, as JSON or as an Arrow IPC stream",
+                "tags": ["answers"],
                 "operationId": "predict_batch",
                 "parameters": [
                     _query("confidence_level", _LEVEL),
@@ -199,17 +231,27 @@ def _paths(example: Mapping[str, Any]) -> Schema:
                 },
             }
         },
-        "/health": {
-            "get": {"summary": "Can it answer", "operationId": "health", "responses": _responses("Health", 503)}
-        },
-        "/status": {
-            "get": {
-                "summary": "What serves, and how it does",
-                "operationId": "status",
-                "responses": _responses("Status"),
-            }
-        },
+        "/health": {"get": _look("Can it answer", "health", _responses("Health", 503))},
+        "/status": {"get": _look("What serves, or why nothing does", "status", _responses("Status"))},
+        **{path: {"get": _look(text, path[1:], _plain(*errors))} for path, text, errors in _BENTOML_ROUTES},
     }
+
+
+_BENTOML_ROUTES = (
+    ("/livez", "Is the process alive", ()),
+    ("/healthz", "The same, under its older name", ()),
+    ("/readyz", "Can it take traffic", (503,)),
+    ("/metrics", "Prometheus metrics", ()),
+)
+
+
+def _look(summary: str, name: str, responses: Schema) -> Schema:
+    return {"summary": summary, "tags": ["operation"], "operationId": name, "responses": responses}
+
+
+def _plain(*errors: int) -> Schema:
+    content = {"text/plain": {"schema": _TEXT}}
+    return {str(status): {"description": "As the status says", "content": content} for status in (200, *errors)}
 
 
 _MEANING = {

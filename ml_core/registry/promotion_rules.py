@@ -81,7 +81,7 @@ def compare(
     difference, bound = _auc_gain(y_index, groups, new.proba, old.proba)
     rules = [
         at_least("roc_auc_gain", difference, criteria.min_improvement, note),
-        above("roc_auc_gain_lower_bound", bound, 0.0, "one-sided 95 %, paired, patients as clusters"),
+        above("roc_auc_gain_lower_bound", bound, 0.0, "lower end of the 95 % interval, paired, patients as clusters"),
     ]
     for name in criteria.secondary_metrics:
         before, after = finite_metric(old.metrics, name), finite_metric(new.metrics, name)
