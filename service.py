@@ -57,12 +57,16 @@ class Surety:
     def __init__(self) -> None:
         # What answers is imported by workers only; BentoML's arbiter imports this file too and never answers.
         from ml_core.serving.inference import InferenceService
+        from web import logs
         from web.api import HttpApi
 
+        logs.configure()
         self.inference: InferenceService | None = None
         problem = ""
         try:
-            self.inference = InferenceService(loader.load(loader.served_tag()), bento=_bento_tag())
+            model = loader.load(loader.served_tag())
+            self.inference = InferenceService(model, bento=_bento_tag())
+            logger.info("model.loaded", extra={"tag": model.tag, "model_hash": model.model_hash})
         except SuretyError as error:
             problem = str(error)
             logger.error("model.not_loaded", extra={"code": error.code, "reason": problem})  # noqa: TRY400 - one line
