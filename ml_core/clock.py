@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+__all__ = ["utc_now", "utc_text"]
+
 
 def utc_now() -> datetime:
     """Now, as an aware UTC datetime."""

@@ -11,6 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ml_core.errors import ConfigError
 
+__all__ = [
+    "ConformalConfig",
+    "DataConfig",
+    "GateConfig",
+    "ModelConfig",
+    "PromotionConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "load_config",
+]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

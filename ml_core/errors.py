@@ -10,6 +10,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+__all__ = [
+    "ArtefactError",
+    "BadModelOutput",
+    "CalibrationDisagrees",
+    "CalibrationTooSmall",
+    "CannotJudge",
+    "ChecksumMismatch",
+    "ConfigError",
+    "DataError",
+    "FeatureVersionMismatch",
+    "FieldProblem",
+    "GoldenMismatch",
+    "InvalidCalibration",
+    "InvalidRecord",
+    "InvalidRequest",
+    "InvalidRows",
+    "ModelUnavailable",
+    "NotGated",
+    "NotLoaded",
+    "PromotionRefused",
+    "RegistryError",
+    "RegistryUnreachable",
+    "ScorerDisagrees",
+    "SuretyError",
+    "UnknownFeatureVersion",
+]
+
 
 class SuretyError(Exception):
     """Base of all errors raised on purpose."""

@@ -9,6 +9,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml_core.errors import ConfigError
 
+__all__ = ["Settings", "load_settings"]
+
 
 class Settings(BaseSettings):
     """Settings from environment variables with the prefix ``SURETY_``.

@@ -19,6 +19,8 @@ from web import bulk, openapi, strict_json
 from web.face import HttpRequest, Routes
 from web.replies import ARROW, JSON, Header, Refused, Reply, json_reply
 
+__all__ = ["VERSION", "HttpApi"]
+
 T = TypeVar("T")
 VERSION = "1"
 

@@ -31,6 +31,8 @@ from ml_core.serving.requests import OnError
 from web.replies import Refused
 from web.text_codes import text_codes
 
+__all__ = ["answer_stream"]
+
 _NUMBERS = {
     "c": np.int8, "C": np.uint8, "s": np.int16, "S": np.uint16, "i": np.int32, "I": np.uint32,
     "l": np.int64, "L": np.uint64, "e": np.float16, "f": np.float32, "g": np.float64,

@@ -12,6 +12,19 @@ from typing import Any
 
 from web.replies import Header, Refused, Reply, reply_to
 
+__all__ = [
+    "BENTOML_FOLDERS",
+    "BENTOML_PATHS",
+    "App",
+    "Handler",
+    "HttpRequest",
+    "Receive",
+    "Routes",
+    "Scope",
+    "Send",
+    "SuretyFace",
+]
+
 logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]

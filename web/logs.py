@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+__all__ = ["OURS", "JsonFormatter", "configure"]
+
 OURS = ("surety", "ml_core", "web")
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 

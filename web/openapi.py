@@ -7,6 +7,8 @@ from typing import Any
 
 from web.replies import ARROW, JSON, STATUS_OF_CODE
 
+__all__ = ["ERROR", "LINEAGE", "Schema", "answer_schema", "openapi_document"]
+
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}

@@ -10,6 +10,20 @@ import orjson
 
 from ml_core.errors import FieldProblem, InvalidRecord, InvalidRequest, SuretyError
 
+__all__ = [
+    "ARROW",
+    "JSON",
+    "MESSAGE_OF_CODE",
+    "RETRY_AFTER_S",
+    "STATUS_OF_CODE",
+    "Header",
+    "Refused",
+    "Reply",
+    "error_reply",
+    "json_reply",
+    "reply_to",
+]
+
 Header = tuple[bytes, bytes]
 
 JSON = b"application/json"

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+__all__ = ["NotJson", "loads"]
+
 
 class NotJson(ValueError):
     """Raised when a body is not strict JSON; the text says why, without quoting the body."""

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["Codes", "text_codes"]
+
 _WORD = 8
 _MOST_WORDS = 8  # texts longer than 64 bytes, or a column of mostly different ones, gain nothing here
 _MOST_LEVELS = 5_000

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
+__all__ = ["Column", "ColumnArrays", "DType", "Role", "features_of", "table_hash", "with_role"]
+
 Role = Literal["id", "group", "time", "feature", "label"]
 DType = Literal["int", "float", "category", "text", "datetime"]
 

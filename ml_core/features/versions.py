@@ -18,6 +18,8 @@ import ml_core.features
 from ml_core.errors import UnknownFeatureVersion
 from ml_core.features.columns import Column, ColumnArrays, features_of
 
+__all__ = ["FeatureVersion", "get_feature_version", "known_versions"]
+
 _NAME = re.compile(r"v[0-9]+")
 
 

@@ -20,6 +20,23 @@ from ml_core.features.columns import table_hash
 from ml_core.features.versions import FeatureVersion, get_feature_version
 from ml_core.models.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest
 
+__all__ = [
+    "CALIBRATION_FILE",
+    "FALLBACK_FILE",
+    "GOLDEN_FILE",
+    "KNOWN_FILES",
+    "ONNX_FILE",
+    "REFERENCE_FILE",
+    "REQUIRED_FILES",
+    "XGBOOST_FILE",
+    "Bundle",
+    "json_bytes",
+    "pack_calibration",
+    "read_bundle",
+    "verify_folder",
+    "write_bundle",
+]
+
 ONNX_FILE = "model.onnx"
 XGBOOST_FILE = "model.ubj"
 CALIBRATION_FILE = "calibration.npz"

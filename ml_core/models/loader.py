@@ -24,6 +24,15 @@ from ml_core.settings import Settings
 if TYPE_CHECKING:
     from ml_core.models.predictor import Predictor
 
+__all__ = [
+    "BUNDLE_IN_BENTO_MODEL",
+    "GATE_IN_BENTO_MODEL",
+    "PROMOTION_IN_BENTO_MODEL",
+    "LoadedModel",
+    "ModelLoader",
+    "ServedModel",
+]
+
 BUNDLE_IN_BENTO_MODEL = "mlflow_model/artifacts/bundle"
 GATE_IN_BENTO_MODEL = "gate.json"
 PROMOTION_IN_BENTO_MODEL = "promotion.json"

@@ -16,6 +16,8 @@ from ml_core.features.record import RecordReader
 from ml_core.models.bundle import Bundle
 from ml_core.models.scorer import OnnxScorer
 
+__all__ = ["Label", "Predictions", "Predictor", "check_golden", "golden_entries"]
+
 Label = int | str
 
 

@@ -11,6 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ml_core.errors import ArtefactError
 
+__all__ = [
+    "GateReport",
+    "PromotionRecord",
+    "RuleVerdict",
+    "bento_tag",
+    "gate_path",
+    "promotion_path",
+    "read_document",
+    "write_document",
+]
+
 
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

@@ -11,6 +11,8 @@ import onnxruntime as ort
 
 from ml_core.errors import ArtefactError, BadModelOutput
 
+__all__ = ["PROBABILITY_TOLERANCE", "FeatureMatrix", "FloatMatrix", "OnnxScorer", "Scorecard", "check_probabilities"]
+
 FloatMatrix = npt.NDArray[np.float64]
 FeatureMatrix = npt.NDArray[np.float32]
 

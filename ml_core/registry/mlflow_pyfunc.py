@@ -20,6 +20,8 @@ from ml_core.features.frames import encode_frame
 from ml_core.models.bundle import read_bundle
 from ml_core.models.predictor import Predictor, check_golden
 
+__all__ = ["SuretyModel"]
+
 
 class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]  # MLflow is untyped
     """Prediction sets for a frame of raw columns."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+__all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "Label", "RowError", "Validity"]
+
 Label = int | str
 Validity = Literal["valid", "suspect", "unmonitored"]
 

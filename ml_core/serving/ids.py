@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import uuid_utils
 
+__all__ = ["new_id", "new_ids"]
+
 _HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
 # Where the 32 hex digits of a UUID stand among its 36 characters.
 _DIGITS = np.array([i for i in range(36) if i not in (8, 13, 18, 23)])

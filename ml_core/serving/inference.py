@@ -23,6 +23,8 @@ from ml_core.serving.ids import new_id
 from ml_core.serving.requests import BatchRequest, PredictRequest
 from ml_core.serving.runner import ConformalRunner, FeatureMatrix, Probabilities, Runner
 
+__all__ = ["InferenceService", "TableAnswer", "invalid_record_body"]
+
 logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 8_192

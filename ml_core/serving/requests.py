@@ -10,6 +10,16 @@ from typing import Any, Literal
 from ml_core.conformal.predict import level_from_json
 from ml_core.errors import FieldProblem, InvalidRequest
 
+__all__ = [
+    "MAX_ID_LENGTH",
+    "BatchRequest",
+    "OnError",
+    "PredictRequest",
+    "parse_batch",
+    "parse_on_error",
+    "parse_predict",
+]
+
 MAX_ID_LENGTH = 200
 
 OnError = Literal["row", "reject"]

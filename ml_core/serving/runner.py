@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from ml_core.models.loader import LoadedModel
 
+__all__ = ["ConformalRunner", "FeatureMatrix", "Probabilities", "Runner"]
+
 FeatureMatrix = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 

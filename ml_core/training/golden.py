@@ -9,6 +9,8 @@ import numpy as np
 
 from ml_core.features.columns import Column
 
+__all__ = ["golden_records"]
+
 _DEFAULT_SPAN = 1_000.0  # for a number whose table names no bound
 _MISSING_SHARE = 0.15
 
