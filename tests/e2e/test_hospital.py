@@ -18,6 +18,7 @@ from ml_core.conformal.coverage import beta_binomial_band, design_effect
 from ml_core.models.bundle import read_bundle
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.models.predictor import Predictor
+from ml_core.registry.registry import ModelRegistry
 from ml_core.settings import Settings
 from ml_core.training.rows import LabelledRows, rows_from_store
 from tests.e2e.workplace import ROOT, Workplace
@@ -38,8 +39,9 @@ def serve_only(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("serve-only")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = str(folder / "bin" / "python")
-    command = [sys.executable, "-m", "uv", "pip", "install", "-q", "--python", python, "--require-hashes"]
-    subprocess.run([*command, "-r", str(ROOT / "requirements" / "serve.lock")], check=True, timeout=900)
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--disable-pip-version-check"]
+    lock = str(ROOT / "requirements" / "serve.lock")
+    subprocess.run([*command, "--require-hashes", "-r", lock], check=True, timeout=900)
     return python
 
 
@@ -78,16 +80,13 @@ def test_built_bento_keeps_the_promise_per_class_through_the_wire(
 
 
 def test_service_pyfunc_and_offline_answers_are_equal_bit_for_bit(hospital: Workplace, unseen: LabelledRows) -> None:
-    import mlflow
-
     rows = first_patients(unseen, 1_000)
     champion = next(m for m in hospital.surety("models", "list") if m["is_promoted"])
     folder = hospital.folder / "bentoml" / "models" / champion["bento_tag"].replace(":", "/")
     offline = Predictor(read_bundle(folder / BUNDLE_IN_BENTO_MODEL, champion["model_hash"])).predict(rows.columns)
-    mlflow.set_tracking_uri(f"sqlite:///{hospital.folder / 'home' / 'mlflow.db'}")
-    pyfunc = mlflow.pyfunc.load_model(f"models:/{hospital.model}@champion")
     names = [column.name for column in rows.features.features]
-    found = pyfunc.predict(rows.frame[names])
+    with ModelRegistry(Settings(home=hospital.folder / "home")).session("the champion") as mlflow:
+        found = mlflow.pyfunc.load_model(f"models:/{hospital.model}@champion").predict(rows.frame[names])
     with hospital.serving() as address:
         served = posted(address, records_of(rows))
     for i, answer in enumerate(served):
