@@ -223,7 +223,9 @@ def _record_batch(schema: Any, classes: Sequence[Label], table: EncodedTable, an
     labels = np.array(classes)[found.predictions]
     columns: list[list[Any]] = [
         [None, np.arange(0, 36 * n + 1, 36, dtype=np.int32), new_ids(n).ravel()],
-        [valid, labels.astype(np.int64)] if isinstance(classes[0], int) else _text_buffers(labels.tolist(), valid),
+        [valid, labels.astype(np.int64)]
+        if isinstance(classes[0], int)
+        else _text_buffers(labels.tolist(), rows, n, valid),
         [valid, np.ascontiguousarray(proba[:, 1])] if len(classes) == 2 else [_bits(rows < 0), np.zeros(n)],
         [valid, proba[rows, found.predictions]],
         *([valid, np.ascontiguousarray(found.p_values[:, k])] for k in range(len(classes))),
@@ -238,16 +240,17 @@ def _record_batch(schema: Any, classes: Sequence[Label], table: EncodedTable, an
 
 def _error_buffers(table: EncodedTable) -> list[Any]:
     """One text per bad row, ``field: problem; field: problem``; null for a good one."""
-    texts = [""] * table.n_rows
-    for row, faults in table.problems.items():
-        texts[row] = "; ".join(f"{f.field}: {f.problem}" for f in faults)
-    return _text_buffers(texts, _bits(~table.good))
+    rows = sorted(table.problems)
+    texts = ["; ".join(f"{f.field}: {f.problem}" for f in table.problems[row]) for row in rows]
+    return _text_buffers(texts, np.array(rows, dtype=np.intp), table.n_rows, _bits(~table.good))
 
 
-def _text_buffers(texts: Sequence[str], valid: Any) -> list[Any]:
+def _text_buffers(texts: Sequence[str], rows: npt.NDArray[np.intp], n: int, valid: Any) -> list[Any]:
+    """Buffers of a text column of ``n`` rows of which only ``rows``, ascending, have a text."""
     encoded = [text.encode() for text in texts]
-    ends = np.zeros(len(encoded) + 1, dtype=np.int32)
-    np.cumsum([len(e) for e in encoded], out=ends[1:])
+    ends = np.zeros(n + 1, dtype=np.int32)
+    ends[rows + 1] = [len(e) for e in encoded]
+    np.cumsum(ends, out=ends)
     return [valid, ends, np.frombuffer(b"".join(encoded), dtype=np.uint8)]
 
 

@@ -169,3 +169,17 @@ def answered(url: str) -> httpx.Response:
     transport = httpx.HTTPTransport(retries=60)  # httpx waits longer between each
     with httpx.Client(transport=transport, timeout=60) as client:
         return client.get(url)
+
+
+def test_call_inside_the_process_gives_the_answer_that_http_gives(example: Workplace) -> None:
+    script = f"import json, service; print('ANSWER' + json.dumps(service.Surety().predict(features={RECORD!r})))"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=example.run, env=example.environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    inside = json.loads(done.stdout.split("ANSWER")[1])
+    with example.serving() as address:
+        outside = httpx.post(f"{address}/predict", json={"features": RECORD}).json()
+    for part in ("prediction", "probability", "p_values", "prediction_set"):
+        assert inside[part] == outside[part]
+    assert inside["lineage"]["input_hash"] == outside["lineage"]["input_hash"]

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from decimal import Decimal
 from typing import Any
 
 import httpx
+import nanoarrow as na
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from ml_core.conformal.predict import BatchAnswer
+from ml_core.errors import FieldProblem
 from ml_core.features.frames import to_arrays
+from ml_core.features.table import EncodedTable
 from ml_core.features.versions import get_feature_version
-from ml_core.serving.inference import InferenceService
+from ml_core.serving.inference import InferenceService, TableAnswer
 from ml_core.settings import Settings
 from tests.toy_models import loaded_toy, toy_frame, toy_model, toy_record
+from web import bulk
 from web.api import HttpApi
 from web.face import SuretyFace
 
@@ -224,3 +230,15 @@ def test_damaged_arrow_never_breaks_the_worker(api: HttpApi, cut: int) -> None:
     body = bytearray(stream_of(cohort_table(20)))
     body[cut % len(body)] ^= 0xFF
     assert post(api, content=bytes(body), headers={"content-type": ARROW}).status_code in {200, 400, 413, 422}
+
+
+def test_labels_that_are_texts_come_out_as_texts() -> None:
+    proba = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
+    found = BatchAnswer(proba, proba > 0.4, np.array([0, 0, 1]))
+    table = EncodedTable(3, {}, {}, {1: [FieldProblem("age", "is missing")]}, {})
+    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=bulk._fields(("no", "yes")), nullable=False))
+    batch = bulk._record_batch(schema, ("no", "yes"), table, TableAnswer(proba, found, Decimal("0.9")))
+    rows = pa.record_batch(batch).to_pylist()
+    assert [row["prediction"] for row in rows] == ["no", None, "yes"]
+    assert [row["error"] for row in rows] == [None, "age: is missing", None]
+    assert rows[2]["in_set_yes"] is True
