@@ -6,6 +6,7 @@ than any clock. Servers that are compared run side by side and take turns; a rat
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -147,6 +148,8 @@ def in_process(prepared: Prepared) -> list[Row]:
     calibration, level = service.model.predictor.bundle.calibration, service.model.predictor.level
     probas = [service.predict(parse_predict(body)).probability or 0.0 for body in bodies]
     pairs = [[1.0 - p, p] for p in probas]
+    gc.collect()
+    gc.freeze()  # as a worker does once it is warm
 
     def envelopes() -> None:
         for body in bodies:
