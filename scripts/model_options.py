@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,6 +14,33 @@ if TYPE_CHECKING:
     from ml_core.registry.registry import ModelRegistry, RegisteredVersion
 
 CONFIGS = Path("configs")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def judged_version(command: F) -> F:
+    """The options of the verbs that judge a registered version: which one, and on what."""
+    file = click.Path(path_type=Path)
+    options = (
+        click.option("--model", default=None, help="Name of the registered model."),
+        click.option("--alias", default=None, help="The version with this alias (challenger if nothing is named)."),
+        click.option("--version", default=None, help="This version."),
+        click.option(
+            "--config",
+            "config_path",
+            type=file,
+            default=None,
+            help="The model's YAML; by default the one in configs/ that is of this model.",
+        ),
+        click.option(
+            "--data",
+            type=file,
+            default=None,
+            help="Labelled rows to judge on, instead of the training table (a foreign model has none).",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def config_of(model: str | None, path: Path | None) -> ModelConfig:

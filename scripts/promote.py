@@ -6,18 +6,13 @@ from pathlib import Path
 
 import click
 
+from scripts.model_options import judged_version
 from scripts.output import emit, note, output_option
 
 
 @click.command(name="promote")
-@click.option("--model", default=None, help="Name of the registered model.")
-@click.option("--alias", default=None, help="Promote the version with this alias (challenger if nothing is named).")
-@click.option("--version", default=None, help="Promote this version.")
-@click.option("--run-id", default=None, help="Promote the version that came out of this MLflow run.")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
-              help="The model's YAML; by default the one in configs/ that is of this model.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), default=None,
-              help="Labelled rows to judge on, instead of the training table (a foreign model has none).")  # fmt: skip
+@judged_version
+@click.option("--run-id", default=None, help="The version that came out of this MLflow run.")
 @click.option("--dry-run", is_flag=True, help="Decide; change and keep nothing.")
 @output_option
 def command(
