@@ -1,1 +1,1 @@
-"""Whole journeys: the pre-deployment gate."""
+"""Whole journeys: train a challenger, gate it, promote it, adopt a foreign model, make the example."""
