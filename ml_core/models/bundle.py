@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -30,7 +30,6 @@ __all__ = [
     "REQUIRED_FILES",
     "XGBOOST_FILE",
     "Bundle",
-    "json_bytes",
     "pack_calibration",
     "read_bundle",
     "verify_folder",
@@ -258,11 +257,6 @@ def _parse_json(name: str, raw: bytes, kind: type) -> Any:
     if not isinstance(value, kind):
         raise ArtefactError(name, f"holds no JSON {kind.__name__}")
     return value
-
-
-def json_bytes(value: Mapping[str, Any] | Sequence[Any]) -> bytes:
-    """JSON as artefact files hold it: sorted keys, floats that read back as the same float."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 def _sha256(raw: bytes) -> str:

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ml_core.errors import ArtefactError
 
-__all__ = ["FORMAT_VERSION", "MANIFEST_FILE", "FileEntry", "Manifest", "Source", "TrainingFacts", "parse_manifest"]
+__all__ = ["MANIFEST_FILE", "FileEntry", "Manifest", "Source", "TrainingFacts", "parse_manifest"]
 
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
 
 
 class _Part(BaseModel):

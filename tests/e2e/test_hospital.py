@@ -67,6 +67,7 @@ def test_built_bento_keeps_the_promise_per_class_through_the_wire(
         answers = posted(address, records_of(chosen))
         status = httpx.get(f"{address}/status").json()["models"][0]
     assert {a["lineage"]["model_hash"] for a in answers} == {status["model_hash"]}
+    assert status["promoted_at"] is not None, "the promotion record did not travel with the model"
     assert {a["lineage"]["bento"].split(":")[0] for a in answers} == {"surety"}
     covered = np.array([int(label) in a["prediction_set"] for label, a in zip(chosen.y_index, answers, strict=True)])
     for k in (0, 1):
