@@ -6,10 +6,11 @@ READY := $(VENV)/.installed
 CONFIG ?= configs/readmission_v1.yaml
 MODEL ?= $(shell sed -n "s/^model: *//p" $(CONFIG))
 PORT ?= 3000
+SERVICE ?= service:Surety
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build docs lock clean help
+.PHONY: setup serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build monitor demo-rollout docs lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -23,9 +24,16 @@ $(READY): requirements/dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-serve: $(READY) ## Serve the promoted model; makes the example first where there is none
+serve: $(READY) ## Serve the promoted model, with the monitor beside it; makes the example first where there is none
 	$(BIN)/surety example --config $(CONFIG)
-	SURETY_MODEL_NAME=$(MODEL) $(BIN)/bentoml serve service:Surety --port $(PORT)
+	$(BIN)/surety monitor --every 5s --model $(MODEL) & trap "kill $$!" EXIT; \
+	SURETY_MODEL_NAME=$(MODEL) $(BIN)/bentoml serve $(SERVICE) --port $(PORT)
+
+monitor: $(READY) ## Watch the running service of MODEL
+	$(BIN)/surety monitor --every 1m --model $(MODEL)
+
+demo-rollout: $(READY) ## Three minutes of load through every change and fault, with a live table
+	$(BIN)/python -m benchmarks.demo_rollout
 
 feature-pipeline: $(READY) ## Raw rows of CONFIG into the feature store
 	$(BIN)/surety features run --config $(CONFIG)
@@ -42,8 +50,10 @@ promote: $(READY) ## Challenger against champion of MODEL
 import: $(READY) ## The champion of MODEL into the Bento store
 	$(BIN)/surety import-model --model $(MODEL)
 
-build: $(READY) ## A bento around the promoted model
-	$(BIN)/bentoml build
+build: $(READY) ## A bento around the promoted model; SERVICE=service:SuretyIsolated for the isolated one
+	mkdir -p build
+	sed 's/^service: .*/service: "$(SERVICE)"/' bentofile.yaml > build/bentofile.yaml
+	$(BIN)/bentoml build -f build/bentofile.yaml .
 
 lint: $(READY) ## Ruff, check and format
 	$(BIN)/ruff check .
@@ -59,7 +69,7 @@ typecheck: $(READY) ## mypy, strict
 test: $(READY) lint typecheck ## Lint, types and the tests of every change (about ten minutes on two cores)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(READY) ## The statistical suites
+test-slow: $(READY) ## The statistical and fault suites
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY) ## Figures, as ratios in one run, with the machine beside them

@@ -1,4 +1,8 @@
-"""The BentoML service: wiring only. Routes are in web/, answers in ml_core/serving/."""
+"""The BentoML services: wiring only. Routes are in web/, answers in ml_core/serving/.
+
+``Surety`` runs the model inside the API worker. ``SuretyIsolated`` runs it in a process of its own, for models that are
+heavy or may crash. Both answer alike.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import bentoml
-import orjson
 from pydantic import WithJsonSchema
 
-from ml_core.errors import NotLoaded, SuretyError
 from ml_core.models.loader import ModelLoader, ServedModel
+from ml_core.rollout.promotion import take_up_promotion
 from ml_core.settings import load_settings
-from web.face import Routes, SuretyFace
+from web.face import SuretyFace
 
 if TYPE_CHECKING:
-    from ml_core.serving.inference import InferenceService
+    from web.api import HttpApi
+    from web.worker import Hop, Worker
 
 logger = logging.getLogger("surety")
 
@@ -40,57 +44,46 @@ def _traced() -> bool:
     return any(name in os.environ for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
 
 
-@bentoml.service(
-    name="Surety",
-    workers=settings.workers,
+_LEAN: dict[str, Any] = {
     # Far above what the largest call takes, since BentoML's timeout answers in its own form and leaves the work
     # running; but no higher, since BentoML keeps a timer for every answered request until it has run out.
-    traffic={"timeout": 60},
-    logging={"access": {"enabled": False}},
-    tracing={} if _traced() else {"excluded_urls": ".*"},
-)
-class Surety:
-    """Prediction sets with a stated coverage per class, and the lineage of every answer."""
+    "traffic": {"timeout": 60},
+    "logging": {"access": {"enabled": False}},
+    "tracing": {} if _traced() else {"excluded_urls": ".*"},
+}
+
+
+class _Face:
+    """What both services have in common: their methods and their life."""
 
     served = ServedModel.of(loader)
 
     def __init__(self) -> None:
         # What answers is imported by workers only; BentoML's arbiter imports this file too and never answers.
-        from ml_core.serving.inference import InferenceService
-        from web import logs
-        from web.api import HttpApi
+        from web.worker import Worker
 
-        logs.configure()
-        self.inference: InferenceService | None = None
-        problem = ""
-        try:
-            model = loader.load(loader.served_tag())
-            self.inference = InferenceService(model, bento=_bento_tag())
-            logger.info("model.loaded", extra={"tag": model.tag, "model_hash": model.model_hash})
-        except SuretyError as error:
-            problem = str(error)
-            logger.error("model.not_loaded", extra={"code": error.code, "reason": problem})  # noqa: TRY400 - one line
-        self.problem = problem
-        self.api = HttpApi(settings, self.inference, problem)
+        self.worker: Worker = Worker(settings, loader, bento=_bento_tag(), index=_worker_index(), hop=self._hop())
+
+    @bentoml.on_deployment
+    @staticmethod
+    def take_up_promotion() -> None:
+        """Once, before there are workers: a newer promotion makes its model the champion."""
+        take_up_promotion(settings, loader)
 
     @bentoml.on_startup
-    def warm_up(self) -> None:
-        """Answer golden records, then take everything imported so far out of the collector's sight.
+    async def warm_up(self) -> None:
+        """Start, then take everything imported so far out of the collector's sight.
 
         Without the freeze one request in a hundred waits 50 ms or more for a full collection over all modules.
         """
-        if self.inference is not None:
-            self.inference.warm_up()
+        await self.worker.start()
         gc.collect()
         gc.freeze()
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Let bulk calls finish."""
-        self.api.close()
-
-    def __is_ready__(self) -> bool:
-        return self.inference is not None
+        """Let batches finish."""
+        self.worker.stop()
 
     @bentoml.api(route="/predict")
     def predict(
@@ -101,36 +94,88 @@ class Surety:
         subject: str | None = None,
     ) -> JsonObject:
         """Answer one record."""
-        from ml_core.serving.requests import parse_predict
-
-        body = {
-            "features": features,
-            "confidence_level": confidence_level,
-            "client_request_id": client_request_id,
-            "subject": subject,
-        }
-        return _plain(self._loaded().predict(parse_predict(body)))
+        return self.worker.predict(
+            {
+                "features": features,
+                "confidence_level": confidence_level,
+                "client_request_id": client_request_id,
+                "subject": subject,
+            }
+        )
 
     @bentoml.api(route="/predict_batch")
     def predict_batch(
         self, records: JsonObjects, on_error: str = "row", confidence_level: float | None = None
     ) -> JsonObject:
         """Answer many records."""
-        from ml_core.serving.requests import parse_batch
+        return self.worker.predict_batch(
+            {
+                "records": records,
+                "on_error": on_error,
+                "confidence_level": confidence_level,
+            }
+        )
 
-        body = {"records": records, "on_error": on_error, "confidence_level": confidence_level}
-        return _plain(self._loaded().predict_batch(parse_batch(body, settings.max_batch_rows)))
-
-    def _loaded(self) -> InferenceService:
-        if self.inference is None:
-            raise NotLoaded(self.problem)
-        return self.inference
+    def _hop(self) -> Hop | None:
+        return None
 
 
-def _plain(answer: Any) -> dict[str, Any]:
-    """The answer as JSON would carry it."""
-    plain: dict[str, Any] = orjson.loads(orjson.dumps(answer))
-    return plain
+@bentoml.service(name="Surety", workers=settings.workers, **_LEAN)
+class Surety(_Face):
+    """Prediction sets with a stated coverage per class, and the lineage of every answer."""
+
+
+@bentoml.service(name="SuretyRunner", workers=1, runner_connection={"max_requests": 1_000_000}, **_LEAN)
+class SuretyRunner:
+    """The runner of the isolated service. Its socket is private: BentoML pickles what crosses it."""
+
+    def __init__(self) -> None:
+        from ml_core.rollout.census import Identity
+        from ml_core.serving.desk import RunnerDesk
+        from web import logs
+
+        logs.configure()
+        self.desk = RunnerDesk(settings, loader, Identity.of_this_process("runner", _worker_index()))
+        self.desk.begin()
+
+    @bentoml.on_startup
+    def freeze(self) -> None:
+        """As the other services do once they are warm."""
+        gc.collect()
+        gc.freeze()
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        """Stop following the rollout."""
+        self.desk.stop()
+
+    @bentoml.api
+    async def score(self, model_hash: str, features: Any) -> Any:
+        """Class probabilities of the rows of a float32 matrix (n, d), by the model of that hash."""
+        return self.desk.score(model_hash, features)
+
+
+@bentoml.service(name="SuretyIsolated", workers=settings.workers, **_LEAN)
+class SuretyIsolated(_Face):
+    """The same service with its model in a process of its own."""
+
+    runner = bentoml.depends(SuretyRunner)
+
+    def _hop(self) -> Hop | None:
+        from web.worker import Hop
+
+        runner: Any = self.runner
+        if isinstance(runner, SuretyRunner.inner):  # no `bentoml serve` around: it runs in this process
+
+            async def cross_here(model_hash: str, features: Any) -> Any:
+                return runner.desk.score(model_hash, features)
+
+            return Hop(cross_here, runner.desk.score)
+
+        async def cross(model_hash: str, features: Any) -> Any:
+            return await runner.to_async.call("score", model_hash=model_hash, features=features)
+
+        return Hop(cross)
 
 
 def _bento_tag() -> str | None:
@@ -139,9 +184,15 @@ def _bento_tag() -> str | None:
     return f"{context.bento_name}:{context.bento_version}" if IN_BENTO else None
 
 
-def _routes() -> Routes:
-    service: Surety = bentoml.get_current_service()
-    return service.api.routes
+def _worker_index() -> int:
+    return bentoml.server_context.worker_index or 1
 
 
-Surety.add_asgi_middleware(SuretyFace, routes=_routes)
+def _api() -> HttpApi:
+    service: Any = bentoml.get_current_service()
+    api: HttpApi = service.worker.api
+    return api
+
+
+Surety.add_asgi_middleware(SuretyFace, desk=_api)
+SuretyIsolated.add_asgi_middleware(SuretyFace, desk=_api)

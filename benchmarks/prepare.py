@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import yaml
 
 from benchmarks.servers import ROOT
 from ml_core.config import load_config
@@ -31,6 +32,7 @@ class Prepared:
     """Files and rows to measure with."""
 
     model: str
+    other_version: str
     rows: LabelledRows
     bodies: Path
     plain: bytes
@@ -60,6 +62,7 @@ def prepare() -> Prepared:
     rows = rows_from_store(config, Settings(home=PLACE / "home"))
     return Prepared(
         model=config.model,
+        other_version=_other_version(config.model),
         rows=rows,
         bodies=_bodies(rows),
         plain=_stream(rows, coded=False),
@@ -68,6 +71,23 @@ def prepare() -> Prepared:
         stock_python=_stock(),
         environment=environment,
     )
+
+
+def _other_version(model: str) -> str:
+    """A second version of the model, gated and imported, to be shadowed and canaried."""
+    folder = PLACE / "bentoml" / "models" / model
+    if not list(folder.glob("v2-*")):
+        other = yaml.safe_load(CONFIG.read_text())
+        path = PLACE / "other.yaml"
+        path.write_text(yaml.safe_dump({**other, "seed": other["seed"] + 1}))
+        for arguments in (
+            ["train", "--config", str(path)],
+            ["validate", "--model", model, "--config", str(path)],
+            ["import-model", "--model", model, "--version", "2"],
+        ):
+            command = [sys.executable, "-m", "scripts.cli", *arguments]
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return "v2"
 
 
 def _records(rows: LabelledRows) -> list[dict[str, Any]]:
@@ -114,7 +134,7 @@ def _naive(rows: LabelledRows) -> Path:
 
         from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL
 
-        (bundle,) = (PLACE / "bentoml" / "models").glob(f"*/*/{BUNDLE_IN_BENTO_MODEL}")
+        (bundle,) = (PLACE / "bentoml" / "models").glob(f"*/v1-*/{BUNDLE_IN_BENTO_MODEL}")
         names = list(rows.features.feature_names)
         part = rows.part("calibration")
         model = XGBClassifier(n_jobs=1)

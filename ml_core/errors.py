@@ -17,8 +17,10 @@ __all__ = [
     "CalibrationTooSmall",
     "CannotJudge",
     "ChecksumMismatch",
+    "CircuitOpen",
     "ConfigError",
     "DataError",
+    "DeadlineExceeded",
     "FeatureVersionMismatch",
     "FieldProblem",
     "GoldenMismatch",
@@ -29,9 +31,12 @@ __all__ = [
     "ModelUnavailable",
     "NotGated",
     "NotLoaded",
+    "Overloaded",
     "PromotionRefused",
     "RegistryError",
     "RegistryUnreachable",
+    "RolloutConflict",
+    "RolloutRefused",
     "ScorerDisagrees",
     "SuretyError",
     "UnknownFeatureVersion",
@@ -240,6 +245,25 @@ class PromotionRefused(SuretyError):
         super().__init__(f"{model} is refused by: {', '.join(self.rules)}")
 
 
+class RolloutRefused(SuretyError):
+    """Raised when a change of the rollout is not allowed: no passed gate, other columns, nothing to go back to."""
+
+    code = "rollout_refused"
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what}: {problem}")
+
+
+class RolloutConflict(SuretyError):
+    """Raised when the rollout was changed by somebody else meanwhile."""
+
+    code = "rollout_conflict"
+    retryable = True
+
+    def __init__(self, expected: int, found: int) -> None:
+        super().__init__(f"the rollout is at generation {found}, not {expected}: look again and repeat")
+
+
 class CannotJudge(SuretyError):
     """Raised when rows cannot decide a question at all (none of a class, an empty split)."""
 
@@ -259,13 +283,47 @@ class NotGated(SuretyError):
 
 
 class ModelUnavailable(SuretyError):
-    """Raised when no model can answer for now."""
+    """Raised when no model can answer for now; ``retry_after_s`` where it is known when to ask again."""
 
     code = "model_unavailable"
     retryable = True
+    retry_after_s: float | None = None
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
+
+
+class CircuitOpen(ModelUnavailable):
+    """Raised when a circuit breaker refuses a call without making it."""
+
+    code = "circuit_open"
+
+    def __init__(self, name: str, state: str, reason: str, retry_after_s: float) -> None:
+        self.name = name
+        self.state = state
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+        super().__init__(f"circuit {name} is {state} ({reason}); ask again in {retry_after_s:.1f} s")
+
+
+class DeadlineExceeded(ModelUnavailable):
+    """Raised when a model call has not come back in time; it may still be running."""
+
+    code = "deadline"
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"the model gave no answer within {deadline_s:g} s")
+
+
+class Overloaded(SuretyError):
+    """Raised when a request is refused at once because more wait already than can be answered in time."""
+
+    code = "overloaded"
+    retryable = True
+
+    def __init__(self, waiting: int, limit: int, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{waiting} calls are waiting or running, at most {limit} may")
 
 
 class NotLoaded(ModelUnavailable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,9 +45,45 @@ class Settings(BaseSettings):
     )
     max_bulk_rows: int = Field(1_000_000, ge=1, le=100_000_000, description="Most rows in one Arrow stream.")
     inline_rows: int = Field(
-        64, ge=0, le=10_000, description="Rows scored on the event loop; larger calls go to the worker's pool."
+        64, ge=0, le=10_000, description="Rows scored on the event loop; larger calls go to the worker's pools."
     )
-    pool_threads: int = Field(2, ge=1, le=64, description="Threads of that pool.")
+    pool_threads: int = Field(
+        2, ge=1, le=64, description="Threads for the calls of one model that is slow or takes many rows."
+    )
+    pool_queue: int = Field(
+        2, ge=0, le=10_000, description="Such calls that may wait for a thread; more are refused (429)."
+    )
+    bulk_threads: int = Field(2, ge=1, le=64, description="Threads that read and write batches.")
+    bulk_queue: int = Field(16, ge=0, le=10_000, description="Batches that may wait for one; more are refused (429).")
+    deadline_ms: float = Field(
+        1_000.0,
+        gt=0,
+        le=60_000,
+        description="Longest wait for the model, ms, plus 1 ms a row; then the fallback answers.",
+    )
+    max_requests: int = Field(
+        256, ge=1, le=100_000, description="Most requests of one worker in work at a time; more are refused (429)."
+    )
+    body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Longest time a caller may take to send a body, s.")
+    max_buffered_bytes: int = Field(
+        536_870_912, ge=1_024, le=1 << 36, description="Most bytes of bodies held at a time by one worker; more: 429."
+    )
+    poll_s: float = Field(0.5, gt=0.01, le=1.0, description="How often a worker looks for a changed rollout, s.")
+    missing_worker_s: float = Field(
+        30.0, gt=0, le=3_600, description="How long a lost worker may be missing before /livez fails, s."
+    )
+    circuit_failures: int = Field(5, ge=1, le=10_000, description="Failures in a row that open a model's circuit.")
+    circuit_error_rate: float = Field(0.5, gt=0, le=1, description="Share of failed calls in the window that opens it.")
+    circuit_p95_ms: float = Field(
+        500.0, gt=0, description="95th percentile of call times in the window that opens it, ms."
+    )
+    circuit_window: int = Field(100, ge=1, le=100_000, description="Calls in that window.")
+    circuit_minimum_calls: int = Field(20, ge=1, le=100_000, description="Calls before the window is judged.")
+    circuit_wait_s: float = Field(
+        60.0, gt=0, le=86_400, description="First wait of an open circuit before it probes, s."
+    )
+    circuit_wait_max_s: float = Field(300.0, gt=0, le=86_400, description="Longest wait after failed probes, s.")
+    circuit_probes: int = Field(3, ge=1, le=100, description="Probes that must succeed before the circuit closes.")
 
     @property
     def promotions(self) -> Path:
@@ -64,13 +101,38 @@ class Settings(BaseSettings):
         return self.home / "journal.jsonl"
 
     @property
+    def rollouts(self) -> Path:
+        """Folder with one rollout state per model name."""
+        return self.home / "rollout"
+
+    @property
+    def worker_reports(self) -> Path:
+        """Folder with the reports of the processes that serve the configured model."""
+        return self.home / "workers" / self.model_name
+
+    @property
+    def monitor(self) -> Path:
+        """Folder with what the monitor must remember, one file per model name."""
+        return self.home / "monitor"
+
+    @property
+    def models(self) -> Path:
+        """Folder with models in the layout of the Bento store, looked into where that store lacks a tag."""
+        return self.home / "models"
+
+    @property
+    def shadow_log(self) -> Path:
+        """Folder with what shadow scoring found, prediction by prediction."""
+        return self.home / "shadow" / self.model_name
+
+    @property
     def feature_store(self) -> Path:
         """Folder with one Delta table per feature version."""
         return self.home / "features"
 
 
-def load_settings() -> Settings:
-    """Settings from the environment.
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment, and from ``given`` fields, which come first.
 
     Raises
     ------
@@ -78,7 +140,7 @@ def load_settings() -> Settings:
         A variable has a value that cannot be used; the message names it.
     """
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])

@@ -20,6 +20,8 @@ VERBS = {
     "validate": ("scripts.validate", "The pre-deployment gate, rule by rule."),
     "promote": ("scripts.promote", "Challenger against champion."),
     "import-model": ("scripts.import_model", "MLflow to Bento store."),
+    "rollout": ("scripts.rollout", "What is live: shadow, canary, full, rollback, flags, circuits."),
+    "monitor": ("scripts.monitor", "Watch a running service; take a bad canary back."),
     "example": ("scripts.example", "Make whatever of the example is missing, so that it can be served."),
 }
 

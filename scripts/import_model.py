@@ -21,6 +21,8 @@ from scripts.output import emit, note, output_option
 @click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
               help="The model's YAML (foreign models: level, split and gate).")  # fmt: skip
 @click.option("--trust-pickle", is_flag=True, help="Allow unpickling a foreign model, which can run any code.")
+@click.option("--into-home", is_flag=True,
+              help="Also place it in SURETY_HOME/models, for services with a read-only Bento store.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be imported; store nothing.")
 @output_option
 def command(
@@ -33,6 +35,7 @@ def command(
     config_path: Path | None,
     *,
     trust_pickle: bool,
+    into_home: bool,
     dry_run: bool,
     output: str,
 ) -> None:
@@ -57,6 +60,11 @@ def command(
         result, passed = _import_foreign(
             uri, model, calibration, feature_version, config_path, trust_pickle=trust_pickle, dry_run=dry_run
         )
+    if into_home and passed and not dry_run:
+        from ml_core.registry.importer import place_in_home
+        from ml_core.settings import load_settings
+
+        result["placed_in"] = str(place_in_home(result["tag"], load_settings()))
     emit(result, output)
     if dry_run:
         note("dry run: nothing was stored")

@@ -40,7 +40,8 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(registry: Any, settings: Any, version: Any) -> dict[str, Any]:
-    from ml_core.models.promotion_record import PromotionRecord, bento_tag, promotion_path, read_document
+    from ml_core.documents import read_document
+    from ml_core.models.promotion_record import PromotionRecord, bento_tag, promotion_path
     from ml_core.registry.importer import stored_path
 
     record = read_document(promotion_path(settings.promotions, version.name), PromotionRecord)

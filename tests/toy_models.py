@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +15,10 @@ from ml_core.features.cohort import make_cohort
 from ml_core.models.loader import LoadedModel
 from ml_core.models.predictor import Predictor
 from ml_core.models.promotion_record import GateReport
+from ml_core.serving.guard import GuardedRunner, model_breaker
+from ml_core.serving.live import Live, LiveModel
+from ml_core.serving.runner import ConformalRunner, Runner
+from ml_core.settings import Settings
 from ml_core.training.learner import train_model
 from ml_core.training.packing import PackedModel
 from ml_core.training.rows import LabelledRows, label_rows
@@ -80,6 +85,13 @@ def loaded_toy() -> LoadedModel:
         predictor=predictor,
         gate=passed_gate(toy_model().model_hash),
     )
+
+
+def toy_live(runner: Runner | None = None, settings: Settings | None = None, **facts: Any) -> Live:
+    """The toy model as the champion, with whatever runner; ``facts`` are those of ``Live``."""
+    model, settings = loaded_toy(), settings or Settings()
+    guard = GuardedRunner(runner or ConformalRunner(model), model_breaker(NAME, settings), 2, settings)
+    return Live(LiveModel(model, guard), **facts)
 
 
 def toy_record(**changes: object) -> dict[str, object]:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qs
 
 from ml_core.conformal.predict import level_from_json
-from ml_core.errors import FieldProblem, InvalidRequest, NotLoaded
+from ml_core.errors import FieldProblem, InvalidRequest
+from ml_core.serving.envelope import BatchResponse, InferenceResponse, RowError
 from ml_core.serving.inference import InferenceService
-from ml_core.serving.requests import parse_batch, parse_on_error, parse_predict
+from ml_core.serving.live import Live, LiveModel
+from ml_core.serving.requests import BatchRequest, parse_batch, parse_on_error, parse_predict
 from ml_core.settings import Settings
 from web import bulk, openapi, strict_json
+from web.admission import Admission
 from web.face import HttpRequest, Routes
 from web.replies import ARROW, JSON, Header, Refused, Reply, json_reply
+from web.status import Status
 
 __all__ = ["VERSION", "HttpApi"]
 
-T = TypeVar("T")
 VERSION = "1"
+RECORD_BYTES = 65_536
+"""Largest body of ``/predict``, and largest batch that is parsed on the event loop: what takes a few milliseconds."""
 
 
 class HttpApi:
@@ -31,36 +34,43 @@ class HttpApi:
     Parameters
     ----------
     settings : limits
-    inference : what answers; None while no model is loaded
-    problem : why no model is loaded, for operators
+    inference : what answers, once something is live
+    status : what the worker and its siblings are doing
     """
 
-    def __init__(self, settings: Settings, inference: InferenceService | None, problem: str = "") -> None:
+    def __init__(self, settings: Settings, inference: InferenceService, status: Status | None = None) -> None:
         self._settings = settings
         self._inference = inference
-        self._problem = problem
-        self._pool = ThreadPoolExecutor(settings.pool_threads, thread_name_prefix="surety-bulk")
-        self._model_headers = _model_headers(inference)
-        self._openapi = _openapi(inference, settings)
+        self._status = status or Status(settings, inference)
+        self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
+        self._headers: dict[str, tuple[Header, ...]] = {}
+        self._documents: dict[str, dict[str, Any]] = {}
+        self.admission = Admission(settings)
         self.routes: Routes = {
             "/predict": {"POST": self.predict},
             "/predict_batch": {"POST": self.predict_batch},
             "/health": {"GET": self.health},
+            "/livez": {"GET": self.livez},
+            "/healthz": {"GET": self.livez},
+            "/readyz": {"GET": self.readyz},
             "/status": {"GET": self.status},
             "/docs.json": {"GET": self.docs},
         }
 
-    def close(self) -> None:
-        """Let running bulk calls finish, and take no more."""
-        self._pool.shutdown(wait=True)
+    def close(self, timeout_s: float) -> None:
+        """Let running batches finish, and take no more."""
+        self.admission.close(timeout_s)
 
     async def predict(self, request: HttpRequest) -> Reply:
-        """``POST /predict``: one record, answered on the event loop (a thread would cost more than the model)."""
+        """``POST /predict``: one record, answered on the event loop while the model is quick."""
         _require(request, JSON)
-        body = await request.body(self._settings.max_body_bytes)
-        parsed = parse_predict(_json(body))
-        answer = self._ready().predict(parsed)
-        return json_reply(answer, ((b"x-request-id", answer.request_id.encode()), *self._model_headers))
+        body = await request.body(self._record_bytes)
+        with self.admission.request():
+            answer = await self._inference.predict(parse_predict(_json(body)))
+        headers: tuple[Header, ...] = ((b"x-request-id", answer.request_id.encode()), *self._named(answer))
+        if answer.fallback_reason is not None:
+            headers = (*headers, (b"x-fallback-reason", answer.fallback_reason.encode()))
+        return json_reply(answer, headers)
 
     async def predict_batch(self, request: HttpRequest) -> Reply:
         """``POST /predict_batch``: many records, as JSON or as an Arrow IPC stream."""
@@ -68,71 +78,87 @@ class HttpApi:
             return await self._predict_arrow(request)
         _require(request, JSON, ARROW)
         body = await request.body(self._settings.max_body_bytes)
-        parsed = parse_batch(_json(body), self._settings.max_batch_rows)
-        inference = self._ready()
-        call = partial(_batch_reply, inference, parsed, self._model_headers)
-        return call() if len(parsed.records) <= self._settings.inline_rows else await self._in_pool(call)
+        if len(body) <= self._record_bytes:
+            with self.admission.request():
+                parsed = parse_batch(_json(body), self._settings.max_batch_rows)
+                if len(parsed.records) <= self._settings.inline_rows:
+                    return self._batch_reply(await self._inference.predict_batch(parsed))
+        async with self.admission.batch() as elsewhere:
+            parsed = await elsewhere(lambda: parse_batch(_json(body), self._settings.max_batch_rows))
+            return await self._large_batch(parsed, elsewhere)
 
     async def health(self, _: HttpRequest) -> Reply:
-        """``GET /health``: 200 while a model can answer, else 503."""
-        if self._inference is None:
-            return json_reply({"status": "unavailable"}, status=503)
-        return json_reply({"status": "ok"})
+        """``GET /health``: 200 while anything can answer, else 503; ``degraded`` while fallbacks do."""
+        word = self._status.health()
+        return json_reply({"status": word}, status=503 if word == "unavailable" else 200)
+
+    async def livez(self, _: HttpRequest) -> Reply:
+        """``GET /livez``: 503 once a process of the service has been missing for too long to come back."""
+        return _plain(ok=self._status.is_alive())
+
+    async def readyz(self, _: HttpRequest) -> Reply:
+        """``GET /readyz``: 200 while any step of the chain can answer."""
+        return _plain(ok=self._inference.live is not None)
 
     async def status(self, _: HttpRequest) -> Reply:
-        """``GET /status``: which model answers, with what guarantee, or why none does."""
-        return json_reply(
-            {"ready": self._inference is not None, "problem": self._problem or None, "models": self._models()}
-        )
+        """``GET /status``: what is live, how it is doing, and why something is not."""
+        return json_reply(await asyncio.to_thread(self._status.report))
 
     async def docs(self, _: HttpRequest) -> Reply:
         """``GET /docs.json``: the OpenAPI document of the served model."""
-        return json_reply(self._openapi)
+        return json_reply(self._document(self._inference.live))
 
     async def _predict_arrow(self, request: HttpRequest) -> Reply:
         options = _query(request.query)
-        inference = self._ready()
+        self._inference.ready()
         body = await request.body(self._settings.max_bulk_bytes)
-        answer = partial(bulk.answer_stream, inference, body, self._settings.max_bulk_rows, **options)
-        batch_id, reply = await self._in_pool(answer)
-        return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *self._model_headers))
+        async with self.admission.batch() as elsewhere:
+            batch_id, reply, model = await bulk.answer_stream(
+                self._inference, body, self._settings.max_bulk_rows, elsewhere, **options
+            )
+        return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *self._model_headers(model)))
 
-    async def _in_pool(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+    async def _large_batch(
+        self, parsed: BatchRequest, elsewhere: Callable[[Callable[[], Any]], Awaitable[Any]]
+    ) -> Reply:
+        answer = await self._inference.predict_batch(parsed, elsewhere)
+        reply: Reply = await elsewhere(lambda: self._batch_reply(answer))
+        return reply
 
-    def _ready(self) -> InferenceService:
-        if self._inference is None:
-            raise NotLoaded(self._problem or "no model is loaded")
-        return self._inference
+    def _batch_reply(self, answer: BatchResponse) -> Reply:
+        headers: tuple[Header, ...] = ((b"x-request-id", answer.batch_id.encode()),)
+        first = next((row for row in answer.predictions if not isinstance(row, RowError)), None)
+        return json_reply(answer, headers if first is None else (*headers, *self._named(first)))
 
-    def _models(self) -> list[dict[str, Any]]:
-        if self._inference is None:
-            return []
-        model = self._inference.model
-        manifest = model.predictor.bundle.manifest
-        return [
-            {
-                "slot": "champion",
-                "weight": 1.0,
-                "model_name": manifest.name,
-                "model_version": model.version,
-                "model_hash": model.model_hash,
-                "bento_tag": model.tag,
-                "feature_version": manifest.feature_version,
-                "guarantee": manifest.guarantee,
-                "confidence_level": float(manifest.confidence_level),
-                "calibration_rows": dict(
-                    zip(map(str, manifest.classes), model.predictor.bundle.calibration.sizes, strict=True)
-                ),
-                "promoted_at": model.promotion.promoted_at if model.promotion else None,
-                "gate": {"passed": model.gate.passed, "judged_at": model.gate.judged_at, "on": model.gate.judged_on},
-            }
-        ]
+    def _named(self, answer: InferenceResponse) -> tuple[Header, ...]:
+        lineage = answer.lineage
+        found = self._headers.get(lineage.model_hash)
+        return found or self._remember(lineage.model_version, lineage.model_hash)
+
+    def _model_headers(self, model: LiveModel) -> tuple[Header, ...]:
+        found = self._headers.get(model.model.model_hash)
+        return found or self._remember(model.model.version, model.model.model_hash)
+
+    def _remember(self, version: str, model_hash: str) -> tuple[Header, ...]:
+        found = ((b"x-model-version", version.encode()), (b"x-model-hash", model_hash.encode()))
+        self._headers[model_hash] = found
+        return found
+
+    def _document(self, live: Live | None) -> dict[str, Any]:
+        rows = self._settings.max_batch_rows
+        if live is None:
+            return openapi.openapi_document({"type": "object"}, {}, (0, 1), rows, VERSION)
+        champion = live.champion
+        key = champion.model.model_hash
+        if key not in self._documents:
+            example = champion.model.predictor.bundle.golden[-1]["record"]
+            schema = champion.reader.json_schema()
+            self._documents = {key: openapi.openapi_document(schema, example, champion.classes, rows, VERSION)}
+        return self._documents[key]
 
 
-def _batch_reply(inference: InferenceService, parsed: Any, headers: tuple[Header, ...]) -> Reply:
-    answer = inference.predict_batch(parsed)
-    return json_reply(answer, ((b"x-request-id", answer.batch_id.encode()), *headers))
+def _plain(*, ok: bool) -> Reply:
+    return Reply(200 if ok else 503, b"\n" if ok else b"unavailable\n", b"text/plain; charset=utf-8")
 
 
 def _json(body: bytes) -> object:
@@ -169,19 +195,3 @@ def _level(text: str) -> Decimal:
         return level_from_json(float(text))
     except ValueError as error:
         raise InvalidRequest([FieldProblem("confidence_level", "must be a number")]) from error
-
-
-def _model_headers(inference: InferenceService | None) -> tuple[Header, ...]:
-    if inference is None:
-        return ()
-    model = inference.model
-    return ((b"x-model-version", model.version.encode()), (b"x-model-hash", model.model_hash.encode()))
-
-
-def _openapi(inference: InferenceService | None, settings: Settings) -> dict[str, Any]:
-    if inference is None:
-        return openapi.openapi_document({"type": "object"}, {}, (0, 1), settings.max_batch_rows, VERSION)
-    example = inference.model.predictor.bundle.golden[-1]["record"]
-    return openapi.openapi_document(
-        inference.reader.json_schema(), example, inference.model.predictor.classes, settings.max_batch_rows, VERSION
-    )

@@ -1,7 +1,8 @@
 """Bulk calls: an Arrow IPC stream of records in, an Arrow IPC stream of answers out.
 
 nanoarrow (1 MB) reads and writes the stream; numpy does the rest. A record batch in is a record batch out. Categories
-sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema.
+sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema; a row's ``slot``
+says whose it is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
@@ -21,12 +22,15 @@ from nanoarrow import ipc
 from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_array_stream import CArrayStream
 
+from ml_core.conformal.predict import BatchAnswer
 from ml_core.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column
 from ml_core.features.table import Cells, EncodedTable, encode_table
+from ml_core.rollout.state import Slot
 from ml_core.serving.envelope import Label
 from ml_core.serving.ids import new_id, new_ids
-from ml_core.serving.inference import InferenceService, TableAnswer
+from ml_core.serving.inference import REASONS, Elsewhere, InferenceService, TableAnswer, answering_model
+from ml_core.serving.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serving.requests import OnError
 from web.replies import Refused
 from web.text_codes import text_codes
@@ -42,10 +46,20 @@ _TEXTS = {"u": np.int32, "U": np.int64}
 _PROBLEMS_NAMED = 100
 
 
-def answer_stream(
-    service: InferenceService, body: bytes, max_rows: int, *, on_error: OnError, level: Decimal | None
-) -> tuple[str, bytes]:
-    """Batch id and reply stream for a request stream.
+async def answer_stream(
+    service: InferenceService,
+    body: bytes,
+    max_rows: int,
+    elsewhere: Elsewhere,
+    *,
+    on_error: OnError,
+    level: Decimal | None,
+) -> tuple[str, bytes, LiveModel]:
+    """Batch id, reply stream and the model that was asked, for a request stream; one slot answers it all.
+
+    Parameters
+    ----------
+    elsewhere : runs the reading and writing off the event loop
 
     Raises
     ------
@@ -53,16 +67,54 @@ def answer_stream(
         Not an Arrow IPC stream, a column type that cannot be read, or too many rows.
     InvalidRecord
         ``on_error`` is ``reject`` and a row is bad.
-    ModelUnavailable
+    ModelUnavailable, Overloaded
         The model cannot answer for now.
     """
-    tables = list(_read(body, service.model.predictor.bundle.features.columns, max_rows))
+    live = service.ready()
+    slot = live.route(None, None)
+    columns = live.champion.columns
+    tables: list[EncodedTable] = await elsewhere(lambda: list(_read(body, columns, max_rows)))
     if on_error == "reject":
         _reject(tables)
-    batch_id = new_id()
-    answers = (service.predict_table(table.arrays, level) for table in tables)
-    input_hash = hashlib.sha256(body).hexdigest()
-    return batch_id, _write(service, batch_id, input_hash, level, zip(tables, answers, strict=True))
+    answers = [await _answered(service, live, slot, table, level, elsewhere) for table in tables]
+    bulk = _Bulk(service, live, slot, new_id(), level)
+    reply: bytes = await elsewhere(lambda: _write(bulk, hashlib.sha256(body).hexdigest(), tables, answers))
+    return bulk.batch_id, reply, live.at(slot) or live.champion
+
+
+@dataclass(frozen=True, slots=True)
+class _Bulk:
+    """One bulk call: what answers it, and under which id."""
+
+    service: InferenceService
+    live: Live
+    slot: Slot
+    batch_id: str
+    level: Decimal | None
+
+
+async def _answered(
+    service: InferenceService, live: Live, slot: Slot, table: EncodedTable, level: Decimal | None, elsewhere: Elsewhere
+) -> TableAnswer:
+    """Answers of a table's good rows; its bad ones reach no model and get place-holders."""
+    if not table.problems:
+        return await service.predict_table(live, slot, table.arrays, level, elsewhere)
+    good = table.good
+    n, k = table.n_rows, len(live.champion.classes)
+    blank = BatchAnswer(np.ones((n, k)), np.zeros((n, k), dtype=np.bool_), np.zeros(n, dtype=np.int64))
+    whole = TableAnswer(np.zeros((n, k)), blank, np.zeros(n, np.int8), np.zeros(n, np.int8), level or Decimal(0))
+    if good.any():
+        part = await service.predict_table(
+            live, slot, {name: values[good] for name, values in table.arrays.items()}, level, elsewhere
+        )
+        for mine, theirs in (
+            (whole.proba, part.proba),
+            *zip(whole.answer, part.answer, strict=True),
+            (whole.origins, part.origins),
+            (whole.reasons, part.reasons),
+        ):
+            mine[good] = theirs
+    return whole
 
 
 # --- in -----------------------------------------------------------------------------------------------------------
@@ -179,28 +231,32 @@ def _reject(tables: Sequence[EncodedTable]) -> None:
 # --- out ----------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    service: InferenceService,
-    batch_id: str,
-    input_hash: str,
-    level: Decimal | None,
-    answered: Iterator[tuple[EncodedTable, TableAnswer]],
-) -> bytes:
-    classes = service.model.predictor.classes
-    lineage = {k: "" if v is None else str(v) for k, v in asdict(service.lineage(input_hash)).items()}
+def _write(bulk: _Bulk, input_hash: str, tables: Sequence[EncodedTable], answers: Sequence[TableAnswer]) -> bytes:
+    asked = bulk.live.at(bulk.slot) or bulk.live.champion
+    origins = {ORIGINS[i] for answer in answers for i in np.unique(answer.origins).tolist()}
+    level = bulk.level or bulk.live.flags.confidence_level or asked.level
     metadata = {
-        "batch_id": batch_id,
-        "confidence_level": str(service.model.predictor.level if level is None else level),
-        "guarantee": service.model.predictor.bundle.calibration.guarantee,
+        "batch_id": bulk.batch_id,
+        "confidence_level": str(level),
+        "guarantee": asked.calibration.guarantee,
         "validity": "unmonitored",
-        "fallback_used": "false",
-        **{f"lineage.{k}": v for k, v in lineage.items()},
+        "fallback_used": "true" if any(answer.reasons.any() for answer in answers) else "false",
+        **_lineage(bulk, bulk.slot, input_hash, "lineage"),
     }
-    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=_fields(classes), metadata=metadata, nullable=False))
-    batches = [_record_batch(schema, classes, table, answer) for table, answer in answered]
+    for origin in sorted(origins - {bulk.slot}):
+        metadata |= _lineage(bulk, origin, input_hash, f"lineage_of.{origin}")
+    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=_fields(asked.classes), metadata=metadata, nullable=False))
+    pairs = zip(tables, answers, strict=True)
+    batches = [_record_batch(schema, asked.classes, table, answer) for table, answer in pairs]
     out = io.BytesIO()
     ipc.StreamWriter.from_writable(out).serialize_stream(CArrayStream.from_c_arrays(batches, schema))
     return out.getvalue()
+
+
+def _lineage(bulk: _Bulk, origin: Origin, input_hash: str, prefix: str) -> dict[str, str]:
+    model = answering_model(bulk.live, bulk.slot, origin)
+    facts = asdict(bulk.service.lineage(model, origin, input_hash))
+    return {f"{prefix}.{k}": "" if v is None else str(v) for k, v in facts.items()}
 
 
 def _fields(classes: Sequence[Label]) -> dict[str, Any]:
@@ -212,6 +268,8 @@ def _fields(classes: Sequence[Label]) -> dict[str, Any]:
         "confidence": na.float64(),
         **{f"p_value_{c}": na.float64() for c in classes},
         **{f"in_set_{c}": na.bool_() for c in classes},
+        "slot": na.string(),
+        "fallback_reason": na.string(),
         "error": na.string(),
     }
 
@@ -230,12 +288,28 @@ def _record_batch(schema: Any, classes: Sequence[Label], table: EncodedTable, an
         [valid, proba[rows, found.predictions]],
         *([valid, np.ascontiguousarray(found.p_values[:, k])] for k in range(len(classes))),
         *([valid, _bits(found.sets[:, k])] for k in range(len(classes))),
+        _coded_buffers(ORIGINS, answer.origins, table.good),
+        _coded_buffers(REASONS, answer.reasons, table.good & (answer.reasons > 0)),
         _error_buffers(table),
     ]
     children = [
         c_array_from_buffers(field, n, buffers) for field, buffers in zip(schema.children, columns, strict=True)
     ]
     return c_array_from_buffers(schema, n, [None], children=children)
+
+
+def _coded_buffers(
+    texts: Sequence[str | None], codes: npt.NDArray[np.int8], present: npt.NDArray[np.bool_]
+) -> list[Any]:
+    """Buffers of a text column given by codes; the usual cases, all alike or all missing, cost next to nothing."""
+    n = len(codes)
+    if not present.any():
+        return [_bits(present), np.zeros(n + 1, dtype=np.int32), np.empty(0, dtype=np.uint8)]
+    if present.all() and (codes == codes[0]).all():
+        raw = np.frombuffer(str(texts[codes[0]]).encode(), dtype=np.uint8)
+        return [None, np.arange(0, len(raw) * n + 1, len(raw), dtype=np.int32), np.tile(raw, n)]
+    rows = np.flatnonzero(present)
+    return _text_buffers([str(texts[code]) for code in codes[rows].tolist()], rows, n, _bits(present))
 
 
 def _error_buffers(table: EncodedTable) -> list[Any]:

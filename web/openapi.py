@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
+from ml_core.rollout.state import CircuitMode, Flags, Mode, Slot
+from ml_core.serving.inference import REASONS
+from ml_core.serving.live import ORIGINS
 from web.replies import ARROW, JSON, STATUS_OF_CODE
 
-__all__ = ["ERROR", "LINEAGE", "Schema", "answer_schema", "openapi_document"]
+__all__ = ["ERROR", "HEALTH", "LINEAGE", "Schema", "answer_schema", "openapi_document"]
 
 Schema = dict[str, Any]
+
+HEALTH = ("ok", "degraded", "unavailable")
 
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
@@ -32,7 +37,7 @@ LINEAGE: Schema = {
         "feature_version": _TEXT,
         "calibration_id": _HASH,
         "input_hash": _HASH,
-        "slot": _TEXT,
+        "slot": {"enum": list(ORIGINS), "description": "Whose answer it is: a model's, or its baseline's."},
         "bento": {"type": ["string", "null"]},
         "timestamp": {"type": "string", "format": "date-time"},
     },
@@ -63,34 +68,84 @@ ERROR: Schema = {
 }
 
 
-_STATUS: Schema = {
-    "type": "object",
-    "required": ["ready", "problem", "models"],
-    "properties": {
-        "ready": {"type": "boolean"},
-        "problem": {"type": ["string", "null"], "description": "Why no model answers."},
-        "models": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "slot": _TEXT,
-                    "weight": {**_NUMBER, "description": "Share of the traffic."},
-                    "model_name": _TEXT,
-                    "model_version": _TEXT,
-                    "model_hash": _HASH,
-                    "bento_tag": _TEXT,
-                    "feature_version": _TEXT,
-                    "guarantee": _TEXT,
-                    "confidence_level": _NUMBER,
-                    "calibration_rows": {"type": "object", "additionalProperties": {"type": "integer"}},
-                    "promoted_at": {"type": ["string", "null"], "format": "date-time"},
-                    "gate": {"type": "object"},
-                },
-            },
-        },
+_MOMENT: Schema = {"type": ["string", "null"], "format": "date-time"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_SHARE: Schema = {"type": ["number", "null"], "description": "null: not enough calls to say."}
+
+
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_CIRCUIT = _object(
+    state={"enum": ["closed", "open", "half_open"]},
+    mode={"enum": list(get_args(CircuitMode))},
+    reason={"type": ["string", "null"], "description": "Why it last opened."},
+    retry_after_s={"type": ["number", "null"]},
+    error_rate=_SHARE,
+    p95_ms=_SHARE,
+)
+_MODEL = _object(
+    slot={"enum": list(get_args(Slot))},
+    weight={**_NUMBER, "description": "Share of the traffic."},
+    model_name=_TEXT,
+    model_version=_TEXT,
+    model_hash=_HASH,
+    bento_tag=_TEXT,
+    feature_version=_TEXT,
+    guarantee=_TEXT,
+    confidence_level=_NUMBER,
+    calibration_rows={"type": "object", "additionalProperties": _COUNT},
+    promoted_at=_MOMENT,
+    gate={"type": ["object", "null"], "description": "null: it has passed none, and only runs in shadow."},
+    where={"enum": ["loop", "pool", "runner"], "description": "Where its arithmetic runs now."},
+    unavailable={"type": ["string", "null"], "description": "Why it is not asked at all."},
+    circuit=_CIRCUIT,
+)
+_ROLLOUT = _object(
+    generation=_COUNT,
+    mode={"enum": list(get_args(Mode))},
+    weight=_NUMBER,
+    pinned={"type": ["string", "null"], "description": "Tag that SURETY_MODEL names."},
+    rollbacks={
+        "type": "object",
+        "additionalProperties": _COUNT,
+        "description": "Canaries that were taken back, by the guard that tripped.",
     },
-}
+    changed_at=_MOMENT,
+    changed_by={"type": ["string", "null"]},
+    why={"type": ["string", "null"]},
+)
+_WORKERS = _object(
+    expected={"type": "object", "additionalProperties": _COUNT},
+    alive={"type": "object", "additionalProperties": _COUNT},
+    missing_s={**_NUMBER, "description": "Seconds for which a process has been missing."},
+    processes={
+        "type": "array",
+        "items": _object(
+            role={"enum": ["api", "runner"]},
+            index=_COUNT,
+            pid=_COUNT,
+            alive={"type": "boolean"},
+            generation=_COUNT,
+            problem={"type": ["string", "null"]},
+            circuits={"type": "object", "additionalProperties": _TEXT},
+            shadow={"type": "object"},
+            rejected=_COUNT,
+            abandoned=_COUNT,
+            stuck=_COUNT,
+        ),
+    },
+)
+_STATUS = _object(
+    ready={"type": "boolean"},
+    health={"enum": list(HEALTH)},
+    problem={"type": ["string", "null"], "description": "Why the rollout is not obeyed, or no model answers."},
+    models={"type": "array", "items": _MODEL},
+    rollout={"anyOf": [_ROLLOUT, {"type": "null"}]},
+    flags={"type": "object", "properties": Flags.model_json_schema()["properties"]},
+    workers=_WORKERS,
+)
 
 
 def answer_schema(classes: tuple[int | str, ...]) -> Schema:
@@ -117,7 +172,7 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
         "validity": {"enum": ["valid", "suspect", "unmonitored"]},
         "validity_reasons": {"type": "array", "items": _TEXT},
         "fallback_used": {"type": "boolean"},
-        "fallback_reason": {"type": ["string", "null"]},
+        "fallback_reason": {"enum": list(REASONS), "description": "Why it is not the model's own answer."},
         "error": {"type": "null"},
         "lineage": LINEAGE,
         "client_request_id": {"type": ["string", "null"]},
@@ -181,7 +236,7 @@ def openapi_document(
                 "predictions": {"type": "array", "items": {"anyOf": [_ref("Answer"), _ref("RowError")]}},
             },
         },
-        "Health": {"type": "object", "required": ["status"], "properties": {"status": {"enum": ["ok", "unavailable"]}}},
+        "Health": _object(status={"enum": list(HEALTH)}),
         "Status": _STATUS,
     }
     return {
@@ -214,7 +269,7 @@ def _paths(example: Mapping[str, Any]) -> Schema:
                 "tags": ["answers"],
                 "operationId": "predict",
                 "requestBody": {"required": True, "content": {json_type: predict_body}},
-                "responses": _responses("Answer", 400, 413, 415, 422, 500, 503),
+                "responses": _responses("Answer", *_ERRORS),
             }
         },
         "/predict_batch": {
@@ -228,20 +283,21 @@ def _paths(example: Mapping[str, Any]) -> Schema:
                 ],
                 "requestBody": {"required": True, "content": batch_body},
                 "responses": {
-                    **_responses("BatchResponse", 400, 413, 415, 422, 500, 503),
+                    **_responses("BatchResponse", *_ERRORS),
                     "200": {"description": "Answers in the order of the records", "content": batch_reply},
                 },
             }
         },
-        "/health": {"get": _look("Can it answer", "health", _responses("Health", 503))},
+        "/health": {"get": _look("Can it answer, and as it should", "health", _responses("Health", 503))},
         "/status": {"get": _look("What serves, or why nothing does", "status", _responses("Status"))},
         **{path: {"get": _look(text, path[1:], _plain(*errors))} for path, text, errors in _BENTOML_ROUTES},
     }
 
 
+_ERRORS = (400, 408, 413, 415, 422, 429, 500, 503, 504)
 _BENTOML_ROUTES = (
-    ("/livez", "Is the process alive", ()),
-    ("/healthz", "The same, under its older name", ()),
+    ("/livez", "Are all processes there, or on their way back", (503,)),
+    ("/healthz", "The same, under its older name", (503,)),
     ("/readyz", "Can it take traffic", (503,)),
     ("/metrics", "Prometheus metrics", ()),
 )
@@ -258,11 +314,14 @@ def _plain(*errors: int) -> Schema:
 
 _MEANING = {
     400: "not JSON",
+    408: "the body came too slowly",
     413: "the body is too large",
     415: "the body is of another type",
     422: "a field is wrong; `fields` names each one",
+    429: "too many requests are being answered; `Retry-After` says when to ask again",
     500: "a fault here",
     503: "no model can answer for now; `Retry-After` says when to ask again",
+    504: "the model did not answer in time, and no fallback may",
 }
 
 

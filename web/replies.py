@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,21 +31,25 @@ JSON = b"application/json"
 ARROW = b"application/vnd.apache.arrow.stream"
 
 RETRY_AFTER_S = 30
-"""Seconds a caller is asked to wait when no model can answer; a restart with a loaded model takes less."""
+"""Seconds a caller is asked to wait where nothing better is known; a restart with a loaded model takes less."""
 
 STATUS_OF_CODE: Mapping[str, int] = {
     "invalid_json": 400,
     "invalid_arrow": 400,
     "not_found": 404,
     "method_not_allowed": 405,
+    "body_timeout": 408,
     "too_large": 413,
     "unsupported_media_type": 415,
     "invalid_record": 422,
     "invalid_request": 422,
+    "overloaded": 429,
     "internal": 500,
     "model_unavailable": 503,
     "model_not_loaded": 503,
     "bad_model_output": 503,
+    "circuit_open": 503,
+    "deadline": 504,
 }
 
 MESSAGE_OF_CODE: Mapping[str, str] = {
@@ -52,8 +57,14 @@ MESSAGE_OF_CODE: Mapping[str, str] = {
     "model_unavailable": "no model can answer for now",
     "model_not_loaded": "no model can answer for now",
     "bad_model_output": "no model can answer for now",
+    "circuit_open": "no model can answer for now",
+    "deadline": "the model did not answer in time",
+    "overloaded": "too many requests are being answered; send this one again later",
 }
 """What callers read where the reason is an internal detail (it is in the log and, for operators, in /status)."""
+
+
+_ASK_AGAIN = frozenset({429, 503})
 
 
 class Refused(Exception):
@@ -81,7 +92,11 @@ def json_reply(value: Any, headers: tuple[Header, ...] = (), status: int = 200) 
 
 
 def error_reply(
-    code: str, message: str, fields: Iterable[FieldProblem] = (), headers: tuple[Header, ...] = ()
+    code: str,
+    message: str,
+    fields: Iterable[FieldProblem] = (),
+    headers: tuple[Header, ...] = (),
+    retry_after_s: float | None = None,
 ) -> Reply:
     """The one error object of the contract, with the status of its code."""
     status = STATUS_OF_CODE.get(code, 500)
@@ -90,8 +105,9 @@ def error_reply(
         "message": MESSAGE_OF_CODE.get(code, message),
         "fields": [{"field": f.field, "problem": f.problem} for f in fields],
     }
-    if status == 503:
-        headers = (*headers, (b"retry-after", b"%d" % RETRY_AFTER_S))
+    if status in _ASK_AGAIN:
+        wait = RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s))
+        headers = (*headers, (b"retry-after", b"%d" % wait))
     return json_reply({"error": error}, headers, status)
 
 
@@ -104,5 +120,5 @@ def reply_to(error: Exception) -> Reply:
     if isinstance(error, InvalidRequest):
         return error_reply(error.code, "the request cannot be accepted", error.fields)
     if isinstance(error, SuretyError) and error.code in STATUS_OF_CODE:
-        return error_reply(error.code, "")
+        return error_reply(error.code, "", retry_after_s=getattr(error, "retry_after_s", None))
     return error_reply("internal", "")

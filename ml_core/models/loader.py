@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +14,16 @@ import bentoml
 import yaml
 from bentoml.exceptions import BentoMLException, NotFound
 
+from ml_core.documents import read_document
 from ml_core.errors import ArtefactError, NotGated, NotLoaded, SuretyError
-from ml_core.models.promotion_record import (
-    GateReport,
-    PromotionRecord,
-    gate_path,
-    promotion_path,
-    read_document,
-)
+from ml_core.models.promotion_record import GateReport, PromotionRecord, gate_path, promotion_path
 from ml_core.settings import Settings
 
 if TYPE_CHECKING:
+    from ml_core.models.bundle import Bundle
+    from ml_core.models.manifest import Manifest
     from ml_core.models.predictor import Predictor
+    from ml_core.models.scorer import Scorer
 
 __all__ = [
     "BUNDLE_IN_BENTO_MODEL",
@@ -37,6 +38,7 @@ BUNDLE_IN_BENTO_MODEL = "mlflow_model/artifacts/bundle"
 GATE_IN_BENTO_MODEL = "gate.json"
 PROMOTION_IN_BENTO_MODEL = "promotion.json"
 """Gate report and promotion record travel beside the artefact: a bento needs no other place to vouch for its model."""
+_TAG = re.compile(r"[a-z0-9][a-z0-9_.-]*:v[^:/\\]+-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class LoadedModel:
     ----------
     tag, version : in the Bento store and in MLflow
     predictor : verified, and shown to reproduce its golden answers
-    gate : the report that lets it answer
+    gate : the report that lets it answer; None for one that may only run in shadow
     promotion : how it became the champion; None for a gated model that was asked for by tag
     """
 
     tag: str
     version: str
     predictor: Predictor
-    gate: GateReport
+    gate: GateReport | None
     promotion: PromotionRecord | None = None
 
     @property
@@ -86,18 +88,34 @@ class ModelLoader:
         """
         if self._settings.model:
             return self._settings.model
-        record = self._promotion()
-        if record is not None:
-            return record.bento_tag
-        if self._bento is not None:
-            return _tag_in_bento(self._bento)
+        promoted = self.promoted()
+        if promoted is not None:
+            return promoted[0]
         raise NotLoaded(
             f"no version of {self._settings.model_name} has been promoted: "
             "run `make serve`, or `surety train`, `surety promote` and `surety import-model`"
         )
 
-    def load(self, tag: str) -> LoadedModel:
+    def promoted(self) -> tuple[str, str] | None:
+        """Tag of the promoted model, and when it was promoted ("" where that is not known); None where none is.
+
+        The record in ``SURETY_HOME`` comes before the model that a bento was built with.
+        """
+        record = self._promotion()
+        if record is None and self._bento is not None:
+            tag = _tag_in_bento(self._bento)
+            with suppress(NotLoaded):  # a built bento names its model before anybody has brought it in
+                record = self._promotion_of(tag, self._find(tag)[0])
+            return tag, record.promoted_at if record is not None else ""
+        return None if record is None else (record.bento_tag, record.promoted_at)
+
+    def load(self, tag: str, *, gated: bool = True, scorer_of: Callable[[Bundle], Scorer] | None = None) -> LoadedModel:
         """The model under that tag, verified, gated and shown to give its golden answers.
+
+        Parameters
+        ----------
+        gated : False for a model that only runs in shadow, whose answers nobody sees
+        scorer_of : gives the scorer where it does not run in this process
 
         Raises
         ------
@@ -107,27 +125,67 @@ class ModelLoader:
             Its hash has no passed gate, or is not the one that was promoted under this tag.
         ArtefactError
             Its folder cannot be trusted.
+        ModelUnavailable
+            A scorer elsewhere cannot be reached.
+        """
+        from ml_core.models.predictor import check_golden
+
+        model = self.verified(tag, gated=gated, scorer_of=scorer_of)
+        check_golden(model.predictor)
+        return model
+
+    def verified(
+        self, tag: str, *, gated: bool = True, scorer_of: Callable[[Bundle], Scorer] | None = None
+    ) -> LoadedModel:
+        """The model under that tag, verified and gated; it may not answer before its golden records reproduce.
+
+        Raises
+        ------
+        NotLoaded, NotGated, ArtefactError
+            As :meth:`load`.
         """
         # Numpy and ONNX Runtime wait until here: BentoML's arbiter process imports this module only to learn the tag.
         from ml_core.models.bundle import read_bundle
-        from ml_core.models.predictor import Predictor, check_golden
+        from ml_core.models.predictor import Predictor
 
         folder, version = self._find(tag)
         promotion = self._promotion_of(tag, folder)
         bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None)
-        gate = self._passed_gate(tag, bundle.model_hash, folder, promotion)
-        predictor = Predictor(bundle)
-        check_golden(predictor)
+        gate = self._gate(tag, bundle.model_hash, folder, promotion)
+        if gated:
+            _check_passed(tag, bundle.model_hash, gate)
+        predictor = Predictor(bundle, None if scorer_of is None else scorer_of(bundle))
         return LoadedModel(tag, version, predictor, gate, promotion)
 
-    def check_gated(self, tag: str) -> None:
-        """Raise unless the model under that tag is whole and has a passed gate (no parser but the manifest's runs)."""
+    def facts(self, tag: str) -> tuple[Manifest, str]:
+        """Manifest and model hash of the model under that tag; every file is verified, none is parsed.
+
+        Raises
+        ------
+        NotLoaded, ArtefactError
+            As :meth:`load`.
+        """
         from ml_core.models.bundle import verify_folder
 
         folder, _ = self._find(tag)
         promotion = self._promotion_of(tag, folder)
-        _, model_hash, _ = verify_folder(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None)
-        self._passed_gate(tag, model_hash, folder, promotion)
+        manifest, model_hash, _ = verify_folder(
+            folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None
+        )
+        return manifest, model_hash
+
+    def tags(self) -> list[str]:
+        """Tags of the configured model that can be loaded, in the Bento store or in ``SURETY_HOME``."""
+        name = self._settings.model_name.lower()
+        stored = {str(model.tag) for model in bentoml.models.list(name)}
+        folder = self._settings.models / name
+        return sorted(stored | {f"{name}:{p.name}" for p in folder.glob("*") if p.is_dir()})
+
+    def check_gated(self, tag: str) -> None:
+        """Raise unless the model under that tag is whole and has a passed gate (no parser but the manifest's runs)."""
+        _, model_hash = self.facts(tag)
+        folder, _ = self._find(tag)
+        _check_passed(tag, model_hash, self._gate(tag, model_hash, folder, self._promotion_of(tag, folder)))
 
     def _promotion(self) -> PromotionRecord | None:
         return read_document(promotion_path(self._settings.promotions, self._settings.model_name), PromotionRecord)
@@ -138,13 +196,18 @@ class ModelLoader:
         return next((record for record in records if record is not None and record.bento_tag == tag), None)
 
     def _find(self, tag: str) -> tuple[Path, str]:
+        """Folder and registered version of a tag: in the Bento store, else under ``SURETY_HOME/models``."""
         try:
             model = bentoml.models.get(tag)
         except (NotFound, BentoMLException, ValueError) as error:
-            raise NotLoaded(f"{tag} is not in the Bento store: run `surety import-model`") from error
+            name, _, version = tag.partition(":")
+            folder = self._settings.models / name / version
+            if not _TAG.fullmatch(tag) or not folder.is_dir():
+                raise NotLoaded(f"{tag} is not in the Bento store: run `surety import-model`") from error
+            return folder, version[1:].rpartition("-")[0]
         return Path(model.path), str(model.info.labels.get("mlflow_version", ""))
 
-    def _passed_gate(self, tag: str, model_hash: str, folder: Path, promotion: PromotionRecord | None) -> GateReport:
+    def _gate(self, tag: str, model_hash: str, folder: Path, promotion: PromotionRecord | None) -> GateReport | None:
         """The first gate report on this hash: of its promotion, of ``SURETY_HOME``, or beside the artefact."""
         if not tag.endswith(f"-{model_hash[:8]}"):
             raise NotGated(tag, f"its hash is {model_hash[:12]}…, which is not the one in its tag")
@@ -153,12 +216,14 @@ class ModelLoader:
             read_document(gate_path(self._settings.gates, model_hash), GateReport),
             read_document(folder / GATE_IN_BENTO_MODEL, GateReport),
         )
-        report = next((r for r in reports if r is not None and r.model_hash == model_hash), None)
-        if report is None:
-            raise NotGated(tag, f"its hash {model_hash[:12]}… has no gate report: run `surety validate`")
-        if not report.passed:
-            raise NotGated(tag, f"its gate said no: {', '.join(report.failed_rules)}")
-        return report
+        return next((r for r in reports if r is not None and r.model_hash == model_hash), None)
+
+
+def _check_passed(tag: str, model_hash: str, report: GateReport | None) -> None:
+    if report is None:
+        raise NotGated(tag, f"its hash {model_hash[:12]}… has no gate report: run `surety validate`")
+    if not report.passed:
+        raise NotGated(tag, f"its gate said no: {', '.join(report.failed_rules)}")
 
 
 def _tag_in_bento(bento: Path) -> str:

@@ -14,7 +14,7 @@ from ml_core.errors import GoldenMismatch
 from ml_core.features.columns import ColumnArrays
 from ml_core.features.record import RecordReader
 from ml_core.models.bundle import Bundle
-from ml_core.models.scorer import OnnxScorer
+from ml_core.models.scorer import OnnxScorer, Scorer
 
 __all__ = ["Label", "Predictions", "Predictor", "check_golden", "golden_entries"]
 
@@ -46,15 +46,15 @@ class Predictor:
     ----------
     bundle : the verified artefact
     reader : reads records of its feature version
-    scorer : its served model
+    scorer : its served model, in this process unless another one is given
     classes, level : labels in order, and the configured confidence level
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, scorer: Scorer | None = None) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.reader = RecordReader(bundle.features.columns)
-        self.scorer = OnnxScorer(bundle.onnx, manifest.n_features, len(manifest.classes))
+        self.scorer: Scorer = scorer or OnnxScorer(bundle.onnx, manifest.n_features, len(manifest.classes))
         self.classes: tuple[Label, ...] = manifest.classes
         self.level: Decimal = manifest.confidence_level
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from ml_core.errors import ArtefactError
+from ml_core.documents import Document
 
 __all__ = [
     "GateReport",
@@ -18,16 +15,10 @@ __all__ = [
     "bento_tag",
     "gate_path",
     "promotion_path",
-    "read_document",
-    "write_document",
 ]
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class RuleVerdict(_Document):
+class RuleVerdict(Document):
     """One rule of a gate: what was found, what was allowed, and whether it passed.
 
     Attributes
@@ -45,7 +36,7 @@ class RuleVerdict(_Document):
     note: str = ""
 
 
-class GateReport(_Document):
+class GateReport(Document):
     """Verdict of the pre-deployment gate on one model hash."""
 
     model_name: str
@@ -61,7 +52,7 @@ class GateReport(_Document):
         return tuple(r.rule for r in self.rules if not r.passed)
 
 
-class PromotionRecord(_Document):
+class PromotionRecord(Document):
     """The model that holds the place of the champion, and the gate it passed. The service serves what this names."""
 
     model_name: str
@@ -88,41 +79,3 @@ def promotion_path(folder: Path, model_name: str) -> Path:
 def gate_path(folder: Path, model_hash: str) -> Path:
     """Where the gate report of that hash lies."""
     return folder / f"{model_hash}.json"
-
-
-_D = TypeVar("_D", PromotionRecord, GateReport)
-
-
-def read_document(path: Path, kind: type[_D]) -> _D | None:
-    """The document in that file, or None where there is no file.
-
-    Raises
-    ------
-    ArtefactError
-        There is one, but it is not what it should be.
-    """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ArtefactError(path.name, "cannot be read") from error
-    try:
-        return kind.model_validate_json(raw)
-    except ValidationError as error:
-        raise ArtefactError(path.name, f"is no {kind.__name__}") from error
-
-
-def write_document(path: Path, document: PromotionRecord | GateReport) -> None:
-    """Write it whole or not at all: beside the place, flushed, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(document.model_dump_json(indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

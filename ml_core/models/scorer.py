@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,15 @@ import onnxruntime as ort
 
 from ml_core.errors import ArtefactError, BadModelOutput
 
-__all__ = ["PROBABILITY_TOLERANCE", "FeatureMatrix", "FloatMatrix", "OnnxScorer", "Scorecard", "check_probabilities"]
+__all__ = [
+    "PROBABILITY_TOLERANCE",
+    "FeatureMatrix",
+    "FloatMatrix",
+    "OnnxScorer",
+    "Scorecard",
+    "Scorer",
+    "check_probabilities",
+]
 
 FloatMatrix = npt.NDArray[np.float64]
 FeatureMatrix = npt.NDArray[np.float32]
@@ -19,6 +27,14 @@ FeatureMatrix = npt.NDArray[np.float32]
 _FEW_ROWS = 4
 PROBABILITY_TOLERANCE = 1e-5
 """How far a row of probabilities may sum from one (float32 soft-max of many classes stays within 1e-6)."""
+
+
+class Scorer(Protocol):
+    """Whatever turns a matrix into class probabilities."""
+
+    def proba(self, features: FeatureMatrix) -> FloatMatrix:
+        """Class probabilities, float64 ``(n, K)``, for float32 ``(n, d)``."""
+        ...
 
 
 class OnnxScorer:

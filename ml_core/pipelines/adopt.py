@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ml_core.config import DataConfig, ModelConfig, load_config
 from ml_core.errors import ConfigError
+from ml_core.journal import Journal
 from ml_core.models.promotion_record import GateReport
 from ml_core.pipelines.validate import validate_deployment
 from ml_core.registry.importer import import_version
-from ml_core.registry.journal import Journal
 from ml_core.registry.registry import ModelRegistry
 from ml_core.registry.tracking import register
 from ml_core.settings import Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_core.config import ModelConfig
-from ml_core.registry.journal import Journal
+from ml_core.journal import Journal
 from ml_core.registry.registry import ModelRegistry, RegisteredVersion
 from ml_core.registry.tracking import register
 from ml_core.settings import Settings

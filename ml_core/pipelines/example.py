@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_core.config import ModelConfig
+from ml_core.documents import read_document
 from ml_core.errors import DataError, PromotionRefused
 from ml_core.features.cohort import make_cohort
 from ml_core.features.files import write_table
 from ml_core.features.pipeline import FeaturePipeline
-from ml_core.models.promotion_record import PromotionRecord, promotion_path, read_document
+from ml_core.models.promotion_record import PromotionRecord, promotion_path
 from ml_core.pipelines.challenger import train_challenger
 from ml_core.pipelines.promotion import promote_version
 from ml_core.registry.importer import import_version, stored_path

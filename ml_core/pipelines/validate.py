@@ -7,13 +7,14 @@ from pathlib import Path
 
 from ml_core.clock import utc_now, utc_text
 from ml_core.config import ModelConfig
+from ml_core.documents import write_document
 from ml_core.errors import ArtefactError, ConfigError, DataError, SuretyError
+from ml_core.journal import Journal
 from ml_core.models.bundle import read_bundle, verify_folder
 from ml_core.models.manifest import MANIFEST_FILE, Manifest
 from ml_core.models.predictor import Predictor, check_golden
-from ml_core.models.promotion_record import GateReport, RuleVerdict, gate_path, write_document
+from ml_core.models.promotion_record import GateReport, RuleVerdict, gate_path
 from ml_core.pipelines.gate_rules import Case, judge
-from ml_core.registry.journal import Journal
 from ml_core.registry.registry import ModelRegistry, RegisteredVersion
 from ml_core.registry.verdicts import claim
 from ml_core.settings import Settings

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from ml_core.documents import read_document, write_document
 from ml_core.errors import ArtefactError, RegistryError
+from ml_core.journal import Journal, locked
 from ml_core.models.bundle import verify_folder
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
-from ml_core.models.promotion_record import (
-    GateReport,
-    PromotionRecord,
-    bento_tag,
-    gate_path,
-    promotion_path,
-    read_document,
-    write_document,
-)
-from ml_core.registry.journal import Journal, locked
+from ml_core.models.promotion_record import GateReport, PromotionRecord, bento_tag, gate_path, promotion_path
 from ml_core.registry.mlflow_session import quiet_environment
 from ml_core.registry.registry import ModelRegistry, RegisteredVersion, bundle_in
 from ml_core.settings import Settings
 
-__all__ = ["ImportedModel", "import_version", "stored_path"]
+__all__ = ["ImportedModel", "import_version", "place_in_home", "stored_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +86,34 @@ def stored_path(tag: str) -> Path | None:
         return Path(bentoml.models.get(tag).path)
     except (bentoml.exceptions.BentoMLException, ValueError):
         return None
+
+
+def place_in_home(tag: str, settings: Settings) -> Path:
+    """Copy a stored model to ``SURETY_HOME/models``, for a service whose own Bento store cannot be written.
+
+    It appears there whole or not at all, under a name that never changes its content.
+
+    Raises
+    ------
+    RegistryError
+        The Bento store does not hold it.
+    """
+    source = stored_path(tag)
+    if source is None:
+        raise RegistryError(tag, "is not in the Bento store")
+    name, _, version = tag.partition(":")
+    target = settings.models / name / version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(settings.home / "import.lock"), TemporaryDirectory(dir=settings.models, prefix=".placing-") as draft:
+        made = Path(draft) / "model"
+        shutil.copytree(source / BUNDLE_IN_BENTO_MODEL, made / BUNDLE_IN_BENTO_MODEL)
+        for paper in (GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL):
+            if (source / paper).is_file():
+                shutil.copy2(source / paper, made / paper)
+        if target.exists():
+            target.rename(Path(draft) / "old")
+        made.rename(target)
+    return target
 
 
 def _bentoml() -> Any:

@@ -11,19 +11,12 @@ import numpy.typing as npt
 from ml_core.clock import utc_now, utc_text
 from ml_core.config import ModelConfig
 from ml_core.conformal.verdicts import CoverageVerdict, coverage_verdict
+from ml_core.documents import read_document, write_document
 from ml_core.errors import RegistryError
+from ml_core.journal import Journal, locked, who
 from ml_core.models.bundle import Bundle, read_bundle
 from ml_core.models.predictor import Predictor
-from ml_core.models.promotion_record import (
-    GateReport,
-    PromotionRecord,
-    RuleVerdict,
-    bento_tag,
-    promotion_path,
-    read_document,
-    write_document,
-)
-from ml_core.registry.journal import Journal, locked, who
+from ml_core.models.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
 from ml_core.registry.promotion_rules import PromotionCriteria, compare, gate_rule, score, shared_rows
 from ml_core.registry.registry import CHAMPION, ModelRegistry, RegisteredVersion
 from ml_core.registry.verdicts import coverage_floor_rules, enough_rows_rules

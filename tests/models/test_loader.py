@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import bentoml
 import pytest
 
+from ml_core.documents import write_document
 from ml_core.errors import ArtefactError, ChecksumMismatch, NotGated, NotLoaded
 from ml_core.models.loader import (
     BUNDLE_IN_BENTO_MODEL,
@@ -21,7 +22,7 @@ from ml_core.models.loader import (
     ModelLoader,
     ServedModel,
 )
-from ml_core.models.promotion_record import PromotionRecord, bento_tag, gate_path, promotion_path, write_document
+from ml_core.models.promotion_record import PromotionRecord, bento_tag, gate_path, promotion_path
 from ml_core.settings import Settings
 from tests.toy_models import NAME, copied_bundle, passed_gate, toy_model
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from ml_core.config import DataConfig
+from ml_core.documents import read_document
 from ml_core.errors import ArtefactError, ConfigError, DataError, RegistryError
 from ml_core.features.cohort import make_cohort
+from ml_core.journal import Journal
 from ml_core.models.bundle import read_bundle, verify_folder
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
-from ml_core.models.promotion_record import GateReport, gate_path, read_document
+from ml_core.models.promotion_record import GateReport, gate_path
 from ml_core.pipelines.adopt import adopt, adoption_config
 from ml_core.pipelines.promotion import promote_version
 from ml_core.pipelines.validate import validate_deployment
-from ml_core.registry.journal import Journal
 from ml_core.training.rows import label_rows
 from tests.homes import MODEL, Home, bento_store, registered_home, road_config, settings_in
 

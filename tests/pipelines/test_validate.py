@@ -13,7 +13,9 @@ import pytest
 from ml_core.config import ModelConfig
 from ml_core.conformal.calibrate import calibrate
 from ml_core.conformal.predict import ConformalCalibration
+from ml_core.documents import read_document
 from ml_core.errors import ConfigError, DataError
+from ml_core.journal import Journal
 from ml_core.models.bundle import (
     CALIBRATION_FILE,
     FALLBACK_FILE,
@@ -24,9 +26,8 @@ from ml_core.models.bundle import (
     read_bundle,
     verify_folder,
 )
-from ml_core.models.promotion_record import GateReport, gate_path, read_document
+from ml_core.models.promotion_record import GateReport, gate_path
 from ml_core.pipelines.validate import judge_folder, validate_deployment
-from ml_core.registry.journal import Journal
 from ml_core.training.rows import rows_from_store
 from tests.homes import (
     Home,

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ml_core.documents import read_document, write_document
 from ml_core.errors import ArtefactError, RegistryError
+from ml_core.journal import Journal
 from ml_core.models.bundle import MANIFEST_FILE, ONNX_FILE, read_bundle
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL
-from ml_core.models.promotion_record import GateReport, gate_path, read_document, write_document
+from ml_core.models.promotion_record import GateReport, gate_path
 from ml_core.registry.importer import import_version, stored_path
-from ml_core.registry.journal import Journal
 from tests.homes import MODEL, Home, bento_store, registered_home, remade, road_model
 from tests.toy_models import passed_gate
 

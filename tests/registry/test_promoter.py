@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ml_core.documents import read_document
 from ml_core.errors import RegistryError
-from ml_core.models.promotion_record import PromotionRecord, promotion_path, read_document
+from ml_core.journal import Journal
+from ml_core.models.promotion_record import PromotionRecord, promotion_path
 from ml_core.pipelines.promotion import promote_version
-from ml_core.registry.journal import Journal
 from ml_core.registry.promoter import ModelPromoter
 from ml_core.registry.registry import CHAMPION
 from tests.homes import (

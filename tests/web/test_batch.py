@@ -21,7 +21,7 @@ from ml_core.features.table import EncodedTable
 from ml_core.features.versions import get_feature_version
 from ml_core.serving.inference import InferenceService, TableAnswer
 from ml_core.settings import Settings
-from tests.toy_models import loaded_toy, toy_frame, toy_model, toy_record
+from tests.toy_models import loaded_toy, toy_frame, toy_live, toy_model, toy_record
 from web import bulk
 from web.api import HttpApi
 from web.face import SuretyFace
@@ -32,7 +32,7 @@ FEATURES = ["age", "glucose", "bmi", "bp_systolic"]
 
 @pytest.fixture(scope="module")
 def api() -> HttpApi:
-    return HttpApi(Settings(max_batch_rows=50, inline_rows=8, max_bulk_rows=5_000), InferenceService(loaded_toy()))
+    return HttpApi(Settings(max_batch_rows=50, inline_rows=8, max_bulk_rows=5_000), InferenceService(toy_live()))
 
 
 def post(api: HttpApi, path: str = "/predict_batch", **options: Any) -> httpx.Response:
@@ -40,7 +40,7 @@ def post(api: HttpApi, path: str = "/predict_batch", **options: Any) -> httpx.Re
         raise AssertionError("reached BentoML")
 
     async def once() -> httpx.Response:
-        face = SuretyFace(bentoml_app, routes=lambda: api.routes)
+        face = SuretyFace(bentoml_app, desk=lambda: api)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=face), base_url="http://s") as client:
             return await client.post(path, **options)
 
@@ -236,9 +236,12 @@ def test_labels_that_are_texts_come_out_as_texts() -> None:
     proba = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
     found = BatchAnswer(proba, proba > 0.4, np.array([0, 0, 1]))
     table = EncodedTable(3, {}, {}, {1: [FieldProblem("age", "is missing")]}, {})
+    none = np.zeros(3, dtype=np.int8)
     schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=bulk._fields(("no", "yes")), nullable=False))
-    batch = bulk._record_batch(schema, ("no", "yes"), table, TableAnswer(proba, found, Decimal("0.9")))
+    batch = bulk._record_batch(schema, ("no", "yes"), table, TableAnswer(proba, found, none, none, Decimal("0.9")))
     rows = pa.record_batch(batch).to_pylist()
     assert [row["prediction"] for row in rows] == ["no", None, "yes"]
     assert [row["error"] for row in rows] == [None, "age: is missing", None]
     assert rows[2]["in_set_yes"] is True
+    assert [row["slot"] for row in rows] == ["champion", None, "champion"]
+    assert [row["fallback_reason"] for row in rows] == [None] * 3

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from ml_core.rollout.state import Flags
 from ml_core.serving.inference import InferenceService
 from ml_core.settings import Settings
-from tests.toy_models import loaded_toy, toy_model, toy_record
+from tests.toy_models import toy_live, toy_model, toy_record
 from web.api import HttpApi
 from web.face import SuretyFace
 
@@ -28,13 +30,13 @@ async def bentoml_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def client_of(api: HttpApi) -> httpx.AsyncClient:
-    face = SuretyFace(bentoml_app, routes=lambda: api.routes)
+    face = SuretyFace(bentoml_app, desk=lambda: api)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=face), base_url="http://surety")
 
 
 @pytest.fixture(scope="module")
 def api() -> HttpApi:
-    return HttpApi(SETTINGS, InferenceService(loaded_toy()))
+    return HttpApi(SETTINGS, InferenceService(toy_live()))
 
 
 def call(api: HttpApi, method: str, path: str, **options: Any) -> httpx.Response:
@@ -222,47 +224,101 @@ def test_unknown_route_is_404_and_other_method_405(api: HttpApi) -> None:
     assert (wrong.status_code, error_of(wrong)["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "POST")
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/healthz", "/metrics", "/schema.json"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/schema.json"])
 def test_bentomls_own_routes_reach_bentoml(api: HttpApi, path: str) -> None:
     assert call(api, "GET", path).text == "bentoml"
 
 
-def test_failing_model_is_503_with_retry_after_and_tells_nothing() -> None:
-    class Broken:
-        def proba(self, features: Any) -> Any:
-            raise RuntimeError("secret path /srv/models")
+class Broken:
+    def proba(self, features: Any) -> Any:
+        raise RuntimeError("secret path /srv/models")
 
-    reply = call(
-        HttpApi(SETTINGS, InferenceService(loaded_toy(), Broken())), "POST", "/predict", json={"features": toy_record()}
-    )
+
+class Odd:
+    def proba(self, features: Any) -> Any:
+        return np.full((len(features), 2), np.nan)
+
+
+def api_with(runner: Any, *fallback: str) -> HttpApi:
+    flags = Flags(fallback=fallback)  # type: ignore[arg-type]
+    return HttpApi(SETTINGS, InferenceService(toy_live(runner, flags=flags)))
+
+
+@pytest.mark.parametrize(("runner", "reason"), [(Broken(), "model_error"), (Odd(), "bad_output")])
+def test_failing_model_is_answered_with_every_label_and_says_so(runner: Any, reason: str) -> None:
+    reply = call(api_with(runner, "scorecard", "prior"), "POST", "/predict", json={"features": toy_record()})
+    body = reply.json()
+    assert reply.status_code == 200
+    assert (body["fallback_used"], body["fallback_reason"], body["lineage"]["slot"]) == (True, reason, "prior")
+    assert reply.headers["x-fallback-reason"] == reason
+    assert body["prediction_set"] == [0, 1]
+    assert set(body["p_values"].values()) == {1.0}
+
+
+@pytest.mark.parametrize(("runner", "code"), [(Broken(), "model_unavailable"), (Odd(), "bad_model_output")])
+def test_failing_model_without_fallback_is_503_with_retry_after_and_tells_nothing(runner: Any, code: str) -> None:
+    reply = call(api_with(runner), "POST", "/predict", json={"features": toy_record()})
     assert reply.status_code == 503
     assert int(reply.headers["retry-after"]) > 0
-    assert error_of(reply) == {"code": "model_unavailable", "message": "no model can answer for now", "fields": []}
+    assert error_of(reply) == {"code": code, "message": "no model can answer for now", "fields": []}
 
 
-def test_output_that_is_no_probability_never_leaves() -> None:
-    import numpy as np
-
-    class Odd:
-        def proba(self, features: Any) -> Any:
-            return np.full((len(features), 2), np.nan)
-
-    reply = call(
-        HttpApi(SETTINGS, InferenceService(loaded_toy(), Odd())), "POST", "/predict", json={"features": toy_record()}
-    )
-    assert (reply.status_code, error_of(reply)["code"]) == (503, "bad_model_output")
+def test_open_circuit_without_fallback_is_503_and_says_when_to_ask_again() -> None:
+    api = api_with(Broken())
+    for _ in range(5):
+        call(api, "POST", "/predict", json={"features": toy_record()})
+    reply = call(api, "POST", "/predict", json={"features": toy_record()})
+    assert (reply.status_code, error_of(reply)["code"]) == (503, "circuit_open")
+    assert 0 < int(reply.headers["retry-after"]) <= 67
 
 
 def test_service_without_a_model_answers_503_everywhere_and_says_why_only_in_status() -> None:
-    api = HttpApi(SETTINGS, None, "model.onnx: its sha256 is not the one in the manifest")
+    inference = InferenceService(None)
+    inference.problem = "model.onnx: its sha256 is not the one in the manifest"
+    api = HttpApi(SETTINGS, inference)
     for path, body in (("/predict", {"features": toy_record()}), ("/predict_batch", {"records": [toy_record()]})):
         reply = call(api, "POST", path, json=body)
         assert (reply.status_code, error_of(reply)["code"]) == (503, "model_not_loaded")
         assert "sha256" not in reply.text
     assert call(api, "GET", "/health").status_code == 503
+    assert call(api, "GET", "/readyz").status_code == 503
+    assert call(api, "GET", "/livez").status_code == 200
     status = call(api, "GET", "/status").json()
     assert (status["ready"], status["models"]) == (False, [])
     assert "sha256" in status["problem"]
+
+
+def test_more_requests_than_may_be_in_work_are_429_at_once() -> None:
+    api = HttpApi(SETTINGS.model_copy(update={"max_requests": 1}), InferenceService(toy_live()))
+    with api.admission.request():
+        reply = call(api, "POST", "/predict", json={"features": toy_record()})
+    assert (reply.status_code, error_of(reply)["code"]) == (429, "overloaded")
+    assert int(reply.headers["retry-after"]) > 0
+    assert call(api, "POST", "/predict", json={"features": toy_record()}).status_code == 200
+
+
+def test_body_that_comes_too_slowly_is_408() -> None:
+    api = HttpApi(SETTINGS.model_copy(update={"body_timeout_s": 0.02}), InferenceService(toy_live()))
+
+    async def never_ends() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    reply = call(api, "POST", "/predict", content=never_ends(), headers={"content-type": "application/json"})
+    assert (reply.status_code, error_of(reply)["code"], reply.headers["connection"]) == (408, "body_timeout", "close")
+
+
+def test_bodies_together_take_no_more_memory_than_they_may() -> None:
+    api = HttpApi(SETTINGS.model_copy(update={"max_buffered_bytes": 1_024}), InferenceService(toy_live()))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b" " * 100
+
+    reply = call(api, "POST", "/predict", content=chunks(), headers={"content-type": "application/json"})
+    assert (reply.status_code, error_of(reply)["code"]) == (429, "overloaded")
+    small = json.dumps({"features": toy_record()}).encode()
+    assert call(api, "POST", "/predict", content=small, headers={"content-type": "application/json"}).status_code == 200
 
 
 def test_fault_of_ours_is_500_and_tells_nothing(api: HttpApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from ml_core.serving.inference import InferenceService
 from ml_core.settings import Settings
-from tests.toy_models import loaded_toy, toy_record
+from tests.toy_models import toy_live, toy_record
 from web.api import HttpApi
 from web.face import BENTOML_PATHS, SuretyFace
 from web.replies import STATUS_OF_CODE
@@ -20,7 +20,7 @@ from web.replies import STATUS_OF_CODE
 
 @pytest.fixture(scope="module")
 def api() -> HttpApi:
-    return HttpApi(Settings(), InferenceService(loaded_toy()))
+    return HttpApi(Settings(), InferenceService(toy_live()))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def call(api: HttpApi, method: str, path: str, **options: Any) -> httpx.Response
         raise AssertionError("reached BentoML")
 
     async def once() -> httpx.Response:
-        face = SuretyFace(nothing, routes=lambda: api.routes)
+        face = SuretyFace(nothing, desk=lambda: api)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=face), base_url="http://s") as client:
             return await client.request(method, path, **options)
 

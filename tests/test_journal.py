@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 
-from ml_core.registry.journal import Journal
+from ml_core.journal import Journal
 
 
 def _write_many(path, writer, n):

@@ -1,0 +1,91 @@
+"""Every Prometheus metric of ours, declared once. Counters sum over workers; gauges say how they come together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge, multiprocess
+
+__all__ = [
+    "ABANDONED",
+    "CIRCUITS",
+    "CIRCUIT_CALLS",
+    "CIRCUIT_TRANSITIONS",
+    "HOME_FAILURES",
+    "REFUSED",
+    "ROLLBACKS",
+    "ROLLOUT_GENERATION",
+    "ROLLOUT_PROBLEM",
+    "SHADOW",
+    "STUCK",
+    "WORKERS",
+    "WORKERS_EXPECTED",
+    "answer_counter",
+    "forget_process",
+]
+
+_MODEL = ("model_name", "model_version")
+
+_ANSWERS = Counter(
+    "surety_answers",
+    "Answers by the model and slot that gave them; fallback_reason is empty for ordinary ones.",
+    (*_MODEL, "slot", "fallback_reason"),
+)
+REFUSED = Counter("surety_refused", "Requests that got an error instead of an answer, by its code.", ("code",))
+CIRCUITS = Gauge(
+    "surety_circuits",
+    "Workers whose circuit of a model is in a state.",
+    (*_MODEL, "state"),
+    multiprocess_mode="livesum",
+)
+CIRCUIT_TRANSITIONS = Counter(
+    "surety_circuit_transitions", "Changes of a circuit's state.", (*_MODEL, "before", "after", "reason")
+)
+CIRCUIT_CALLS = Counter(
+    "surety_circuit_calls",
+    "Calls of a model by outcome: success, failure, ignored, late (came back after its time), rejected, slow.",
+    (*_MODEL, "outcome"),
+)
+ABANDONED = Counter("surety_abandoned_calls", "Model calls that were still running when their deadline passed.", _MODEL)
+STUCK = Gauge("surety_stuck_threads", "Threads held by abandoned calls.", _MODEL, multiprocess_mode="livesum")
+SHADOW = Counter(
+    "surety_shadow",
+    "Shadow scoring by outcome: scored, dropped, failed, agreed (same prediction), same_set.",
+    (*_MODEL, "outcome"),
+)
+WORKERS = Gauge("surety_workers", "Processes that reported lately, by role.", ("role",), multiprocess_mode="mostrecent")
+WORKERS_EXPECTED = Gauge(
+    "surety_workers_expected", "Processes there should be, by role.", ("role",), multiprocess_mode="mostrecent"
+)
+ROLLOUT_GENERATION = Gauge(
+    "surety_rollout_generation", "Oldest generation of the rollout that a worker obeys.", multiprocess_mode="livemin"
+)
+ROLLOUT_PROBLEM = Gauge(
+    "surety_rollout_problem", "Workers that cannot do what the rollout says.", multiprocess_mode="livesum"
+)
+ROLLBACKS = Gauge(
+    "surety_rollbacks",
+    "Canaries that were taken back, by the guard that tripped.",
+    ("model_name", "guard"),
+    multiprocess_mode="mostrecent",
+)
+
+HOME_FAILURES = Counter(
+    "surety_home_failures",
+    "Times that a file in SURETY_HOME could not be read or written, by what was tried.",
+    ("what",),
+)
+
+
+def answer_counter(model_name: str, model_version: str, slot: str, fallback_reason: str) -> Callable[[float], None]:
+    """What counts answers of that kind; kept by the caller, since looking it up costs more than counting."""
+    child = _ANSWERS.labels(model_name, model_version, slot, fallback_reason)
+    count: Callable[[float], None] = child.inc
+    return count
+
+
+def forget_process(pid: int) -> None:
+    """Leave a lost process out of the gauges that speak of living ones."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -1,0 +1,51 @@
+"""Brings what circuits and pools have counted into the metrics, once a second instead of at every call."""
+
+from __future__ import annotations
+
+from ml_core.monitoring.metrics import ABANDONED, CIRCUIT_CALLS, CIRCUIT_TRANSITIONS, CIRCUITS, STUCK
+from ml_core.serving.circuit_breaker import BreakerSnapshot
+from ml_core.serving.live import Live, LiveModel
+
+__all__ = ["CircuitMetrics"]
+
+_STATES = ("closed", "open", "half_open")
+_OUTCOMES = {
+    "success": "successes",
+    "failure": "failures",
+    "ignored": "ignored",
+    "late": "late",
+    "rejected": "rejected",
+    "slow": "slow",
+}
+
+
+class CircuitMetrics:
+    """Adds the growth of every model's counts since the last time."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, tuple[BreakerSnapshot | None, int]] = {}
+
+    def publish(self, live: Live) -> None:
+        """Add what is new."""
+        for _, model in live.models():
+            self._publish(model)
+
+    def _publish(self, model: LiveModel) -> None:
+        labels = (model.manifest.name, model.model.version)
+        now, abandoned = model.guard.breaker.snapshot(), model.guard.pool.abandoned_total
+        before, abandoned_before = self._before.get(model.model.tag, (None, 0))
+        for outcome, field in _OUTCOMES.items():
+            grown = getattr(now, field) - (getattr(before, field) if before is not None else 0)
+            if grown > 0:
+                CIRCUIT_CALLS.labels(*labels, outcome).inc(grown)
+        known = {t[:3]: t[3] for t in before.transitions} if before is not None else {}
+        for start, end, reason, count in now.transitions:
+            grown = count - known.get((start, end, reason), 0)
+            if grown > 0:
+                CIRCUIT_TRANSITIONS.labels(*labels, start, end, reason).inc(grown)
+        for state in _STATES:
+            CIRCUITS.labels(*labels, state).set(1 if now.state == state else 0)
+        if abandoned > abandoned_before:
+            ABANDONED.labels(*labels).inc(abandoned - abandoned_before)
+        STUCK.labels(*labels).set(model.guard.pool.stuck)
+        self._before[model.model.tag] = (now, abandoned)

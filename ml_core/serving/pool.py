@@ -1,0 +1,121 @@
+"""A bounded pool of daemon threads: no more threads or waiting calls than said, and none holds up an exit."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from ml_core.errors import Overloaded
+
+__all__ = ["BoundedPool"]
+
+T = TypeVar("T")
+_Call = tuple["Future[Any]", Callable[[], Any]]
+
+
+class BoundedPool:
+    """Runs calls on at most ``threads`` threads, while at most ``waiting`` more may wait.
+
+    The standard library's executor queues without bound and waits at exit for calls that never return; a stuck model
+    must do neither. Threads start when they are first needed.
+
+    Parameters
+    ----------
+    threads, waiting : the bounds
+    name : of the threads
+    """
+
+    def __init__(self, threads: int, waiting: int, name: str) -> None:
+        self._threads = threads
+        self._limit = threads + waiting
+        self._name = name
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._unfinished: set[Future[Any]] = set()
+        self._started = 0
+        self._abandoned = 0
+        self._closed = False
+        self.abandoned_total = 0
+
+    @property
+    def stuck(self) -> int:
+        """Threads still busy with calls that nobody waits for any more."""
+        return self._abandoned
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every thread is stuck, so that no call can run."""
+        return self._abandoned >= self._threads
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """The future result of the call.
+
+        Raises
+        ------
+        Overloaded
+            As many calls as may run and wait do so already, or the pool is closed.
+        """
+        future: Future[T] = Future()
+        with self._changed:
+            if self._closed or len(self._unfinished) >= self._limit:
+                raise Overloaded(len(self._unfinished), self._limit)
+            self._unfinished.add(future)
+            needs_thread = self._started < min(self._threads, len(self._unfinished))
+            self._started += needs_thread
+            self._calls.put((future, call))
+        if needs_thread:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        return future
+
+    def abandon(self, future: Future[Any]) -> bool:
+        """Stop waiting for a call; True where it is running and keeps its thread until it comes back."""
+        if future.cancel():  # it had not begun, and gives its place to another
+            self._finished(future)
+            return False
+        with self._changed:
+            if future not in self._unfinished or future.done():
+                return False
+            self._abandoned += 1
+            self.abandoned_total += 1
+            self._changed.notify_all()
+        future.add_done_callback(self._came_back)
+        return True
+
+    def close(self, timeout_s: float) -> None:
+        """Take no more, and let running and waiting calls finish, for at most so long; stuck ones are left behind."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: len(self._unfinished) <= self._abandoned, timeout_s)
+            for _ in range(self._started):
+                self._calls.put(None)
+
+    def _came_back(self, _: Future[Any]) -> None:
+        with self._changed:
+            self._abandoned -= 1
+
+    def _finished(self, future: Future[Any]) -> None:
+        with self._changed:
+            self._unfinished.discard(future)
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            try:
+                if future.set_running_or_notify_cancel():
+                    _settle(future, call)
+            finally:
+                self._finished(future)
+            del item, future, call  # a waiting thread must not keep the last rows it saw alive
+
+
+def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the one who waits
+        future.set_exception(error)
+    else:
+        future.set_result(result)

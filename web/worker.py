@@ -1,0 +1,153 @@
+"""One worker put together: the models that are live, what follows the rollout, and the HTTP face before them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+
+from ml_core.errors import ModelUnavailable
+from ml_core.models.bundle import Bundle
+from ml_core.models.loader import LoadedModel, ModelLoader
+from ml_core.models.scorer import Scorer
+from ml_core.rollout.census import Identity
+from ml_core.serving.assembly import Assembler
+from ml_core.serving.follower import Follower
+from ml_core.serving.guard import AsyncRunner
+from ml_core.serving.inference import InferenceService
+from ml_core.serving.isolated import Crossing, IsolatedRunner, RemoteScorer
+from ml_core.serving.requests import parse_batch, parse_predict
+from ml_core.serving.runner import ConformalRunner, Runner
+from ml_core.serving.shadow import Shadow
+from ml_core.settings import Settings
+from web import logs
+from web.api import HttpApi
+from web.status import Status
+
+__all__ = ["Hop", "Worker"]
+
+T = TypeVar("T")
+_FINISH_S = 20.0
+"""How long running batches may take once the service is told to stop."""
+_RUNNER_START_S, _RUNNER_LOOK_S = 10.0, 0.1
+_CROSS_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The way to a runner in another process.
+
+    Attributes
+    ----------
+    cross : awaited on the event loop
+    here : the same without an event loop, where the runner is in this process after all
+    """
+
+    cross: Crossing
+    here: Callable[[str, Any], Any] | None = None
+
+
+class Worker:
+    """Everything one serving process holds.
+
+    Parameters
+    ----------
+    settings, loader : where models come from, and limits
+    bento : tag of the bento this code runs in, None outside one
+    index : number of this worker, from 1
+    hop : the way to the runner's process; None where models run in this one
+    """
+
+    def __init__(
+        self, settings: Settings, loader: ModelLoader, *, bento: str | None, index: int, hop: Hop | None = None
+    ) -> None:
+        logs.configure()
+        self._settings = settings
+        self._hop = hop
+        self._loop: asyncio.AbstractEventLoop | None = None
+        identity = Identity.of_this_process("api", index)
+        expected = {"api": settings.workers, **({} if hop is None else {"runner": 1})}
+        shadow = Shadow(settings.shadow_log, f"{identity.server}-{index}")
+        self._shadow = shadow
+        self.inference = InferenceService(None, bento=bento, shadow=shadow)
+        self.follower = Follower(
+            settings, self._assembler(loader), self.inference, shadow, identity, expected, self._rejected
+        )
+        self.api = HttpApi(settings, self.inference, Status(settings, self.inference, self.follower))
+        self.follower.begin()
+
+    async def start(self) -> None:
+        """Answer a few golden records, so that the first caller pays for nothing, and follow the rollout."""
+        self._loop = asyncio.get_running_loop()
+        if self._hop is not None:
+            await self._await_runner()
+        await self.inference.warm_up()
+        self.follower.start()
+
+    def stop(self) -> None:
+        """Let batches finish, score what waits in the shadow for a moment, report for the last time."""
+        self.api.close(_FINISH_S)
+        self._shadow.drain(2.0)
+        self.follower.stop()
+
+    def predict(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a body of ``/predict``, for callers inside the process."""
+        return _plain(_awaited(self.inference.predict(parse_predict(body))))
+
+    def predict_batch(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a body of ``/predict_batch``, for callers inside the process."""
+        return _plain(_awaited(self.inference.predict_batch(parse_batch(body, self._settings.max_batch_rows))))
+
+    def _rejected(self) -> int:
+        return self.api.admission.rejected
+
+    async def _await_runner(self) -> None:
+        """Give the runner a moment to load what is live; where it takes longer, its baseline answers meanwhile."""
+        ends = time.monotonic() + _RUNNER_START_S
+        while (live := self.inference.live) is not None and time.monotonic() < ends:
+            await asyncio.to_thread(self.follower.look)
+            if live.champion.guard.unavailable is None:
+                return
+            await asyncio.sleep(_RUNNER_LOOK_S)
+
+    def _assembler(self, loader: ModelLoader) -> Assembler:
+        hop, settings = self._hop, self._settings
+        if hop is None:
+            return Assembler(settings, loader, _local_runner)
+
+        def runner_of(model: LoadedModel) -> AsyncRunner:
+            return IsolatedRunner(hop.cross, model.model_hash, settings.deadline_ms / 1000)
+
+        def scorer_of(bundle: Bundle) -> Scorer:
+            return RemoteScorer(hop.here or self._cross_blocking, bundle.model_hash)
+
+        return Assembler(settings, loader, runner_of, scorer_of)
+
+    def _cross_blocking(self, model_hash: str, features: Any) -> Any:
+        """Cross from another thread than the event loop's, for golden records and shadow scoring."""
+        if self._loop is None or self._hop is None:
+            raise ModelUnavailable("the service is still starting")
+        crossing = self._hop.cross(model_hash, features)
+        return asyncio.run_coroutine_threadsafe(_as_coroutine(crossing), self._loop).result(_CROSS_S)
+
+
+async def _as_coroutine(crossing: Awaitable[T]) -> T:
+    return await crossing
+
+
+def _local_runner(model: LoadedModel) -> Runner:
+    return ConformalRunner(model)
+
+
+def _awaited(answer: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(answer)
+
+
+def _plain(answer: Any) -> dict[str, Any]:
+    """The answer as JSON would carry it."""
+    plain: dict[str, Any] = orjson.loads(orjson.dumps(answer))
+    return plain
