@@ -7,8 +7,6 @@ else. Each process decides for itself, because each has its own copy of the mode
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
 import os
 import queue
@@ -16,21 +14,17 @@ import random
 import threading
 import time
 import weakref
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any
 
-from ml_core.errors import BadModelOutput, CircuitOpen, ConfigError
+from ml_core.errors import CircuitOpen, ConfigError
+from ml_core.serving.circuit_calls import Calls
+from ml_core.serving.circuit_rules import Probes, Window
+from ml_core.serving.circuit_views import NO_PERMIT, BreakerSnapshot, Mode, Permit, State, Transition
 
-__all__ = ["BreakerSnapshot", "Breakers", "CircuitBreaker", "Guard", "Mode", "Permit", "State", "Transition"]
-
-State = Literal["closed", "open", "half_open"]
-Mode = Literal["auto", "forced_open", "disabled", "metrics_only"]
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["BreakerSnapshot", "Breakers", "CircuitBreaker", "Permit", "Transition"]
 
 LEAST, MOST = 1e-6, 1e9  # what is neither zero nor endless, in ms, s or calls
 MOST_NEWS_WAITING = 10_000  # a listener that hangs must not fill the memory; snapshots count every transition
@@ -38,193 +32,7 @@ MOST_NEWS_WAITING = 10_000  # a listener that hangs must not fill the memory; sn
 logger = logging.getLogger(__name__)
 
 
-class Permit(NamedTuple):
-    """Leave to make one call, given back once; results of an older generation are late. Probe 0: an ordinary call."""
-
-    generation: int
-    probe: int
-
-
-NO_PERMIT = Permit(-1, 0)  # always late
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One change; ``after`` is "would_open" (same generation) where metrics-only mode lets calls pass all the same."""
-
-    name: str
-    before: str
-    after: str
-    reason: str
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerSnapshot:
-    """One consistent view of a breaker.
-
-    Attributes
-    ----------
-    reason : why it last opened; None if it never has
-    error_rate, slow_rate, p95_ms : of the window; None (not enough data) below the minimum of calls
-    retry_after_s : seconds until a call may pass; None if one may now
-    successes, failures, slow, ignored, rejected, late : totals; slow ones are successes or failures too,
-        ignored were released without a verdict, late came after their era or lease and changed nothing
-    transitions : (before, after, reason, how often), an operator's commands included
-    """
-
-    name: str
-    state: State
-    mode: Mode
-    reason: str | None
-    generation: int
-    calls_in_window: int
-    error_rate: float | None
-    slow_rate: float | None
-    p95_ms: float | None
-    consecutive_failures: int
-    retry_after_s: float | None
-    successes: int
-    failures: int
-    slow: int
-    ignored: int
-    rejected: int
-    late: int
-    transitions: tuple[tuple[str, str, str, int], ...]
-
-
-class _Window:
-    """The last calls with running sums, and the three rules that may open the circuit."""
-
-    def __init__(self, row: int | None, rate: float | None, size: int, minimum: int, seconds: float | None) -> None:
-        self._row, self._rate, self._size, self._minimum, self._seconds = row, rate, size, minimum, seconds
-        self.calls: deque[tuple[float, float, bool, bool]] = deque()  # when (s), duration (ms), failed, slow
-        self.clear()
-
-    def clear(self) -> None:
-        self.calls.clear()
-        self.failures = self.slow = self.in_a_row = 0
-
-    def add(self, now_s: float, duration_ms: float, *, failed: bool, slow: bool) -> None:
-        self.in_a_row = self.in_a_row + 1 if failed else 0
-        self.failures += failed
-        self.slow += slow
-        self.calls.append((now_s, duration_ms, failed, slow))
-        if len(self.calls) > self._size:
-            self._drop_oldest()
-        self.age(now_s)
-
-    def age(self, now_s: float) -> None:
-        """Drop what is as old as the window, or older."""
-        if self._seconds is not None:
-            while self.calls and now_s - self.calls[0][0] >= self._seconds:
-                self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        _, _, failed, slow = self.calls.popleft()
-        self.failures -= failed
-        self.slow -= slow
-
-    def verdict(self) -> str | None:
-        """Reason to open, if there is one.
-
-        The p95 by nearest rank is the ceil(0.95 n)-th smallest of n: above a limit exactly if more than n // 20 are.
-        A quotient is compared, not a product: 7 / 100 is the float 0.07, while 0.07 * 100 exceeds 7.
-        """
-        if self._row is not None and self.in_a_row >= self._row:
-            return "consecutive_failures"
-        n = len(self.calls)
-        if n < self._minimum:
-            return None
-        if self._rate is not None and self.failures / n >= self._rate:
-            return "error_rate"
-        return "latency_p95" if self.slow > n // 20 else None
-
-    def rates(self) -> tuple[float, float, float] | tuple[None, None, None]:
-        """Share of failures, share of slow calls, p95 (ms); None below the minimum."""
-        n = len(self.calls)
-        if n < self._minimum:
-            return None, None, None
-        return self.failures / n, self.slow / n, sorted(call[1] for call in self.calls)[-1 - n // 20]
-
-
-class _Probes:
-    """The probes of one half-open round: places, leases and successes."""
-
-    def __init__(self, places: int, lease_s: float, longest_s: float) -> None:
-        self._places, self._lease_s, self._longest_s, self._number = places, lease_s, longest_s, 0
-        self.leases: dict[int, float] = {}  # number of the probe -> end of its lease (s)
-        self.clear()
-
-    def clear(self) -> None:
-        self.leases.clear()
-        self.succeeded, self._begun_s = 0, 0.0
-
-    def full_for(self, now_s: float) -> float | None:
-        """Seconds until the nearest lease ends; None if a place is free."""
-        ends = list(self.leases.values())
-        return min(ends) - now_s if len(ends) + self.succeeded >= self._places else None
-
-    def lend(self, now_s: float) -> int:
-        """Number of a new probe; the first one begins the round."""
-        if not self.leases and not self.succeeded:
-            self._begun_s = now_s
-        self._number += 1
-        self.leases[self._number] = now_s + self._lease_s
-        return self._number
-
-    def expire(self, now_s: float) -> None:
-        """Take back the places of probes whose lease has ended."""
-        for probe in [probe for probe, end_s in list(self.leases.items()) if end_s <= now_s]:
-            self.leases.pop(probe, None)
-
-    def are_convincing(self, now_s: float) -> bool:
-        """Whether all succeeded, or some in a round whose time is over; a round without success begins anew."""
-        periods = (now_s - self._begun_s) // self._longest_s
-        if periods >= 1 and not self.succeeded:
-            self._begun_s += periods * self._longest_s
-        return self.succeeded >= (1 if periods >= 1 else self._places)
-
-
-class Guard:
-    """One guarded call, as ``with`` or ``async with``: how the block ends is how the call counts."""
-
-    __slots__ = ("_began_s", "_breaker", "_permit")
-
-    def __init__(self, breaker: CircuitBreaker, permit: Permit | None = None, began_s: float = 0.0) -> None:
-        self._breaker, self._permit, self._began_s = breaker, permit, began_s
-
-    def __enter__(self) -> Self:
-        if self._permit is None:
-            self._permit = self._breaker.acquire()
-            self._began_s = self._breaker.clock()
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        permit, self._permit = self._permit, None
-        if permit is None:  # handed on
-            return
-        duration_ms = (self._breaker.clock() - self._began_s) * 1000.0
-        if error is None:
-            self._breaker.succeed(permit, duration_ms)
-        elif isinstance(error, Exception) and not isinstance(error, self._breaker.excluded):
-            self._breaker.fail(permit, duration_ms)
-        else:  # also cancellation, KeyboardInterrupt, SystemExit, GeneratorExit
-            self._breaker.release(permit)
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self.__exit__(kind, error, trace)
-
-    def hand_on(self) -> Guard:
-        """The rest of the call, for a stream that outlives this block."""
-        permit, self._permit = self._permit, None
-        return Guard(self._breaker, permit, self._began_s)
-
-
-class CircuitBreaker:
+class CircuitBreaker(Calls):
     """Decides whether a call may be made, from how the last ones went.
 
     Three rules, judged after every result, open it: failures in a row (whatever time lies between), the share of
@@ -297,11 +105,11 @@ class CircuitBreaker:
                 raise ConfigError(name, f"{option} is {value}, but must be from {least:g} to {most:g}")
         self.name, self.clock, self.excluded = name, clock, (*excluded, CancelledError, CircuitOpen)
         self._is_failure, self._slow_ms, self._is_timed = is_failure, latency_p95_threshold_ms, window_s is not None
-        self._window = _Window(failure_threshold, error_rate_threshold, window, minimum_calls, window_s)
+        self._window = Window(failure_threshold, error_rate_threshold, window, minimum_calls, window_s)
         self._first_wait_s, self._longest_wait_s = recovery_timeout_s, recovery_timeout_max_s
         self._factor, self._jitter = recovery_factor, jitter
         self._random = random.random if rng is None else rng.random  # the module's own is seeded anew in a child
-        self._probes = _Probes(half_open_probes, probe_lease_s, half_open_max_s)
+        self._probes = Probes(half_open_probes, probe_lease_s, half_open_max_s)
         self._listeners: list[Callable[[Transition], None]] = []
         self._generation, self._would_open = 0, False
         self._begin()
@@ -362,53 +170,6 @@ class CircuitBreaker:
     def record_failure(self, duration_ms: float = 0.0) -> None:
         """Count a failure of a call made without a permit; late unless every call passes now."""
         self._record(duration_ms, failed=True)
-
-    def record(self) -> Guard:
-        """A guard for ``with`` and ``async with``; entering it takes the permit."""
-        return Guard(self)
-
-    def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The function's result; its exceptions come through unchanged.
-
-        A generator counts when it ends, with the time until then; closed or dropped before, it is released.
-
-        Raises
-        ------
-        CircuitOpen
-            The function was not called.
-        BadModelOutput
-            ``is_failure`` refused the result.
-        """
-        with self.record() as guard:
-            return self._accepted(function(*args, **kwargs), guard)
-
-    @overload
-    async def acall(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-    @overload
-    async def acall(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def acall(self, function: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """As :meth:`call`, for coroutine functions and async generator functions."""
-        with self.record() as guard:  # holds no lock, so awaiting inside is fine
-            result = function(*args, **kwargs)
-            return self._accepted(await result if inspect.isawaitable(result) else result, guard)
-
-    def _accepted(self, result: T, guard: Guard) -> T:
-        """The result, if it may go out; a stream takes the rest of the call with it."""
-        if isinstance(result, GeneratorType):
-            stream = _stream(result, guard.hand_on())
-            next(stream)
-            return cast("T", stream)
-        if isinstance(result, AsyncGeneratorType):
-            async_stream = _async_stream(result, guard.hand_on())
-            with contextlib.suppress(StopIteration):
-                async_stream.__anext__().send(None)  # nothing is awaited up to the first stop: this needs no loop
-            return cast("T", async_stream)
-        if isinstance(result, CoroutineType):
-            result.close()
-            raise TypeError("call() does not await: use acall() for a coroutine function")
-        if self._is_failure is not None and self._is_failure(result):
-            raise BadModelOutput(f"circuit {self.name}: the result did not pass its check")
-        return result
 
     # --- what it says of itself -----------------------------------------------------------------------------------
 
@@ -621,21 +382,6 @@ def _tell(news: queue.SimpleQueue[Transition | None], listeners: list[Callable[[
                 listener(transition)
             except BaseException:
                 logger.exception("circuit.listener_failed", extra={"circuit": transition.name})
-
-
-def _stream(items: Generator[Any, Any, Any], guard: Guard) -> Generator[Any, Any, Any]:
-    """The items, after one empty stop inside the guard: dropped from there on, even unread, it ends the guard."""
-    with guard:
-        yield
-        return (yield from items)
-
-
-async def _async_stream(items: AsyncGenerator[Any, Any], guard: Guard) -> AsyncGenerator[Any, Any]:
-    """As :func:`_stream`, for reading only: what is sent to it goes no further."""
-    async with guard, contextlib.aclosing(items):
-        yield
-        async for item in items:
-            yield item
 
 
 _living: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()
