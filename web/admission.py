@@ -70,15 +70,6 @@ class Admission:
         finally:
             self._batches -= 1
 
-    @contextmanager
-    def buffering(self) -> Iterator[Buffered]:
-        """A body that grows."""
-        body = Buffered(self)
-        try:
-            yield body
-        finally:
-            self._buffered -= body.size
-
     def refused(self, code: str) -> None:
         """Count a request that got an error for an answer."""
         self.rejected += code == "overloaded"
@@ -91,21 +82,21 @@ class Admission:
     async def _elsewhere(self, work: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self._pool.submit(work))
 
-    def grow(self, size: int) -> None:
-        """Take memory for a body.
+    def take(self, size: int) -> None:
+        """Take memory for a body, or give it back (a negative size).
 
         Raises
         ------
         Overloaded
             Bodies take all that they may.
         """
-        if self._buffered + size > self._max_buffered:
+        if size > 0 and self._buffered + size > self._max_buffered:
             raise Overloaded(self._buffered, self._max_buffered)
         self._buffered += size
 
 
 class Buffered:
-    """How much one body takes."""
+    """How much memory one body takes, until its request has been answered."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -119,5 +110,10 @@ class Buffered:
         Overloaded
             Bodies take all the memory that they may.
         """
-        self._admission.grow(size)
+        self._admission.take(size)
         self.size += size
+
+    def free(self) -> None:
+        """Give back all of it."""
+        self._admission.take(-self.size)
+        self.size = 0

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
-from web.admission import Admission
+from web.admission import Admission, Buffered
 from web.replies import Header, Refused, Reply, reply_to
 
 __all__ = [
@@ -53,19 +53,24 @@ class Desk(Protocol):
 class HttpRequest:
     """One request: its headers' facts, and its body when a handler asks for it."""
 
-    __slots__ = ("_admission", "_receive", "content_length", "content_type", "query")
+    __slots__ = ("_admission", "_buffered", "_receive", "content_length", "content_type", "query", "unread")
 
     def __init__(self, scope: Scope, receive: Receive, admission: Admission) -> None:
         self._receive = receive
         self._admission = admission
+        self._buffered: Buffered | None = None
         self.query: bytes = scope.get("query_string", b"")
         self.content_type = b""
         self.content_length: int | None = None
+        self.unread = False
         for name, value in scope["headers"]:
             if name == b"content-type":
                 self.content_type = value.split(b";", 1)[0].strip().lower()
             elif name == b"content-length" and value.isdigit():
                 self.content_length = int(value)
+                self.unread = self.content_length > 0
+            elif name == b"transfer-encoding":
+                self.unread = True
 
     async def body(self, limit: int) -> bytes:
         """The whole body; refused by its declared length before a byte is read, or as soon as it grows too large.
@@ -75,48 +80,49 @@ class HttpRequest:
         Refused
             More than ``limit`` bytes, or it came too slowly.
         Overloaded
-            Other bodies take all the memory that bodies may.
+            Bodies take all the memory that they may.
         ConnectionResetError
             The caller went away.
         """
         if self.content_length is not None and self.content_length > limit:
             raise _too_large(limit)
-        message = await self._receive()
-        if not message.get("more_body", False) and message["type"] == "http.request":
-            first: bytes = message.get("body", b"")
-            if len(first) > limit:
-                raise _too_large(limit)
-            return first
         try:
             async with asyncio.timeout(self._admission.body_timeout_s):
-                return await self._rest(message, limit)
+                message = await self._receive()
+                if message.get("more_body", False) or message["type"] != "http.request":
+                    whole = await self._rest(message, limit)
+                else:
+                    whole = message.get("body", b"")
         except TimeoutError as error:
-            raise Refused("body_timeout", "the body came too slowly", _CLOSE) from error
+            raise Refused("body_timeout", "the body came too slowly") from error
+        self.unread = False
+        if len(whole) > limit:
+            raise _too_large(limit)
+        return whole
+
+    def done(self) -> None:
+        """Give back the memory that the body took."""
+        if self._buffered is not None:
+            self._buffered.free()
 
     async def _rest(self, message: MutableMapping[str, Any], limit: int) -> bytes:
+        self._buffered = Buffered(self._admission)
         chunks: list[bytes] = []
-        size = 0
-        with self._admission.buffering() as buffered:
-            while True:
-                if message["type"] == "http.disconnect":
-                    raise ConnectionResetError("the caller went away")
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > limit:
-                    raise _too_large(limit)
-                buffered.add(len(chunk))
-                chunks.append(chunk)
-                if not message.get("more_body", False):
-                    return b"".join(chunks)
-                message = await self._receive()
-
-
-_CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
-"""The rest of a refused body is not read, so that its connection cannot be used again."""
+        while True:
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError("the caller went away")
+            chunk = message.get("body", b"")
+            if self._buffered.size + len(chunk) > limit:
+                raise _too_large(limit)
+            self._buffered.add(len(chunk))
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+            message = await self._receive()
 
 
 def _too_large(limit: int) -> Refused:
-    return Refused("too_large", f"the body is larger than {limit} bytes", _CLOSE)
+    return Refused("too_large", f"the body is larger than {limit} bytes")
 
 
 class SuretyFace:
@@ -140,26 +146,23 @@ class SuretyFace:
         path = scope["path"]
         desk = self._desk()
         methods = desk.routes.get(path)
-        if methods is None:
-            if path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS):
-                await self._app(scope, receive, send)
-            else:
-                await _send(send, reply_to(Refused("not_found", "there is no such route")))
+        if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
+            await self._app(scope, receive, send)
             return
-        reply = await _answer(desk, methods, scope, receive)
-        if reply is not None:
-            await _send(send, reply)
+        request = HttpRequest(scope, receive, desk.admission)
+        try:
+            reply = await _answer(desk, methods, scope, request)
+        finally:
+            request.done()
+        await _send(send, reply, close=request.unread)
 
 
-async def _answer(desk: Desk, methods: dict[str, Handler], scope: Scope, receive: Receive) -> Reply | None:
-    handler = methods.get(scope["method"])
+async def _answer(desk: Desk, methods: dict[str, Handler] | None, scope: Scope, request: HttpRequest) -> Reply:
     try:
-        if handler is None:
-            allowed: Header = (b"allow", ", ".join(sorted(methods)).encode())
-            return reply_to(Refused("method_not_allowed", "this route has other methods", (allowed,)))
-        return await handler(HttpRequest(scope, receive, desk.admission))
+        return await _handler(methods, scope["method"])(request)
     except ConnectionResetError:
-        return None
+        # Nobody reads it, but BentoML's timeout layer keeps the request alive until something has been sent.
+        return Reply(_CALLER_GONE, b"")
     except Exception as error:
         reply = reply_to(error)
         desk.admission.refused(getattr(error, "code", "internal") if reply.status != 500 else "internal")
@@ -170,11 +173,27 @@ async def _answer(desk: Desk, methods: dict[str, Handler], scope: Scope, receive
         return reply
 
 
-async def _send(send: Send, reply: Reply) -> None:
+_CALLER_GONE = 499
+
+
+def _handler(methods: dict[str, Handler] | None, method: str) -> Handler:
+    if methods is None:
+        raise Refused("not_found", "there is no such route")
+    handler = methods.get(method)
+    if handler is None:
+        allowed: Header = (b"allow", ", ".join(sorted(methods)).encode())
+        raise Refused("method_not_allowed", "this route has other methods", (allowed,))
+    return handler
+
+
+async def _send(send: Send, reply: Reply, *, close: bool) -> None:
+    """Send a reply; ``close`` where a body was not read to its end, whose connection cannot be used again."""
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", b"%d" % len(reply.body)),
         *reply.headers,
     ]
+    if close:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
