@@ -13,6 +13,8 @@ from ml_core.errors import Overloaded
 __all__ = ["BoundedPool"]
 
 T = TypeVar("T")
+_IDLE_S = 30.0
+"""How long a thread waits for a call before it ends; so the pools of models that are let go of leave nothing behind."""
 _Call = tuple["Future[Any]", Callable[[], Any]]
 
 
@@ -92,6 +94,17 @@ class BoundedPool:
             for _ in range(self._started):
                 self._calls.put(None)
 
+    def _next(self) -> _Call | None:
+        """The next call for a thread; None where it is to end: the pool is closed, or there was nothing to do."""
+        while True:
+            try:
+                return self._calls.get(timeout=_IDLE_S)
+            except queue.Empty:
+                with self._changed:
+                    if self._calls.empty():
+                        self._started -= 1
+                        return None
+
     def _came_back(self, _: Future[Any]) -> None:
         with self._changed:
             self._abandoned -= 1
@@ -102,7 +115,7 @@ class BoundedPool:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while (item := self._calls.get()) is not None:
+        while (item := self._next()) is not None:
             future, call = item
             try:
                 if future.set_running_or_notify_cancel():
