@@ -29,9 +29,10 @@ from ml_core.features.table import Cells, EncodedTable, encode_table
 from ml_core.rollout.state import Slot
 from ml_core.serving.envelope import Label
 from ml_core.serving.ids import new_id, new_ids
-from ml_core.serving.inference import REASONS, Elsewhere, InferenceService, TableAnswer, answering_model
+from ml_core.serving.inference import Elsewhere, InferenceService
 from ml_core.serving.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serving.requests import OnError
+from ml_core.serving.tables import REASONS, TableAnswer, answering_model
 from web.replies import Refused
 from web.text_codes import text_codes
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from ml_core.rollout.state import CircuitMode, Flags, Mode, Slot
-from ml_core.serving.inference import REASONS
 from ml_core.serving.live import ORIGINS
+from ml_core.serving.tables import REASONS
 from web.replies import ARROW, JSON, STATUS_OF_CODE
 
 __all__ = ["ERROR", "HEALTH", "LINEAGE", "Schema", "answer_schema", "openapi_document"]

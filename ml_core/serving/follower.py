@@ -102,8 +102,7 @@ class Follower:
     def look(self) -> None:
         """One look: obey a changed state, retry what failed, take the census, report."""
         state = self._read()
-        known = self._state.generation if self._state is not None else 0
-        if state is not None and state.generation != known:
+        if state is not None and state != self._state:
             self._state = state
             self._retry_s = _RETRY_FIRST_S
             self._assemble()

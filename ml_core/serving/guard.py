@@ -127,7 +127,7 @@ class GuardedRunner:
         self.deadline_s = settings.deadline_ms / 1000
         self._inline_rows = settings.inline_rows
         self._clock = clock
-        self._on_loop = bool(getattr(runner, "is_quick", False))
+        self._on_loop = self._away is None and bool(getattr(runner, "is_quick", False))
         self._hiccups = 0
         self._quick = 0
 

@@ -4,59 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from ml_core.clock import utc_now, utc_text
-from ml_core.conformal.predict import BatchAnswer
 from ml_core.errors import (
-    BadModelOutput,
-    CircuitOpen,
-    DeadlineExceeded,
     FieldProblem,
     InvalidRecord,
-    ModelUnavailable,
     NotLoaded,
-    Overloaded,
 )
 from ml_core.features.columns import ColumnArrays
 from ml_core.features.record import Record, RecordReader
-from ml_core.rollout.state import FallbackStep, Slot
+from ml_core.rollout.state import Slot
+from ml_core.serving.chain import fall_back
 from ml_core.serving.envelope import BatchResponse, InferenceLineage, InferenceResponse, RowError
-from ml_core.serving.fallback import FallbackAnswer
-from ml_core.serving.guard import FallbackReason, GuardedCall, is_row_caused, without_rows
+from ml_core.serving.guard import FallbackReason
 from ml_core.serving.ids import new_id
-from ml_core.serving.live import ORIGINS, Live, LiveModel, Origin, SlotCounts
+from ml_core.serving.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serving.requests import BatchRequest, PredictRequest
-from ml_core.serving.runner import FeatureMatrix, Probabilities
 from ml_core.serving.shadow import Shadow, ShadowRows
+from ml_core.serving.tables import REASONS, TableAnswer, answering_model, blocks, joined, members_of, whole
+from ml_core.serving.tallies import count_in_metrics, count_many, count_one, log_degraded
 
-__all__ = [
-    "REASONS",
-    "Elsewhere",
-    "InferenceService",
-    "TableAnswer",
-    "answering_model",
-    "invalid_record_body",
-]
+__all__ = ["Elsewhere", "InferenceService", "invalid_record_body"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _BLOCK_ROWS = 8_192
-
-REASONS: tuple[FallbackReason | None, ...] = (
-    None, "circuit_open", "model_not_loaded", "runner_lost", "stuck", "deadline", "model_error", "bad_output",
-)  # fmt: skip
-"""Reasons by the number that stands for them in arrays; 0 is an ordinary answer."""
-_REASON_NUMBER = {reason: number for number, reason in enumerate(REASONS)}
-_ORIGIN_NUMBER = {origin: number for number, origin in enumerate(ORIGINS)}
 
 Elsewhere = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a piece of work off the event loop."""
@@ -64,25 +41,6 @@ Elsewhere = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 async def _right_here(work: Callable[[], T]) -> T:
     return work()
-
-
-@dataclass(frozen=True, slots=True)
-class TableAnswer:
-    """Answers for the n rows of a table, as arrays.
-
-    Attributes
-    ----------
-    proba : float64 (n, K)
-    answer : p-values (n, K), sets bool (n, K), predictions (n,) as class positions
-    origins, reasons : int8 (n,), positions in ``ORIGINS`` and ``REASONS``
-    level : the confidence level of the sets
-    """
-
-    proba: Probabilities
-    answer: BatchAnswer
-    origins: npt.NDArray[np.int8]
-    reasons: npt.NDArray[np.int8]
-    level: Decimal
 
 
 class InferenceService:
@@ -152,11 +110,11 @@ class InferenceService:
                 request.client_request_id,
             )  # fmt: skip
         else:
-            table = await self._fall_back(live, slot, model, columns, features, call, level)
+            table = await fall_back(live, slot, model, columns, features, call, level)
             (envelope,) = self._envelopes(live, slot, [record], table, request.client_request_id)
             if envelope.fallback_reason is not None:
-                _log_degraded(live, slot, table, envelope.request_id)
-        _count_one(live, slot, call, envelope)
+                log_degraded(live, slot, table, envelope.request_id)
+        count_one(live, slot, call, envelope)
         if live.mode == "shadow" and self._shadow is not None:
             self._shadow.put(live, ShadowRows.of_one(envelope, columns, features))
         return envelope
@@ -189,7 +147,7 @@ class InferenceService:
             slot = live.route(None, None)
             table = await self._table(live, slot, columns, request.level, elsewhere)
             answers = await elsewhere(lambda: self._envelopes(live, slot, good, table, None))
-            _log_degraded(live, slot, table, "")
+            log_degraded(live, slot, table, "")
             self._shadow_rows(live, columns, table, [answer.request_id for answer in answers])
         following = iter(answers)
         return BatchResponse(
@@ -217,8 +175,8 @@ class InferenceService:
         """
         table = await self._table(live, slot, columns, level, elsewhere)
         self._shadow_rows(live, columns, table, None)
-        _count_in_metrics(live, slot, table)
-        _log_degraded(live, slot, table, "")
+        count_in_metrics(live, slot, table)
+        log_degraded(live, slot, table, "")
         return table
 
     async def warm_up(self, rounds: int = 20) -> None:
@@ -254,92 +212,17 @@ class InferenceService:
         model = live.at(slot) or live.champion
         chosen = level or live.flags.confidence_level or model.level
         found = []
-        for block in _blocks(columns):
+        for block in blocks(columns):
             features = await elsewhere(lambda block=block: model.transform(block))  # type: ignore[misc]  # its default is the block
             call = await model.guard.call(features)
             if call.reason is None and call.proba is not None:
                 answer = model.calibration.rows(call.proba, chosen)
-                table = _whole(call.proba, answer, slot, None, chosen)
+                table = whole(call.proba, answer, slot, None, chosen)
             else:
-                table = await self._fall_back(live, slot, model, block, features, call, chosen)
-            _count_many(live, slot, call, table)
+                table = await fall_back(live, slot, model, block, features, call, chosen)
+            count_many(live, slot, call, table)
             found.append(table)
-        return found[0] if len(found) == 1 else _joined(found)
-
-    async def _fall_back(
-        self,
-        live: Live,
-        slot: Slot,
-        model: LiveModel,
-        columns: ColumnArrays,
-        features: FeatureMatrix,
-        call: GuardedCall,
-        level: Decimal,
-    ) -> TableAnswer:
-        """Answers of n rows of which the model could not answer all: its own where it could, else the chain's."""
-        reason = call.reason or "bad_output"
-        steps = live.flags.fallback
-        if not steps:
-            _count_unanswered(live, slot, call, len(features))
-            raise _unanswered(reason, model)
-        if call.proba is None and not is_row_caused(reason):
-            try:
-                return await self._chain(live, slot, columns, features, reason, level)
-            except ModelUnavailable:
-                _count_unanswered(live, slot, call, len(features))
-                raise
-        prior = model.baseline.by_prior(len(features))
-        table = _whole(prior.proba, prior.answer, "prior", reason, level)
-        if call.proba is not None:
-            good = ~np.isnan(call.proba[:, 0])
-            if good.any():
-                _fill(table, good, model.calibration.rows(call.proba[good], level), call.proba[good], slot)
-        return table
-
-    async def _chain(
-        self,
-        live: Live,
-        slot: Slot,
-        columns: ColumnArrays,
-        features: FeatureMatrix,
-        reason: FallbackReason,
-        level: Decimal,
-    ) -> TableAnswer:
-        """The first step that answers rows which were turned away before they were looked at."""
-        other_slots: list[Slot] = ["champion"] if slot == "challenger" else []
-        model = live.at(slot) or live.champion
-        steps: list[Slot | FallbackStep] = [*other_slots, *live.flags.fallback]
-        for step in steps:
-            if step in {"champion", "previous"}:
-                table = await self._by_other(live.at(step), step, columns, reason, level)
-                if table is not None:
-                    return table
-                continue
-            found = _by_baseline(model, step, features, level)
-            if found is not None:
-                return _whole(found.proba, found.answer, _origin(step), reason, level)
-        raise _unanswered(reason, model)
-
-    async def _by_other(
-        self, other: LiveModel | None, slot: Slot, columns: ColumnArrays, reason: FallbackReason, level: Decimal
-    ) -> TableAnswer | None:
-        """Answers of another loaded model; rows that break it get every label. None where it is not healthy."""
-        if other is None:
-            return None
-        features = other.transform(columns)
-        try:
-            call = await other.guard.call(features)
-        except Overloaded:
-            return None
-        if call.proba is None and not (call.reason and is_row_caused(call.reason)):
-            return None
-        prior = other.baseline.by_prior(len(features))
-        table = _whole(prior.proba, prior.answer, "prior", call.reason or reason, level)
-        if call.proba is not None:
-            good = ~np.isnan(call.proba[:, 0])
-            if good.any():
-                _fill(table, good, other.calibration.rows(call.proba[good], level), call.proba[good], slot, reason)
-        return table
+        return found[0] if len(found) == 1 else joined(found)
 
     def _envelopes(
         self,
@@ -355,7 +238,7 @@ class InferenceService:
             records,
             table.proba.tolist(),
             p_values.tolist(),
-            _members(sets),
+            members_of(sets),
             predictions.tolist(),
             table.origins.tolist(),
             table.reasons.tolist(),
@@ -439,149 +322,3 @@ def _read_all(reader: RecordReader, raw: Sequence[object]) -> tuple[list[Record 
             records.append(None)
             problems[i] = error
     return records, problems
-
-
-def _by_baseline(model: LiveModel, step: str, features: FeatureMatrix, level: Decimal) -> FallbackAnswer | None:
-    if step == "scorecard":
-        return model.baseline.by_scorecard(features, level)
-    return model.baseline.by_prior(len(features))
-
-
-def _origin(step: str) -> Origin:
-    return "scorecard" if step == "scorecard" else "prior"
-
-
-def _unanswered(reason: FallbackReason, model: LiveModel) -> ModelUnavailable:
-    """The error of a request that nothing may answer."""
-    if reason == "circuit_open":
-        snapshot = model.guard.breaker.snapshot()
-        return CircuitOpen(snapshot.name, snapshot.state, snapshot.reason or "", snapshot.retry_after_s or 1.0)
-    if reason == "deadline":
-        return DeadlineExceeded(model.guard.deadline_s)
-    if reason == "bad_output":
-        return BadModelOutput("the model gave numbers that are no probabilities")
-    if reason == "model_not_loaded":
-        return NotLoaded("the model is not loaded")
-    return ModelUnavailable(f"the model cannot answer: {reason}")
-
-
-# --- arrays -------------------------------------------------------------------------------------------------------
-
-
-def _whole(
-    proba: Probabilities, answer: BatchAnswer, origin: Origin, reason: FallbackReason | None, level: Decimal
-) -> TableAnswer:
-    """A table whose rows all come from one origin."""
-    n = len(proba)
-    origins = np.full(n, _ORIGIN_NUMBER[origin], dtype=np.int8)
-    return TableAnswer(proba, answer, origins, np.full(n, _REASON_NUMBER[reason], dtype=np.int8), level)
-
-
-def _fill(
-    table: TableAnswer,
-    rows: npt.NDArray[np.bool_],
-    answer: BatchAnswer,
-    proba: Probabilities,
-    origin: Origin,
-    reason: FallbackReason | None = None,
-) -> None:
-    """Put the answers of another origin into some rows."""
-    table.proba[rows] = proba
-    for mine, theirs in zip(table.answer, answer, strict=True):
-        mine[rows] = theirs
-    table.origins[rows] = _ORIGIN_NUMBER[origin]
-    table.reasons[rows] = _REASON_NUMBER[reason]
-
-
-def _joined(tables: Sequence[TableAnswer]) -> TableAnswer:
-    return TableAnswer(
-        proba=np.concatenate([t.proba for t in tables]),
-        answer=BatchAnswer(*(np.concatenate(parts) for parts in zip(*(t.answer for t in tables), strict=True))),
-        origins=np.concatenate([t.origins for t in tables]),
-        reasons=np.concatenate([t.reasons for t in tables]),
-        level=tables[0].level,
-    )
-
-
-def _blocks(columns: ColumnArrays) -> Iterator[ColumnArrays]:
-    """The columns in blocks of rows, so that the matrix of a million rows is never in memory whole."""
-    n = len(next(iter(columns.values())))
-    for start in range(0, max(n, 1), _BLOCK_ROWS):
-        yield {name: values[start : start + _BLOCK_ROWS] for name, values in columns.items()}
-
-
-def _members(sets: npt.NDArray[np.bool_]) -> list[list[int]]:
-    return [[k for k, inside in enumerate(row) if inside] for row in sets.tolist()]
-
-
-# --- counts ----------------------------------------------------------------------------------------
-
-
-def _count_one(live: Live, slot: Slot, call: GuardedCall, envelope: InferenceResponse) -> None:
-    counts = live.counts[slot]
-    counts.answers += 1
-    counts.set_sizes[len(envelope.prediction_set)] += 1
-    _count_call(live, counts, call, 1)
-    if call.reason is not None:
-        counts.fallbacks[call.reason] += 1
-
-
-def _count_many(live: Live, slot: Slot, call: GuardedCall, table: TableAnswer) -> None:
-    """A batch is one call; its rows are as many answers."""
-    counts = live.counts[slot]
-    counts.answers += len(table.proba)
-    for size, n in enumerate(np.bincount(table.answer.sets.sum(axis=1)).tolist()):
-        counts.set_sizes[size] += n
-    _count_call(live, counts, call, len(table.proba))
-    for number, n in enumerate(np.bincount(table.reasons).tolist()):
-        reason = REASONS[number]
-        if reason is not None and n:
-            counts.fallbacks[reason] += n
-
-
-def _count_unanswered(live: Live, slot: Slot, call: GuardedCall, rows: int) -> None:
-    """Rows that nothing may answer: for the guards as bad as a fallback."""
-    counts = live.counts[slot]
-    counts.answers += rows
-    counts.fallbacks[call.reason or "bad_output"] += rows
-    _count_call(live, counts, call, rows)
-
-
-def _count_call(live: Live, counts: SlotCounts, call: GuardedCall, rows: int) -> None:
-    if call.called:
-        counts.calls += 1
-        counts.failures += call.reason is not None
-        counts.slow += live.guards is not None and without_rows(call.elapsed_ms, rows) > live.guards.slow_ms
-
-
-def _count_in_metrics(live: Live, slot: Slot, table: TableAnswer) -> None:
-    """Add the rows of a bulk answer to the metrics (envelopes count themselves)."""
-    kinds, counts = np.unique(table.origins.astype(np.int64) * len(REASONS) + table.reasons, return_counts=True)
-    for kind, n in zip(kinds.tolist(), counts.tolist(), strict=True):
-        origin, reason = ORIGINS[kind // len(REASONS)], REASONS[kind % len(REASONS)]
-        answering_model(live, slot, origin).count(origin, reason, n)
-
-
-def _log_degraded(live: Live, slot: Slot, table: TableAnswer, request_id: str) -> None:
-    """One line for a request that the model did not answer whole: why, who did instead, how many rows."""
-    rows = np.flatnonzero(table.reasons)
-    if not len(rows):
-        return
-    facts = {
-        "request_id": request_id,
-        "asked": slot,
-        "model_hash": (live.at(slot) or live.champion).model.model_hash,
-        "reasons": _tally(REASONS, table.reasons[rows]),
-        "answered_by": _tally(ORIGINS, table.origins[rows]),
-    }
-    logger.info("answer.degraded", extra=facts)
-
-
-def _tally(names: Sequence[str | None], numbers: npt.NDArray[np.int8]) -> dict[str, int]:
-    return {str(names[i]): n for i, n in enumerate(np.bincount(numbers).tolist()) if n}
-
-
-def answering_model(live: Live, asked: Slot, origin: Origin) -> LiveModel:
-    """The model an answer's lineage names: the one in that slot, or the one asked, whose baseline answered."""
-    named = live.at(origin) if origin in ("champion", "challenger", "previous") else live.at(asked)
-    return named or live.champion

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ml_core.conformal.predict import BatchAnswer
 from ml_core.features.columns import ColumnArrays
-from ml_core.monitoring.metrics import SHADOW
+from ml_core.monitoring.metrics import HOME_FAILURES, SHADOW
 from ml_core.rollout.reports import ShadowReport
 from ml_core.serving.envelope import InferenceResponse
 from ml_core.serving.live import Live, LiveModel
@@ -92,6 +92,7 @@ class Shadow:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._file: logging.Handler | None = None
+        self._is_mute = False
         self._stage = 0
         self._counts = dict.fromkeys(("scored", "dropped", "failed", "agreed", "same_set"), 0)
         self._difference_sum = 0.0
@@ -145,10 +146,12 @@ class Shadow:
 
     def _work(self) -> None:
         while True:
+            is_last = self._stopping.is_set()  # read before looking: rows that came before the stop are still scored
             taken = self._take()
+            if not taken and is_last:
+                return
             if not taken:
-                if self._stopping.wait(_PAUSE_S):
-                    return
+                self._stopping.wait(_PAUSE_S)
                 continue
             live = taken[0][0]
             rows = [part for _, part in taken]
@@ -193,7 +196,13 @@ class Shadow:
             difference=difference,
         )
         self._add(live, found, failed=int((~good).sum()))
-        self._write(live, found)
+        try:
+            self._write(live, found)
+        except OSError as error:
+            HOME_FAILURES.labels("shadow.not_written").inc()
+            if not self._is_mute:
+                self._is_mute = True
+                logger.warning("shadow.not_written", extra={"reason": type(error).__name__})
 
     def _add(self, live: Live, found: _Compared, failed: int) -> None:
         agreed = found.champion.predictions == found.challenger.predictions

@@ -19,7 +19,8 @@ from ml_core.errors import FieldProblem
 from ml_core.features.frames import to_arrays
 from ml_core.features.table import EncodedTable
 from ml_core.features.versions import get_feature_version
-from ml_core.serving.inference import InferenceService, TableAnswer
+from ml_core.serving.inference import InferenceService
+from ml_core.serving.tables import TableAnswer
 from ml_core.settings import Settings
 from tests.toy_models import loaded_toy, toy_frame, toy_live, toy_model, toy_record
 from web import bulk
