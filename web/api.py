@@ -83,6 +83,7 @@ class HttpApi:
                 parsed = parse_batch(_json(body), self._settings.max_batch_rows)
                 if len(parsed.records) <= self._settings.inline_rows:
                     return self._batch_reply(await self._inference.predict_batch(parsed))
+        _refuse_nesting(body, self._settings.max_batch_rows)
         async with self.admission.batch() as elsewhere:
             parsed = await elsewhere(lambda: parse_batch(_json(body), self._settings.max_batch_rows))
             return await self._large_batch(parsed, elsewhere)
@@ -166,6 +167,18 @@ def _json(body: bytes) -> object:
         return strict_json.loads(body)
     except strict_json.NotJson as error:
         raise Refused("invalid_json", str(error)) from error
+
+
+def _refuse_nesting(body: bytes, max_rows: int) -> None:
+    """Refuse a large body with far more lists and objects than its records can have, before it is parsed.
+
+    A third of a million empty lists fit into a megabyte, and building them holds up every other thread.
+    """
+    if body.count(b"[") + body.count(b"{") > 100 + _BRACKETS_A_ROW * max_rows:
+        raise InvalidRequest([FieldProblem("records", f"has more in it than {max_rows} flat records can have")])
+
+
+_BRACKETS_A_ROW = 4  # one for the record; texts may have some as well
 
 
 def _require(request: HttpRequest, *types: bytes) -> None:

@@ -85,7 +85,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         if self._hop is not None:
             await self._await_runner()
-        await self.inference.warm_up()
+        self.inference.warm_up()
         self.follower.start()
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -112,13 +112,16 @@ def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byt
     return _sha256(raw_manifest)
 
 
-def read_bundle(folder: Path, expected_hash: str | None = None) -> Bundle:
+def read_bundle(
+    folder: Path, expected_hash: str | None = None, admit: Callable[[str], None] = lambda _: None
+) -> Bundle:
     """The model in that folder: verified whole first, then parsed from the very bytes that were verified.
 
     Parameters
     ----------
     folder : holds ``manifest.json`` and exactly the files it names
     expected_hash : the ``model_hash`` it must have, where the caller knows it
+    admit : raises where a model of that hash is not wanted; called before anything but the manifest is parsed
 
     Raises
     ------
@@ -130,6 +133,7 @@ def read_bundle(folder: Path, expected_hash: str | None = None) -> Bundle:
         Any other reason not to trust the folder: missing, extra, linked, nested or unreadable files.
     """
     manifest, model_hash, content = verify_folder(folder, expected_hash)
+    admit(model_hash)
     features = _matching_features(manifest)
     calibration, scorecard_calibration = _parse_calibration(content[CALIBRATION_FILE], len(manifest.classes))
     if calibration.calibration_id != manifest.calibration_id:

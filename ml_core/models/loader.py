@@ -150,10 +150,15 @@ class ModelLoader:
 
         folder, version = self._find(tag)
         promotion = self._promotion_of(tag, folder)
-        bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None)
-        gate = self._gate(tag, bundle.model_hash, folder, promotion)
-        if gated:
-            _check_passed(tag, bundle.model_hash, gate)
+        gate: GateReport | None = None
+
+        def admit(model_hash: str) -> None:
+            nonlocal gate
+            gate = self._gate(tag, model_hash, folder, promotion)
+            if gated:
+                _check_passed(tag, model_hash, gate)
+
+        bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None, admit)
         predictor = Predictor(bundle, None if scorer_of is None else scorer_of(bundle))
         return LoadedModel(tag, version, predictor, gate, promotion)
 

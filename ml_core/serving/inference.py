@@ -179,17 +179,16 @@ class InferenceService:
         log_degraded(live, slot, table, "")
         return table
 
-    async def warm_up(self, rounds: int = 20) -> None:
-        """Answer the champion's golden records, so that the first caller pays for nothing; they are not counted."""
+    def warm_up(self, rounds: int = 20) -> None:
+        """Work through the champion's golden records outside the circuit, so that the first caller pays for nothing."""
         live = self.live
         if live is None:
             return
-        for entry in live.champion.model.predictor.bundle.golden[:rounds]:
-            record = live.champion.reader.read(entry["record"])
-            columns = live.champion.reader.arrays((record,))
-            call = await live.champion.guard.call(live.champion.transform(columns))
-            if call.proba is not None:
-                live.champion.calibration.row(call.proba[0].tolist(), live.champion.level)
+        champion = live.champion
+        for entry in champion.model.predictor.bundle.golden[:rounds]:
+            record = champion.reader.read(entry["record"])
+            champion.guard.learn_speed(champion.transform(champion.reader.arrays((record,))))
+            champion.calibration.row(entry["proba"], champion.level)
 
     def lineage(self, model: LiveModel, origin: Origin, input_hash: str) -> InferenceLineage:
         """Lineage of an answer to the input of that hash, given now."""

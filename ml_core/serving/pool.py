@@ -132,3 +132,5 @@ def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+    finally:  # the error's traceback leads here, and back from here to the error: that circle keeps all it passed alive
+        del future, call
