@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ml_core.errors import ArtefactError
 
-__all__ = ["Document", "read_document", "write_document"]
+__all__ = ["Document", "clear_drafts", "read_document", "write_document"]
 
 
 class Document(BaseModel):
@@ -46,6 +48,8 @@ def read_document(path: Path, kind: type[_D]) -> _D | None:
 def write_document(path: Path, document: Document, *, durable: bool = True) -> None:
     """Write it beside the place, then rename it over; ``durable`` also waits for the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if durable:
+        clear_drafts(path.parent, f".{path.name}.*")
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -57,3 +61,14 @@ def write_document(path: Path, document: Document, *, durable: bool = True) -> N
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def clear_drafts(folder: Path, pattern: str = ".*.json.*") -> None:
+    """Remove what writers that were killed have left: drafts that nobody has touched for a minute."""
+    for draft in folder.glob(pattern):
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _DRAFT_S:
+                draft.unlink()
+
+
+_DRAFT_S = 60.0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import bentoml
 import yaml
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException, NotFound
 
 from ml_core.documents import read_document
@@ -182,9 +183,10 @@ class ModelLoader:
     def tags(self) -> list[str]:
         """Tags of the configured model that can be loaded, in the Bento store or in ``SURETY_HOME``."""
         name = self._settings.model_name.lower()
-        stored = {str(model.tag) for model in bentoml.models.list(name)}
-        folder = self._settings.models / name
-        return sorted(stored | {f"{name}:{p.name}" for p in folder.glob("*") if p.is_dir()})
+        # By folder: BentoML's own list fails as a whole where one model of the name is half imported.
+        folders = (Path(BentoMLContainer.model_store.get()._path) / name, self._settings.models / name)  # noqa: SLF001
+        tags = {f"{name}:{path.name}" for folder in folders for path in folder.glob("*") if path.is_dir()}
+        return sorted(tag for tag in tags if _TAG.fullmatch(tag))
 
     def check_gated(self, tag: str) -> None:
         """Raise unless the model under that tag is whole and has a passed gate (no parser but the manifest's runs)."""

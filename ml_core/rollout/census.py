@@ -51,29 +51,50 @@ class Census:
     ----------
     server : whose processes
     expected : how many there should be, by role
+    pid : of the process that counts; while its own report is missing, none can be believed
     clock : monotonic seconds, the clock of the reports
+    is_running : whether there is a process of that id
     """
 
-    def __init__(self, server: str, expected: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        server: str,
+        expected: Mapping[str, int],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        pid: int | None = None,
+        is_running: Callable[[int], bool] | None = None,
+    ) -> None:
         self.server = server
-        self._clock = clock
-        self._missing_since: float | None = None
         self.expected = dict(expected)
         self.alive = dict.fromkeys(expected, 0)
-        self.seen: set[str] = set()
+        self._clock = clock
+        self._pid = pid
+        self._is_running = is_running or _is_running
+        self._missing_since: float | None = None
+        self._last_seen: dict[str, frozenset[int]] = {}
 
     def look(self, reports: Iterable[WorkerReport]) -> list[WorkerReport]:
-        """Take in what is reported now; the reports of lost processes of this server."""
+        """Take in what is reported now; the reports of lost processes of this server.
+
+        Where not even one's own report is there, the folder is the trouble and not the others: nobody is counted out.
+        """
         own = [r for r in reports if r.server == self.server]
         now = self._clock()
         living = beating(own, now)
-        self.alive = {role: len({r.pid for r in living if r.role == role}) for role in self.expected}
-        self.seen |= {role for role, n in self.alive.items() if n}
+        pids = {r.pid for r in living}
+        if self._pid is not None and self._pid not in pids:
+            self._missing_since = None
+            return []
+        for role in self.expected:
+            of_role = frozenset(r.pid for r in living if r.role == role)
+            self.alive[role] = len(of_role)
+            if of_role:
+                self._last_seen[role] = of_role
         if all(self.alive[role] >= n for role, n in self.expected.items()):
             self._missing_since = None
         elif self._missing_since is None:
             self._missing_since = now
-        pids = {r.pid for r in living}
         return [r for r in own if r.pid not in pids]
 
     @property
@@ -82,5 +103,14 @@ class Census:
         return 0.0 if self._missing_since is None else self._clock() - self._missing_since
 
     def has_lost(self, role: str) -> bool:
-        """Whether that role has reported before and does so no more."""
-        return role in self.seen and self.alive.get(role, 0) == 0
+        """Whether that role has reported before, does so no more, and none of its processes is running."""
+        if self.alive.get(role, 0) or role not in self._last_seen:
+            return False
+        return not any(self._is_running(pid) for pid in self._last_seen[role])
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -107,6 +107,8 @@ def circuit(slot: Slot, mode: CircuitMode, *, reset: bool = False) -> Change:
     """Tell the circuits of a slot how to behave, or to start anew."""
 
     def change(state: RolloutState) -> RolloutState:
+        if getattr(state, slot) is None:
+            raise RolloutRefused("breaker", f"there is no {slot}")
         before = state.circuits.get(slot, CircuitOrder())
         order = CircuitOrder(mode=mode, resets=before.resets + int(reset))
         return state.model_copy(update={"circuits": {**state.circuits, slot: order}})

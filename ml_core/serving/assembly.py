@@ -71,7 +71,7 @@ class Assembler:
         live = Live(
             champion=champion,
             challenger=challenger,
-            previous=self._previous(state, champion, old),
+            previous=self._previous(state, champion, challenger, old),
             generation=state.generation,
             stage=state.stage,
             mode=state.mode if challenger is not None else "off",
@@ -114,8 +114,12 @@ class Assembler:
             return None, str(error)
         return model, ""
 
-    def _previous(self, state: RolloutState, champion: LiveModel, old: Live | None) -> LiveModel | None:
-        if state.previous is None or state.previous == champion.model.tag:
+    def _previous(
+        self, state: RolloutState, champion: LiveModel, challenger: LiveModel | None, old: Live | None
+    ) -> LiveModel | None:
+        """The previous champion; None where it is the challenger, since a model holds one slot at a time."""
+        taken = {model.model.tag for model in (champion, challenger) if model is not None}
+        if state.previous is None or state.previous in taken:
             return None
         try:
             model = self._model(state.previous, old, gated=True)

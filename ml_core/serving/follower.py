@@ -69,7 +69,7 @@ class Follower:
         self._warned: set[str] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="surety-follower", daemon=True)
-        self.census = Census(identity.server, expected)
+        self.census = Census(identity.server, expected, pid=identity.pid)
 
     @property
     def state(self) -> RolloutState | None:
