@@ -66,9 +66,11 @@ class _Face:
 
     @bentoml.on_deployment
     @staticmethod
-    def take_up_promotion() -> None:
-        """Once, before there are workers: a newer promotion makes its model the champion."""
+    def prepare() -> None:
+        """Once, before there are workers: take up a newer promotion, and have lost processes replaced."""
         take_up_promotion(settings, loader)
+        if settings.respawn:
+            _respawn_in_containers()
 
     @bentoml.on_startup
     async def warm_up(self) -> None:
@@ -176,6 +178,18 @@ class SuretyIsolated(_Face):
             return await runner.to_async.call("score", model_hash=model_hash, features=features)
 
         return Hop(cross)
+
+
+def _respawn_in_containers() -> None:
+    """Have BentoML replace lost processes inside a container as it does outside.
+
+    Its images set this variable, for which it leaves lost workers lost, and ends the whole server within ten seconds of
+    losing the last process of a service, such as our runner, though fallbacks would answer meanwhile.
+    """
+    from bentoml.serving import running_inside_container
+
+    os.environ.pop("BENTOML_CONTAINERIZED", None)
+    running_inside_container.cache_clear()
 
 
 def _bento_tag() -> str | None:

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         536_870_912, ge=1_024, le=1 << 36, description="Most bytes of bodies held at a time by one worker; more: 429."
     )
     poll_s: float = Field(0.5, gt=0.01, le=1.0, description="How often a worker looks for a changed rollout, s.")
+    respawn: bool = Field(
+        True, description="Replace lost processes in a container too, as BentoML does outside of one."
+    )
     missing_worker_s: float = Field(
         30.0, gt=0, le=3_600, description="How long a lost worker may be missing before /livez fails, s."
     )

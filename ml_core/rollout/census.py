@@ -72,7 +72,7 @@ class Census:
         self._pid = pid
         self._is_running = is_running or _is_running
         self._missing_since: float | None = None
-        self._last_seen: dict[str, frozenset[int]] = {}
+        self.last_seen: dict[str, frozenset[int]] = {}
 
     def look(self, reports: Iterable[WorkerReport]) -> list[WorkerReport]:
         """Take in what is reported now; the reports of lost processes of this server.
@@ -90,7 +90,7 @@ class Census:
             of_role = frozenset(r.pid for r in living if r.role == role)
             self.alive[role] = len(of_role)
             if of_role:
-                self._last_seen[role] = of_role
+                self.last_seen[role] = of_role
         if all(self.alive[role] >= n for role, n in self.expected.items()):
             self._missing_since = None
         elif self._missing_since is None:
@@ -104,9 +104,9 @@ class Census:
 
     def has_lost(self, role: str) -> bool:
         """Whether that role has reported before, does so no more, and none of its processes is running."""
-        if self.alive.get(role, 0) or role not in self._last_seen:
+        if self.alive.get(role, 0) or role not in self.last_seen:
             return False
-        return not any(self._is_running(pid) for pid in self._last_seen[role])
+        return not any(self._is_running(pid) for pid in self.last_seen[role])
 
 
 def _is_running(pid: int) -> bool:

@@ -19,7 +19,7 @@ from ml_core.serving.live import Live, LiveModel, SlotCounts
 from ml_core.serving.runner import ConformalRunner, Runner
 from ml_core.settings import Settings
 
-__all__ = ["Assembler", "RunnerOf"]
+__all__ = ["Assembler", "RunnerOf", "start_anew"]
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,12 @@ def _obey(state: RolloutState, live: Live) -> None:
         if order != model.order:
             _tell(model.guard.breaker, order, model.order)
             model.order = order
+
+
+def start_anew(model: LiveModel) -> None:
+    """Forget what the circuit of a model has seen, but not what an operator told it."""
+    model.guard.breaker.reset()
+    _tell(model.guard.breaker, model.order, model.order)
 
 
 def _tell(breaker: CircuitBreaker, order: CircuitOrder, before: CircuitOrder) -> None:

@@ -14,7 +14,7 @@ from ml_core.rollout.census import Census, Identity
 from ml_core.rollout.reports import CircuitReport, SlotReport, WorkerReport, clear_lost, read_reports, write_report
 from ml_core.rollout.state import RolloutState, Slot
 from ml_core.rollout.store import RolloutStore
-from ml_core.serving.assembly import Assembler
+from ml_core.serving.assembly import Assembler, start_anew
 from ml_core.serving.circuit_metrics import CircuitMetrics
 from ml_core.serving.inference import InferenceService
 from ml_core.serving.live import Live, LiveModel
@@ -67,6 +67,7 @@ class Follower:
         self._retry_s = _RETRY_FIRST_S
         self._reported_at = 0.0
         self._warned: set[str] = set()
+        self._runner_pids: frozenset[int] = frozenset()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="surety-follower", daemon=True)
         self.census = Census(identity.server, expected, pid=identity.pid)
@@ -180,13 +181,19 @@ class Follower:
             self._mark_runner(live, lost=self.census.has_lost("runner"))
 
     def _mark_runner(self, live: Live, *, lost: bool) -> None:
-        """While the runner's process is gone, do not wait for it."""
+        """While the runner's process is gone, do not wait for it; a new one starts with a clean record."""
+        pids = self.census.last_seen.get("runner", frozenset())
+        is_new = bool(self._runner_pids) and not lost and pids != self._runner_pids
+        if not lost:
+            self._runner_pids = pids
         for _, model in live.models():
             if lost and model.guard.unavailable is None:
                 model.guard.unavailable = "runner_lost"
                 logger.warning("runner.lost", extra={"tag": model.model.tag})
             elif not lost and model.guard.unavailable == "runner_lost":
                 model.guard.unavailable = None
+            if is_new:
+                start_anew(model)
                 logger.info("runner.back", extra={"tag": model.model.tag})
 
     def _report(self, live: Live | None) -> None:
