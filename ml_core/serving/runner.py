@@ -107,7 +107,7 @@ def checked(proba: Probabilities, rows: int, n_classes: int) -> Scored:
         (row,) = proba.tolist()
         fine = min(row) >= 0.0 and max(row) <= 1.0 and abs(sum(row) - 1.0) <= PROBABILITY_TOLERANCE
         return Scored(proba, None) if fine else Scored(np.full((1, n_classes), np.nan), "bad_output")
-    with np.errstate(invalid="ignore"):  # NaN and infinities fail the sum
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinities fail the sum
         inside = (proba.min(axis=1) >= 0.0) & (proba.max(axis=1) <= 1.0)
         good = inside & (np.abs(proba.sum(axis=1) - 1.0) <= PROBABILITY_TOLERANCE)
     if good.all():

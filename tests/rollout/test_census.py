@@ -92,7 +92,7 @@ def test_roles_are_counted_apart(clock):
 
 
 def test_a_runner_is_lost_only_after_it_was_there(clock):
-    census = Census("s", {"api": 1, "runner": 1}, clock)
+    census = Census("s", {"api": 1, "runner": 1}, clock, is_running=lambda pid: False)
     census.look(beats(clock, 1))
     assert not census.has_lost("runner")
     census.look([*beats(clock, 1), *beats(clock, 2, role="runner")])
@@ -102,6 +102,45 @@ def test_a_runner_is_lost_only_after_it_was_there(clock):
     assert census.has_lost("runner")
     census.look([*beats(clock, 1), *beats(clock, 5, role="runner")])
     assert not census.has_lost("runner")
+
+
+def test_a_process_that_is_only_silent_is_not_lost_while_it_runs(clock):
+    running = {2}
+    census = Census("s", {"runner": 1}, clock, is_running=running.__contains__)
+    census.look(beats(clock, 2, role="runner"))
+    clock.advance(60)
+    census.look([])
+    assert (census.alive, census.has_lost("runner")) == ({"runner": 0}, False)
+    running.clear()
+    assert census.has_lost("runner")
+
+
+def test_a_process_that_has_ended_is_seen_to_have_ended(clock):
+    census = Census("s", {"runner": 1}, clock)
+    for pid, lost in ((os.getpid(), False), (ended_process(), True)):
+        census.look(beats(clock, pid, role="runner"))
+        clock.advance(60)
+        census.look([])
+        assert census.has_lost("runner") is lost
+
+
+def ended_process() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_without_its_own_report_a_process_believes_no_census(clock):
+    census = Census("s", {"api": 2}, clock, pid=1)
+    census.look(beats(clock, 1, 2))
+    reports = beats(clock, 1, 2)
+    clock.advance(60)
+    assert census.look(reports) == []  # all as old as its own: the folder cannot be written
+    clock.advance(60)
+    assert (census.alive, census.missing_s) == ({"api": 2}, 0.0)
+    (lost,) = census.look([*beats(clock, 1), reports[1]])
+    clock.advance(9)
+    assert (lost.pid, census.alive, census.missing_s) == (2, {"api": 1}, 9.0)
 
 
 def test_processes_with_one_parent_are_of_one_server():
