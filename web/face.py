@@ -146,10 +146,10 @@ class SuretyFace:
         path = scope["path"]
         desk = self._desk()
         methods = desk.routes.get(path)
-        if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
-            await self._app(scope, receive, send)
-            return
         request = HttpRequest(scope, receive, desk.admission)
+        if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
+            await self._app(scope, receive, _closing(send) if request.unread else send)
+            return
         try:
             reply = await _answer(desk, methods, scope, request)
         finally:
@@ -184,6 +184,17 @@ def _handler(methods: dict[str, Handler] | None, method: str) -> Handler:
         allowed: Header = (b"allow", ", ".join(sorted(methods)).encode())
         raise Refused("method_not_allowed", "this route has other methods", (allowed,))
     return handler
+
+
+def _closing(send: Send) -> Send:
+    """Close the connection after a reply of BentoML's to a request whose body nobody will read."""
+
+    async def closing(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
+        await send(message)
+
+    return closing
 
 
 async def _send(send: Send, reply: Reply, *, close: bool) -> None:

@@ -88,7 +88,8 @@ class Census:
             return []
         for role in self.expected:
             of_role = frozenset(r.pid for r in living if r.role == role)
-            self.alive[role] = len(of_role)
+            # One that was replaced at once still counts for a moment beside the one that came for it.
+            self.alive[role] = min(len(of_role), self.expected[role])
             if of_role:
                 self.last_seen[role] = of_role
         if all(self.alive[role] >= n for role, n in self.expected.items()):

@@ -239,6 +239,11 @@ class Odd:
         return np.full((len(features), 2), np.nan)
 
 
+def test_connection_of_a_body_that_bentoml_never_reads_is_closed(api: HttpApi) -> None:
+    assert call(api, "GET", "/metrics", content=b"x" * 10).headers["connection"] == "close"
+    assert "connection" not in call(api, "GET", "/metrics").headers
+
+
 def api_with(runner: Any, *fallback: str) -> HttpApi:
     flags = Flags(fallback=fallback)  # type: ignore[arg-type]
     return HttpApi(SETTINGS, InferenceService(toy_live(runner, flags=flags)))
