@@ -14,16 +14,18 @@ from ml_core.errors import (
     FieldProblem,
     InvalidRecord,
     NotLoaded,
+    Overloaded,
 )
 from ml_core.features.columns import ColumnArrays
 from ml_core.features.record import Record, RecordReader
 from ml_core.rollout.state import Slot
 from ml_core.serving.chain import fall_back
 from ml_core.serving.envelope import BatchResponse, InferenceLineage, InferenceResponse, RowError
-from ml_core.serving.guard import FallbackReason
+from ml_core.serving.guard import FallbackReason, GuardedCall
 from ml_core.serving.ids import new_id
 from ml_core.serving.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serving.requests import BatchRequest, PredictRequest
+from ml_core.serving.runner import FeatureMatrix
 from ml_core.serving.shadow import Shadow, ShadowRows
 from ml_core.serving.tables import REASONS, TableAnswer, answering_model, blocks, joined, members_of, whole
 from ml_core.serving.tallies import count_in_metrics, count_many, count_one, log_degraded
@@ -100,7 +102,7 @@ class InferenceService:
         model = live.at(slot) or live.champion
         columns = reader.arrays((record,))
         features = model.transform(columns)
-        call = await model.guard.call(features)
+        call = await _asked(slot, model, features)
         level = request.level or live.flags.confidence_level or model.level
         if call.reason is None and call.proba is not None:
             proba = call.proba[0].tolist()
@@ -213,7 +215,7 @@ class InferenceService:
         found = []
         for block in blocks(columns):
             features = await elsewhere(lambda block=block: model.transform(block))  # type: ignore[misc]  # its default is the block
-            call = await model.guard.call(features)
+            call = await _asked(slot, model, features)
             if call.reason is None and call.proba is not None:
                 answer = model.calibration.rows(call.proba, chosen)
                 table = whole(call.proba, answer, slot, None, chosen)
@@ -300,6 +302,16 @@ class InferenceService:
     def _shadow_rows(self, live: Live, columns: ColumnArrays, table: TableAnswer, ids: list[str] | None) -> None:
         if live.mode == "shadow" and self._shadow is not None:
             self._shadow.put(live, ShadowRows.of_table(ids, columns, table.proba, table.answer, table.level))
+
+
+async def _asked(slot: Slot, model: LiveModel, features: FeatureMatrix) -> GuardedCall:
+    """The guarded call; where a canary has no room for more, the champion answers instead of nobody."""
+    try:
+        return await model.guard.call(features)
+    except Overloaded:
+        if slot != "challenger":
+            raise
+        return GuardedCall(None, "stuck", called=False)
 
 
 def invalid_record_body(error: InvalidRecord) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from ml_core.journal import Journal
@@ -135,6 +137,26 @@ def test_after_a_reboot_the_memory_of_the_other_clock_is_begun_anew(place):
     place.clock.now_s = 10.0
     place.report(**BAD)
     assert place.look().rolled_back
+
+
+def test_after_a_reboot_late_failures_are_found_as_before(place):
+    place.clock.advance(1e6)
+    place.report(**FINE)
+    place.look()
+    place.clock.now_s = 10.0
+    assert late_failures(place, lambda: None)
+
+
+def test_a_new_stage_is_remembered_from_its_own_beginning(place):
+    for _ in range(3):
+        place.report(**FINE)
+        place.look()
+        place.clock.advance(START_EVERY_S)
+    place.stage = place.store.change(changes.canary(B, 0.6, GuardLimits(set_size=1.9)), why="more")[1].stage
+    place.report(**FINE)
+    place.look()
+    memory = json.loads((place.settings.monitor / "toy.json").read_text())
+    assert (memory["stage"], [start["number"] for start in memory["starts"]]) == (place.stage, [0])
 
 
 def test_lost_workers_of_the_stage_count_and_those_of_others_are_cleared(place):

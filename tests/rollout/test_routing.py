@@ -79,6 +79,11 @@ def test_another_challenger_draws_its_patients_anew():
     assert all(within_chance(int(cell), N, 0.01) for cell in table.ravel())
 
 
+def test_who_met_one_challenger_meets_the_next_no_more_often_than_others():
+    both = sum(takes_challenger(0.5, TAG, key, None) and takes_challenger(0.5, OTHER, key, None) for key in KEYS)
+    assert within_chance(both, N, 0.25)
+
+
 def test_the_same_patients_for_every_worker_and_every_start():
     salt = hashlib.sha256(TAG.encode()).digest()[:16]
     drawn = hashlib.blake2b(b"ward-3", digest_size=8, salt=salt).digest()

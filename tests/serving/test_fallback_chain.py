@@ -312,3 +312,16 @@ def test_a_service_with_nothing_loaded_says_why():
     service.problem = "toy:v1 is not in the Bento store"
     with pytest.raises(NotLoaded, match="Bento store"):
         asyncio.run(service.predict(PredictRequest(toy_record())))
+
+
+def test_where_a_canary_has_no_room_the_champion_answers_and_its_guards_hear_of_it():
+    live = live_of(challenger=overloaded_model(), mode="canary", weight=1.0)
+    answer = ask(live)
+    assert (answer.lineage.slot, answer.fallback_reason) == ("champion", "stuck")
+    assert live.counts["challenger"].fallbacks == {"stuck": 1}
+    assert ask_all(live, RECORDS[:3]).predictions[0].lineage.slot == "champion"
+
+
+def test_where_the_champion_has_no_room_the_caller_is_asked_to_come_again():
+    with pytest.raises(Overloaded):
+        ask(live_of(overloaded_model()))

@@ -230,6 +230,7 @@ def test_a_stuck_model_that_comes_back_answers_again_and_its_late_results_count_
     slow.go.set()
     until(lambda: not guard.pool.is_exhausted)
     assert guard.breaker.snapshot().successes == 0
+    guard.deadline_s = WAIT_S
     assert call(guard).reason is None
     assert (guard.breaker.snapshot().failures, guard.breaker.snapshot().successes) == (1, 1)
 

@@ -78,6 +78,15 @@ def test_no_thread_before_the_first_call_and_no_more_than_the_calls_need(held):
     assert len(threads_named(name)) == 2
 
 
+def test_calls_one_after_the_other_share_a_thread():
+    name = "pool-shared"
+    pool = BoundedPool(4, 4, name)
+    for i in range(10):
+        assert pool.submit(lambda i=i: i).result(WAIT_S) == i
+        until(lambda: not pool._unfinished)
+    assert len(threads_named(name)) == 1
+
+
 @pytest.mark.parametrize(("threads", "waiting"), [(1, 0), (2, 3), (3, 1)])
 def test_threads_and_waiting_calls_stay_within_their_bounds(held, threads, waiting):
     name = f"pool-bounds-{threads}-{waiting}"

@@ -31,6 +31,7 @@ from tests.serving.builders import (
     opened,
     other_toy,
     toy_records,
+    until,
 )
 from tests.toy_models import loaded_toy, toy_record
 
@@ -254,6 +255,7 @@ def test_a_straggler_of_the_stage_before_leaves_the_new_counts_alone():
     shadowed = Shadowed()
     newer = replace(shadowed.live, stage=2)
     shadowed.take(RECORDS[:4], live=newer)
+    until(lambda: shadowed.shadow.report(2).scored == 4)
     shadowed.take(RECORDS[:1])
     shadowed.take(RECORDS[:3], live=newer)
     assert shadowed.counted(stage=2).scored == 7
