@@ -10,7 +10,7 @@ SERVICE ?= service:Surety
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build monitor demo-rollout docs lock clean help
+.PHONY: setup serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build monitor demo-rollout reliability docs lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -71,6 +71,10 @@ test: $(READY) lint typecheck ## Lint, types and the tests of every change (abou
 
 test-slow: $(READY) ## The statistical and fault suites
 	$(BIN)/python -m pytest -m slow
+
+reliability: $(READY) ## The fault suite, and docs/reliability.md from its figures
+	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m tests.faults.document
 
 bench: $(READY) ## Figures, as ratios in one run, with the machine beside them
 	$(BIN)/python -m benchmarks.run
