@@ -36,17 +36,10 @@ REQUESTS = 10_000
 Row = tuple[str, str, str, str]
 
 
-def serve_ours() -> Server:
+def serve_ours(service: str = "service:Surety", **settings: str) -> Server:
     port = free_port()
-    return start(
-        [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(port)], port, ready="/readyz"
-    )
-
-
-def serve_isolated() -> Server:
-    port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", "service:SuretyIsolated", "--port", str(port)]
-    return start(command, port, ready="/readyz")
+    command = [sys.executable, "-m", "bentoml", "serve", service, "--port", str(port)]
+    return start(command, port, ready="/readyz", env=settings)
 
 
 def serve_echo(python: str) -> Server:
@@ -122,29 +115,35 @@ def extras(prepared: Prepared) -> list[Row]:
     try:
         rows = [_with_rollout(plain, prepared, *change) for change in (("shadow", []), ("canary", ["0.5"]))]
     finally:
-        _surety(prepared, "rollout", "rollback")
         plain.stop()
-    inline, isolated = serve_ours(), serve_isolated()
-    try:
-        load(inline, "/predict", prepared.bodies, CONNECTIONS, 2_000)
-        load(isolated, "/predict", prepared.bodies, CONNECTIONS, 1_000)
-        found: list[tuple[float, float]] = []
-        for _ in range(ROUNDS):
-            ours = load(inline, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 2)["cpu_ms"]
-            theirs = load(isolated, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 5)
-            found.append((float(str(ours)), float(str(theirs["cpu_ms"]))))
-    finally:
-        inline.stop()
-        isolated.stop()
-    return [
-        *rows,
-        (
-            "model in a process of its own, CPU per /predict, ms",
-            f"{median([t for _, t in found]):.2f} ({median([t / o for o, t in found]):.1f} times inline)",
-            "",
-            "SuretyIsolated, 4 connections",
+    others = {
+        "on the pool, CPU per /predict, ms": (
+            "as a slow model runs: a thread and a deadline",
+            {"SURETY_INLINE_ROWS": "0"},
         ),
-    ]
+        "in a process of its own, CPU per /predict, ms": ("SuretyIsolated, 4 connections", None),
+    }
+    for what, (note, settings) in others.items():
+        other = serve_ours("service:SuretyIsolated") if settings is None else serve_ours(**settings)
+        inline = serve_ours()
+        try:
+            rows.append((what, _side_by_side(inline, other, prepared), "", note))
+        finally:
+            inline.stop()
+            other.stop()
+    return rows
+
+
+def _side_by_side(inline: Server, other: Server, prepared: Prepared) -> str:
+    """CPU per answer of another way to run the model, and how many times that of the event loop's."""
+    for server in (inline, other):
+        load(server, "/predict", prepared.bodies, CONNECTIONS, 1_000)
+    found: list[tuple[float, float]] = []
+    for _ in range(ROUNDS):
+        ours = load(inline, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 2)["cpu_ms"]
+        theirs = load(other, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 5)["cpu_ms"]
+        found.append((float(str(ours)), float(str(theirs))))
+    return f"{median([t for _, t in found]):.2f} ({median([t / o for o, t in found]):.1f} times the loop)"
 
 
 def _with_rollout(server: Server, prepared: Prepared, change: str, arguments: list[str]) -> Row:
@@ -153,8 +152,10 @@ def _with_rollout(server: Server, prepared: Prepared, change: str, arguments: li
     for _ in range(ROUNDS):
         before = float(str(load(server, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 2)["cpu_ms"]))
         _surety(prepared, "rollout", change, *arguments, prepared.other_version)
-        during = float(str(load(server, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 2)["cpu_ms"]))
-        _surety(prepared, "rollout", "rollback")
+        try:
+            during = float(str(load(server, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 2)["cpu_ms"]))
+        finally:
+            _surety(prepared, "rollout", "rollback")
         added.append(during - before)
     where = "after the reply, every request" if change == "shadow" else "half of the traffic"
     return (f"{change} adds, CPU per /predict, ms", f"{median(added):+.3f}", "", where)
