@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ __all__ = ["Hop", "Worker"]
 T = TypeVar("T")
 _FINISH_S = 20.0
 """How long running batches may take once the service is told to stop."""
+_SWITCH_S = 0.001
+"""Longest turn of a thread that reads a batch while the event loop waits for its own (Python's default: 0.005)."""
 _RUNNER_START_S, _RUNNER_LOOK_S = 10.0, 0.1
 _CROSS_S = 10.0
 
@@ -83,6 +86,7 @@ class Worker:
     async def start(self) -> None:
         """Answer a few golden records, so that the first caller pays for nothing, and follow the rollout."""
         self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(_SWITCH_S)
         if self._hop is not None:
             await self._await_runner()
         self.inference.warm_up()

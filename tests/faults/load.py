@@ -1,0 +1,335 @@
+"""Open-loop HTTP load from a process of its own: requests leave at a rate, whatever has become of the earlier ones.
+
+    python -m tests.faults.load
+
+Its first line of stdin is a JSON object: port, method, path, bodies (texts, sent in turn), headers, rate (a second), connections (most open
+at a time), total (requests; null: until stdin closes), timeout_s. Says "begun" on stdout with the first request and, at
+the end, writes one JSON array a request. Times are of the system's monotonic clock, so that other processes can tell
+what had happened before a request left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, Self
+
+__all__ = ["JSON_TYPE", "Load", "Seen", "answered", "degraded", "failed", "percentile"]
+
+JSON_TYPE = {"Content-Type": "application/json"}
+
+
+@dataclass(slots=True)
+class Seen:
+    """One request as its caller saw it.
+
+    Attributes
+    ----------
+    due_s : when it should have left, monotonic
+    waited_ms : how long it waited for a free connection
+    latency_ms : from ``due_s`` to the whole answer
+    status : 0 where no answer came
+    error : ``refused``, ``reset`` or ``timeout``; "" where an answer came
+    reason, slot, model_hash : of the envelope; "" where there was none
+    flagged : ``fallback_used`` of the envelope
+    strict : whether the body was JSON as RFC 8259 has it, with finite numbers only
+    retry_after : seconds of that header; -1 without
+    """
+
+    due_s: float
+    waited_ms: float = 0.0
+    latency_ms: float = 0.0
+    status: int = 0
+    error: str = ""
+    reason: str = ""
+    slot: str = ""
+    model_hash: str = ""
+    flagged: bool = False
+    strict: bool = True
+    retry_after: int = -1
+    probability: float = -1.0
+
+
+def answered(seen: Sequence[Seen]) -> list[Seen]:
+    return [s for s in seen if s.status == 200]
+
+
+def degraded(seen: Sequence[Seen]) -> list[Seen]:
+    return [s for s in seen if s.status == 200 and s.slot not in {"champion", "challenger"}]
+
+
+def failed(seen: Sequence[Seen]) -> list[Seen]:
+    return [s for s in seen if s.status != 200]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """By nearest rank; -1 of nothing."""
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2) if ordered else -1.0
+
+
+class Load:
+    """Load on a server for as long as the block lasts (or ``total`` requests); ``seen`` holds what came of it."""
+
+    def __init__(
+        self,
+        address: str,
+        path: str = "/predict",
+        bodies: Sequence[object] = (),
+        *,
+        rate: float,
+        total: int | None = None,
+        connections: int = 64,
+        method: str = "POST",
+        timeout_s: float = 30.0,
+    ) -> None:
+        self._spec = {
+            "port": int(address.rsplit(":", 1)[1]),
+            "method": method,
+            "path": path,
+            "bodies": [body if isinstance(body, str) else json.dumps(body) for body in bodies] or [""],
+            "headers": JSON_TYPE if method == "POST" else {},
+            "rate": rate,
+            "connections": connections,
+            "total": total,
+            "timeout_s": timeout_s,
+        }
+        self.seen: list[Seen] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(self._spec) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "begun\n"
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        if kind is not None:
+            process.kill()
+            process.wait()
+            return
+        if self._spec["total"] is None:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.stdin = None
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        self.seen = [Seen(*json.loads(line)) for line in out.splitlines()]
+
+    def run(self) -> list[Seen]:
+        """All of ``total`` requests."""
+        assert self._spec["total"] is not None
+        with self:
+            pass
+        return self.seen
+
+
+# --- inside the load's own process --------------------------------------------------------------------------------
+
+
+class _Connection(asyncio.Protocol):
+    """One keep-alive connection, with at most one request under way."""
+
+    def __init__(self, sender: _Sender) -> None:
+        self._sender = sender
+        self._buffer = bytearray()
+        self.request: Seen | None = None
+        self.transport: Any = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def send(self, raw: bytes, request: Seen, timeout_s: float) -> None:
+        self.request = request
+        self._buffer.clear()
+        request.waited_ms = (time.monotonic() - request.due_s) * 1000
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+        self.transport.write(raw)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, separator, body = bytes(self._buffer).partition(b"\r\n\r\n")
+        if not separator:
+            return
+        status, headers = _head(head)
+        if len(body) < int(headers.get("content-length", 0)):
+            return
+        request = self._settle()
+        if request is not None:
+            request.status = status
+            _read(request, headers, body)
+            self._sender.done(request)
+        if headers.get("connection", "").lower() == "close":
+            self.transport.close()
+        else:
+            self._sender.idle(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._sender.lost(self)
+        request = self._settle()
+        if request is not None:
+            request.error = request.error or "reset"
+            self._sender.done(request)
+
+    def _expire(self) -> None:
+        if self.request is not None:
+            self.request.error = "timeout"
+        self.transport.abort()
+
+    def _settle(self) -> Seen | None:
+        request, self.request = self.request, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if request is not None:
+            request.latency_ms = (time.monotonic() - request.due_s) * 1000
+        return request
+
+
+class _Sender:
+    """Sends what is due on whichever connection is free; opens more as they are needed, up to a limit."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = spec
+        head = f"{spec['method']} {spec['path']} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in spec["headers"].items())
+        self._raw = [
+            (f"{head}Content-Length: {len(body.encode())}\r\n\r\n" if body else f"{head}\r\n").encode() + body.encode()
+            for body in spec["bodies"]
+        ]
+        self._number = 0
+        self._idle: deque[_Connection] = deque()
+        self._waiting: deque[tuple[bytes, Seen]] = deque()
+        self._open = 0
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.all_in = asyncio.Event()
+        self.seen: list[Seen] = []
+
+    def due(self, due_s: float) -> None:
+        raw = self._raw[self._number % len(self._raw)]
+        self._number += 1
+        self._under_way += 1
+        self.all_in.clear()
+        self._waiting.append((raw, Seen(due_s)))
+        if self._idle:
+            self._go(self._idle.popleft())
+        elif self._open < self._spec["connections"]:
+            self._open += 1
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def idle(self, connection: _Connection) -> None:
+        if self._waiting:
+            self._go(connection)
+        else:
+            self._idle.append(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        self._open -= 1
+        if connection in self._idle:
+            self._idle.remove(connection)
+        if self._waiting and self._open < self._spec["connections"]:
+            self._open += 1
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def done(self, request: Seen) -> None:
+        self.seen.append(request)
+        self._under_way -= 1
+        if not self._under_way:
+            self.all_in.set()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._spec["port"])
+        except OSError:
+            self._open -= 1
+            if self._waiting:
+                _, request = self._waiting.popleft()
+                request.error = "refused"
+                request.latency_ms = (time.monotonic() - request.due_s) * 1000
+                self.done(request)
+            return
+        self.idle(connection)
+
+    def _go(self, connection: _Connection) -> None:
+        raw, request = self._waiting.popleft()
+        connection.send(raw, request, self._spec["timeout_s"])
+
+
+def _head(head: bytes) -> tuple[int, dict[str, str]]:
+    first, *lines = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return int(first[9:12]), {name.lower(): value.strip() for name, _, value in pairs}
+
+
+def _read(request: Seen, headers: dict[str, str], body: bytes) -> None:
+    request.retry_after = int(headers.get("retry-after", -1))
+    request.model_hash = headers.get("x-model-hash", "")
+    if headers.get("content-type") != "application/json":
+        return
+    try:
+        answer = json.loads(body, parse_constant=_refuse_constant)
+    except ValueError:
+        request.strict = False
+        return
+    lineage = answer.get("lineage")
+    if lineage is not None:
+        request.reason = answer["fallback_reason"] or ""
+        request.flagged = answer["fallback_used"]
+        request.slot = lineage["slot"]
+        request.probability = answer["probability"]
+        request.strict = request.strict and lineage["model_hash"] == request.model_hash
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(text)
+
+
+async def _run(spec: dict[str, Any]) -> list[Seen]:
+    sender = _Sender(spec)
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    if spec["total"] is None:
+        loop.add_reader(sys.stdin, stopped.set)
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
+    began = time.monotonic()
+    number = 0
+    while not stopped.is_set() and number != spec["total"]:
+        due_s = began + number / spec["rate"]
+        wait = due_s - time.monotonic()
+        if wait > 0.0005:
+            await asyncio.sleep(wait)
+            continue
+        sender.due(due_s)
+        number += 1
+        if number % 50 == 0:
+            await asyncio.sleep(0)
+    if number:
+        await sender.all_in.wait()
+    return sender.seen
+
+
+if __name__ == "__main__":
+    for found in asyncio.run(_run(json.loads(sys.stdin.readline()))):
+        sys.stdout.write(json.dumps(astuple(found)) + "\n")

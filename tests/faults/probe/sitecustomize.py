@@ -1,0 +1,141 @@
+"""Put on PYTHONPATH of a server under test: breaks its model as the file named by SURETY_TEST_FAULT says.
+
+The file holds {"quick": bool, "rules": [...]}. Without it, or while it has no rules, models run as they are. A rule:
+
+    do            raise, sleep, hang, nan, inf, negative, sum, shape, empty or exit
+    ms            how long sleep takes (it answers afterwards); hang sleeps and then raises
+    model_hash    only models whose hash begins so
+    column, above only rows whose feature in that column is above the number (raise and sleep: calls with such a row)
+    every         only each n-th call that the rest of the rule fits
+
+"quick": false is read once, when the runner's module is imported, and sends the model to the pool from the start.
+"""
+
+import importlib.machinery
+import json
+import os
+import sys
+import time
+
+_RUNNER = "ml_core.serving.runner"
+_LOOK_EVERY_S = 0.02
+
+
+class _Faults:
+    """The rules of the file, read again when it has changed."""
+
+    def __init__(self, path):
+        self._path = path
+        self._looked = 0.0
+        self._stamp = None
+        self._calls = {}
+        self.quick = True
+        self.rules = ()
+        self.look()
+
+    def look(self):
+        now = time.monotonic()
+        if now - self._looked < _LOOK_EVERY_S:
+            return
+        self._looked = now
+        try:
+            status = os.stat(self._path)
+            stamp = (status.st_mtime_ns, status.st_ino)
+            if stamp == self._stamp:
+                return
+            with open(self._path, encoding="utf-8") as file:
+                content = json.load(file)
+        except (OSError, ValueError):
+            return
+        self._stamp = stamp
+        self._calls = {}
+        self.quick = content.get("quick", True)
+        self.rules = tuple(content.get("rules", ()))
+
+    def of(self, model_hash, features):
+        """The first rule that fits this call, and the rows it is about."""
+        for number, rule in enumerate(self.rules):
+            if not model_hash.startswith(rule.get("model_hash", "")):
+                continue
+            rows = features[:, rule["column"]] > rule["above"] if "column" in rule else features[:, 0] == features[:, 0]
+            if "column" not in rule:
+                rows[:] = True
+            if not rows.any():
+                continue
+            self._calls[number] = self._calls.get(number, 0) + 1
+            if self._calls[number] % rule.get("every", 1) == 0:
+                return rule, rows
+        return None, None
+
+
+def _broken(rule, rows, honest):
+    """What the model gives under that rule; ``honest`` computes what it would have given."""
+    import numpy as np
+
+    do = rule["do"]
+    if do == "exit":
+        os._exit(137)
+    if do in {"sleep", "hang"}:
+        time.sleep(rule["ms"] / 1000)
+    if do in {"raise", "hang"}:
+        raise RuntimeError("the model was told to fail")
+    proba = np.array(honest())
+    if do == "nan":
+        proba[rows] = np.nan
+    elif do == "inf":
+        proba[rows, 0] = np.inf
+    elif do == "negative":
+        proba[rows] = (-0.5, 1.5)
+    elif do == "sum":
+        proba[rows] = (0.7, 0.7)
+    elif do == "shape":
+        return proba[:, :1]
+    elif do == "empty":
+        return proba[:0]
+    return proba
+
+
+def _break(module):
+    faults = _Faults(os.environ["SURETY_TEST_FAULT"])
+    runner = module.ConformalRunner
+    init, proba = runner.__init__, runner.proba
+
+    def remembering(self, model, *args, **named):
+        init(self, model, *args, **named)
+        self.told_hash = model.model_hash
+
+    def faulty(self, features):
+        faults.look()
+        if faults.rules:
+            rule, rows = faults.of(self.told_hash, features)
+            if rule is not None:
+                return _broken(rule, rows, lambda: proba(self, features))
+        return proba(self, features)
+
+    runner.__init__, runner.proba = remembering, faulty
+    if not faults.quick:
+        runner.is_quick = False
+
+
+class _Finder:
+    """Breaks the runner's module as soon as somebody imports it, and imports nothing by itself."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != _RUNNER:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def executing(module):
+            execute(module)
+            _break(module)
+
+        spec.loader.exec_module = executing
+        return spec
+
+
+if "SURETY_TEST_FAULT" in os.environ:
+    sys.meta_path.insert(0, _Finder)
