@@ -219,7 +219,7 @@ def test_b47_operators_order_reaches_every_worker_and_the_next_one(place: FaultP
             "B47 operator opens the circuits of four workers",
             "all reject within 2 s, also one that starts later, and the metrics sum to the truth",
             {
-                "spread_s": round(last_by_model - first_turned, 2),
+                "spread_s": round(max(0.0, last_by_model - first_turned), 2),
                 "command_s": round(command_s, 2),
                 "rejected_answers": rejected,
                 "rejected_in_metrics": int(in_metrics),
