@@ -91,6 +91,8 @@ def flags(values: Mapping[str, Any]) -> Change:
     """
 
     def change(state: RolloutState) -> RolloutState:
+        for name in sorted(values.keys() - Flags.model_fields.keys()):
+            raise ConfigError(f"flag {name}", f"is not known; there are {', '.join(Flags.model_fields)}")
         try:
             found = Flags.model_validate({**state.flags.model_dump(), **values})
         except ValidationError as error:
