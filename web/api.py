@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -78,15 +79,17 @@ class HttpApi:
             return await self._predict_arrow(request)
         _require(request, JSON, ARROW)
         body = await request.body(self._settings.max_body_bytes)
+        parse = partial(_parsed_batch, body, self._settings.max_batch_rows)
         if len(body) <= self._record_bytes:
             with self.admission.request():
-                parsed = parse_batch(_json(body), self._settings.max_batch_rows)
+                parsed = parse()
                 if len(parsed.records) <= self._settings.inline_rows:
                     return self._batch_reply(await self._inference.predict_batch(parsed))
+            async with self.admission.batch() as elsewhere:
+                return await self._large_batch(parsed, elsewhere)
         _refuse_nesting(body, self._settings.max_batch_rows)
         async with self.admission.batch() as elsewhere:
-            parsed = await elsewhere(lambda: parse_batch(_json(body), self._settings.max_batch_rows))
-            return await self._large_batch(parsed, elsewhere)
+            return await self._large_batch(await elsewhere(parse), elsewhere)
 
     async def health(self, _: HttpRequest) -> Reply:
         """``GET /health``: 200 while anything can answer, else 503; ``degraded`` while fallbacks do."""
@@ -160,6 +163,10 @@ class HttpApi:
 
 def _plain(*, ok: bool) -> Reply:
     return Reply(200 if ok else 503, b"\n" if ok else b"unavailable\n", b"text/plain; charset=utf-8")
+
+
+def _parsed_batch(body: bytes, max_rows: int) -> BatchRequest:
+    return parse_batch(_json(body), max_rows)
 
 
 def _json(body: bytes) -> object:

@@ -22,6 +22,7 @@ Crossing = Callable[[str, FeatureMatrix], Awaitable[HopAnswer]]
 MOST_WAITING = 256
 """Calls that may wait for the hop; more are refused."""
 _ROWS_AT_ONCE = 8_192
+_GRACE_S = 0.25  # the callers' own deadline comes first, and names the reason
 _HOPS = 2  # one under way while the runner works on the other
 
 
@@ -75,7 +76,7 @@ class IsolatedRunner:
         while calls := self._take():
             features = calls[0].features if len(calls) == 1 else np.concatenate([c.features for c in calls])
             try:
-                deadline = self._deadline_s + len(features) / 1000
+                deadline = self._deadline_s + _GRACE_S + len(features) / 1000
                 scored = answer_of(await asyncio.wait_for(self._cross(self._model_hash, features), deadline))
                 if len(scored.proba) != len(features):
                     raise BadModelOutput(f"the runner answered {len(scored.proba)} rows for {len(features)}")  # noqa: TRY301 - as any other failure of the hop

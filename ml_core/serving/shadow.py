@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import random
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from decimal import Decimal
@@ -33,6 +34,7 @@ MOST_ROWS = 10_000
 _ROWS_AT_ONCE = 256
 _PAUSE_S = 0.02
 _FILE_BYTES, _FILES = 16_000_000, 4
+_KEEP_S = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +245,18 @@ class Shadow:
         if self._file is None:
             assert self._folder is not None
             self._folder.mkdir(parents=True, exist_ok=True)
+            _clear_old(self._folder)
             self._file = logging.handlers.RotatingFileHandler(
                 self._folder / f"{self._name}.jsonl", maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8"
             )
         self._file.emit(logging.makeLogRecord({"msg": line}))
+
+
+def _clear_old(folder: Path) -> None:
+    """Remove what workers that are long gone have written."""
+    for path in folder.glob("*.jsonl*"):
+        if time.time() - path.stat().st_mtime > _KEEP_S:
+            path.unlink(missing_ok=True)
 
 
 def _wants(live: Live) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 from dataclasses import replace
 from decimal import Decimal
@@ -259,3 +260,15 @@ def test_a_straggler_of_the_stage_before_leaves_the_new_counts_alone():
     shadowed.take(RECORDS[:1])
     shadowed.take(RECORDS[:3], live=newer)
     assert shadowed.counted(stage=2).scored == 7
+
+
+def test_lines_of_workers_that_are_long_gone_are_removed(tmp_path):
+    old, fresh = tmp_path / "gone-1.jsonl.1", tmp_path / "other-2.jsonl"
+    for path in (old, fresh):
+        path.write_text("{}\n")
+    os.utime(old, (0, 0))
+    shadowed = Shadowed(folder=tmp_path)
+    shadowed.take(RECORDS[:1])
+    shadowed.counted()
+    assert not old.exists()
+    assert fresh.exists()
