@@ -26,7 +26,7 @@ $(READY): requirements/dev.lock pyproject.toml
 
 serve: $(READY) ## Serve the promoted model, with the monitor beside it; makes the example first where there is none
 	$(BIN)/surety example --config $(CONFIG)
-	$(BIN)/surety monitor --every 5s --model $(MODEL) & trap "kill $$!" EXIT; \
+	$(BIN)/surety monitor --every 5s --model $(MODEL) & trap "kill $$!" EXIT INT TERM; \
 	SURETY_MODEL_NAME=$(MODEL) $(BIN)/bentoml serve $(SERVICE) --port $(PORT)
 
 monitor: $(READY) ## Watch the running service of MODEL
