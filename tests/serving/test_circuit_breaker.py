@@ -1,4 +1,4 @@
-"""Every behaviour of the breaker that one thread can show, under its number in resilience.md (B01 to B49).
+"""Every behaviour of the breaker that one thread can show, under its number (B01 to B49).
 
 Most cases are a line of script, read from left to right; see ``Script``. The others are functions in the same table.
 B25, B35-B37, B46 and the threads' half of B44 are in test_circuit_breaker_threads.py.

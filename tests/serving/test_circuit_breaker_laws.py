@@ -399,7 +399,7 @@ def test_nor_with_the_five_percent_rule_over_a_thousand_calls(calls: int) -> Non
 
 
 def test_a_five_percent_rule_over_a_hundred_calls_would() -> None:
-    """The trap that the defaults keep away from: resilience.md found one opening in 8,500 calls."""
+    """The trap that the defaults keep away from: about one opening in 8,500 calls."""
     assert openings(100_000, 0.01, error_rate_threshold=0.05) > 3
 
 
