@@ -16,6 +16,7 @@ from ml_core.rollout.state import Slot
 
 __all__ = [
     "LOST_AFTER_S",
+    "REPORT_EVERY_S",
     "CircuitReport",
     "ShadowReport",
     "SlotReport",
@@ -29,6 +30,7 @@ __all__ = [
     "write_report",
 ]
 
+REPORT_EVERY_S = 1.0
 LOST_AFTER_S = 3.0
 """A process that has not reported for so long is lost; it reports every second, from a thread of its own."""
 _KEEP_LOST_S = 86_400.0

@@ -11,7 +11,7 @@ import numpy as np
 from ml_core.errors import ArtefactError, SuretyError
 from ml_core.models.loader import LoadedModel, ModelLoader
 from ml_core.rollout.census import Identity
-from ml_core.rollout.reports import WorkerReport, write_report
+from ml_core.rollout.reports import REPORT_EVERY_S, WorkerReport, write_report
 from ml_core.rollout.state import RolloutState
 from ml_core.rollout.store import RolloutStore
 from ml_core.serving.isolated import HopAnswer
@@ -46,6 +46,7 @@ class RunnerDesk:
         self._models: dict[str, tuple[Runner, LoadedModel]] = {}
         self._state: RolloutState | None = None
         self._problem = ""
+        self._reported_at = 0.0
         self._retry_at: dict[str, float] = {}
         self._named_at: dict[str, float] = {}
         self._warned: set[str] = set()
@@ -76,13 +77,17 @@ class RunnerDesk:
         return scored.proba, scored.fault
 
     def look(self) -> None:
-        """One look: load what is new, let go of what is no more named, report."""
+        """One look: load what is new, let go of what is no more named, report once a second or when there is news."""
+        before = (self._state, self._problem)
         try:
             self._state = self._store.read() or self._state
         except ArtefactError as error:
             self._warn("rollout.unreadable", str(error))
         self._load_missing()
-        self._report()
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_EVERY_S or before != (self._state, self._problem):
+            self._reported_at = now
+            self._report()
 
     def _load_missing(self) -> None:
         tags = self._tags()

@@ -11,7 +11,15 @@ from contextlib import suppress
 from ml_core.errors import ArtefactError, SuretyError
 from ml_core.monitoring import metrics
 from ml_core.rollout.census import Census, Identity
-from ml_core.rollout.reports import CircuitReport, SlotReport, WorkerReport, clear_lost, read_reports, write_report
+from ml_core.rollout.reports import (
+    REPORT_EVERY_S,
+    CircuitReport,
+    SlotReport,
+    WorkerReport,
+    clear_lost,
+    read_reports,
+    write_report,
+)
 from ml_core.rollout.state import RolloutState, Slot
 from ml_core.rollout.store import RolloutStore
 from ml_core.serving.assembly import Assembler, start_anew
@@ -25,8 +33,7 @@ __all__ = ["Follower", "Rejections"]
 
 logger = logging.getLogger(__name__)
 
-REPORT_EVERY_S = 1.0
-_RETRY_FIRST_S, _RETRY_MOST_S = 2.0, 60.0
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 60.0  # first soon: an isolated runner may only need a moment to load it
 
 Rejections = Callable[[], int]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -32,10 +31,7 @@ from ml_core.serving.tallies import count_in_metrics, count_many, count_one, log
 
 __all__ = ["Elsewhere", "InferenceService", "invalid_record_body"]
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
-_BLOCK_ROWS = 8_192
 
 Elsewhere = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a piece of work off the event loop."""
