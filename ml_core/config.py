@@ -14,9 +14,11 @@ from ml_core.errors import ConfigError
 __all__ = [
     "ConformalConfig",
     "DataConfig",
+    "DriftConfig",
     "GateConfig",
     "ModelConfig",
     "PromotionConfig",
+    "RetrainConfig",
     "SplitConfig",
     "TrainingConfig",
     "load_config",
@@ -44,6 +46,12 @@ class SplitConfig(_Section):
     validation: float = Field(0.10, gt=0, lt=1, description="For early stopping.")
     calibration: float = Field(0.20, gt=0, lt=1)
     test: float = Field(0.20, gt=0, lt=1)
+    newest_rows: int | None = Field(
+        None,
+        ge=1_000,
+        description="Calibrate, test and describe what is normal on the newest so many of all rows only; training uses "
+        "all. For a promise about today's patients after their mix has changed.",
+    )
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> SplitConfig:
@@ -87,6 +95,35 @@ class PromotionConfig(_Section):
     max_regression: float = Field(0.01, ge=0, le=1)
     secondary_metrics: tuple[str, ...] = ("brier", "log_loss", "mean_set_size")
     min_coverage: float = Field(0.90, ge=0, le=1)
+    yield_to_alarm: bool = Field(
+        True,
+        description="While a coverage alarm is on for the champion, a challenger need not be better than it, only not "
+        "worse by more than max_regression; its set sizes are not compared, since broken sets are too small.",
+    )
+
+
+class DriftConfig(_Section):
+    """How current rows are held against the reference; the false alarms of both rules are per check."""
+
+    rule: Literal["ks_mean_shift", "extended"] = Field(
+        "ks_mean_shift",
+        description="'ks_mean_shift': law and mean of each number; 'extended': also spread, shares, missing values.",
+    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="Level of the tests.")
+    min_shift_fraction: float = Field(
+        0.10, ge=0, le=10, description="Change of a number, in units of its scale, that must be exceeded."
+    )
+    threshold_fraction: float = Field(
+        0.20, gt=0, le=1, description="Share of the tested features that must drift before retraining is advised."
+    )
+
+
+class RetrainConfig(_Section):
+    """When to train again."""
+
+    cool_down_days: float = Field(7.0, ge=0, le=3_650, description="Least time between two retrained models, days.")
+    min_new_labels: int = Field(500, ge=0, description="Fewest labels that matured since the last training.")
+    live_rows: int = Field(5_000, ge=30, description="Newest answers that the drift check looks at.")
 
 
 class ModelConfig(_Section):
@@ -101,6 +138,8 @@ class ModelConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     gate: GateConfig = GateConfig()
     promotion: PromotionConfig = PromotionConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    drift: DriftConfig = DriftConfig()
 
 
 def load_config(path: Path) -> ModelConfig:

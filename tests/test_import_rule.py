@@ -28,15 +28,29 @@ MAY_IMPORT = {
     "ml_core.features": GROUND,
     "ml_core.conformal": GROUND,
     "ml_core.models": GROUND | {"ml_core.features", "ml_core.conformal"},
+    "ml_core.drift": GROUND | {"ml_core.features"},
     "ml_core.training": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models"},
     "ml_core.registry": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models", "ml_core.training"},
     "ml_core.rollout": GROUND | {"ml_core.models"},
-    "ml_core.monitoring": GROUND | {"ml_core.models", "ml_core.rollout"},
-    "ml_core.serving": GROUND | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout", "monitoring")},
-    "ml_core.pipelines": GROUND | {f"ml_core.{p}" for p in ("features", "conformal", "models", "training", "registry")},
-    "web": GROUND | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout", "monitoring", "serving")},
+    "ml_core.prediction_log": GROUND | {"ml_core.features", "ml_core.models"},
+    "ml_core.monitoring": GROUND
+    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout", "prediction_log", "drift")},
+    "ml_core.serving": GROUND
+    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout", "prediction_log", "monitoring")},
+    "ml_core.pipelines": GROUND
+    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "training", "registry", "rollout")}
+    | {f"ml_core.{p}" for p in ("prediction_log", "drift", "monitoring", "serving")},
+    "ml_core.reporting": GROUND
+    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout")}
+    | {f"ml_core.{p}" for p in ("prediction_log", "drift", "monitoring")},
+    "web": GROUND
+    | {
+        f"ml_core.{p}"
+        for p in ("features", "conformal", "models", "rollout", "prediction_log", "monitoring", "serving")
+    },
     "scripts": GROUND
-    | {f"ml_core.{p}" for p in ("features", "models", "registry", "rollout", "monitoring", "pipelines")},
+    | {f"ml_core.{p}" for p in ("features", "models", "registry", "rollout", "monitoring", "pipelines")}
+    | {f"ml_core.{p}" for p in ("prediction_log", "drift", "reporting")},
     "service": GROUND | {"web", "ml_core.serving", "ml_core.rollout", "ml_core.models"},
 }
 NEVER_SERVED = {"mlflow", "mapie", "pandera", "pandas", "sklearn", "scipy", "xgboost", "pyarrow", "matplotlib"}
