@@ -10,7 +10,7 @@ SERVICE ?= service:Surety
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build monitor demo-rollout reliability docs lock clean help
+.PHONY: setup serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build monitor drift-check demo-rollout reliability docs lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -32,8 +32,15 @@ serve: $(READY) ## Serve the promoted model, with the monitor beside it; makes t
 monitor: $(READY) ## Watch the running service of MODEL
 	$(BIN)/surety monitor --every 1m --model $(MODEL)
 
+drift-check: $(READY) ## The live rows of MODEL against its reference
+	$(BIN)/surety drift check --model $(MODEL) --config $(CONFIG)
+
 demo-rollout: $(READY) ## Three minutes of load through every change and fault, with a live table
 	$(BIN)/python -m benchmarks.demo_rollout
+
+demo-lifecycle: $(READY) ## A model's whole life on real encounters: drift, alarms, retraining, recovery (six minutes)
+	test -f data/diabetes130.parquet || $(BIN)/surety data fetch
+	$(BIN)/python -m benchmarks.demo_lifecycle
 
 feature-pipeline: $(READY) ## Raw rows of CONFIG into the feature store
 	$(BIN)/surety features run --config $(CONFIG)

@@ -118,6 +118,11 @@ class _Face:
             }
         )
 
+    @bentoml.api(route="/labels")
+    def labels(self, labels: JsonObjects) -> JsonObject:
+        """Say what turned out to be true of earlier answers."""
+        return self.worker.labels({"labels": labels})
+
     def _hop(self) -> Hop | None:
         return None
 

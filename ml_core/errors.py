@@ -28,6 +28,10 @@ __all__ = [
     "InvalidRecord",
     "InvalidRequest",
     "InvalidRows",
+    "LabelsNotStored",
+    "LogBusy",
+    "LogDamaged",
+    "LogUnavailable",
     "ModelUnavailable",
     "NotGated",
     "NotLoaded",
@@ -37,6 +41,7 @@ __all__ = [
     "RegistryUnreachable",
     "RolloutConflict",
     "RolloutRefused",
+    "RetrainBusy",
     "ScorerDisagrees",
     "SuretyError",
     "UnknownFeatureVersion",
@@ -264,6 +269,16 @@ class RolloutConflict(SuretyError):
         super().__init__(f"the rollout is at generation {found}, not {expected}: look again and repeat")
 
 
+class RetrainBusy(SuretyError):
+    """Raised when retraining is asked for while another run is at it."""
+
+    code = "retrain_busy"
+    retryable = True
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model} is being retrained already: wait for that run to end")
+
+
 class CannotJudge(SuretyError):
     """Raised when rows cannot decide a question at all (none of a class, an empty split)."""
 
@@ -336,3 +351,47 @@ class BadModelOutput(ModelUnavailable):
     """Raised when a model's output is no set of probabilities (shape, finite, sum of one)."""
 
     code = "bad_model_output"
+
+
+# --- the prediction log -------------------------------------------------------------------------------------------
+
+
+class LogUnavailable(SuretyError):
+    """Raised in strict mode when an answer cannot be stored and so must not be given."""
+
+    code = "log_unavailable"
+    retryable = True
+
+    def __init__(self, problem: str, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"the prediction log cannot store: {problem}")
+
+
+class LogBusy(SuretyError):
+    """Raised when a file of the prediction log is to be changed while a worker writes to it."""
+
+    code = "log_busy"
+    retryable = True
+
+    def __init__(self, file: str) -> None:
+        super().__init__(f"{file}: a worker writes to it; closed days can be changed, or stop the service first")
+
+
+class LogDamaged(SuretyError):
+    """Raised when a file of the prediction log cannot be read or is not what it should be."""
+
+    code = "log_damaged"
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+
+
+class LabelsNotStored(SuretyError):
+    """Raised when labels cannot be stored for now: the disk is full or read-only, or others hold the file too long."""
+
+    code = "labels_not_stored"
+    retryable = True
+
+    def __init__(self, file: str, problem: str, retry_after_s: float = 1.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{file}: none of these labels was stored: {problem}; to send them again is safe")

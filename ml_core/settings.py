@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -88,6 +90,39 @@ class Settings(BaseSettings):
     circuit_wait_max_s: float = Field(300.0, gt=0, le=86_400, description="Longest wait after failed probes, s.")
     circuit_probes: int = Field(3, ge=1, le=100, description="Probes that must succeed before the circuit closes.")
 
+    log_inputs: bool = Field(
+        True, description="Keep the feature values of every answer; replay, drift and retraining need them."
+    )
+    log_retention_days: float = Field(
+        180.0, gt=0, le=36_500, description="How long `surety log prune` keeps answers, days."
+    )
+    label_horizon_days: float = Field(
+        30.0, ge=0, le=36_500, description="How long after an answer its label is certain and begins to count, days."
+    )
+    coverage_alarm_labels: float = Field(
+        50_000.0, ge=100, le=1e12, description="Mean number of labels to a false coverage alarm of a class, at least."
+    )
+    drift_window_rows: int = Field(1_000, ge=100, le=1_000_000, description="Answers in one window of the drift alarm.")
+    drift_alarm_windows: float = Field(
+        1_000.0, ge=10, le=1e12, description="Mean number of windows to a false drift alarm, at least."
+    )
+    monitor_timeout_s: float = Field(
+        180.0, gt=0, le=86_400, description="Silence of the monitor after which answers say unmonitored, s."
+    )
+
+    @property
+    def registry_uri(self) -> str:
+        """Where MLflow's registry is: ``MLFLOW_TRACKING_URI``, or a database in the home; may hold credentials."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.absolute() / 'mlflow.db'}"
+
+    @property
+    def registry_shown(self) -> str:
+        """The same without credentials."""
+        parts = urlsplit(self.registry_uri)
+        if not parts.hostname:
+            return self.registry_uri
+        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
     @property
     def promotions(self) -> Path:
         """Folder with one promotion record per model name."""
@@ -127,6 +162,26 @@ class Settings(BaseSettings):
     def shadow_log(self) -> Path:
         """Folder with what shadow scoring found, prediction by prediction."""
         return self.home / "shadow" / self.model_name
+
+    @property
+    def log(self) -> Path:
+        """Folder with the prediction log of the configured model."""
+        return self.home / "log" / self.model_name
+
+    @property
+    def labels(self) -> Path:
+        """File with the labels of the configured model's answers."""
+        return self.home / "labels" / f"{self.model_name}.db"
+
+    @property
+    def subject_key(self) -> Path:
+        """File with the key that subjects are hidden with; outside the log."""
+        return self.home / "subject.key"
+
+    @property
+    def monitor_state(self) -> Path:
+        """What the monitor has published of the configured model."""
+        return self.monitor / f"{self.model_name}.state.json"
 
     @property
     def feature_store(self) -> Path:

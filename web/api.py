@@ -11,8 +11,9 @@ from urllib.parse import parse_qs
 
 from ml_core.conformal.predict import level_from_json
 from ml_core.errors import FieldProblem, InvalidRequest
-from ml_core.serving.envelope import BatchResponse, InferenceResponse, RowError
+from ml_core.serving.envelope import BatchResponse, InferenceResponse, Label, RowError
 from ml_core.serving.inference import InferenceService
+from ml_core.serving.label_desk import LabelDesk
 from ml_core.serving.live import Live, LiveModel
 from ml_core.serving.requests import BatchRequest, parse_batch, parse_on_error, parse_predict
 from ml_core.settings import Settings
@@ -43,6 +44,7 @@ class HttpApi:
         self._settings = settings
         self._inference = inference
         self._status = status or Status(settings, inference)
+        self._labels = LabelDesk(settings)
         self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
         self._headers: dict[str, tuple[Header, ...]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
@@ -50,6 +52,7 @@ class HttpApi:
         self.routes: Routes = {
             "/predict": {"POST": self.predict},
             "/predict_batch": {"POST": self.predict_batch},
+            "/labels": {"POST": self.labels},
             "/health": {"GET": self.health},
             "/livez": {"GET": self.livez},
             "/healthz": {"GET": self.livez},
@@ -90,6 +93,15 @@ class HttpApi:
         _refuse_nesting(body, self._settings.max_batch_rows)
         async with self.admission.batch() as elsewhere:
             return await self._large_batch(await elsewhere(parse), elsewhere)
+
+    async def labels(self, request: HttpRequest) -> Reply:
+        """``POST /labels``: what turned out to be true of earlier answers."""
+        _require(request, JSON)
+        body = await request.body(self._settings.max_body_bytes)
+        _refuse_nesting(body, self._settings.max_batch_rows)
+        async with self.admission.batch() as elsewhere:
+            counts = await elsewhere(lambda: self._labels.take(_json(body), self._classes()))
+        return json_reply(counts)
 
     async def health(self, _: HttpRequest) -> Reply:
         """``GET /health``: 200 while anything can answer, else 503; ``degraded`` while fallbacks do."""
@@ -147,6 +159,11 @@ class HttpApi:
         found = ((b"x-model-version", version.encode()), (b"x-model-hash", model_hash.encode()))
         self._headers[model_hash] = found
         return found
+
+    def _classes(self) -> tuple[Label, ...] | None:
+        """Labels of the served model; None while none is live, which keeps no label out."""
+        live = self._inference.live
+        return None if live is None else live.champion.classes
 
     def _document(self, live: Live | None) -> dict[str, Any]:
         rows = self._settings.max_batch_rows

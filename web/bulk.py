@@ -22,17 +22,19 @@ from nanoarrow import ipc
 from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_array_stream import CArrayStream
 
+from ml_core.clock import utc_now
 from ml_core.conformal.predict import BatchAnswer
 from ml_core.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column
 from ml_core.features.table import Cells, EncodedTable, encode_table
 from ml_core.rollout.state import Slot
-from ml_core.serving.envelope import Label
+from ml_core.serving.envelope import Label, Validity
 from ml_core.serving.ids import new_id, new_ids
-from ml_core.serving.inference import Elsewhere, InferenceService
+from ml_core.serving.inference import AskedTable, Elsewhere, InferenceService
 from ml_core.serving.live import ORIGINS, Live, LiveModel, Origin
+from ml_core.serving.recording import BulkAnswer
 from ml_core.serving.requests import OnError
-from ml_core.serving.tables import REASONS, TableAnswer, answering_model
+from ml_core.serving.tables import REASONS, TableAnswer, answering_model, joined
 from web.replies import Refused
 from web.text_codes import text_codes
 
@@ -70,6 +72,8 @@ async def answer_stream(
         ``on_error`` is ``reject`` and a row is bad.
     ModelUnavailable, Overloaded
         The model cannot answer for now.
+    LogUnavailable
+        Strict mode, and the answers cannot be stored.
     """
     live = service.ready()
     slot = live.route(None, None)
@@ -77,45 +81,93 @@ async def answer_stream(
     tables: list[EncodedTable] = await elsewhere(lambda: list(_read(body, columns, max_rows)))
     if on_error == "reject":
         _reject(tables)
-    answers = [await _answered(service, live, slot, table, level, elsewhere) for table in tables]
-    bulk = _Bulk(service, live, slot, new_id(), level)
-    reply: bytes = await elsewhere(lambda: _write(bulk, hashlib.sha256(body).hexdigest(), tables, answers))
+    parts = [await _answered(service, live, slot, table, level, elsewhere) for table in tables]
+    bulk = _Bulk(service, live, slot, new_id(), level, await elsewhere(lambda: hashlib.sha256(body).hexdigest()))
+    asked = [part.asked for part in parts if part.asked is not None]
+    answer = await elsewhere(lambda: _logged(bulk, parts)) if asked else None
+    reply: bytes = await elsewhere(lambda: _write(bulk, parts))
+    await service.give_table(live, slot, asked, answer, elsewhere)
     return bulk.batch_id, reply, live.at(slot) or live.champion
 
 
 @dataclass(frozen=True, slots=True)
 class _Bulk:
-    """One bulk call: what answers it, and under which id."""
+    """One bulk call: what answers it, under which id, and the sha256 of what was asked."""
 
     service: InferenceService
     live: Live
     slot: Slot
     batch_id: str
     level: Decimal | None
+    input_hash: str
+
+    @property
+    def asked(self) -> LiveModel:
+        """The model that was asked."""
+        return self.live.at(self.slot) or self.live.champion
+
+    @property
+    def validity(self) -> tuple[Validity, tuple[str, ...]]:
+        """What its answers say of themselves."""
+        return self.service.validity.get(self.asked.model.model_hash, ("unmonitored", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One table of the stream: its rows' ids as ASCII (n, 36), its answers, and what was asked for the good rows."""
+
+    table: EncodedTable
+    ids: npt.NDArray[np.uint8]
+    answer: TableAnswer
+    asked: AskedTable | None
 
 
 async def _answered(
     service: InferenceService, live: Live, slot: Slot, table: EncodedTable, level: Decimal | None, elsewhere: Elsewhere
-) -> TableAnswer:
+) -> _Part:
     """Answers of a table's good rows; its bad ones reach no model and get place-holders."""
+    ids = new_ids(table.n_rows)
     if not table.problems:
-        return await service.predict_table(live, slot, table.arrays, level, elsewhere)
+        asked = await service.ask_table(live, slot, table.arrays, level, elsewhere)
+        return _Part(table, ids, asked.table, asked)
     good = table.good
     n, k = table.n_rows, len(live.champion.classes)
     blank = BatchAnswer(np.ones((n, k)), np.zeros((n, k), dtype=np.bool_), np.zeros(n, dtype=np.int64))
     whole = TableAnswer(np.zeros((n, k)), blank, np.zeros(n, np.int8), np.zeros(n, np.int8), level or Decimal(0))
-    if good.any():
-        part = await service.predict_table(
-            live, slot, {name: values[good] for name, values in table.arrays.items()}, level, elsewhere
-        )
-        for mine, theirs in (
-            (whole.proba, part.proba),
-            *zip(whole.answer, part.answer, strict=True),
-            (whole.origins, part.origins),
-            (whole.reasons, part.reasons),
-        ):
-            mine[good] = theirs
-    return whole
+    if not good.any():
+        return _Part(table, ids, whole, None)
+    asked = await service.ask_table(
+        live, slot, {name: values[good] for name, values in table.arrays.items()}, level, elsewhere
+    )
+    part = asked.table
+    for mine, theirs in (
+        (whole.proba, part.proba),
+        *zip(whole.answer, part.answer, strict=True),
+        (whole.origins, part.origins),
+        (whole.reasons, part.reasons),
+    ):
+        mine[good] = theirs
+    return _Part(table, ids, whole, asked)
+
+
+def _logged(bulk: _Bulk, parts: Sequence[_Part]) -> BulkAnswer:
+    """The answered rows of all tables as the log takes them."""
+    answered = [(part, part.asked) for part in parts if part.asked is not None]
+    names = answered[0][1].columns
+    table = joined([asked.table for _, asked in answered])
+    validity, reasons = bulk.validity
+    return BulkAnswer(
+        batch_id=bulk.batch_id,
+        ids=np.concatenate([part.ids[part.table.good] if part.table.problems else part.ids for part, _ in answered]),
+        columns={name: np.concatenate([asked.columns[name] for _, asked in answered]) for name in names},
+        table=table,
+        level=str(table.level),
+        validity=validity,
+        validity_reasons=reasons,
+        input_hash=bulk.input_hash,
+        at=utc_now(),
+        elapsed_ms=sum(asked.elapsed_ms for _, asked in answered),
+    )
 
 
 # --- in -----------------------------------------------------------------------------------------------------------
@@ -232,31 +284,31 @@ def _reject(tables: Sequence[EncodedTable]) -> None:
 # --- out ----------------------------------------------------------------------------------------------------------
 
 
-def _write(bulk: _Bulk, input_hash: str, tables: Sequence[EncodedTable], answers: Sequence[TableAnswer]) -> bytes:
-    asked = bulk.live.at(bulk.slot) or bulk.live.champion
-    origins = {ORIGINS[i] for answer in answers for i in np.unique(answer.origins).tolist()}
+def _write(bulk: _Bulk, parts: Sequence[_Part]) -> bytes:
+    asked = bulk.asked
+    origins = {ORIGINS[i] for part in parts for i in np.unique(part.answer.origins).tolist()}
     level = bulk.level or bulk.live.flags.confidence_level or asked.level
     metadata = {
         "batch_id": bulk.batch_id,
         "confidence_level": str(level),
         "guarantee": asked.calibration.guarantee,
-        "validity": "unmonitored",
-        "fallback_used": "true" if any(answer.reasons.any() for answer in answers) else "false",
-        **_lineage(bulk, bulk.slot, input_hash, "lineage"),
+        "validity": bulk.validity[0],
+        "validity_reasons": ",".join(bulk.validity[1]),
+        "fallback_used": "true" if any(part.answer.reasons.any() for part in parts) else "false",
+        **_lineage(bulk, bulk.slot, "lineage"),
     }
     for origin in sorted(origins - {bulk.slot}):
-        metadata |= _lineage(bulk, origin, input_hash, f"lineage_of.{origin}")
+        metadata |= _lineage(bulk, origin, f"lineage_of.{origin}")
     schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=_fields(asked.classes), metadata=metadata, nullable=False))
-    pairs = zip(tables, answers, strict=True)
-    batches = [_record_batch(schema, asked.classes, table, answer) for table, answer in pairs]
+    batches = [_record_batch(schema, asked.classes, part) for part in parts]
     out = io.BytesIO()
     ipc.StreamWriter.from_writable(out).serialize_stream(CArrayStream.from_c_arrays(batches, schema))
     return out.getvalue()
 
 
-def _lineage(bulk: _Bulk, origin: Origin, input_hash: str, prefix: str) -> dict[str, str]:
+def _lineage(bulk: _Bulk, origin: Origin, prefix: str) -> dict[str, str]:
     model = answering_model(bulk.live, bulk.slot, origin)
-    facts = asdict(bulk.service.lineage(model, origin, input_hash))
+    facts = asdict(bulk.service.lineage(model, origin, bulk.input_hash))
     return {f"{prefix}.{k}": "" if v is None else str(v) for k, v in facts.items()}
 
 
@@ -275,13 +327,14 @@ def _fields(classes: Sequence[Label]) -> dict[str, Any]:
     }
 
 
-def _record_batch(schema: Any, classes: Sequence[Label], table: EncodedTable, answer: TableAnswer) -> Any:
+def _record_batch(schema: Any, classes: Sequence[Label], part: _Part) -> Any:
+    table, answer = part.table, part.answer
     n, found, proba = table.n_rows, answer.answer, answer.proba
     valid = None if not table.problems else _bits(table.good)
     rows = np.arange(n)
     labels = np.array(classes)[found.predictions]
     columns: list[list[Any]] = [
-        [None, np.arange(0, 36 * n + 1, 36, dtype=np.int32), new_ids(n).ravel()],
+        [None, np.arange(0, 36 * n + 1, 36, dtype=np.int32), part.ids.ravel()],
         [valid, labels.astype(np.int64)]
         if isinstance(classes[0], int)
         else _text_buffers(labels.tolist(), rows, n, valid),

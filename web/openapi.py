@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from ml_core.monitoring.publication import Validity
 from ml_core.rollout.state import CircuitMode, Flags, Mode, Slot
 from ml_core.serving.live import ORIGINS
 from ml_core.serving.tables import REASONS
@@ -88,6 +89,8 @@ _CIRCUIT = _object(
 _MODEL = _object(
     slot={"enum": list(get_args(Slot))},
     weight={**_NUMBER, "description": "Share of the traffic."},
+    validity={"enum": list(get_args(Validity))},
+    validity_reasons={"type": "array", "items": _TEXT},
     model_name=_TEXT,
     model_version=_TEXT,
     model_hash=_HASH,
@@ -131,6 +134,7 @@ _WORKERS = _object(
             problem={"type": ["string", "null"]},
             circuits={"type": "object", "additionalProperties": _TEXT},
             shadow={"type": "object"},
+            log={"type": ["object", "null"], "description": "What became of answers in the prediction log."},
             rejected=_COUNT,
             abandoned=_COUNT,
             stuck=_COUNT,
@@ -145,6 +149,7 @@ _STATUS = _object(
     rollout={"anyOf": [_ROLLOUT, {"type": "null"}]},
     flags={"type": "object", "properties": Flags.model_json_schema()["properties"]},
     workers=_WORKERS,
+    monitor={"type": ["object", "null"], "description": "What the monitor has published; null: it never has."},
 )
 
 
@@ -169,7 +174,10 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
         },
         "confidence_level": _NUMBER,
         "guarantee": {"enum": ["class_conditional", "marginal"]},
-        "validity": {"enum": ["valid", "suspect", "unmonitored"]},
+        "validity": {
+            "enum": list(get_args(Validity)),
+            "description": "suspect while an alarm is on for the model, unmonitored while no monitor watches it.",
+        },
         "validity_reasons": {"type": "array", "items": _TEXT},
         "fallback_used": {"type": "boolean"},
         "fallback_reason": {"enum": list(REASONS), "description": "Why it is not the model's own answer."},
@@ -236,6 +244,20 @@ def openapi_document(
                 "predictions": {"type": "array", "items": {"anyOf": [_ref("Answer"), _ref("RowError")]}},
             },
         },
+        "LabelsRequest": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["labels"],
+            "properties": {
+                "labels": {"type": "array", "minItems": 1, "maxItems": max_rows, "items": _label_schema(classes)}
+            },
+        },
+        "LabelCounts": _object(
+            accepted={**_COUNT, "description": "New labels of known answers."},
+            duplicate={**_COUNT, "description": "The same label as before; nothing changes."},
+            conflict={**_COUNT, "description": "Another label than before: the later one holds, both are kept."},
+            unknown={**_COUNT, "description": "No answer of that id is known here; kept in case it turns up."},
+        ),
         "Health": _object(status={"enum": list(HEALTH)}),
         "Status": _STATUS,
     }
@@ -248,6 +270,23 @@ def openapi_document(
         },
         "paths": _paths(example),
         "components": {"schemas": schemas},
+    }
+
+
+def _label_schema(classes: tuple[int | str, ...]) -> Schema:
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["request_id", "label"],
+        "properties": {
+            "request_id": {**_UUID, "description": "Of the answer it belongs to."},
+            "label": {"enum": list(classes)},
+            "observed_at": {
+                "type": "string",
+                "format": "date-time",
+                "description": "When it was known, with its time zone; when it is received, if left out.",
+            },
+        },
     }
 
 
@@ -288,6 +327,15 @@ def _paths(example: Mapping[str, Any]) -> Schema:
                 },
             }
         },
+        "/labels": {
+            "post": {
+                "summary": "Say what turned out to be true",
+                "tags": ["labels"],
+                "operationId": "labels",
+                "requestBody": {"required": True, "content": {json_type: {"schema": _ref("LabelsRequest")}}},
+                "responses": _responses("LabelCounts", *_LABEL_ERRORS),
+            }
+        },
         "/health": {"get": _look("Can it answer, and as it should", "health", _responses("Health", 503))},
         "/status": {"get": _look("What serves, or why nothing does", "status", _responses("Status"))},
         **{path: {"get": _look(text, path[1:], _plain(*errors))} for path, text, errors in _BENTOML_ROUTES},
@@ -295,6 +343,7 @@ def _paths(example: Mapping[str, Any]) -> Schema:
 
 
 _ERRORS = (400, 408, 413, 415, 422, 429, 500, 503, 504)
+_LABEL_ERRORS = (400, 408, 413, 415, 422, 429, 500, 503)
 _BENTOML_ROUTES = (
     ("/livez", "Are all processes there, or on their way back", (503,)),
     ("/healthz", "The same, under its older name", (503,)),
@@ -320,7 +369,7 @@ _MEANING = {
     422: "a field is wrong; `fields` names each one",
     429: "too many requests are being answered; `Retry-After` says when to ask again",
     500: "a fault here",
-    503: "no model can answer for now; `Retry-After` says when to ask again",
+    503: "it cannot be done for now; `Retry-After` says when to ask again",
     504: "the model did not answer in time, and no fallback may",
 }
 

@@ -49,6 +49,8 @@ STATUS_OF_CODE: Mapping[str, int] = {
     "model_not_loaded": 503,
     "bad_model_output": 503,
     "circuit_open": 503,
+    "log_unavailable": 503,
+    "labels_not_stored": 503,
     "deadline": 504,
 }
 
@@ -58,6 +60,8 @@ MESSAGE_OF_CODE: Mapping[str, str] = {
     "model_not_loaded": "no model can answer for now",
     "bad_model_output": "no model can answer for now",
     "circuit_open": "no model can answer for now",
+    "log_unavailable": "the answer cannot be stored now, and is not given without that",
+    "labels_not_stored": "the labels cannot be stored now; send them again",
     "deadline": "the model did not answer in time",
     "overloaded": "too many requests are being answered; send this one again later",
 }

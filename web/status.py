@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_core.rollout.reports import WorkerReport, beating, read_reports
@@ -49,10 +50,11 @@ class Status:
             "ready": live is not None,
             "health": self.health(),
             "problem": self._inference.problem or None,
-            "models": [] if live is None else _models(live),
+            "models": [] if live is None else _models(live, self._inference.validity),
             "rollout": None if live is None else self._rollout(live),
             "flags": (Flags() if live is None else live.flags).model_dump(mode="json"),
             "workers": self._workers(),
+            "monitor": self._monitor(),
         }
 
     def _rollout(self, live: Live) -> dict[str, Any]:
@@ -66,6 +68,19 @@ class Status:
             "changed_at": state.changed_at if state is not None else None,
             "changed_by": state.changed_by if state is not None else None,
             "why": state.why if state is not None else None,
+        }
+
+    def _monitor(self) -> dict[str, Any] | None:
+        """What the monitor has published; None where it never has."""
+        state = self._follower.monitored if self._follower is not None else None
+        if state is None:
+            return None
+        return {
+            "published_at": state.published_at,
+            "models": {
+                model_hash: {"model_version": health.model_version, "alarms": [a.model_dump() for a in health.alarms]}
+                for model_hash, health in state.models.items()
+            },
         }
 
     def _workers(self) -> dict[str, Any]:
@@ -85,11 +100,11 @@ class Status:
         }
 
 
-def _models(live: Live) -> list[dict[str, Any]]:
-    return [_model(live, slot, model) for slot, model in live.models()]
+def _models(live: Live, validity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_model(live, slot, model, validity) for slot, model in live.models()]
 
 
-def _model(live: Live, slot: Any, model: LiveModel) -> dict[str, Any]:
+def _model(live: Live, slot: Any, model: LiveModel, validity: Mapping[str, Any]) -> dict[str, Any]:
     manifest, loaded = model.manifest, model.model
     circuit = model.guard.breaker.snapshot()
     gate = loaded.gate
@@ -106,6 +121,8 @@ def _model(live: Live, slot: Any, model: LiveModel) -> dict[str, Any]:
         "calibration_rows": dict(zip(map(str, manifest.classes), model.calibration.sizes, strict=True)),
         "promoted_at": loaded.promotion.promoted_at if loaded.promotion else None,
         "gate": None if gate is None else {"passed": gate.passed, "judged_at": gate.judged_at, "on": gate.judged_on},
+        "validity": validity.get(loaded.model_hash, ("unmonitored", ()))[0],
+        "validity_reasons": list(validity.get(loaded.model_hash, ("unmonitored", ()))[1]),
         "where": model.guard.where,
         "unavailable": model.guard.unavailable,
         "circuit": {
@@ -129,6 +146,7 @@ def _process(report: WorkerReport, *, alive: bool) -> dict[str, Any]:
         "problem": report.problem,
         "circuits": {slot.slot: slot.circuit.state for slot in report.slots},
         "shadow": report.shadow.model_dump(),
+        "log": None if report.log is None else report.log.model_dump(),
         "rejected": report.rejected,
         "abandoned": report.abandoned,
         "stuck": report.stuck,

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -15,12 +15,16 @@ from ml_core.errors import ModelUnavailable
 from ml_core.models.bundle import Bundle
 from ml_core.models.loader import LoadedModel, ModelLoader
 from ml_core.models.scorer import Scorer
+from ml_core.prediction_log.pseudonyms import Pseudonyms
+from ml_core.prediction_log.writer import LogWriter
 from ml_core.rollout.census import Identity
 from ml_core.serving.assembly import Assembler
 from ml_core.serving.follower import Follower
 from ml_core.serving.guard import AsyncRunner
 from ml_core.serving.inference import InferenceService
 from ml_core.serving.isolated import Crossing, IsolatedRunner, RemoteScorer
+from ml_core.serving.label_desk import LabelDesk
+from ml_core.serving.recording import Recorder, count_outcome
 from ml_core.serving.requests import parse_batch, parse_predict
 from ml_core.serving.runner import ConformalRunner, Runner
 from ml_core.serving.shadow import Shadow
@@ -34,6 +38,8 @@ __all__ = ["Hop", "Worker"]
 T = TypeVar("T")
 _FINISH_S = 20.0
 """How long running batches may take once the service is told to stop."""
+_FLUSH_S = 5.0
+"""How long answers that wait for the prediction log may take then."""
 _SWITCH_S = 0.001
 """Longest turn of a thread that reads a batch while the event loop waits for its own (Python's default: 0.005)."""
 _RUNNER_START_S, _RUNNER_LOOK_S = 10.0, 0.1
@@ -76,12 +82,17 @@ class Worker:
         expected = {"api": settings.workers, **({} if hop is None else {"runner": 1})}
         shadow = Shadow(settings.shadow_log, f"{identity.server}-{index}")
         self._shadow = shadow
-        self.inference = InferenceService(None, bento=bento, shadow=shadow)
+        self.log = LogWriter(settings.log, self._is_strict, count_outcome)
+        recorder = Recorder(
+            self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs, bento=bento
+        )
+        self.inference = InferenceService(None, bento=bento, shadow=shadow, recorder=recorder)
         self.follower = Follower(
-            settings, self._assembler(loader), self.inference, shadow, identity, expected, self._rejected
+            settings, self._assembler(loader), self.inference, shadow, identity, expected, self._rejected, self.log
         )
         self.api = HttpApi(settings, self.inference, Status(settings, self.inference, self.follower))
         self.follower.begin()
+        self.log.start()
 
     async def start(self) -> None:
         """Answer a few golden records, so that the first caller pays for nothing, and follow the rollout."""
@@ -96,6 +107,7 @@ class Worker:
         """Let batches finish, score what waits in the shadow for a moment, report for the last time."""
         self.api.close(_FINISH_S)
         self._shadow.drain(2.0)
+        self.log.close(_FLUSH_S)
         self.follower.stop()
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -106,8 +118,18 @@ class Worker:
         """The answer to a body of ``/predict_batch``, for callers inside the process."""
         return _plain(_awaited(self.inference.predict_batch(parse_batch(body, self._settings.max_batch_rows))))
 
+    def labels(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The counts for a body of ``/labels``, for callers inside the process."""
+        live = self.inference.live
+        classes = None if live is None else live.champion.classes
+        return asdict(LabelDesk(self._settings).take(body, classes, source="in process"))
+
     def _rejected(self) -> int:
         return self.api.admission.rejected
+
+    def _is_strict(self) -> bool:
+        live = self.inference.live
+        return live is not None and live.flags.log_mode == "strict"
 
     async def _await_runner(self) -> None:
         """Give the runner a moment to load what is live; where it takes longer, its baseline answers meanwhile."""

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _ORDER = "surety_row"  # position of a row in the table; Delta itself promises no order
 _BATCH = "surety_batch_sha256"  # in a commit: what was written, so that the same write is not made twice
 _MODE = "surety_mode"
+_UPTO = "surety_outcomes_upto"  # in a commit of retraining: the last matured answer that it looked at
 # Delta's own defaults drop the log of versions older than 30 days, and let a vacuum drop their files after 7.
 _KEEP_FOR_EVER = {
     "delta.enableExpiredLogCleanup": "false",
@@ -71,6 +72,34 @@ class FeatureStore:
         Repeating the latest append adds nothing, so an append may be tried again after a crash.
         """
         return self._write(version_name, frame, "append")
+
+    def extend(self, version_name: str, frame: pd.DataFrame, upto: int) -> int:
+        """Adds rows whose outcome became known after training; the Delta version.
+
+        The commit says up to which of them it goes, so that none is added twice, whatever was killed in between.
+
+        Parameters
+        ----------
+        upto : number of the last one looked at; where the table goes that far already, nothing is written
+        """
+        if self.extended_upto(version_name) >= upto:
+            return self.latest(version_name)
+        return self._write(version_name, frame, "append", {_UPTO: str(upto)})
+
+    def extended_upto(self, version_name: str) -> int:
+        """Up to which outcome the table's newest version goes; 0 after it was made anew from raw rows.
+
+        Raises
+        ------
+        DataError
+            There is no such table yet.
+        """
+        for commit in self._open(version_name, None).history():
+            if _UPTO in commit:
+                return int(commit[_UPTO])
+            if commit.get(_MODE) == "overwrite":
+                break
+        return 0
 
     def latest(self, version_name: str) -> int:
         """The newest Delta version.
@@ -128,7 +157,7 @@ class FeatureStore:
             problem = "cannot be opened" if delta_version is None else f"has no version {delta_version}"
             raise DataError(str(path), problem) from error
 
-    def _write(self, version_name: str, frame: pd.DataFrame, mode: Mode) -> int:
+    def _write(self, version_name: str, frame: pd.DataFrame, mode: Mode, more: Mapping[str, str] | None = None) -> int:
         version = get_feature_version(version_name)
         rows = _arrow_table(frame, version)
         batch = _sha256(rows)
@@ -138,11 +167,11 @@ class FeatureStore:
             if DeltaTable.is_deltatable(str(path)):
                 delta = DeltaTable(str(path))
                 last = delta.history(1)[0]
-                if (last.get(_BATCH), last.get(_MODE)) == (batch, mode):
+                if (last.get(_BATCH), last.get(_MODE), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
                     return int(delta.version())
                 start = delta.count() if mode == "append" else 0
             rows = rows.append_column(_ORDER, pa.array(np.arange(start, start + len(rows)), pa.int64()))
-            facts = CommitProperties(custom_metadata={_BATCH: batch, _MODE: mode})
+            facts = CommitProperties(custom_metadata={_BATCH: batch, _MODE: mode, **(more or {})})
             try:
                 write_deltalake(str(path), rows, mode=mode, commit_properties=facts, configuration=_KEEP_FOR_EVER)
             except (DeltaError, OSError) as error:

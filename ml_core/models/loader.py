@@ -171,14 +171,22 @@ class ModelLoader:
         NotLoaded, ArtefactError
             As :meth:`load`.
         """
+        manifest, model_hash, _ = self.files(tag)
+        return manifest, model_hash
+
+    def files(self, tag: str) -> tuple[Manifest, str, dict[str, bytes]]:
+        """As :meth:`facts`, with the verified content of every file by name.
+
+        Raises
+        ------
+        NotLoaded, ArtefactError
+            As :meth:`load`.
+        """
         from ml_core.models.bundle import verify_folder
 
         folder, _ = self._find(tag)
         promotion = self._promotion_of(tag, folder)
-        manifest, model_hash, _ = verify_folder(
-            folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None
-        )
-        return manifest, model_hash
+        return verify_folder(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None)
 
     def tags(self) -> list[str]:
         """Tags of the configured model that can be loaded, in the Bento store or in ``SURETY_HOME``."""

@@ -9,16 +9,23 @@ from prometheus_client import Counter, Gauge, multiprocess
 
 __all__ = [
     "ABANDONED",
+    "ALARM",
     "CIRCUITS",
     "CIRCUIT_CALLS",
     "CIRCUIT_TRANSITIONS",
     "HOME_FAILURES",
+    "LABELS",
+    "LOG_PENDING",
+    "LOG_PROBLEM",
+    "LOG_ROWS",
+    "MONITOR_AGE",
     "REFUSED",
     "ROLLBACKS",
     "ROLLOUT_GENERATION",
     "ROLLOUT_PROBLEM",
     "SHADOW",
     "STUCK",
+    "VALIDITY",
     "WORKERS",
     "WORKERS_EXPECTED",
     "answer_counter",
@@ -59,7 +66,10 @@ WORKERS_EXPECTED = Gauge(
     "surety_workers_expected", "Processes there should be, by role.", ("role",), multiprocess_mode="mostrecent"
 )
 ROLLOUT_GENERATION = Gauge(
-    "surety_rollout_generation", "Oldest generation of the rollout that a worker obeys.", multiprocess_mode="livemin"
+    "surety_rollout_generation",
+    "Oldest generation of the rollout that a worker obeys.",
+    ("model_name",),  # as above
+    multiprocess_mode="livemin",
 )
 ROLLOUT_PROBLEM = Gauge(
     "surety_rollout_problem", "Workers that cannot do what the rollout says.", multiprocess_mode="livesum"
@@ -69,6 +79,36 @@ ROLLBACKS = Gauge(
     "Canaries that were taken back, by the guard that tripped.",
     ("model_name", "guard"),
     multiprocess_mode="mostrecent",
+)
+
+LOG_ROWS = Counter(
+    "surety_log_rows",
+    "Answers by what became of them in the prediction log: stored, lost, refused (strict mode gave no answer), "
+    "unanswered (stored after strict mode had given up).",
+    ("outcome",),
+)
+LOG_PENDING = Gauge("surety_log_pending", "Answers given whose rows wait to be stored.", multiprocess_mode="livesum")
+LOG_PROBLEM = Gauge("surety_log_problem", "Workers that cannot store answers at present.", multiprocess_mode="livesum")
+VALIDITY = Gauge(
+    "surety_validity",
+    "1 for what answers of a live model say of themselves: valid, suspect or unmonitored.",
+    (*_MODEL, "validity"),
+    multiprocess_mode="livemax",
+)
+ALARM = Gauge(
+    "surety_alarm",
+    "1 while an alarm of the monitor is on for a live model, by its reason.",
+    (*_MODEL, "reason"),
+    multiprocess_mode="livemax",
+)
+MONITOR_AGE = Gauge(
+    "surety_monitor_age_seconds",
+    "Seconds since the monitor published; -1 where it never has since the system started.",
+    ("model_name",),  # without a label a process that only imports this, such as the runner, would join in with 0
+    multiprocess_mode="livemax",
+)
+LABELS = Counter(
+    "surety_labels", "Labels that came in, by outcome: accepted, duplicate, conflict, unknown.", ("outcome",)
 )
 
 HOME_FAILURES = Counter(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ml_core.config import ModelConfig
 from ml_core.models.bundle import verify_folder
+from ml_core.monitoring.publication import MonitorView
 from ml_core.pipelines.validate import rows_of, validate_deployment
 from ml_core.registry.promoter import ModelPromoter, Promotion
-from ml_core.registry.registry import ModelRegistry, RegisteredVersion
+from ml_core.registry.registry import CHAMPION, ModelRegistry, RegisteredVersion
 from ml_core.settings import Settings
 
 __all__ = ["promote_version"]
@@ -43,4 +44,17 @@ def promote_version(
         with registry.bundle_folder(version) as folder:
             manifest, _, _ = verify_folder(folder, gate.model_hash)
         rows = rows_of(manifest, config, settings, data)
-    return ModelPromoter(registry, settings, config).promote(version, gate, rows, dry_run=dry_run)
+    promoter = ModelPromoter(registry, settings, config, _broken_promises(registry, version.name, settings))
+    return promoter.promote(version, gate, rows, dry_run=dry_run)
+
+
+def _broken_promises(registry: ModelRegistry, name: str, settings: Settings) -> tuple[str, ...]:
+    """Coverage alarms that the monitor has on for the registered champion."""
+    champion = registry.find_alias(name, CHAMPION)
+    view = MonitorView(settings.model_copy(update={"model_name": name}))
+    view.look()
+    if champion is None or view.state is None:
+        return ()
+    health = view.state.models.get(champion.model_hash)
+    alarms = () if health is None else health.alarms
+    return tuple(alarm.reason for alarm in alarms if alarm.reason.startswith("coverage:"))

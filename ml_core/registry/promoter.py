@@ -57,13 +57,16 @@ class ModelPromoter:
     ----------
     registry, settings : where aliases, records and the journal are
     config : of the model: criteria and split
+    broken : coverage alarms that are on for the champion
     """
 
-    def __init__(self, registry: ModelRegistry, settings: Settings, config: ModelConfig) -> None:
+    def __init__(
+        self, registry: ModelRegistry, settings: Settings, config: ModelConfig, broken: tuple[str, ...] = ()
+    ) -> None:
         self._registry = registry
         self._settings = settings
         self._config = config
-        self._criteria = PromotionCriteria.of(config)
+        self._criteria = PromotionCriteria.of(config, broken)
 
     def promote(
         self, version: RegisteredVersion, gate: GateReport, rows: LabelledRows | None, *, dry_run: bool = False

@@ -20,6 +20,7 @@ from ml_core.training.rows import LabelledRows
 
 __all__ = ["PromotionCriteria", "Scored", "compare", "gate_rule", "score", "shared_rows"]
 
+_ABOUT_SETS = frozenset({"mean_set_size", "singleton_share", "empty_share"})
 _HIGHER_IS_BETTER = frozenset({"roc_auc", "brier_skill", "singleton_share"})
 
 
@@ -34,6 +35,7 @@ class PromotionCriteria:
     secondary_metrics : names as in an evaluation
     min_coverage : floor of coverage, marginal and per class, judged with the band
     min_rows : test rows each class must have
+    broken : coverage alarms that are on for the champion; with any, it has no promise left to defend
     """
 
     min_improvement: float
@@ -41,9 +43,10 @@ class PromotionCriteria:
     secondary_metrics: tuple[str, ...]
     min_coverage: float
     min_rows: int
+    broken: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: ModelConfig) -> PromotionCriteria:
+    def of(cls, config: ModelConfig, broken: tuple[str, ...] = ()) -> PromotionCriteria:
         """The configured criteria."""
         rules = config.promotion
         return cls(
@@ -52,6 +55,7 @@ class PromotionCriteria:
             secondary_metrics=rules.secondary_metrics,
             min_coverage=rules.min_coverage,
             min_rows=config.gate.min_positives,
+            broken=broken if rules.yield_to_alarm else (),
         )
 
 
@@ -79,11 +83,19 @@ def compare(
     """The rules that weigh two models against each other; a missing metric refuses."""
     note = f"{_shown(old.metrics, 'roc_auc')} to {_shown(new.metrics, 'roc_auc')} on {len(y_index)} rows"
     difference, bound = _auc_gain(y_index, groups, new.proba, old.proba)
-    rules = [
-        at_least("roc_auc_gain", difference, criteria.min_improvement, note),
-        above("roc_auc_gain_lower_bound", bound, 0.0, "lower end of the 95 % interval, paired, patients as clusters"),
-    ]
+    if criteria.broken:
+        why = f"{note}; not being worse is enough while the champion's promise is broken: {', '.join(criteria.broken)}"
+        rules = [at_most("roc_auc_worse_by", None if difference is None else -difference, criteria.max_regression, why)]
+    else:
+        rules = [
+            at_least("roc_auc_gain", difference, criteria.min_improvement, note),
+            above(
+                "roc_auc_gain_lower_bound", bound, 0.0, "lower end of the 95 % interval, paired, patients as clusters"
+            ),
+        ]
     for name in criteria.secondary_metrics:
+        if criteria.broken and name in _ABOUT_SETS:
+            continue
         before, after = finite_metric(old.metrics, name), finite_metric(new.metrics, name)
         worse = None if before is None or after is None else after - before
         if worse is not None and name in _HIGHER_IS_BETTER:

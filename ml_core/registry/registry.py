@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ml_core.errors import RegistryError
 from ml_core.registry.mlflow_session import active, check_reachable, mlflow_errors, quiet_environment
@@ -64,7 +62,11 @@ class ModelRegistry:
 
     Parameters
     ----------
-    settings : say where ``SURETY_HOME`` is
+    settings : say where it is
+
+    Attributes
+    ----------
+    uri : where it is; ``shown`` is the same without the credentials a URI may hold
 
     Raises
     ------
@@ -75,19 +77,12 @@ class ModelRegistry:
     def __init__(self, settings: Settings) -> None:
         quiet_environment()
         self._home = settings.home.absolute()
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._home / 'mlflow.db'}"
+        self.uri = settings.registry_uri
+        self.shown = settings.registry_shown
         if self.uri.startswith("sqlite:"):
             self._home.mkdir(parents=True, exist_ok=True)
         elif self.uri.startswith(("http://", "https://")):
             check_reachable(self.uri, f"MLflow at {self.shown}")
-
-    @property
-    def shown(self) -> str:
-        """Where it is, without the credentials a URI may hold."""
-        parts = urlsplit(self.uri)
-        if not parts.hostname:
-            return self.uri
-        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
     @contextmanager
     def session(self, what: str) -> Iterator[Any]:

@@ -18,6 +18,7 @@ __all__ = [
     "LOST_AFTER_S",
     "REPORT_EVERY_S",
     "CircuitReport",
+    "LogReport",
     "ShadowReport",
     "SlotReport",
     "WorkerReport",
@@ -95,6 +96,27 @@ class ShadowReport(Document):
     max_difference: float | None = None
 
 
+class LogReport(Document):
+    """The prediction log of one process since it started.
+
+    Attributes
+    ----------
+    mode : ``standard`` or ``strict``
+    stored, lost : answers that are in the log, and that never will be
+    refused, unanswered : answers that strict mode kept back, and rows stored after it had given up
+    pending : rows that wait
+    problem : why nothing can be stored now, None where it can
+    """
+
+    mode: str
+    stored: int
+    lost: int
+    refused: int
+    unanswered: int
+    pending: int
+    problem: str | None
+
+
 class WorkerReport(Document):
     """One process of a service.
 
@@ -118,6 +140,7 @@ class WorkerReport(Document):
     problem: str | None = None
     slots: tuple[SlotReport, ...] = ()
     shadow: ShadowReport = ShadowReport()
+    log: LogReport | None = None
     rejected: int = 0
     abandoned: int = 0
     stuck: int = 0

@@ -40,8 +40,10 @@ class Flags(Document):
     fallback: tuple[FallbackStep, ...] = Field(
         FALLBACK_STEPS, description="Who answers when the model cannot, in this order; empty: 503 or 504 instead."
     )
-    log_mode: Literal["standard"] = Field(
-        "standard", description="How sure the prediction log is; 'strict' comes with the prediction log."
+    log_mode: Literal["standard", "strict"] = Field(
+        "standard",
+        description="standard: answers are stored before they are given, and given also where that fails; "
+        "strict: stored on disk, or not given (503).",
     )
 
 

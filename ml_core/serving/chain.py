@@ -70,7 +70,7 @@ async def _chain(
     steps: list[Slot | FallbackStep] = [*other_slots, *live.flags.fallback]
     for step in steps:
         if step in {"champion", "previous"}:
-            table = await _by_other(live.at(step), step, columns, reason, level)
+            table = await _by_other(live.at(step), step, model, columns, reason, level)
             if table is not None:
                 return table
             continue
@@ -81,9 +81,17 @@ async def _chain(
 
 
 async def _by_other(
-    other: LiveModel | None, slot: Slot, columns: ColumnArrays, reason: FallbackReason, level: Decimal
+    other: LiveModel | None,
+    slot: Slot,
+    asked: LiveModel,
+    columns: ColumnArrays,
+    reason: FallbackReason,
+    level: Decimal,
 ) -> TableAnswer | None:
-    """Answers of another loaded model; rows that break it get every label. None where it is not healthy."""
+    """Answers of another loaded model; rows that break it get every label. None where it is not healthy.
+
+    The prior is that of the model that was asked, which is the one that the lineage of such an answer names.
+    """
     if other is None:
         return None
     features = other.transform(columns)
@@ -93,7 +101,7 @@ async def _by_other(
         return None
     if call.proba is None and not (call.reason and is_row_caused(call.reason)):
         return None
-    prior = other.baseline.by_prior(len(features))
+    prior = asked.baseline.by_prior(len(features))
     table = whole(prior.proba, prior.answer, "prior", call.reason or reason, level)
     if call.proba is not None:
         good = ~np.isnan(call.proba[:, 0])

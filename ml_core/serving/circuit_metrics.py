@@ -20,15 +20,29 @@ _OUTCOMES = {
 
 
 class CircuitMetrics:
-    """Adds the growth of every model's counts since the last time."""
+    """Adds the growth of every model's counts since the last time; a model that has left holds no circuit any more."""
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[BreakerSnapshot | None, int]] = {}
+        self._models: dict[str, LiveModel] = {}
 
     def publish(self, live: Live) -> None:
         """Add what is new."""
-        for _, model in live.models():
+        models = {model.model.tag: model for _, model in live.models()}
+        for tag in self._models.keys() - models.keys():
+            self._part_from(self._models[tag])
+        for model in models.values():
             self._publish(model)
+        self._models = models
+
+    def _part_from(self, model: LiveModel) -> None:
+        """Add its last calls; should it come back, it is loaded anew and counts from nothing."""
+        self._publish(model)
+        labels = (model.manifest.name, model.model.version)
+        for state in _STATES:
+            CIRCUITS.labels(*labels, state).set(0)
+        STUCK.labels(*labels).set(0)
+        del self._before[model.model.tag]
 
     def _publish(self, model: LiveModel) -> None:
         labels = (model.manifest.name, model.model.version)

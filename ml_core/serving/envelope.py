@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from ml_core.monitoring.publication import Validity
 
 __all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "Label", "RowError", "Validity"]
 
 Label = int | str
-Validity = Literal["valid", "suspect", "unmonitored"]
 
 
 # Not frozen: a frozen dataclass of this size takes 4 us longer to make, once per answer.

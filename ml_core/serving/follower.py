@@ -10,10 +10,13 @@ from contextlib import suppress
 
 from ml_core.errors import ArtefactError, SuretyError
 from ml_core.monitoring import metrics
+from ml_core.monitoring.publication import MonitorState, MonitorView
+from ml_core.prediction_log.store import PredictionStore
 from ml_core.rollout.census import Census, Identity
 from ml_core.rollout.reports import (
     REPORT_EVERY_S,
     CircuitReport,
+    LogReport,
     SlotReport,
     WorkerReport,
     clear_lost,
@@ -24,6 +27,7 @@ from ml_core.rollout.state import RolloutState, Slot
 from ml_core.rollout.store import RolloutStore
 from ml_core.serving.assembly import Assembler, start_anew
 from ml_core.serving.circuit_metrics import CircuitMetrics
+from ml_core.serving.health_metrics import HealthMetrics
 from ml_core.serving.inference import InferenceService
 from ml_core.serving.live import Live, LiveModel
 from ml_core.serving.shadow import Shadow
@@ -49,6 +53,7 @@ class Follower:
     shadow : whose counts go into the report
     identity, expected : this process, and how many of each role its server should have
     rejected : how many requests were refused so far
+    log : the prediction log, whose counts go into the report
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Follower:
         identity: Identity,
         expected: dict[str, int],
         rejected: Rejections = lambda: 0,
+        log: PredictionStore | None = None,
     ) -> None:
         self._settings = settings
         self._assembler = assembler
@@ -67,6 +73,9 @@ class Follower:
         self._shadow = shadow
         self._identity = identity
         self._rejected = rejected
+        self._log = log
+        self._monitor = MonitorView(settings)
+        self._health = HealthMetrics(settings.model_name)
         self._store = RolloutStore(settings)
         self._circuits = CircuitMetrics()
         self._state: RolloutState | None = None
@@ -84,11 +93,17 @@ class Follower:
         """The rollout state that was read last."""
         return self._state
 
+    @property
+    def monitored(self) -> MonitorState | None:
+        """What the monitor published last."""
+        return self._monitor.state
+
     def begin(self) -> None:
         """Load what is to be served, before the first request; make the rollout state where there is none yet."""
         self._state = self._read()
         self._assemble()
         self._begin_state()
+        self._service.validity = self._monitor.look()
         if self._state is not None:
             with suppress(OSError):
                 clear_lost(self._settings.worker_reports, self._state.stage)
@@ -120,6 +135,7 @@ class Follower:
         live = self._service.live
         if live is not None:
             self._assembler.finish(live)
+        self._service.validity = self._monitor.look()
         now = time.monotonic()
         if now - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = now
@@ -221,13 +237,15 @@ class Follower:
             problem=self._service.problem or None,
             slots=slots,
             shadow=self._shadow.report(stage),
+            log=None if self._log is None else _log_report(self._log, live),
             rejected=self._rejected(),
             abandoned=abandoned,
             stuck=stuck,
         )
         if live is not None:
             self._circuits.publish(live)
-        metrics.ROLLOUT_GENERATION.set(report.generation)
+        self._health.publish(live, self._service.validity, self._monitor, report.log)
+        metrics.ROLLOUT_GENERATION.labels(self._settings.model_name).set(report.generation)
         metrics.ROLLOUT_PROBLEM.set(1 if report.problem else 0)
         if self._state is not None:
             for guard, n in self._state.rollbacks.items():
@@ -243,6 +261,19 @@ class Follower:
         if event not in self._warned:
             self._warned.add(event)
             logger.warning(event, extra={"reason": problem})
+
+
+def _log_report(log: PredictionStore, live: Live | None) -> LogReport:
+    counts = log.counts
+    return LogReport(
+        mode="standard" if live is None else live.flags.log_mode,
+        stored=counts.stored,
+        lost=counts.lost,
+        refused=counts.refused,
+        unanswered=counts.unanswered,
+        pending=counts.pending,
+        problem=counts.problem or None,
+    )
 
 
 def _slot_report(live: Live, slot: Slot, model: LiveModel) -> SlotReport:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -12,24 +13,27 @@ from ml_core.clock import utc_now, utc_text
 from ml_core.errors import (
     FieldProblem,
     InvalidRecord,
+    LogUnavailable,
     NotLoaded,
     Overloaded,
 )
 from ml_core.features.columns import ColumnArrays
 from ml_core.features.record import Record, RecordReader
+from ml_core.monitoring.publication import Validities
 from ml_core.rollout.state import Slot
 from ml_core.serving.chain import fall_back
-from ml_core.serving.envelope import BatchResponse, InferenceLineage, InferenceResponse, RowError
+from ml_core.serving.envelope import BatchResponse, InferenceLineage, InferenceResponse, RowError, Validity
 from ml_core.serving.guard import FallbackReason, GuardedCall
 from ml_core.serving.ids import new_id
 from ml_core.serving.live import ORIGINS, Live, LiveModel, Origin
+from ml_core.serving.recording import BulkAnswer, Logged, Recorder
 from ml_core.serving.requests import BatchRequest, PredictRequest
 from ml_core.serving.runner import FeatureMatrix
 from ml_core.serving.shadow import Shadow, ShadowRows
 from ml_core.serving.tables import REASONS, TableAnswer, answering_model, blocks, joined, members_of, whole
 from ml_core.serving.tallies import count_in_metrics, count_many, count_one, log_degraded
 
-__all__ = ["Elsewhere", "InferenceService", "invalid_record_body"]
+__all__ = ["AskedTable", "Elsewhere", "InferenceService", "invalid_record_body"]
 
 T = TypeVar("T")
 
@@ -41,6 +45,27 @@ async def _right_here(work: Callable[[], T]) -> T:
     return work()
 
 
+_UNMONITORED: tuple[Validity, tuple[str, ...]] = ("unmonitored", ())
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTable:
+    """Answers that nobody has got yet.
+
+    Attributes
+    ----------
+    columns : what was asked, each (n,)
+    table : n answers
+    elapsed_ms : time the model took
+    count : adds them to the guards' counts
+    """
+
+    columns: ColumnArrays
+    table: TableAnswer
+    elapsed_ms: float
+    count: Callable[[], None]
+
+
 class InferenceService:
     """Answers with whatever is live.
 
@@ -50,6 +75,11 @@ class InferenceService:
     bento : tag of the bento this code runs in, None outside one
     now : clock of the envelopes
     shadow : takes what a challenger is to score as well
+    recorder : stores every answer before it is given
+
+    Attributes
+    ----------
+    validity : what answers of a model say of themselves, by its hash, as the monitor sees it
     """
 
     def __init__(
@@ -59,9 +89,12 @@ class InferenceService:
         bento: str | None = None,
         now: Callable[[], datetime] = utc_now,
         shadow: Shadow | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.live = live
         self.problem = ""
+        self.validity: Validities = {}
+        self._recorder = recorder
         self._bento = bento
         self._now = now
         self._shadow = shadow
@@ -107,12 +140,14 @@ class InferenceService:
                 new_id(), record, model, slot, None, proba, answer.p_values, answer.members, answer.prediction, level,
                 request.client_request_id,
             )  # fmt: skip
+            logged = Logged(envelope, model, record, proba, request.subject, call.elapsed_ms)
         else:
             table = await fall_back(live, slot, model, columns, features, call, level)
-            (envelope,) = self._envelopes(live, slot, [record], table, request.client_request_id)
+            ((envelope, answering),) = self._envelopes(live, slot, [record], table, request.client_request_id)
             if envelope.fallback_reason is not None:
                 log_degraded(live, slot, table, envelope.request_id)
-        count_one(live, slot, call, envelope)
+            logged = Logged(envelope, answering, record, table.proba[0].tolist(), request.subject, call.elapsed_ms)
+        await self._record([logged], lambda: count_one(live, slot, call, envelope))
         if live.mode == "shadow" and self._shadow is not None:
             self._shadow.put(live, ShadowRows.of_one(envelope, columns, features))
         return envelope
@@ -138,44 +173,87 @@ class InferenceService:
             raise InvalidRecord(
                 [FieldProblem(f"records[{i}].{f.field}", f.problem) for i, p in problems.items() for f in p.fields]
             )
+        batch_id = new_id()
         good = [record for record in records if record is not None]
         answers: list[InferenceResponse] = []
         if good:
             columns = await elsewhere(lambda: reader.arrays(good))
             slot = live.route(None, None)
-            table = await self._table(live, slot, columns, request.level, elsewhere)
-            answers = await elsewhere(lambda: self._envelopes(live, slot, good, table, None))
-            log_degraded(live, slot, table, "")
-            self._shadow_rows(live, columns, table, [answer.request_id for answer in answers])
+            asked = await self._table(live, slot, columns, request.level, elsewhere)
+            pairs = await elsewhere(lambda: self._envelopes(live, slot, good, asked.table, None))
+            answers = [envelope for envelope, _ in pairs]
+            log_degraded(live, slot, asked.table, "")
+            positions = [i for i, record in enumerate(records) if record is not None]
+            logged = [
+                Logged(envelope, model, record, proba, None, asked.elapsed_ms, batch_id, i)
+                for (envelope, model), record, proba, i in zip(
+                    pairs, good, asked.table.proba.tolist(), positions, strict=True
+                )
+            ]
+            await self._record(logged, asked.count)
+            self._shadow_rows(live, columns, asked.table, [answer.request_id for answer in answers])
         following = iter(answers)
         return BatchResponse(
-            batch_id=new_id(),
+            batch_id=batch_id,
             predictions=[
                 RowError(new_id(), invalid_record_body(problems[i])) if record is None else next(following)
                 for i, record in enumerate(records)
             ],
         )
 
-    async def predict_table(
+    async def ask_table(
         self,
         live: Live,
         slot: Slot,
         columns: ColumnArrays,
         level: Decimal | None = None,
         elsewhere: Elsewhere = _right_here,
-    ) -> TableAnswer:
+    ) -> AskedTable:
         """Answers for rows that are already columns, as arrays, from one slot of a moment of the rollout.
+
+        They are to be handed to :meth:`give_table` before anybody gets them.
 
         Raises
         ------
         ModelUnavailable, Overloaded
             As :meth:`predict`.
         """
-        table = await self._table(live, slot, columns, level, elsewhere)
-        self._shadow_rows(live, columns, table, None)
-        count_in_metrics(live, slot, table)
-        log_degraded(live, slot, table, "")
-        return table
+        return await self._table(live, slot, columns, level, elsewhere)
+
+    async def give_table(
+        self,
+        live: Live,
+        slot: Slot,
+        asked: Sequence[AskedTable],
+        bulk: BulkAnswer | None,
+        elsewhere: Elsewhere = _right_here,
+    ) -> None:
+        """Store, count and shadow the rows of a bulk call before its reply is sent.
+
+        Parameters
+        ----------
+        bulk : the call's answered rows, None where it has none
+
+        Raises
+        ------
+        LogUnavailable
+            Strict mode, and they cannot be stored.
+        """
+
+        def count() -> None:
+            for part in asked:
+                part.count()
+                count_in_metrics(live, slot, part.table)
+
+        if bulk is not None and self._recorder is not None:
+            recorder, durable = self._recorder, live.flags.log_mode == "strict"
+            row = await elsewhere(lambda: recorder.segment(live, slot, bulk, durable=durable))
+            await self._counted(recorder.rows([row]) if row is not None else None, count)
+        else:
+            count()
+        for part in asked:
+            log_degraded(live, slot, part.table, "")
+            self._shadow_rows(live, part.columns, part.table, None)
 
     def warm_up(self, rounds: int = 20) -> None:
         """Work through the champion's golden records outside the circuit, so that the first caller pays for nothing."""
@@ -205,10 +283,10 @@ class InferenceService:
 
     async def _table(
         self, live: Live, slot: Slot, columns: ColumnArrays, level: Decimal | None, elsewhere: Elsewhere
-    ) -> TableAnswer:
+    ) -> AskedTable:
         model = live.at(slot) or live.champion
         chosen = level or live.flags.confidence_level or model.level
-        found = []
+        found, calls = [], []
         for block in blocks(columns):
             features = await elsewhere(lambda block=block: model.transform(block))  # type: ignore[misc]  # its default is the block
             call = await _asked(slot, model, features)
@@ -217,9 +295,36 @@ class InferenceService:
                 table = whole(call.proba, answer, slot, None, chosen)
             else:
                 table = await fall_back(live, slot, model, block, features, call, chosen)
-            count_many(live, slot, call, table)
             found.append(table)
-        return found[0] if len(found) == 1 else joined(found)
+            calls.append(call)
+
+        def count() -> None:
+            for call, table in zip(calls, found, strict=True):
+                count_many(live, slot, call, table)
+
+        return AskedTable(columns, joined(found), sum(call.elapsed_ms for call in calls), count)
+
+    async def _record(self, answers: Sequence[Logged], count: Callable[[], None]) -> None:
+        """Store answers, then count them."""
+
+        def count_all() -> None:
+            count()
+            for answer in answers:
+                answer.model.count(answer.envelope.lineage.slot, answer.envelope.fallback_reason)  # type: ignore[arg-type]  # an origin and a reason
+
+        await self._counted(None if self._recorder is None else self._recorder.answers(answers), count_all)
+
+    async def _counted(self, storing: Awaitable[None] | None, count: Callable[[], None]) -> None:
+        """Wait for the log, and count what is answered then: everything, unless strict mode keeps it back."""
+        if storing is not None:
+            try:
+                await storing
+            except LogUnavailable:
+                raise
+            except BaseException:  # the caller went away; the answer is in the log all the same
+                count()
+                raise
+        count()
 
     def _envelopes(
         self,
@@ -228,8 +333,8 @@ class InferenceService:
         records: Sequence[Record],
         table: TableAnswer,
         client_request_id: str | None,
-    ) -> list[InferenceResponse]:
-        """One envelope a row; ``slot`` is the one that was asked."""
+    ) -> list[tuple[InferenceResponse, LiveModel]]:
+        """One envelope a row, with the model its lineage names; ``slot`` is the one that was asked."""
         p_values, sets, predictions = table.answer
         rows = zip(
             records,
@@ -244,21 +349,12 @@ class InferenceService:
         found = []
         for record, proba, p, members, prediction, origin, reason in rows:
             name = ORIGINS[origin]
-            found.append(
-                self._envelope(
-                    new_id(),
-                    record,
-                    answering_model(live, slot, name),
-                    name,
-                    REASONS[reason],
-                    proba,
-                    p,
-                    members,
-                    prediction,
-                    table.level,
-                    client_request_id,
-                )
-            )
+            model = answering_model(live, slot, name)
+            envelope = self._envelope(
+                new_id(), record, model, name, REASONS[reason], proba, p, members, prediction, table.level,
+                client_request_id,
+            )  # fmt: skip
+            found.append((envelope, model))
         return found
 
     def _envelope(
@@ -276,7 +372,7 @@ class InferenceService:
         client_request_id: str | None,
     ) -> InferenceResponse:
         classes = model.classes
-        model.count(origin, reason)
+        validity, validity_reasons = self.validity.get(model.model.model_hash, _UNMONITORED)
         return InferenceResponse(
             request_id=request_id,
             prediction=classes[prediction],
@@ -286,8 +382,8 @@ class InferenceService:
             p_values=dict(zip(model.keys, p_values, strict=True)),
             confidence_level=float(level),
             guarantee=model.calibration.guarantee,
-            validity="unmonitored",
-            validity_reasons=(),
+            validity=validity,
+            validity_reasons=validity_reasons,
             fallback_used=reason is not None,
             fallback_reason=reason,
             error=None,

@@ -80,6 +80,8 @@ def fill(
 
 def joined(tables: Sequence[TableAnswer]) -> TableAnswer:
     """The rows of all tables, one after another."""
+    if len(tables) == 1:
+        return tables[0]
     return TableAnswer(
         proba=np.concatenate([t.proba for t in tables]),
         answer=BatchAnswer(*(np.concatenate(parts) for parts in zip(*(t.answer for t in tables), strict=True))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 
 from ml_core.config import ModelConfig
 from ml_core.conformal.calibrate import agree_with_mapie, calibrate, check_large_enough
+from ml_core.conformal.coverage import design_effects
 from ml_core.conformal.predict import ConformalCalibration
 from ml_core.errors import DataError
 from ml_core.features.columns import table_hash
@@ -131,6 +133,7 @@ def pack_model(
     scorecard = _calibrated(config, calibration_rows, Scorecard(content).proba(calibration_rows.matrix))
     note(f"evaluating on {len(test)} rows of patients never seen")
     proba = scorer.proba(test.matrix)
+    normal = fitted.recent()
     level = config.conformal.confidence_level
     evaluation = evaluate(proba, test.y_index, model.calibration, level, test.groups, classes)
     files = {
@@ -139,10 +142,11 @@ def pack_model(
         CALIBRATION_FILE: pack_calibration(model.calibration, scorecard.calibration),
         FALLBACK_FILE: _json({"prior": _prior(fitted), "scorecard": content}),
         REFERENCE_FILE: reference_bytes(
-            features.features, fitted.columns, fitted.groups, model.proba, calibration_rows.groups, classes
+            features.features, normal.columns, normal.groups, model.proba, calibration_rows.groups, classes
         ),
     }
-    facts = _facts(config, rows, candidate, model.calibration, evaluation.metrics)
+    metrics = evaluation.metrics | _calibration_effects(model, calibration_rows, level)
+    facts = _facts(config, rows, candidate, model.calibration, metrics)
     bundle = _write_with_golden(folder, facts, files, config.seed)
     return PackedModel(folder, bundle, evaluation, proba, test.y_index)
 
@@ -164,6 +168,14 @@ def _calibrated(config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.f
     check_large_enough(calibration, level, rows.classes)
     agree_with_mapie(calibration, proba, rows.y_index, level, rows.classes)
     return _Calibrated(proba, calibration)
+
+
+def _calibration_effects(model: _Calibrated, rows: LabelledRows, level: Decimal) -> dict[str, float]:
+    """How much less the calibration rows say than independent ones would, since patients repeat; monitors need it."""
+    effects = design_effects(model.calibration, model.proba, rows.y_index, rows.groups, level)
+    by_class = zip(rows.classes, effects.per_class, strict=True)
+    found = {f"calibration_effect_class_{label}": effect for label, effect in by_class}
+    return {"calibration_effect": effects.marginal, **found}
 
 
 def _check_every_class(rows: LabelledRows, parts: tuple[str, ...]) -> None:
@@ -204,11 +216,17 @@ def _facts(
             "split_shares": split_shares(config),
             "rows": rows.counts,
             "seed": config.seed,
-            "params": dict(candidate.params),
+            "params": dict(candidate.params) | _newest(config),
         },
         "metrics": dict(metrics),
         "source": candidate.source,
     }
+
+
+def _newest(config: ModelConfig) -> dict[str, int]:
+    """On how many of the newest rows it was calibrated and tested, where not on all."""
+    newest = config.split.newest_rows
+    return {} if newest is None else {"split_newest_rows": newest}
 
 
 def _write_with_golden(folder: Path, facts: Mapping[str, Any], files: Mapping[str, bytes], seed: int) -> Bundle:

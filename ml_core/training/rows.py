@@ -37,7 +37,9 @@ class LabelledRows:
     features : the feature version they belong to
     y_index : shape (n,), position of the label in ``classes``
     groups : shape (n,), the patient of each row
-    parts : shape (n,), one of train, validation, calibration, test
+    parts : shape (n,), one of train, validation, calibration, test; ``left_out`` for older rows of the last two, where
+        the configuration calibrates and tests on the newest rows only
+    newest : shape (n,), whether a row is one of these
     classes : the K labels, in order
     origin : where they came from, for people
     table, table_version : Delta table and version; empty and -1 when they came from a file
@@ -50,18 +52,26 @@ class LabelledRows:
     parts: npt.NDArray[np.str_]
     classes: tuple[Label, ...]
     origin: str
+    newest: npt.NDArray[np.bool_]
     table: str = ""
     table_version: int = -1
 
     def part(self, *names: str) -> LabelledRows:
         """The rows of these parts."""
-        kept = np.isin(self.parts, names)
+        return self._only(np.isin(self.parts, names))
+
+    def recent(self) -> LabelledRows:
+        """The newest rows, which say what is normal today."""
+        return self._only(self.newest)
+
+    def _only(self, kept: npt.NDArray[np.bool_]) -> LabelledRows:
         return replace(
             self,
             frame=self.frame[kept],
             y_index=self.y_index[kept],
             groups=self.groups[kept],
             parts=self.parts[kept],
+            newest=self.newest[kept],
         )
 
     @cached_property
@@ -138,14 +148,17 @@ def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origi
     classes, y_index = _classes(frame[label.name], label.levels, origin)
     groups = frame[group.name].to_numpy()
     groups = groups.astype(np.int64 if group.dtype == "int" else np.str_)
+    newest = np.arange(len(frame)) >= len(frame) - (split.newest_rows or len(frame))
+    parts = split_of(groups, split)
     return LabelledRows(
         frame=frame.reset_index(drop=True),
         features=version,
         y_index=y_index,
         groups=groups,
-        parts=split_of(groups, split),
+        parts=np.where(~newest & np.isin(parts, ("calibration", "test")), "left_out", parts),
         classes=classes,
         origin=origin,
+        newest=newest,
     )
 
 

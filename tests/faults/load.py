@@ -36,7 +36,7 @@ class Seen:
     latency_ms : from ``due_s`` to the whole answer
     status : 0 where no answer came
     error : ``refused``, ``reset`` or ``timeout``; "" where an answer came
-    reason, slot, model_hash : of the envelope; "" where there was none
+    reason, slot, model_hash, request_id : of the envelope; "" where there was none
     flagged : ``fallback_used`` of the envelope
     strict : whether the body was JSON as RFC 8259 has it, with finite numbers only
     retry_after : seconds of that header; -1 without
@@ -54,6 +54,7 @@ class Seen:
     strict: bool = True
     retry_after: int = -1
     probability: float = -1.0
+    request_id: str = ""
 
 
 def answered(seen: Sequence[Seen]) -> list[Seen]:
@@ -298,6 +299,7 @@ def _read(request: Seen, headers: dict[str, str], body: bytes) -> None:
         request.flagged = answer["fallback_used"]
         request.slot = lineage["slot"]
         request.probability = answer["probability"]
+        request.request_id = answer["request_id"]
         request.strict = request.strict and lineage["model_hash"] == request.model_hash
 
 

@@ -96,12 +96,12 @@ def test_b48_rollout_file_or_home_lost_while_running_is_said_once_and_calls_go_o
 
 @pytest.fixture
 def small_disk(place: FaultPlace) -> Iterator[Path]:
-    """The place's home on a disk of its own of 1 MB."""
+    """The place's home on a disk of its own of 32 MB: room for the prediction log, until a test takes it."""
     kept = place.folder / "kept"
     place.home.rename(kept)
     place.home.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place.home)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place.home)], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("needs the right to mount a tmpfs")
@@ -114,8 +114,10 @@ def small_disk(place: FaultPlace) -> Iterator[Path]:
 
 
 def test_b48_full_and_read_only_disk_do_not_touch_the_answers(place: FaultPlace, small_disk: Path) -> None:
-    def remounted(how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+    def read_only() -> None:
+        """For every file opened from now on; Linux does not take the right to write from open ones, such as the log's."""
+        subprocess.run(["mount", "--bind", str(small_disk), str(small_disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
 
     with place.served(SURETY_MISSING_WORKER_S="3") as served:
         until(lambda: place.reports(), 10, "the worker reports")
@@ -135,11 +137,11 @@ def test_b48_full_and_read_only_disk_do_not_touch_the_answers(place: FaultPlace,
             filler.unlink()
             until(lambda: place.reports(), 5, "reports again")
             place.obeyed(place.change(changes.flags({"shadow_share": 0.5})))
-            remounted("ro")
+            read_only()
             time.sleep(8)
             read_only = served.metric("surety_home_failures_total", what="report.not_written") - full
             assert served.get("/livez").status_code == 200
-            remounted("rw")
+            subprocess.run(["umount", str(small_disk)], check=True)
             until(lambda: place.reports(), 5, "reports again")
         assert failed(load.seen) == []
         assert not any(s.flagged for s in load.seen)

@@ -131,3 +131,24 @@ def test_more_than_two_classes_are_weighed_one_against_the_rest():
         "roc_auc_gain",
         "roc_auc_gain_lower_bound",
     ]
+
+
+def test_an_equal_model_may_replace_a_champion_whose_coverage_alarm_is_on():
+    labels, groups, new, old = drawn(np.random.default_rng(3), 20_000, 0.9)
+    broken = PromotionCriteria.of(road_config(), broken=("coverage:1",))
+    rules = compare(broken, labels, groups, scored(new, labels, mean_set_size=1.9), scored(old, labels))
+    assert failed(rules) == []
+    assert "coverage:1" in rules[0].note
+    assert failed(compare(CRITERIA, labels, groups, scored(new, labels), scored(old, labels))) != []
+
+
+def test_a_worse_model_may_not_replace_even_that_one():
+    labels, groups, new, old = drawn(np.random.default_rng(1), 4_000, 0.8, gain=-0.4)
+    broken = PromotionCriteria.of(road_config(), broken=("coverage:1",))
+    assert failed(compare(broken, labels, groups, scored(new, labels), scored(old, labels))) == ["roc_auc_worse_by"]
+
+
+def test_an_alarm_changes_nothing_where_the_configuration_says_so():
+    config = road_config()
+    firm = config.model_copy(update={"promotion": config.promotion.model_copy(update={"yield_to_alarm": False})})
+    assert PromotionCriteria.of(firm, broken=("coverage:1",)) == PromotionCriteria.of(firm)

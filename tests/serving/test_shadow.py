@@ -57,8 +57,14 @@ class Shadowed:
             return asyncio.run(self.service.predict_batch(BatchRequest(list(records), level=level))).predictions
         model = self.live.champion
         columns = model.reader.arrays([model.reader.read(r) for r in records])
-        asyncio.run(self.service.predict_table(self.service.live, "champion", columns, level))
+        asyncio.run(self._table(columns, level))
         return []
+
+    async def _table(self, columns, level) -> None:
+        """As a bulk call does it."""
+        live = self.service.live
+        asked = await self.service.ask_table(live, "champion", columns, level)
+        await self.service.give_table(live, "champion", [asked], None)
 
     def counted(self, stage: int = 1) -> ShadowReport:
         self.shadow.drain(WAIT_S)

@@ -19,6 +19,7 @@ from ml_core.errors import FieldProblem
 from ml_core.features.frames import to_arrays
 from ml_core.features.table import EncodedTable
 from ml_core.features.versions import get_feature_version
+from ml_core.serving.ids import new_ids
 from ml_core.serving.inference import InferenceService
 from ml_core.serving.tables import TableAnswer
 from ml_core.settings import Settings
@@ -239,7 +240,11 @@ def test_labels_that_are_texts_come_out_as_texts() -> None:
     table = EncodedTable(3, {}, {}, {1: [FieldProblem("age", "is missing")]}, {})
     none = np.zeros(3, dtype=np.int8)
     schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=bulk._fields(("no", "yes")), nullable=False))
-    batch = bulk._record_batch(schema, ("no", "yes"), table, TableAnswer(proba, found, none, none, Decimal("0.9")))
+    batch = bulk._record_batch(
+        schema,
+        ("no", "yes"),
+        bulk._Part(table, new_ids(3), TableAnswer(proba, found, none, none, Decimal("0.9")), None),
+    )
     rows = pa.record_batch(batch).to_pylist()
     assert [row["prediction"] for row in rows] == ["no", None, "yes"]
     assert [row["error"] for row in rows] == [None, "age: is missing", None]

@@ -1,0 +1,56 @@
+"""What there is of the log, at a glance."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+
+from ml_core.errors import LogDamaged
+from ml_core.prediction_log.database import open_for_reading
+from ml_core.prediction_log.days import LogDay, is_live
+from ml_core.prediction_log.layout import LogFile, log_files
+from ml_core.prediction_log.sealed_copy import shown_by
+from ml_core.settings import Settings
+
+__all__ = ["FileFacts", "overview"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One database at a glance.
+
+    Attributes
+    ----------
+    rows : None where it cannot be read; a bulk call is one row
+    bytes : of the database and what belongs to it
+    is_live : whether a worker writes to it
+    is_sealed : whether the sealed copy of its day shows these rows
+    """
+
+    file: LogFile
+    rows: int | None
+    bytes: int
+    is_live: bool
+    is_sealed: bool
+
+
+def overview(settings: Settings) -> list[FileFacts]:
+    """All databases of the configured model's log, oldest first."""
+    return [_facts(file, settings) for file in log_files(settings.log)]
+
+
+def _facts(file: LogFile, settings: Settings) -> FileFacts:
+    parts = [path for path in file.folder.glob(f"{file.path.name}*") if path.exists()]
+    rows = _rows(file)
+    shown = {entry["file"]: entry["rows"] for entry in shown_by(LogDay(file.day, settings.log).sealed) or ()}
+    sealed = rows is not None and shown.get(file.path.name) == rows
+    return FileFacts(file, rows, sum(path.stat().st_size for path in parts), is_live(file), sealed)
+
+
+def _rows(file: LogFile) -> int | None:
+    try:
+        with closing(open_for_reading(file.path)) as connection:
+            return int(connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()[0])
+    except (sqlite3.Error, LogDamaged):
+        return None

@@ -1,0 +1,123 @@
+"""Prometheus takes configuration and rules; every alert is tested, explained, and about metrics that exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from ml_core.prediction_log.backlog import MOST_WAITING_ROWS
+from ml_core.rollout.state import GuardLimits
+from ml_core.settings import Settings
+from tests.deploy.conftest import Promtool
+from tests.deploy.queries import (
+    CONFIG,
+    GIVEN,
+    ROOT,
+    RULES,
+    RULES_TEST,
+    alerts,
+    declared,
+    named_metrics,
+    recorded,
+    rules,
+    selected,
+)
+from web.replies import STATUS_OF_CODE
+
+RUNBOOK = ROOT / "docs" / "alerts.md"
+ALERTS = alerts()
+TESTS = yaml.safe_load(RULES_TEST.read_text())["tests"]
+
+
+def test_prometheus_takes_the_configuration(promtool: Promtool) -> None:
+    assert "1 rule files found" in promtool("check", "config", CONFIG)
+
+
+def test_prometheus_takes_the_rules(promtool: Promtool) -> None:
+    assert f"{len(rules())} rules found" in promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+
+
+def test_alerts_fire_when_they_should_and_only_then(promtool: Promtool) -> None:
+    promtool("test", "rules", RULES_TEST)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_alert_is_tested_firing_and_quiet(alert: str) -> None:
+    tried = [case for test in TESTS for case in test["alert_rule_test"] if case["alertname"] == alert]
+    assert {bool(case["exp_alerts"]) for case in tried} == {True, False}
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_alert_says_how_bad_what_and_where_to_read_on(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+    assert rule["annotations"]["runbook"] == f"docs/alerts.md#{alert.lower()}"
+
+
+def test_runbook_has_a_paragraph_for_every_alert_and_no_other() -> None:
+    sections = re.split(r"^### ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]
+    told = {heading: text.strip() for heading, _, text in (section.partition("\n") for section in sections)}
+    assert list(told) == list(ALERTS)
+    for heading, text in told.items():
+        severity = ALERTS[heading]["labels"]["severity"]
+        assert text.startswith(f"*{severity.capitalize()}.* "), heading
+        assert "**First:**" in text, heading
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_rule_names_only_what_exists(rule: dict[str, str]) -> None:
+    ours = declared()
+    known = ours.keys() | recorded() | GIVEN
+    assert {name for name in named_metrics(rule["expr"]) if not name.startswith("bentoml_service_")} <= known
+    for name, labels in selected(rule["expr"]):
+        if name in ours:
+            assert labels <= ours[name], name
+
+
+def test_reading_of_queries_finds_all_names() -> None:
+    query = 'sum by (job) (rate(a_total{x=~"b|c{2}", y!="d"}[5m])) / on (e) group_left (f) g:h > 1.5e3 unless i offset 30m or vector(0)'
+    assert named_metrics(query) == {"a_total", "g:h", "i"}
+    assert selected(query) == [("a_total", {"x", "y"})]
+
+
+def test_every_recorded_series_is_used() -> None:
+    assert recorded() <= {name for rule in rules() for name in named_metrics(rule["expr"])}
+
+
+def limit(alert: str) -> float:
+    """The first number that an alert compares with."""
+    found = re.search(r"> ([\d.]+)", ALERTS[alert]["expr"])
+    assert found is not None
+    return float(found[1])
+
+
+def test_limits_are_those_of_the_code() -> None:
+    settings = Settings()
+    assert limit("SuretyMonitorSilent") == limit_of_silence() == settings.monitor_timeout_s
+    assert limit("SuretySlow") * 1000 == settings.circuit_p95_ms
+    assert limit("SuretyFallbacks") == GuardLimits(set_size=1.0).fallback_share
+    assert limit("SuretyAnswersPending") * 10 == MOST_WAITING_ROWS
+
+
+def limit_of_silence() -> float:
+    found = re.search(r"surety_monitor_age_seconds > (\d+)", ALERTS["SuretyAnswersUnmonitored"]["expr"])
+    assert found is not None
+    return float(found[1])
+
+
+def test_codes_of_refusals_are_those_of_the_service() -> None:
+    (overloaded,) = re.findall(r'code="(\w+)"', rule_of("surety:overloaded:share5m"))
+    (mistaken,) = re.findall(r'code=~"([^"]+)"', rule_of("surety:mistaken:share15m"))
+    assert overloaded in STATUS_OF_CODE
+    taken = {code for code in STATUS_OF_CODE if re.fullmatch(mistaken, code)}
+    routing = {"not_found", "method_not_allowed"}
+    assert taken == {code for code, status in STATUS_OF_CODE.items() if 400 <= status < 500} - routing - {overloaded}
+
+
+def rule_of(record: str) -> str:
+    """The query behind a recorded series."""
+    (found,) = (rule["expr"] for rule in rules() if rule.get("record") == record)
+    return str(found)
