@@ -1,0 +1,468 @@
+"""A model's whole life on real encounters, in minutes, with late outcomes (`make demo-lifecycle`).
+
+The first half of Diabetes 130-US by encounter id is the past that a model is trained on; encounters of the second half,
+without the patients already seen, are asked one after another at a steady rate. One day passes in half a second:
+readmissions become known after five days, their absence after thirty. The second half is not like the first, which the
+monitor has to notice by itself; a model of the newest encounters takes over. Then one column comes in another unit, and
+is mended. Then only patients of 70 and older come. The monitor has to notice and say why, retraining has to learn the
+new mix, and the new model has to make answers valid again; no request may fail on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from benchmarks.servers import ROOT, Server, free_port, start
+from ml_core.features.datasets import read_raw
+from ml_core.features.files import write_table
+from ml_core.features.versions import get_feature_version
+from ml_core.monitoring.publication import MonitorState, MonitorView
+from ml_core.rollout.store import RolloutStore
+from ml_core.settings import Settings
+
+PLACE = ROOT / "build" / "demo-lifecycle"
+MODEL = "readmission_diabetes130"
+CONNECTIONS = 16
+DAY_S = 0.5
+HORIZON_DAYS = 30.0
+READMITTED_AFTER_DAYS = 5.0
+OLD = "[70-80)"
+UNIT = "num_medications"
+UNIT_FACTOR = 4
+NEWEST_ROWS = 7_000
+MIN_AUC = 0.55
+SEED = 20_140
+
+
+@dataclass
+class Phase:
+    """One part of the run.
+
+    Attributes
+    ----------
+    rows : asked during it, in order, each once, ``rate`` a second
+    beside : what happens meanwhile
+    """
+
+    name: str
+    rows: pd.DataFrame
+    rate: int
+    beside: Callable[[Demo], Coroutine[Any, Any, None]] | None = None
+    sent: int = 0
+    failed: int = 0
+    validity: Counter[str] = field(default_factory=Counter)
+    versions: Counter[str] = field(default_factory=Counter)
+    latencies_ms: list[float] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    began_s: float = 0.0
+
+    def at(self, share: float) -> float:
+        found = sorted(self.latencies_ms)
+        return found[min(len(found) - 1, int(share * len(found)))] if found else 0.0
+
+
+class Demo:
+    """The service, its monitor, the world that asks and later tells, and the operator."""
+
+    def __init__(self, environment: dict[str, str], config: Path, phases: list[Phase]) -> None:
+        self.environment = environment
+        self.config = config
+        self.phases = phases
+        self.now = phases[0]
+        self.settings = Settings(home=Path(environment["SURETY_HOME"]), model_name=MODEL)
+        self.view = MonitorView(self.settings)
+        self.problems: list[str] = []
+        self.due: deque[tuple[float, str, int]] = deque()
+        self.told = Counter[str]()
+        self.server: Server | None = None
+        self.console = Console(width=max(140, Console().width))
+        self.began = time.perf_counter()
+
+    async def run(self) -> None:
+        self.server = await asyncio.to_thread(_serve, self.environment)
+        monitor = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "scripts.cli", "monitor", "--every", "1s", "--model", MODEL, cwd=ROOT,
+            env=self.environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            await self.live()
+        finally:
+            monitor.terminate()
+            await monitor.wait()
+            self.server.stop()
+
+    async def live(self) -> None:
+        assert self.server is not None
+        limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+        address = f"http://127.0.0.1:{self.server.port}"
+        async with httpx.AsyncClient(base_url=address, limits=limits, timeout=15) as client:
+            telling = asyncio.create_task(self.tell(client))
+            for phase in self.phases:
+                self.now = phase
+                phase.began_s = time.perf_counter() - self.began
+                self.console.print(f"[bold]{phase.began_s:6.0f} s  {phase.name}[/bold] ({len(phase.rows)} encounters)")
+                working = asyncio.create_task(phase.beside(self)) if phase.beside is not None else None
+                await self.ask(client, phase)
+                if working is not None:
+                    await working
+                self.console.print(
+                    f"          {phase.sent} asked, {phase.failed} failed; p50 {phase.at(0.5):.1f} ms, p99 "
+                    f"{phase.at(0.99):.0f} ms; {dict(phase.validity)}; versions {dict(phase.versions)}"
+                )
+            telling.cancel()
+
+    async def ask(self, client: httpx.AsyncClient, phase: Phase) -> None:
+        """The phase's encounters at a steady rate, whatever becomes of the earlier ones."""
+        version = get_feature_version("v2")
+        records = list(_records(phase.rows, version))
+        outcomes = phase.rows["readmission_30d"].astype(int).tolist()
+        tasks: set[asyncio.Task[None]] = set()
+        began = time.perf_counter()
+        for number, (record, outcome) in enumerate(zip(records, outcomes, strict=True)):
+            task = asyncio.create_task(self.one(client, phase, record, outcome))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            await asyncio.sleep(max(0.0, began + number / phase.rate - time.perf_counter()))
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def one(self, client: httpx.AsyncClient, phase: Phase, record: dict[str, Any], outcome: int) -> None:
+        phase.sent += 1
+        began = time.perf_counter()
+        try:
+            reply = await client.post("/predict", json={"features": record})
+        except httpx.HTTPError as error:
+            phase.failed += 1
+            self.problems.append(f"{phase.name}: {type(error).__name__}")
+            return
+        phase.latencies_ms.append((time.perf_counter() - began) * 1000)
+        if reply.status_code != 200:
+            phase.failed += 1
+            self.problems.append(f"{phase.name}: {reply.status_code} {reply.text[:200]}")
+            return
+        body = reply.json()
+        phase.validity[body["validity"]] += 1
+        phase.versions[f"v{body['lineage']['model_version']}"] += 1
+        days = READMITTED_AFTER_DAYS if outcome else HORIZON_DAYS
+        self.due.append((time.perf_counter() + days * DAY_S, body["request_id"], outcome))
+
+    async def tell(self, client: httpx.AsyncClient) -> None:
+        """Outcomes once they are known, twice a day."""
+        while True:
+            await asyncio.sleep(DAY_S)
+            now = time.perf_counter()
+            known = [(i, outcome) for at, i, outcome in self.due if at <= now]
+            self.due = deque(entry for entry in self.due if entry[0] > now)
+            for start_ in range(0, len(known), 500):
+                part = known[start_ : start_ + 500]
+                labels = [{"request_id": i, "label": outcome} for i, outcome in part]
+                reply = await client.post("/labels", json={"labels": labels})
+                if reply.status_code != 200:
+                    self.problems.append(f"labels: {reply.status_code} {reply.text[:200]}")
+                    continue
+                self.told.update(reply.json())
+
+    async def alarm(self, reason: str, timeout_s: float) -> str | None:
+        """Wait for an alarm of the champion; what it says."""
+        ends = time.perf_counter() + timeout_s
+        while time.perf_counter() < ends:
+            for found in self.alarms():
+                if found[0] == reason:
+                    return found[1]
+            await asyncio.sleep(0.25)
+        return None
+
+    def alarms(self) -> list[tuple[str, str]]:
+        """Reason and sentence of the alarms that are on for the champion."""
+        self.view.look()
+        state: MonitorState | None = self.view.state
+        models = {} if state is None else state.models
+        rollout = RolloutStore(self.settings).read()
+        champion = "" if rollout is None else rollout.champion[-8:]
+        return [
+            (alarm.reason, alarm.says)
+            for model_hash, health in models.items()
+            for alarm in health.alarms
+            if model_hash.startswith(champion)
+        ]
+
+    async def surety(self, *arguments: str, statuses: tuple[int, ...] = (0,)) -> Any:
+        """Run a command beside the load; its JSON."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "scripts.cli", *arguments, cwd=ROOT, env=self.environment,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate()
+        if process.returncode not in statuses:
+            self.problems.append(f"surety {' '.join(arguments)}: {process.returncode} {err.decode()[-300:]}")
+        return json.loads(out) if out.strip() else {}
+
+    def note(self, text: str) -> None:
+        """Something that happened, with its time."""
+        self.now.notes.append(text)
+        self.console.print(f"{time.perf_counter() - self.began:8.1f} s  {text}")
+
+    def need(self, holds: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence
+        """Count what did not come about."""
+        if not holds:
+            self.problems.append(what)
+            self.console.print(f"[red]          not so: {what}[/red]")
+
+
+# --- what happens beside the load ---------------------------------------------------------------------------------
+
+
+async def _second_half(demo: Demo) -> None:
+    """Nothing is injected: whatever sounds, the hospitals have changed by themselves."""
+    await asyncio.sleep(len(demo.now.rows) / demo.now.rate + HORIZON_DAYS * DAY_S)
+    for reason, says in demo.alarms():
+        demo.note(f"alarm {reason}: {says}")
+
+
+async def _quiet(demo: Demo) -> None:
+    """The new model's own world, in which nothing may sound."""
+    await asyncio.sleep(len(demo.now.rows) / demo.now.rate + HORIZON_DAYS * DAY_S + 2)
+    found = demo.alarms()
+    demo.note(f"alarms of the new model: {', '.join(reason for reason, _ in found) or 'none'}")
+    demo.need(not found, "an alarm sounded while nothing had changed")
+
+
+async def _unit_error(demo: Demo) -> None:
+    began = time.perf_counter()
+    says = await demo.alarm("drift", 60)
+    demo.need(says is not None, "the unit error raised no drift alarm")
+    demo.note(f"drift alarm {time.perf_counter() - began:.1f} s after the unit error began: {says}")
+    checked = await demo.surety("drift", "check", "--model", MODEL, "--rows", "1000", statuses=(0, 3))
+    drifted = [found["feature"] for found in checked.get("features", []) if found["drifted"]]
+    advised = checked.get("retrain_advised")
+    demo.note(f"surety drift check: {', '.join(drifted) or 'nothing'} drifted; retraining advised: {advised}")
+    demo.need(UNIT in drifted, f"{UNIT} was not named")
+
+
+async def _mend(demo: Demo) -> None:
+    await asyncio.sleep(10)  # until no window holds an encounter in the wrong unit
+    done = await demo.surety(
+        "alarms", "acknowledge", "drift", "--model", MODEL, "--why", "unit corrected at the source"
+    )
+    demo.note(f"mended at the source; {len(done)} alarm(s) acknowledged")
+
+
+async def _old_only(demo: Demo) -> None:
+    began = time.perf_counter()
+    says = await demo.alarm("drift", 60)
+    demo.note(f"drift alarm {time.perf_counter() - began:.1f} s after the age shift began: {says}")
+    demo.need(says is not None, "the age shift raised no drift alarm")
+    says = await demo.alarm("coverage:0", 120)
+    demo.note(f"coverage alarm {time.perf_counter() - began:.1f} s after the age shift began: {says}")
+    demo.need(says is not None, "the age shift raised no coverage alarm")
+    demo.need("suspect" in demo.now.validity, "no answer said suspect")
+    report = PLACE / "report-alarms.html"
+    await demo.surety("report", "--model", MODEL, "--out", str(report))
+    demo.note(f"report written: {report.relative_to(ROOT)}")
+
+
+async def _retrain(demo: Demo) -> None:
+    await asyncio.sleep(HORIZON_DAYS * DAY_S)
+    began = time.perf_counter()
+    done = await demo.surety("retrain", "--config", str(demo.config), "--if-drift", "--shadow")
+    demo.note(
+        f"surety retrain took {time.perf_counter() - began:.1f} s: {done.get('rows_added')} answers joined the table, "
+        f"version {done.get('version')}, gate {done.get('gate')}; because of {', '.join(done.get('reasons', []))}"
+    )
+    demo.need(bool(done.get("shadow")), f"the new model is not in shadow: {done}")
+    await asyncio.sleep(10)
+    demo.note(f"in shadow: {await _shadowed(demo)}")
+
+
+async def _shadowed(demo: Demo) -> str:
+    """What all workers have found in shadow so far."""
+    assert demo.server is not None
+    async with httpx.AsyncClient() as client:
+        status = (await client.get(f"http://127.0.0.1:{demo.server.port}/status")).json()
+    found = [process["shadow"] for process in status["workers"]["processes"]]
+    scored, agreed, same = (sum(part[name] for part in found) for name in ("scored", "agreed", "same_set"))
+    demo.need(scored > 0, "nothing was scored in shadow")
+    return f"{scored} scored, {agreed} with the same prediction, {same} with the same set"
+
+
+async def _promote(demo: Demo) -> None:
+    done = await demo.surety("promote", "--model", MODEL, "--config", str(demo.config), statuses=(0, 3))
+    demo.note(f"surety promote: {done.get('decision')}")
+    for rule in done.get("rules", []):
+        if rule["verdict"] != "pass":
+            demo.note(f"  refused by {rule['rule']}: {rule['value']} against {rule['limit']} {rule['note']}")
+    demo.need(done.get("decision") == "promoted", "the new model was not promoted")
+    began = time.perf_counter()
+    await demo.surety("rollout", "full", "--model", MODEL, "--why", "promoted")
+    for _ in range(300):
+        await asyncio.sleep(0.1)
+        if demo.now.validity["valid"]:
+            break
+    demo.note(f"first valid answer {time.perf_counter() - began:.1f} s after the change began")
+    demo.need(demo.now.validity["valid"] > 0, "no answer became valid after the promotion")
+
+
+async def _recovered(demo: Demo) -> None:
+    await asyncio.sleep(len(demo.now.rows) / demo.now.rate + HORIZON_DAYS * DAY_S + 4)
+    checked = await demo.surety("coverage", "check", "--model", MODEL, statuses=(0, 3))
+    bands = {str(band["label"]): f"{band['observed']:.3f} of {band['n']}" for band in checked.get("bands", [])}
+    demo.note(f"coverage of the new model: {bands}")
+    alarms = [d["alarm"] for d in checked.get("detectors", []) if d["on"]]
+    demo.need(not alarms, f"an alarm is on for the new model: {alarms}")
+    judged = await demo.surety("performance", "check", "--model", MODEL)
+    auc = (judged.get("realised") or {}).get("auc")
+    demo.note(f"realised AUC: {None if auc is None else round(auc['value'], 3)}")
+    await demo.surety("report", "--model", MODEL, "--out", str(PLACE / "report.html"))
+    replayed = await demo.surety("replay", "--model", MODEL, "--since", "1h", "--sample", "500")
+    demo.note(f"surety replay of 500: {json.dumps({k: v for k, v in replayed.items() if isinstance(v, int)})}")
+    verified = await demo.surety("log", "verify", "--model", MODEL)
+    demo.note(f"surety log verify: {json.dumps(verified)[:300]}")
+
+
+# --- before it begins ---------------------------------------------------------------------------------------------
+
+
+def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
+    """The past, a model of it that is promoted and imported, and the encounters to come."""
+    shutil.rmtree(PLACE, ignore_errors=True)
+    (PLACE / "bentoml").mkdir(parents=True)
+    environment = {
+        **os.environ,
+        "SURETY_HOME": str(PLACE / "home"),
+        "BENTOML_HOME": str(PLACE / "bentoml"),
+        "SURETY_MODEL_NAME": MODEL,
+        "SURETY_WORKERS": "2",
+        "SURETY_LABEL_HORIZON_DAYS": str(HORIZON_DAYS * DAY_S / 86_400),
+        "SURETY_DRIFT_WINDOW_ROWS": "500",
+        "BENTOML_DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    past, future, seen = halves(ROOT / "data" / "diabetes130.parquet")
+    write_table(past, PLACE / "past.parquet")
+    config = yaml.safe_load((ROOT / "configs" / "diabetes130.yaml").read_text())
+    config["data"] = {"source": str(PLACE / "past.parquet"), "adapter": "columns"}
+    config["gate"]["min_roc_auc"] = (
+        MIN_AUC  # the lower end of what is published: readmissions of the old are told worse
+    )
+    config["retrain"] = {"cool_down_days": 0, "min_new_labels": 1_000, "live_rows": 1_000}
+    first, path = PLACE / "past.yaml", PLACE / "demo.yaml"
+    first.write_text(yaml.safe_dump(config))
+    config["split"]["newest_rows"] = NEWEST_ROWS
+    path.write_text(yaml.safe_dump(config))
+    print(
+        f"{len(past)} encounters are the past; of the second half {seen} are of patients seen in it and left out, "
+        f"{len(future)} remain; training…",
+        flush=True,
+    )
+    _command(environment, "example", "--config", str(first))
+    return environment, path, _phases(future)
+
+
+def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """The first half by encounter id, the second without its patients, and how many encounters that left out.
+
+    The file has no dates, and neighbouring ids are of one hospital, so the second half comes in an order by lot.
+    """
+    frame = read_raw(source, "diabetes130", "v2").sort_values("encounter_id").reset_index(drop=True)
+    half = len(frame) // 2
+    past, later = frame.iloc[:half], frame.iloc[half:]
+    known = later["patient_nbr"].isin(set(past["patient_nbr"]))
+    return past, later[~known].sample(frac=1.0, random_state=SEED).reset_index(drop=True), int(known.sum())
+
+
+def _phases(future: pd.DataFrame) -> list[Phase]:
+    cuts = (0, 8_000, 9_300, 9_600, 13_600, 15_600, 17_100)
+    second, waiting, change, quiet, unit, mended = (future.iloc[a:b] for a, b in itertools.pairwise(cuts))
+    highest = next(c.high for c in get_feature_version("v2").columns if c.name == UNIT)
+    wrong = unit.assign(**{UNIT: np.minimum(unit[UNIT] * UNIT_FACTOR, int(highest or 0))})
+    old = future.iloc[cuts[-1] :]
+    old = old[old["age"] >= OLD]
+    aged = [old.iloc[a:b] for a, b in itertools.pairwise((0, 6_500, 7_800, 8_100, 11_100))]
+    return [
+        Phase("the second half begins", second, 120, _second_half),
+        Phase("retraining, then shadow", waiting, 20, _retrain),
+        Phase("promotion", change, 20, _promote),
+        Phase("as it was", quiet, 100, _quiet),
+        Phase(f"{UNIT} in another unit (times {UNIT_FACTOR})", wrong, 100, _unit_error),
+        Phase("mended", mended, 100, _mend),
+        Phase("only patients of 70 and older", aged[0], 100, _old_only),
+        Phase("retraining, then shadow", aged[1], 20, _retrain),
+        Phase("promotion", aged[2], 20, _promote),
+        Phase("with the new model", aged[3], 60, _recovered),
+    ]
+
+
+def _records(rows: pd.DataFrame, version: Any) -> list[dict[str, Any]]:
+    """Encounters as a hospital's system would send them, with the patient's number."""
+    features = {column.name: column for column in version.features}
+    found = []
+    for row in rows.to_dict("records"):
+        record: dict[str, Any] = {"patient_nbr": int(row["patient_nbr"])}
+        for name, column in features.items():
+            value = row[name]
+            if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
+                continue
+            whole = column.dtype == "int" or (column.levels and isinstance(column.levels[0], int))
+            record[name] = int(value) if whole else float(value) if column.dtype == "float" else str(value)
+        found.append(record)
+    return found
+
+
+def _command(environment: dict[str, str], *arguments: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "scripts.cli", *arguments], cwd=ROOT, env=environment, check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def _serve(environment: dict[str, str]) -> Server:
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(port)]
+    return start(command, port, ready="/readyz", env=environment)
+
+
+def main() -> None:
+    """Run it, write ``result.json``, and exit with 1 where a request failed or something did not come about."""
+    demo = Demo(*prepare())
+    asyncio.run(demo.run())
+    sent, failed = sum(p.sent for p in demo.phases), sum(p.failed for p in demo.phases)
+    summary = {
+        "sent": sent,
+        "failed": failed,
+        "labels": dict(demo.told),
+        "problems": demo.problems,
+        "phases": [
+            {
+                "name": p.name, "began_s": round(p.began_s, 1), "sent": p.sent, "failed": p.failed,
+                "validity": dict(p.validity), "versions": dict(p.versions), "p50_ms": p.at(0.5), "p99_ms": p.at(0.99),
+                "notes": p.notes,
+            }
+            for p in demo.phases
+        ],
+    }  # fmt: skip
+    (PLACE / "result.json").write_text(json.dumps(summary, indent=2))
+    print(f"{sent} requests, {failed} failed; {len(demo.problems)} things that were not as promised")
+    if failed or demo.problems:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
