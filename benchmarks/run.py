@@ -54,6 +54,12 @@ def serve_naive(model: Path) -> Server:
     return start([*command, "--log-level", "warning"], port, ready="/ready", env={"NAIVE_MODEL": str(model)})
 
 
+def watch(prepared: Prepared) -> subprocess.Popen[bytes]:
+    """The monitor beside the service; what it uses is not the service's."""
+    command = [sys.executable, "-m", "scripts.cli", "monitor", "--every", "10s", "--model", prepared.model]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def median(values: list[float]) -> float:
     return statistics.median(values)
 
@@ -61,6 +67,7 @@ def median(values: list[float]) -> float:
 def per_request(prepared: Prepared) -> list[Row]:
     """CPU per answer of ours, stock echo and the naive server, in turns; the tail; memory; time to ready."""
     echo, ours, naive = serve_echo(prepared.stock_python), serve_ours(), serve_naive(prepared.naive)
+    monitor = watch(prepared)
     try:
         for server, n in ((echo, 500), (ours, 2_000), (naive, 50)):
             load(server, "/predict", prepared.bodies, CONNECTIONS, n)
@@ -71,6 +78,7 @@ def per_request(prepared: Prepared) -> list[Row]:
             found["naive"].append(load(naive, "/predict", prepared.bodies, CONNECTIONS, 300))
         rss = ours.worker_rss_mb()
     finally:
+        monitor.terminate()
         for server in (echo, ours, naive):
             server.stop()
     cpu = {name: [r["cpu_ms"] for r in rounds] for name, rounds in found.items()}
@@ -83,13 +91,13 @@ def per_request(prepared: Prepared) -> list[Row]:
         (
             "CPU per /predict, ms",
             f"{median(cpu['ours']):.3f} ({spread})",
-            "<= 0.75",
-            "on the event loop; 10,000 different records, metrics on",
+            "<= 0.9",
+            "on the event loop; 10,000 different records; log committed before the reply, metrics and monitor on",
         ),
         (
             "  of stock BentoML's echo",
             f"{median(to_echo):.3f} (echo {median(cpu['echo']):.2f} ms)",
-            "<= 0.35",
+            "<= 0.45",
             "same run",
         ),
         (

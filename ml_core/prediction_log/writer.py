@@ -75,7 +75,7 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="surety-log", daemon=True)
 
     def start(self) -> None:
-        """Store from now on."""
+        """Open today's database, if that can be done, and store from now on."""
         self._backlog.start()
         self._thread.start()
 
@@ -158,6 +158,7 @@ class LogWriter:
     # --- on the thread ---
 
     def _run(self) -> None:
+        self._begin()
         more = True
         while (more or self._hand) and time.monotonic() < self._drop_at:
             if self._problem:
@@ -171,6 +172,13 @@ class LogWriter:
             if time.monotonic() >= self._erase_at:
                 self._erase_requested()
         self._end()
+
+    def _begin(self) -> None:
+        """Open today's database: the first answer need not wait for that, and what is wrong shows early."""
+        try:
+            self._opened(_today())
+        except (*_OF_THE_PLACE, sqlite3.Error) as error:
+            self._failed(error)
 
     def _store(self) -> None:
         """Commit what is in hand. What may wait stays there where that fails."""
@@ -264,7 +272,7 @@ class LogWriter:
         try:
             if self._log is not None and self._log.is_gone():
                 self._rescue(self._log)
-            today = day_of(time.time_ns() // 1_000)
+            today = _today()
             if self._problem:
                 log = self._opened(today)
                 log.try_out()
@@ -314,3 +322,7 @@ class LogWriter:
                 self._close_log(self._log)
         except (sqlite3.Error, OSError) as error:
             logger.error("log.not_closed", extra={"reason": f"{type(error).__name__}: {error}"})  # noqa: TRY400 - a traceback might quote values
+
+
+def _today() -> str:
+    return day_of(time.time_ns() // 1_000)
