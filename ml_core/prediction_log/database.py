@@ -238,12 +238,13 @@ class OpenLog:
         OSError
             The place cannot be looked at.
         """
-        return self._inodes_now() != self._inodes
+        return self._inodes_now() != self._inodes or _NO_FILE in self._inodes
 
-    def rescue(self) -> LogFile:
-        """Write everything that was stored into a new file, as long as we can still read what was removed, and close.
+    def rescue(self) -> OpenLog:
+        """Write everything that was stored into a new file, as long as we can still read what was removed.
 
-        It takes the old place, or the next free one where something else has it now.
+        It takes the old place, or the next free one where something else has it now. This log is closed once the new
+        one is open, so that somebody always holds the rows.
 
         Raises
         ------
@@ -256,16 +257,15 @@ class OpenLog:
             _copy(self._connection, draft, file)
             self._remove_wal()
             draft.replace(file.path)
-            self._connection.close()
         except BaseException:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)
+            lock.release()
             raise
-        finally:
-            if lock is not self._lock:
-                lock.release()
+        rescued = self._reopened(file, lock)
+        self._connection.close()
         self._lock.release()
-        return file
+        return rescued
 
     def sync_ahead(self) -> None:
         """Bring the WAL file to the disk, from another thread, so that the next checkpoint need not wait for that.
@@ -330,6 +330,17 @@ class OpenLog:
         if (0 if last is None else last[0]) != self.seq:
             raise LogDamaged(self.file.path.name, "does not end with the row that was stored last")
 
+    def _reopened(self, file: LogFile, lock: FileLock) -> OpenLog:
+        problem = FileNotFoundError(f"{file.path.name} has vanished again")
+        try:
+            rescued = OpenLog(file, lock)
+        except LogDamaged as error:  # so it is something else by now
+            raise problem from error
+        if rescued.seq != self.seq:
+            rescued.close()
+            raise problem
+        return rescued
+
     def _remove_wal(self) -> None:
         """Remove our WAL file: whatever has the database's name by now is not what it belongs to."""
         if _identity(self._wal) in {self._inodes[1], _NO_FILE}:
@@ -340,7 +351,7 @@ class OpenLog:
         """A place for what is to be rescued, and the lock on it."""
         if _identity(self._path) in {self._inodes[0], _NO_FILE}:
             if self._lock.is_there():
-                return self.file, self._lock
+                return self.file, self._lock.again()
             with suppress(BlockingIOError):
                 return self.file, FileLock(self.file.lock_path)
         worker = self.file.worker

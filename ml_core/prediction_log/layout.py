@@ -48,13 +48,20 @@ class LogFile:
 class FileLock:
     """An exclusive lock on a file, given up when the process dies; raises ``BlockingIOError`` where it is taken."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, descriptor: int | None = None) -> None:
         self._path = path
+        if descriptor is not None:
+            self._descriptor = descriptor
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = _locked(path)
         while not self.is_there():  # whoever had it has removed the file since we opened it
             os.close(self._descriptor)
             self._descriptor = _locked(path)
+
+    def again(self) -> FileLock:
+        """The same lock for somebody else to hold as well; it is given up once both have done so."""
+        return FileLock(self._path, os.dup(self._descriptor))
 
     def is_there(self) -> bool:
         """Whether others still find the file that is locked here."""

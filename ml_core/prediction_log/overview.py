@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from ml_core.errors import LogDamaged
 from ml_core.prediction_log.database import open_for_reading
 from ml_core.prediction_log.days import LogDay, is_live
 from ml_core.prediction_log.layout import LogFile, log_files
-from ml_core.prediction_log.sealed_copy import shown_by
 from ml_core.settings import Settings
 
 __all__ = ["FileFacts", "overview"]
@@ -43,9 +43,17 @@ def overview(settings: Settings) -> list[FileFacts]:
 def _facts(file: LogFile, settings: Settings) -> FileFacts:
     parts = [path for path in file.folder.glob(f"{file.path.name}*") if path.exists()]
     rows = _rows(file)
-    shown = {entry["file"]: entry["rows"] for entry in shown_by(LogDay(file.day, settings.log).sealed) or ()}
-    sealed = rows is not None and shown.get(file.path.name) == rows
+    sealed = rows is not None and _shown_rows(LogDay(file.day, settings.log).sealed).get(file.path.name) == rows
     return FileFacts(file, rows, sum(path.stat().st_size for path in parts), is_live(file), sealed)
+
+
+def _shown_rows(copy: Path) -> dict[str, int]:
+    """Rows that a sealed copy shows of each database; none where there is no copy."""
+    if not copy.exists():
+        return {}
+    from ml_core.prediction_log.sealed_copy import shown_by  # pyarrow waits until there is something to read
+
+    return {str(entry["file"]): int(entry["rows"]) for entry in shown_by(copy) or ()}
 
 
 def _rows(file: LogFile) -> int | None:

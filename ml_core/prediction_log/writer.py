@@ -259,9 +259,9 @@ class LogWriter:
         return self._log
 
     def _rescue(self, log: OpenLog) -> None:
-        file = log.rescue()
-        self._log = None
-        logger.warning("log.rescued", extra={"file": log.file.path.name, "to": file.path.name, "rows": log.seq})
+        self._log = log.rescue()
+        facts = {"file": log.file.path.name, "to": self._log.file.path.name, "rows": log.seq}
+        logger.warning("log.rescued", extra=facts)
 
     def _close_log(self, log: OpenLog) -> None:
         self._log = None

@@ -19,6 +19,7 @@ from ml_core.monitoring.ledger import Ledger
 from ml_core.monitoring.watch import Watch, WatchLook, ledger_path
 from ml_core.prediction_log.entries import id_bytes
 from ml_core.prediction_log.labels import Label, LabelStore
+from ml_core.prediction_log.layout import LogFile
 from ml_core.prediction_log.pseudonyms import Pseudonyms
 from ml_core.prediction_log.reader import PredictionLog
 from ml_core.prediction_log.writer import LogWriter
@@ -107,10 +108,20 @@ class Ward:
             kept = ledger.detectors(self.home.hash_of(tag))
             return {name: coverage_detector(state) for name, (state, _) in kept.items() if name.startswith("coverage:")}
 
+    def answered_files(self) -> list[LogFile]:
+        """Files that hold answers: a writer makes today's as well, when it starts."""
+        return answered_files(self.home.settings)
+
     def close(self) -> None:
         """Stop the writers."""
         for writer in self.writers:
             writer.close(5.0)
+
+
+def answered_files(settings: Settings) -> list[LogFile]:
+    """Files of the log that hold answers."""
+    log = PredictionLog(settings.log)
+    return [file for file in log.files() if next(iter(log.of_file(file)), None) is not None]
 
 
 def patients(n: int, seed: int, **knobs: Any) -> pd.DataFrame:

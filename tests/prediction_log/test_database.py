@@ -314,11 +314,13 @@ def test_rescued_rows_keep_their_numbers_and_chain(tmp_path: Path) -> None:
     assert not log.is_gone()
     log.file.path.unlink()
     assert log.is_gone()
-    assert log.rescue() == log.file
-    assert len(entries(log.file.path)) == 30
-    again = a_log(tmp_path)
-    assert (again.file, again.seq) == (log.file, 30)
+    again = log.rescue()
+    assert (again.file, again.seq, again.head) == (log.file, 30, log.head)
+    assert not again.is_gone()
+    again.commit([row(30)], durable=True)
     again.close()
+    assert len(entries(log.file.path)) == 31
+    FileLock(log.file.lock_path).release()
 
 
 def test_rescue_goes_beside_what_has_its_place_and_chains_to_its_new_name(tmp_path: Path) -> None:
@@ -328,9 +330,10 @@ def test_rescue_goes_beside_what_has_its_place_and_chains_to_its_new_name(tmp_pa
     shutil.copy(log.file.path, beside)
     beside.replace(log.file.path)
     assert log.is_gone()
-    file = log.rescue()
-    assert file.worker == 2
-    assert len(entries(file.path)) == 32
+    rescued = log.rescue()
+    assert rescued.file.worker == 2
+    assert len(entries(rescued.file.path)) == 32
+    rescued.close()
     assert not wal_of(log.file).exists()
     assert [f.worker for f in log_files(tmp_path)] == [1, 2]
 
@@ -344,6 +347,56 @@ def test_rescue_that_fails_can_be_tried_again(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"exists|directory"):
             log.rescue()
     folder.unlink()
-    log.rescue()
+    log.rescue().close()
     assert set(ids_in(folder)) == ids_of([row(i) for i in range(30)])
     assert [path.name for path in folder.iterdir() if "rescue" in path.name] == []
+
+
+@pytest.mark.parametrize("when", ["copied", "replaced", "opened"])
+def test_rows_survive_when_what_was_rescued_vanishes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    log = a_log(tmp_path, 30)
+    path = log.file.path
+    path.unlink()
+    true_init = OpenLog.__init__
+
+    def vanish(self: OpenLog, *arguments: Any) -> None:
+        if when in {"copied", "replaced"}:
+            path.unlink()
+        if when == "replaced":
+            path.write_bytes(b"garbage" * 999)
+        true_init(self, *arguments)
+        if when == "opened":
+            path.unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OpenLog, "__init__", vanish)
+        if when != "opened":
+            with pytest.raises(FileNotFoundError, match="vanished again"):
+                log.rescue()
+        else:
+            log = log.rescue()
+    assert log.is_gone()
+    log = log.rescue()
+    log.close()
+    assert {r["request_id"] for r in entries(log.file.path)} == ids_of([row(i) for i in range(30)])
+
+
+def test_a_file_that_vanishes_while_it_is_opened_counts_as_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true_look = OpenLog._inodes_now
+
+    def late(self: OpenLog) -> Any:
+        for path in tmp_path.glob("predictions-*"):
+            path.unlink()
+        return true_look(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OpenLog, "_inodes_now", late)
+        log = a_log(tmp_path)
+    log.commit([row(1)], durable=False)
+    assert log.is_gone()
+    log.rescue().close()
+    assert ids_in(tmp_path) == [row(1).request_id]

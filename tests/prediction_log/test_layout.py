@@ -99,3 +99,14 @@ def test_only_closed_files_can_be_changed(tmp_path: Path) -> None:
     with only_closed(file), pytest.raises(BlockingIOError):
         FileLock(file.lock_path)
     FileLock(file.lock_path).release()
+
+
+def test_a_lock_held_twice_is_given_up_with_the_second(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "lock")
+    again = lock.again()
+    lock.release()
+    assert again.is_there()
+    with pytest.raises(BlockingIOError):
+        FileLock(tmp_path / "lock")
+    again.release()
+    FileLock(tmp_path / "lock").release()

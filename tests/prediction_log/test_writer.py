@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import shutil
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -572,6 +573,41 @@ def test_f8_vanished_files_are_written_again_also_when_nothing_comes(
         kind(the_file(folder))
         until(rescued, "the rows are there again")
         assert writer.counts.problem == ""
+
+
+def test_f8_nothing_is_lost_while_somebody_deletes_again_and_again(folder: Path) -> None:
+    dice, ended, rows = random.Random(8), threading.Event(), []
+
+    async def callers(one: LogWriter, two: LogWriter) -> None:
+        while not ended.is_set():
+            part = [rows_now(3, first=len(rows) + 3 * i) for i in range(4)]
+            rows.extend(row for three in part for row in three)
+            await asyncio.gather(
+                *(writer.store(three) for writer, three in zip((one, one, two, two), part, strict=True))
+            )
+
+    def delete() -> None:
+        for _ in range(60):
+            ended.wait(dice.uniform(0, 0.02))
+            if dice.random() < 0.5:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            for file in log_files(folder):
+                with suppress(FileNotFoundError):
+                    (file.path if dice.random() < 0.5 else wal_of(file)).unlink()
+        ended.set()
+
+    with writing(folder) as one, writing(folder) as two:
+        store(one, rows_now(1, first=1_000_000))
+        store(two, rows_now(1, first=2_000_000))
+        deleting = threading.Thread(target=delete)
+        deleting.start()
+        asyncio.run(callers(one, two))
+        deleting.join()
+        assert settled(one).stored + settled(two).stored == len(rows) + 2
+    found = ids_in(folder)
+    assert len(found) == len(set(found)) == len(rows) + 2
+    assert ids_of(rows) <= set(found)
 
 
 def test_f8_vanished_files_are_written_again_at_the_end(folder: Path) -> None:

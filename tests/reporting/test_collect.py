@@ -26,7 +26,7 @@ from ml_core.rollout import changes
 from ml_core.rollout.reports import read_reports
 from ml_core.settings import Settings
 from tests.homes import bento_store
-from tests.monitoring.ward import HORIZON_DAYS, Ward, patients
+from tests.monitoring.ward import HORIZON_DAYS, Ward, answered_files, patients
 from tests.reporting.outline import Outline
 from tests.serving.stored import Home
 from tests.toy_models import NAME
@@ -260,7 +260,7 @@ def spoil(path: Path) -> None:
 
 
 def damaged_log_file(story: Story) -> None:
-    spoil(log_files(story.settings.log)[-1].path)
+    spoil(answered_files(story.settings)[-1].path)
 
 
 def damaged_ledger(story: Story) -> None:
@@ -308,7 +308,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_as_well(
 
 
 def test_answers_of_a_damaged_file_are_missing_and_no_others(story):
-    damaged = log_files(story.settings.log)[-1]
+    damaged = answered_files(story.settings)[-1]
     held = PredictionLog(story.settings.log).given(damaged, datetime(2026, 1, 1, tzinfo=UTC), story.now)[0]
     spoil(damaged.path)
     found = story.told()

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from ml_core.prediction_log.layout import log_files
 from tests.monitoring.ward import Ward, patients
 from tests.prediction_log.filled import tampering
 from tests.reporting.outline import Outline
@@ -98,7 +97,7 @@ def test_verify_finds_a_changed_row(run, tmp_path):
     ward.close()
     assert run("report", "--since", "900d").code == 0
     assert "not walked for this report" in Outline((tmp_path / "report.html").read_text()).text
-    (file,) = log_files(ward.home.settings.log)
+    (file,) = ward.answered_files()
     with tampering(file) as connection:
         connection.execute("UPDATE entry SET at_us = at_us + 1 WHERE seq = 3")
     told = run("report", "--verify", "--since", "900d")

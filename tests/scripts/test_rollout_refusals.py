@@ -70,7 +70,7 @@ def test_what_makes_no_sense_from_here_is_a_sound_no(run, home, arguments):
     "arguments",
     [
         ("flag", "colour=red"), ("flag", "shadow"), ("flag", "=1"), ("flag",), ("flag", "confidence_level=2"),
-        ("flag", "shadow_share=much"), ("flag", "fallback=prior,prior"), ("flag", "log_mode=strict"),
+        ("flag", "shadow_share=much"), ("flag", "fallback=prior,prior"), ("flag", "log_mode=fast"),
         ("canary", "0", "v2"), ("canary", "1", "v2"), ("canary", "1.5", "v2"), ("canary", "much", "v2"), ("canary",),
         ("canary", "0.5", "v2", "--min-answers", "0"), ("canary", "0.5", "v2", "--false-alarm", "1"),
         ("breaker", "explode"), ("breaker", "open", "--slot", "king"), ("breaker",),
