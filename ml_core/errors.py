@@ -383,6 +383,7 @@ class LogDamaged(SuretyError):
     code = "log_damaged"
 
     def __init__(self, file: str, problem: str) -> None:
+        self.file = file
         super().__init__(f"{file}: {problem}")
 
 

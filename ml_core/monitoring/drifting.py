@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -9,6 +10,7 @@ from datetime import datetime
 from ml_core.clock import utc_text
 from ml_core.drift.detect import detect_drift, detect_score_drift
 from ml_core.drift.sequential import start_drift, update_drift, window_p
+from ml_core.errors import LogDamaged
 from ml_core.models.loader import ModelLoader
 from ml_core.monitoring.alarms import DRIFT, drift_detector
 from ml_core.monitoring.ledger import Ledger
@@ -17,6 +19,8 @@ from ml_core.prediction_log.reader import Cursor, LoggedAnswer, PredictionLog
 from ml_core.settings import Settings
 
 __all__ = ["DriftWatch"]
+
+logger = logging.getLogger(__name__)
 
 _CURSOR = "drift_cursor"
 
@@ -42,6 +46,7 @@ class DriftWatch:
         self._kept: Cursor = {}
         self._read_to: Cursor = {}
         self._rows: list[LoggedAnswer] = []
+        self._unreadable: set[str] = set()
 
     def look(self, ledger: Ledger, tag: str, model_hash: str, now: datetime) -> int:
         """Judge the windows that have become full; how many there were.
@@ -59,7 +64,7 @@ class DriftWatch:
             normal, rows = normal_of(self._loader, tag), []
         size, windows = self._settings.drift_window_rows, 0
         while True:
-            found, after = self._log.after(read_to, size - len(rows))
+            found, after = self._next(read_to, size - len(rows))
             if after == read_to:
                 break
             read_to = after
@@ -74,6 +79,17 @@ class DriftWatch:
                 ledger.remember(_CURSOR, kept)
         self._normal, self._kept, self._read_to, self._rows = normal, kept, read_to, rows
         return windows
+
+    def _next(self, read_to: Cursor, limit: int) -> tuple[list[LoggedAnswer], Cursor]:
+        """What comes after the cursor; a file that cannot be read is passed over, so that the others stay watched."""
+        while True:
+            try:
+                return self._log.after(read_to, limit, self._unreadable)
+            except LogDamaged as error:
+                if error.file not in {file.path.name for file in self._log.files()} - self._unreadable:
+                    raise
+                self._unreadable.add(error.file)
+                logger.error("log.unreadable", extra={"file": error.file, "reason": str(error)})  # noqa: TRY400 - one line
 
     def _judge(self, ledger: Ledger, normal: Normal, window: Sequence[LoggedAnswer], now: datetime) -> None:
         columns = normal.columns

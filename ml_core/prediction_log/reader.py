@@ -256,10 +256,14 @@ class PredictionLog:
             bulk = connection.execute(f"{_FROM} WHERE e.kind = 1").fetchall()
         return [entry.rows for row in bulk if (entry := _entry(row, file)) is not None]
 
-    def after(self, cursor: Cursor, limit: int) -> tuple[list[LoggedAnswer], Cursor]:
+    def after(self, cursor: Cursor, limit: int, without: Collection[str] = ()) -> tuple[list[LoggedAnswer], Cursor]:
         """Up to about ``limit`` answers that a cursor has not seen, and the cursor after them.
 
         A bulk call comes as a whole. None are left once none come.
+
+        Parameters
+        ----------
+        without : names of files to pass over
 
         Raises
         ------
@@ -269,6 +273,8 @@ class PredictionLog:
         found: list[LoggedAnswer] = []
         now = {name: seq for name, seq in cursor.items() if (self._folder / name).exists()}
         for file in self.files():
+            if file.path.name in without:
+                continue
             name, query = file.path.name, f"{_FROM} WHERE e.seq > ? AND {_NOT_ERASED} ORDER BY e.seq LIMIT ?"
             with _reading(file) as connection:
                 rows = connection.execute(query, (now.get(name, 0), max(0, limit - len(found)))).fetchall()

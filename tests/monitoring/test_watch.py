@@ -422,3 +422,15 @@ def test_inputs_unlike_those_of_training_raise_the_drift_alarm(tmp_path: Path) -
     assert [alarm.reason for alarms in look.raised.values() for alarm in alarms] == ["drift"]
     assert look.windows == 3
     ward.close()
+
+
+def test_a_damaged_file_of_the_log_does_not_blind_the_monitor(tmp_path: Path) -> None:
+    ward = Ward(tmp_path, drift_window_rows=200)
+    ward.answer(patients(150, seed=7))
+    ward.pass_days(1)
+    ward.answer(patients(250, seed=8))
+    ward.close()
+    (damaged, _) = ward.answered_files()
+    damaged.path.write_bytes(b"not what it was " * 1_000)
+    assert ward.look().windows == 1
+    assert ward.look().windows == 0
