@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,8 +34,7 @@ def numbers(record: Mapping[str, Any]) -> tuple[float, ...]:
 
 def test_log_rows_are_the_answers_given_and_what_the_metrics_count(example: Workplace, tmp_path: Path) -> None:
     assert len({numbers(r) for r in RECORDS}) == len(RECORDS)
-    home = tmp_path / "home"  # of its own: ten thousand made-up patients would be drift to every test after this
-    shutil.copytree(example.folder / "home", home, ignore=shutil.ignore_patterns("log", "labels", "monitor", "workers"))
+    home = example.copied_home(tmp_path / "home")
     with example.serving(SURETY_WORKERS="2", SURETY_HOME=str(home)) as address:
         served = Served(address, example.server_pid, Path(), 0.0)
         until(lambda: served.metric("surety_workers", role="api") == 2, 15, "both workers report")

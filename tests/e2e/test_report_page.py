@@ -53,7 +53,8 @@ def reported(example: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Re
     folder: Path = tmp_path_factory.mktemp("report")
     usual, _ = make_cohort(ROWS, seed=77)
     strange, _ = make_cohort(STRANGE, seed=78)
-    more, example.more = example.more, {**example.more, **AT_ONCE}
+    home = example.copied_home(folder / "home")
+    more, example.more = example.more, {**example.more, **AT_ONCE, "SURETY_HOME": str(home)}
     try:
         with (
             example.serving(SURETY_WORKERS="2") as address,

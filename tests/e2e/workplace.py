@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,6 +37,11 @@ class Workplace:
     @property
     def run(self) -> Path:
         return self.folder / "run"
+
+    def copied_home(self, to: Path) -> Path:
+        """A copy of the home without what was answered so far, for a test that counts or judges answers."""
+        shutil.copytree(self.folder / "home", to, ignore=shutil.ignore_patterns("log", "labels", "monitor", "workers"))
+        return to
 
     def environment(self, **more: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("SURETY_", "MLFLOW_", "BENTOML_", "MODEL_"))}
