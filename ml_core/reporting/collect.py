@@ -183,13 +183,14 @@ def _period(home: _Home, asked: timedelta, now: datetime, gaps: Gaps) -> Period:
 
 def _first_answer(log: PredictionLog, now: datetime) -> datetime | None:
     """When the first answer was given of which the log knows; by the name of its file where that cannot be read."""
-    files = log.files()
-    if not files:
-        return None
-    try:
-        return log.given(files[0], _BEGINNING, now)[1]
-    except LogDamaged:
-        return datetime.fromisoformat(files[0].day).replace(tzinfo=UTC)
+    for file in log.files():  # a worker makes its file when it starts, so the first may hold nothing
+        try:
+            first = log.given(file, _BEGINNING, now)[1]
+        except LogDamaged:
+            return datetime.fromisoformat(file.day).replace(tzinfo=UTC)
+        if first is not None:
+            return first
+    return None
 
 
 def _classes(home: _Home) -> Sequence[object]:
