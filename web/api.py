@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 from ml_core.conformal.predict import level_from_json
 from ml_core.errors import FieldProblem, InvalidRequest
+from ml_core.prediction_log.labels import LabelCounts
 from ml_core.serving.envelope import BatchResponse, InferenceResponse, Label, RowError
 from ml_core.serving.inference import InferenceService
 from ml_core.serving.label_desk import LabelDesk
@@ -100,8 +101,12 @@ class HttpApi:
         body = await request.body(self._settings.max_body_bytes)
         _refuse_nesting(body, self._settings.max_batch_rows)
         async with self.admission.batch() as elsewhere:
-            counts = await elsewhere(lambda: self._labels.take(_json(body), self._classes()))
+            counts = await elsewhere(lambda: self.take_labels(_json(body), "http"))
         return json_reply(counts)
+
+    def take_labels(self, body: object, source: str) -> LabelCounts:
+        """Store the labels in a parsed body. Reads and writes files: not for the event loop."""
+        return self._labels.take(body, self._classes(), source)
 
     async def health(self, _: HttpRequest) -> Reply:
         """``GET /health``: 200 while anything can answer, else 503; ``degraded`` while fallbacks do."""

@@ -23,7 +23,6 @@ from ml_core.serving.follower import Follower
 from ml_core.serving.guard import AsyncRunner
 from ml_core.serving.inference import InferenceService
 from ml_core.serving.isolated import Crossing, IsolatedRunner, RemoteScorer
-from ml_core.serving.label_desk import LabelDesk
 from ml_core.serving.recording import Recorder, count_outcome
 from ml_core.serving.requests import parse_batch, parse_predict
 from ml_core.serving.runner import ConformalRunner, Runner
@@ -120,9 +119,7 @@ class Worker:
 
     def labels(self, body: dict[str, Any]) -> dict[str, Any]:
         """The counts for a body of ``/labels``, for callers inside the process."""
-        live = self.inference.live
-        classes = None if live is None else live.champion.classes
-        return asdict(LabelDesk(self._settings).take(body, classes, source="in process"))
+        return asdict(self.api.take_labels(body, "in process"))
 
     def _rejected(self) -> int:
         return self.api.admission.rejected

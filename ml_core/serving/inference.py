@@ -123,6 +123,8 @@ class InferenceService:
             The model cannot answer, and no step of the fallback chain may or can.
         Overloaded
             Too many calls wait for the model.
+        LogUnavailable
+            Strict mode, and the answer cannot be stored.
         """
         live = self.ready()
         reader = live.champion.reader
@@ -163,7 +165,7 @@ class InferenceService:
         ------
         InvalidRecord
             ``on_error`` is ``reject`` and a record is bad; fields are named ``records[3].age``.
-        ModelUnavailable, Overloaded
+        ModelUnavailable, Overloaded, LogUnavailable
             As :meth:`predict`.
         """
         live = self.ready()
@@ -179,7 +181,7 @@ class InferenceService:
         if good:
             columns = await elsewhere(lambda: reader.arrays(good))
             slot = live.route(None, None)
-            asked = await self._table(live, slot, columns, request.level, elsewhere)
+            asked = await self.ask_table(live, slot, columns, request.level, elsewhere)
             pairs = await elsewhere(lambda: self._envelopes(live, slot, good, asked.table, None))
             answers = [envelope for envelope, _ in pairs]
             log_degraded(live, slot, asked.table, "")
@@ -218,7 +220,25 @@ class InferenceService:
         ModelUnavailable, Overloaded
             As :meth:`predict`.
         """
-        return await self._table(live, slot, columns, level, elsewhere)
+        model = live.at(slot) or live.champion
+        chosen = level or live.flags.confidence_level or model.level
+        found, calls = [], []
+        for block in blocks(columns):
+            features = await elsewhere(lambda block=block: model.transform(block))  # type: ignore[misc]  # its default is the block
+            call = await _asked(slot, model, features)
+            if call.reason is None and call.proba is not None:
+                answer = model.calibration.rows(call.proba, chosen)
+                table = whole(call.proba, answer, slot, None, chosen)
+            else:
+                table = await fall_back(live, slot, model, block, features, call, chosen)
+            found.append(table)
+            calls.append(call)
+
+        def count() -> None:
+            for call, table in zip(calls, found, strict=True):
+                count_many(live, slot, call, table)
+
+        return AskedTable(columns, joined(found), sum(call.elapsed_ms for call in calls), count)
 
     async def give_table(
         self,
@@ -280,29 +300,6 @@ class InferenceService:
             bento=self._bento,
             timestamp=utc_text(self._now()),
         )
-
-    async def _table(
-        self, live: Live, slot: Slot, columns: ColumnArrays, level: Decimal | None, elsewhere: Elsewhere
-    ) -> AskedTable:
-        model = live.at(slot) or live.champion
-        chosen = level or live.flags.confidence_level or model.level
-        found, calls = [], []
-        for block in blocks(columns):
-            features = await elsewhere(lambda block=block: model.transform(block))  # type: ignore[misc]  # its default is the block
-            call = await _asked(slot, model, features)
-            if call.reason is None and call.proba is not None:
-                answer = model.calibration.rows(call.proba, chosen)
-                table = whole(call.proba, answer, slot, None, chosen)
-            else:
-                table = await fall_back(live, slot, model, block, features, call, chosen)
-            found.append(table)
-            calls.append(call)
-
-        def count() -> None:
-            for call, table in zip(calls, found, strict=True):
-                count_many(live, slot, call, table)
-
-        return AskedTable(columns, joined(found), sum(call.elapsed_ms for call in calls), count)
 
     async def _record(self, answers: Sequence[Logged], count: Callable[[], None]) -> None:
         """Store answers, then count them."""

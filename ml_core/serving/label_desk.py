@@ -27,7 +27,7 @@ class LabelDesk:
         self._most = settings.max_batch_rows
         self._store = LabelStore(settings.labels, PredictionLog(settings.log).known)
 
-    def take(self, body: object, classes: Sequence[Label] | None, source: str = "http") -> LabelCounts:
+    def take(self, body: object, classes: Sequence[Label] | None, source: str) -> LabelCounts:
         """Store the labels in a parsed body. Reads and writes files: not for the event loop.
 
         Raises
