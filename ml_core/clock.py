@@ -1,10 +1,13 @@
-"""The time of day, in one place, so that tests can hold it still."""
+"""The time of day, in one place, so that tests can hold it still; and moments as text or as a number."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-__all__ = ["utc_now", "utc_text"]
+__all__ = ["microseconds", "moment_of", "utc_now", "utc_text"]
+
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def utc_now() -> datetime:
@@ -17,3 +20,13 @@ def utc_text(moment: datetime) -> str:
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
     return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def microseconds(moment: datetime) -> int:
+    """The aware moment in whole microseconds since 1970 began, UTC."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def moment_of(us: int) -> datetime:
+    """The UTC moment so many microseconds after 1970 began."""
+    return _EPOCH + timedelta(microseconds=us)

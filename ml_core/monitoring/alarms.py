@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from ml_core.clock import utc_text
+from ml_core.clock import microseconds, utc_text
 from ml_core.drift.sequential import DriftState
 from ml_core.monitoring.coverage import DetectorState, highest_miss_rate, start_detector, update
 from ml_core.monitoring.ledger import Ledger, MaturedRow
@@ -64,7 +64,7 @@ def feed_coverage(
         if after.is_alarmed and since is None:
             since = utc_text(now)
         ledger.keep_detector(model_hash, name, asdict(after), since)
-        ledger.trace(model_hash, name, round(now.timestamp() * 1e6), after.total_evidence)
+        ledger.trace(model_hash, name, microseconds(now), after.total_evidence)
 
 
 def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
-from ml_core.clock import utc_text
+from ml_core.clock import microseconds, utc_text
 from ml_core.drift.detect import detect_drift, detect_score_drift
 from ml_core.drift.sequential import start_drift, update_drift, window_p
 from ml_core.errors import LogDamaged
@@ -15,7 +15,8 @@ from ml_core.models.loader import ModelLoader
 from ml_core.monitoring.alarms import DRIFT, drift_detector
 from ml_core.monitoring.ledger import Ledger
 from ml_core.monitoring.live_window import Normal, inputs_of, normal_of, scores_of
-from ml_core.prediction_log.reader import Cursor, LoggedAnswer, PredictionLog
+from ml_core.prediction_log.answers import LoggedAnswer
+from ml_core.prediction_log.reader import Cursor, PredictionLog
 from ml_core.settings import Settings
 
 __all__ = ["DriftWatch"]
@@ -103,7 +104,7 @@ class DriftWatch:
         if after.is_alarmed and since is None:
             since = utc_text(now)
         ledger.keep_detector(normal.model_hash, DRIFT, asdict(after), since)
-        times = [round(answer.at.timestamp() * 1e6) for answer in window]
+        times = [microseconds(answer.at) for answer in window]
         first, last = min(times), max(times)  # they come file by file
         ledger.trace(normal.model_hash, DRIFT, last, after.evidence)
         found = {"features": [r.as_dict() for r in reports], "scores": [r.as_dict() for r in scores]}

@@ -15,7 +15,8 @@ from ml_core.features.record import Record, RecordReader
 from ml_core.features.versions import get_feature_version
 from ml_core.models.bundle import REFERENCE_FILE
 from ml_core.models.loader import ModelLoader
-from ml_core.prediction_log.reader import LoggedAnswer, PredictionLog
+from ml_core.prediction_log.answers import LoggedAnswer
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.rollout.store import RolloutStore
 from ml_core.settings import Settings
 

@@ -8,11 +8,13 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from ml_core.clock import microseconds
 from ml_core.errors import DataError
 from ml_core.monitoring.coverage import misses_of
 from ml_core.monitoring.ledger import Ledger, MaturedRow, Waiting
+from ml_core.prediction_log.answers import ErasedAnswer, LoggedAnswer
 from ml_core.prediction_log.labels import LabelStore, due_at
-from ml_core.prediction_log.reader import ErasedAnswer, LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 
 __all__ = ["Entered", "take_labels"]
 
@@ -50,7 +52,7 @@ def take_labels(ledger: Ledger, labels: LabelStore, log: PredictionLog, now: dat
     LogDamaged
         Labels or the prediction log cannot be read.
     """
-    now_us = _us(now)
+    now_us = microseconds(now)
     _wait_for_new(ledger, labels, log, horizon_days)
     _look_for_unknown(ledger, log, now_us, horizon_days)
     ids = ledger.due(now_us, _AT_A_TIME)
@@ -77,7 +79,7 @@ def _wait_for_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizo
     seen = int(ledger.fact("labels_seen", 0))
     while stored := labels.since(seen, _AT_A_TIME):
         seen = stored[-1].seq
-        received = {label.request_id: _us(label.received_at) for label in reversed(stored)}
+        received = {label.request_id: microseconds(label.received_at) for label in reversed(stored)}
         entered = ledger.is_matured(list(received))
         left = [request_id for request_id in received if request_id not in entered]
         answers = log.find_many(left)
@@ -106,7 +108,7 @@ def _look_for_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizon_d
 
 def _due_us(answer: LoggedAnswer | None, horizon_days: float) -> int | None:
     """When an answer counts, in microseconds; None where it is not known."""
-    return None if answer is None else _us(due_at(answer.at, horizon_days))
+    return None if answer is None else microseconds(due_at(answer.at, horizon_days))
 
 
 def _matured(due: _Due, now_us: int, *, missed: bool | None) -> MaturedRow:
@@ -114,7 +116,7 @@ def _matured(due: _Due, now_us: int, *, missed: bool | None) -> MaturedRow:
     facts = answer.lineage
     return MaturedRow(
         request_id=request_id,
-        at_us=_us(answer.at),
+        at_us=microseconds(answer.at),
         entered_us=now_us,
         model_hash=facts["model_hash"],
         calibration_id=facts["calibration_id"],
@@ -156,7 +158,3 @@ def _missed(due: Sequence[_Due]) -> Sequence[bool | None]:
 def _calibrated_by(answer: LoggedAnswer) -> tuple[str, str]:
     """Hash of the model, and id of the calibration."""
     return answer.lineage["model_hash"], answer.lineage["calibration_id"]
-
-
-def _us(moment: datetime) -> int:
-    return round(moment.timestamp() * 1e6)

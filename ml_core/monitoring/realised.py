@@ -8,6 +8,7 @@ from datetime import datetime
 
 import numpy as np
 
+from ml_core.clock import microseconds
 from ml_core.errors import DataError
 from ml_core.monitoring.alarms import alarms_of, coverage_detector
 from ml_core.monitoring.coverage import (
@@ -64,7 +65,7 @@ def realised(settings: Settings, since: datetime | None = None, slot: str = "cha
     model = next((m for m in Watch(settings).live_models() if m.slot == slot), None)
     if model is None:
         raise DataError(f"the {slot}", f"no model of {settings.model_name} is live there: start the service first")
-    since_us = 0 if since is None else round(since.timestamp() * 1e6)
+    since_us = 0 if since is None else microseconds(since)
     with Ledger.reading(ledger_path(settings)) as ledger:
         if ledger is None:
             raise DataError("the monitor", "has never run: start `surety monitor --every 1m`, or run it with --once")

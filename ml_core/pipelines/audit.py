@@ -12,9 +12,10 @@ from ml_core.features.columns import Column
 from ml_core.features.versions import get_feature_version
 from ml_core.pipelines.log_entry import LogEntry, find_entry
 from ml_core.pipelines.model_now import model_now
+from ml_core.prediction_log.answers import ErasedAnswer, LoggedAnswer
 from ml_core.prediction_log.entries import id_bytes
 from ml_core.prediction_log.labels import LabelStore, StoredLabel, due_at
-from ml_core.prediction_log.reader import ErasedAnswer, LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.settings import Settings
 
 __all__ = ["Audit", "audit"]

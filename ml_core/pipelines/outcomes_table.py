@@ -15,8 +15,9 @@ from ml_core.features.store import FeatureStore
 from ml_core.features.versions import FeatureVersion, get_feature_version
 from ml_core.monitoring.ledger import Ledger, MaturedRow
 from ml_core.monitoring.watch import ledger_path
+from ml_core.prediction_log.answers import LoggedAnswer
 from ml_core.prediction_log.pseudonyms import Pseudonyms
-from ml_core.prediction_log.reader import LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.settings import Settings
 
 __all__ = ["NewRows", "new_rows"]

@@ -11,12 +11,14 @@ from itertools import islice
 from random import Random
 from typing import Any, TypeVar
 
+from ml_core.clock import microseconds
 from ml_core.pipelines.past_models import PastModels
 from ml_core.pipelines.replayer import BLOCK_ROWS, Found, Replayed, Replayer, State
+from ml_core.prediction_log.answers import ErasedAnswer, LoggedAnswer
 from ml_core.prediction_log.database import open_for_reading
 from ml_core.prediction_log.entries import id_bytes, id_text
 from ml_core.prediction_log.layout import day_of
-from ml_core.prediction_log.reader import ErasedAnswer, LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.settings import Settings
 
 __all__ = ["ModelTally", "ReplayReport", "n_within", "replay", "with_client_id", "with_ids", "within"]
@@ -162,8 +164,8 @@ def n_within(log: PredictionLog, since: datetime | None, until: datetime | None)
     LogDamaged
         A file of the log cannot be read.
     """
-    low = 0 if since is None else round(since.timestamp() * 1e6)
-    high = 1 << 62 if until is None else round(until.timestamp() * 1e6)
+    low = 0 if since is None else microseconds(since)
+    high = 1 << 62 if until is None else microseconds(until)
     total = 0
     for file in log.files():
         if low and file.day < day_of(low - _DAY_US):

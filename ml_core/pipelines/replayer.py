@@ -23,7 +23,7 @@ from ml_core.errors import InvalidRecord
 from ml_core.features.record import Record
 from ml_core.pipelines.log_entry import is_bulk_call
 from ml_core.pipelines.past_models import NoModel, PastModel, PastModels
-from ml_core.prediction_log.reader import LoggedAnswer
+from ml_core.prediction_log.answers import LoggedAnswer
 from ml_core.serving.fallback import FallbackAnswer
 from ml_core.serving.runner import FeatureMatrix, Probabilities, score_rows
 

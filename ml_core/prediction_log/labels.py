@@ -6,13 +6,13 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from ml_core.clock import utc_now
+from ml_core.clock import microseconds, moment_of, utc_now
 from ml_core.errors import LabelsNotStored, LogDamaged, SuretyError
 from ml_core.prediction_log.label_file import LabelFile
 
@@ -22,8 +22,6 @@ Outcome = Literal["accepted", "conflict", "unknown"]
 
 _BUSY_S = 5.0
 _IDS_AT_ONCE = 500
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_US = timedelta(microseconds=1)
 _INSERT = (
     "INSERT INTO label(request_id, label, observed_at_us, received_at_us, source, outcome) VALUES (?, ?, ?, ?, ?, ?)"
 )
@@ -145,7 +143,7 @@ class LabelStore:
             rows, counts = _judged(labels, _texts_of(connection, ids), known)
             received = self._clock()
             values = [
-                (x.request_id, text, _us(x.observed_at or received), _us(received), source, how)
+                (x.request_id, text, microseconds(x.observed_at or received), microseconds(received), source, how)
                 for x, text, how in rows
             ]
             connection.executemany(_INSERT, values)
@@ -188,7 +186,7 @@ class LabelStore:
         """
         with self._file.reading() as connection:
             rows = [] if connection is None else list(_now(connection, ids))
-        return {request_id: Label(request_id, _value(text), _moment(us)) for request_id, text, us in rows}
+        return {request_id: Label(request_id, _value(text), moment_of(us)) for request_id, text, us in rows}
 
     def history(self, request_id: bytes) -> list[StoredLabel]:
         """Every label of one id, in the order of receipt.
@@ -245,7 +243,7 @@ class LabelStore:
                 return []
             rows = connection.execute(query, values).fetchall()
         return [
-            StoredLabel(seq, request_id, _value(text), _moment(observed), _moment(received), source, outcome)
+            StoredLabel(seq, request_id, _value(text), moment_of(observed), moment_of(received), source, outcome)
             for seq, request_id, text, observed, received, source, outcome in rows
         ]
 
@@ -316,12 +314,3 @@ def _now(connection: sqlite3.Connection, ids: Sequence[bytes]) -> Iterator[tuple
 def _value(text: str) -> int | str:
     value: int | str = json.loads(text)
     return value
-
-
-def _us(moment: datetime) -> int:
-    """Microseconds since 1970 (UTC)."""
-    return (moment - _EPOCH) // _US
-
-
-def _moment(us: int) -> datetime:
-    return _EPOCH + us * _US

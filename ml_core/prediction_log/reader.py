@@ -6,22 +6,27 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from ml_core.clock import microseconds, moment_of
 from ml_core.errors import LogDamaged
+from ml_core.prediction_log.answers import (
+    ErasedAnswer,
+    LoggedAnswer,
+    answer_in,
+    answers_in_segment,
+    entry_of,
+)
 from ml_core.prediction_log.database import open_for_reading
-from ml_core.prediction_log.entries import ERASED, id_bytes, id_text
+from ml_core.prediction_log.entries import id_bytes
 from ml_core.prediction_log.layout import LogFile, day_of, log_files
-from ml_core.prediction_log.segments import Segment, SegmentEntry, read_segment
+from ml_core.prediction_log.segments import Segment, read_segment
 
-__all__ = ["Cursor", "ErasedAnswer", "LoggedAnswer", "PredictionLog"]
+__all__ = ["Cursor", "PredictionLog"]
 
 _CHUNK = 500
 _PAGE = 1_000
@@ -36,65 +41,6 @@ _GIVEN = "SELECT count(*), min(at_us) FROM entry WHERE kind = 0 AND at_us >= ? A
 
 Cursor = dict[str, int]
 """Number of the last row seen, by file name."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedAnswer:
-    """One answer as it was given.
-
-    Attributes
-    ----------
-    request_id, batch_id : as in the answer; ``batch_index`` is the row of a batch call
-    at : when it was given, UTC
-    client_request_id : the caller's own name for it
-    subject : keyed HMAC of whom it is about, 32 bytes
-    lineage : facts on where it came from: ``model_name``, ``model_version``, ``model_hash``, ``feature_version``,
-        ``calibration_id``, ``slot``, ``bento``, ``classes``, ``level``, ``calibration_sizes``, ``columns``, ...
-    prediction : the label
-    probabilities, p_values : of the lineage's classes, in their order
-    prediction_set : labels
-    level : confidence level of the set, decimal text
-    reason : why it is not the model's own answer, None where it is
-    validity, validity_reasons : as in the answer
-    elapsed_us : time the model took
-    input : feature values by column, None where inputs are not kept
-    input_hash : sha256 of the input's canonical JSON, hex
-    file : name of the database it lies in
-    """
-
-    request_id: str
-    at: datetime
-    client_request_id: str | None
-    subject: bytes | None
-    batch_id: str | None
-    batch_index: int | None
-    lineage: Mapping[str, Any]
-    prediction: int | str
-    probabilities: tuple[float, ...]
-    p_values: tuple[float, ...]
-    prediction_set: tuple[int | str, ...]
-    level: str
-    reason: str | None
-    validity: str
-    validity_reasons: tuple[str, ...]
-    elapsed_us: int
-    input: Mapping[str, Any] | None
-    input_hash: str
-    file: str
-
-    @property
-    def is_the_models_own(self) -> bool:
-        """Whether the model in the slot gave it, and no fallback."""
-        return self.reason is None
-
-
-@dataclass(frozen=True, slots=True)
-class ErasedAnswer:
-    """What is left of an answer whose subject was erased."""
-
-    request_id: str
-    at: datetime
-    file: str
 
 
 class PredictionLog:
@@ -155,10 +101,10 @@ class PredictionLog:
         found: dict[bytes, LoggedAnswer | ErasedAnswer] = {}
 
         def look(connection: sqlite3.Connection, file: LogFile, wanted: set[bytes]) -> None:
-            found.update((bytes(row["request_id"]), _answer(row, file)) for row in _by_id(connection, _FROM, wanted))
+            found.update((bytes(row["request_id"]), answer_in(row, file)) for row in _by_id(connection, _FROM, wanted))
             for row, segment in self._segments_of(connection, file, wanted - found.keys()):
                 places = _positions(segment, wanted)
-                found.update(zip(places, _rows_of(segment, row, file, list(places.values())), strict=True))
+                found.update(zip(places, answers_in_segment(segment, row, file, list(places.values())), strict=True))
 
         self._search(ids, found, look)
         return found
@@ -206,8 +152,8 @@ class PredictionLog:
         LogDamaged
             A file cannot be read.
         """
-        low = 0 if since is None else round(since.timestamp() * 1e6)
-        high = 1 << 62 if until is None else round(until.timestamp() * 1e6)
+        low = 0 if since is None else microseconds(since)
+        high = 1 << 62 if until is None else microseconds(until)
         first = "" if since is None else day_of(low - _DAY_S * 1_000_000)
         last = "9999-99-99" if until is None else day_of(high + _DAY_S * 1_000_000)
         for file in self.files():
@@ -236,13 +182,13 @@ class PredictionLog:
         LogDamaged
             The file cannot be read.
         """
-        values = (round(since.timestamp() * 1e6), round(until.timestamp() * 1e6))
+        values = (microseconds(since), microseconds(until))
         with _reading(file) as connection:
             single, first = connection.execute(_GIVEN, values).fetchone()
             bulk = connection.execute(f"{_FROM} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
-        entries = [entry for row in bulk if (entry := _entry(row, file)) is not None]
+        entries = [entry for row in bulk if (entry := entry_of(row, file)) is not None]
         times = [row["at_us"] for row in bulk] + ([] if first is None else [first])
-        return single + sum(entry.rows for entry in entries), _moment(min(times)) if times else None
+        return single + sum(entry.rows for entry in entries), moment_of(min(times)) if times else None
 
     def bulk_calls(self, file: LogFile) -> list[int]:
         """How many answers each bulk call of a database has.
@@ -254,7 +200,7 @@ class PredictionLog:
         """
         with _reading(file) as connection:
             bulk = connection.execute(f"{_FROM} WHERE e.kind = 1").fetchall()
-        return [entry.rows for row in bulk if (entry := _entry(row, file)) is not None]
+        return [entry.rows for row in bulk if (entry := entry_of(row, file)) is not None]
 
     def after(self, cursor: Cursor, limit: int, without: Collection[str] = ()) -> tuple[list[LoggedAnswer], Cursor]:
         """Up to about ``limit`` answers that a cursor has not seen, and the cursor after them.
@@ -343,7 +289,7 @@ class PredictionLog:
             return
         times = sorted({int.from_bytes(raw[:6], "big") for raw in ids})
         for row in connection.execute(f"{_FROM} WHERE e.kind = 1").fetchall():
-            entry = _entry(row, file)
+            entry = entry_of(row, file)
             if entry is None:
                 continue
             first = bisect_left(times, entry.first_ms)
@@ -372,13 +318,13 @@ class PredictionLog:
 
     def _answers(self, row: sqlite3.Row, file: LogFile) -> Iterable[LoggedAnswer]:
         """The answers of one entry: one, those of a segment, or none where it was erased."""
-        entry = _entry(row, file)
+        entry = entry_of(row, file)
         if entry is not None:
             segment = read_segment(self._folder, entry)
             places = range(len(segment))  # some at a time: inputs as Python objects take many times their bytes
             parts = (places[start : start + _PAGE] for start in range(0, len(places), _PAGE))
-            return chain.from_iterable(_rows_of(segment, row, file, part) for part in parts)
-        answer = _answer(row, file)
+            return chain.from_iterable(answers_in_segment(segment, row, file, part) for part in parts)
+        answer = answer_in(row, file)
         return [answer] if isinstance(answer, LoggedAnswer) else []
 
 
@@ -419,102 +365,9 @@ def _by_id(connection: sqlite3.Connection, query: str, ids: Collection[bytes]) -
         yield from connection.execute(f"{query} WHERE e.kind = 0 AND e.request_id IN ({marks})", part)
 
 
-def _entry(row: sqlite3.Row, file: LogFile) -> SegmentEntry | None:
-    """What an entry says of its segment; None for an answer."""
-    if not row["kind"]:
-        return None
-    with _sound(row, file):
-        return SegmentEntry(**orjson.loads(row["answer"]))
-
-
-@contextmanager
-def _sound(row: sqlite3.Row, file: LogFile) -> Iterator[None]:
-    """Name the row that is not what it was when it was stored."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError) as error:
-        problem = f"row {row['seq']} is not what was stored; `surety log verify` tells more"
-        raise LogDamaged(file.path.name, problem) from error
-
-
-@lru_cache(maxsize=256)
-def _facts(raw: bytes) -> Mapping[str, Any]:
-    """Facts of a lineage; thousands of answers share them."""
-    facts: Mapping[str, Any] = orjson.loads(raw)
-    return facts
-
-
-def _answer(row: sqlite3.Row, file: LogFile) -> LoggedAnswer | ErasedAnswer:
-    with _sound(row, file):
-        if row["answer"] == ERASED:
-            return ErasedAnswer(id_text(row["request_id"]), _moment(row["at_us"]), file.path.name)
-        return _parsed(row, file)
-
-
-def _parsed(row: sqlite3.Row, file: LogFile) -> LoggedAnswer:
-    said, facts = orjson.loads(row["answer"]), _facts(row["facts"])
-    classes = facts["classes"]
-    values = None if row["input"] is None else dict(zip(facts["columns"], orjson.loads(row["input"]), strict=True))
-    return LoggedAnswer(
-        request_id=id_text(row["request_id"]),
-        at=_moment(row["at_us"]),
-        client_request_id=row["client_request_id"],
-        subject=row["subject"],
-        batch_id=None if row["batch_id"] is None else id_text(row["batch_id"]),
-        batch_index=row["batch_index"],
-        lineage=facts,
-        prediction=classes[said["prediction"]],
-        probabilities=tuple(said["probabilities"]),
-        p_values=tuple(said["p_values"]),
-        prediction_set=tuple(classes[k] for k in said["members"]),
-        level=said["level"],
-        reason=said["reason"],
-        validity=said["validity"],
-        validity_reasons=tuple(said["validity_reasons"]),
-        elapsed_us=said["elapsed_us"],
-        input=values,
-        input_hash=said["input_hash"],
-        file=file.path.name,
-    )
-
-
-def _rows_of(segment: Segment, row: sqlite3.Row, file: LogFile, places: Sequence[int]) -> Iterator[LoggedAnswer]:
-    """Some rows of a bulk call."""
-    at, batch_id = _moment(row["at_us"]), id_text(row["request_id"])
-    elapsed_us = orjson.loads(row["answer"])["elapsed_us"]
-    for n, values in zip(places, segment.records(places), strict=True):
-        facts = segment.lineages[segment.slot_names[segment.slots[n]]]
-        classes = facts["classes"]
-        yield LoggedAnswer(
-            request_id=id_text(segment.ids[n].tobytes()),
-            at=at,
-            client_request_id=None,
-            subject=None,
-            batch_id=batch_id,
-            batch_index=n,
-            lineage=facts,
-            prediction=classes[segment.predictions[n]],
-            probabilities=tuple(segment.probabilities[n].tolist()),
-            p_values=tuple(segment.p_values[n].tolist()),
-            prediction_set=tuple(classes[k] for k in segment.sets[n].nonzero()[0]),
-            level=segment.level,
-            reason=segment.reason_names[segment.reasons[n]],
-            validity=segment.validity,
-            validity_reasons=tuple(segment.validity_reasons),
-            elapsed_us=elapsed_us,
-            input=values,
-            input_hash=segment.input_hash,
-            file=file.path.name,
-        )
-
-
 def _ids_in(segment: Segment) -> set[bytes]:
     return {raw.tobytes() for raw in segment.ids}
 
 
 def _positions(segment: Segment, ids: Collection[bytes]) -> dict[bytes, int]:
     return {raw: n for n, raw in enumerate(row.tobytes() for row in segment.ids) if raw in ids}
-
-
-def _moment(at_us: int) -> datetime:
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=at_us)

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ml_core.prediction_log.reader import LoggedAnswer
+from ml_core.prediction_log.answers import LoggedAnswer
 
 __all__ = ["shown_by", "write_copy"]
 

@@ -13,10 +13,11 @@ import orjson
 
 from ml_core.clock import utc_now
 from ml_core.errors import LogBusy, LogDamaged
+from ml_core.prediction_log.answers import LoggedAnswer
 from ml_core.prediction_log.database import open_for_change, open_for_reading, settle_wholly
 from ml_core.prediction_log.days import LogDay, log_days
 from ml_core.prediction_log.layout import LogFile
-from ml_core.prediction_log.reader import LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.prediction_log.records import SEALED, read_records, write_record
 from ml_core.prediction_log.sealed_copy import shown_by, write_copy
 from ml_core.prediction_log.segments import SegmentEntry, read_segment

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ml_core.clock import microseconds
 from ml_core.errors import LogDamaged
+from ml_core.prediction_log.answers import LoggedAnswer
 from ml_core.prediction_log.layout import LogFile, day_of
-from ml_core.prediction_log.reader import LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.reporting.collect_gaps import Gaps
-from ml_core.reporting.collect_period import DAY, Stretch, microseconds
+from ml_core.reporting.collect_period import DAY, Stretch
 from ml_core.reporting.facts import AnswerBucket, AnswerHistory
 
 __all__ = ["QUANTILES", "AnswersSeen", "files_of", "seen_answers"]

@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ml_core.clock import microseconds, moment_of
 from ml_core.monitoring.alarms import DRIFT, coverage_detector, drift_detector
 from ml_core.monitoring.ledger import Ledger
-from ml_core.reporting.collect_period import microseconds, moment_of
 from ml_core.reporting.facts import Detector, EvidencePoint
 
 __all__ = ["detectors_of", "thinned"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_core.clock import moment_of
 from ml_core.config import DriftConfig
 from ml_core.drift.check import DriftCheck, check_table
 from ml_core.drift.reference import CategoryReference, NumberReference
@@ -16,7 +17,6 @@ from ml_core.monitoring.ledger import Ledger
 from ml_core.monitoring.live_window import LiveWindow, live_window
 from ml_core.monitoring.watch import ledger_path
 from ml_core.reporting.collect_gaps import Gaps
-from ml_core.reporting.collect_period import moment_of
 from ml_core.reporting.collect_shares import level_shares, number_shares, score_shares
 from ml_core.reporting.facts import Detector, Drift, FeatureDrift, ScoreShift, Shares
 from ml_core.settings import Settings

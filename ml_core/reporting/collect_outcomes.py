@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from ml_core.clock import microseconds, moment_of
 from ml_core.errors import LogDamaged
 from ml_core.models.manifest import Manifest
 from ml_core.monitoring import performance as realised
@@ -17,7 +18,7 @@ from ml_core.monitoring.realised import matured_of
 from ml_core.prediction_log.reader import PredictionLog
 from ml_core.reporting.collect_answers import files_of
 from ml_core.reporting.collect_gaps import Gaps
-from ml_core.reporting.collect_period import Known, Period, Stretch, microseconds, moment_of
+from ml_core.reporting.collect_period import Known, Period, Stretch
 from ml_core.reporting.facts import (
     ClassCoverage,
     Coverage,

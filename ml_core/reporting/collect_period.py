@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["Known", "Period", "Stretch", "microseconds", "moment_of", "period_of"]
+__all__ = ["Known", "Period", "Stretch", "period_of"]
 
 HOUR, DAY, WEEK = timedelta(hours=1), timedelta(days=1), timedelta(weeks=1)
 _HOURS_BELOW, _DAYS_BELOW = 3 * DAY, 45 * DAY
@@ -105,16 +105,6 @@ def period_of(
         asked_outcomes=min(soonest, outcomes.since),
         horizon=horizon,
     )
-
-
-def moment_of(us: int) -> datetime:
-    """The moment so many microseconds after 1970 began, UTC."""
-    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=us)
-
-
-def microseconds(at: datetime) -> int:
-    """The other way round."""
-    return (at - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
 def _later(asked: datetime, first: datetime | None, until: datetime) -> datetime:

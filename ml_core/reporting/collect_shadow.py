@@ -12,9 +12,10 @@ from typing import Any
 
 import orjson
 
+from ml_core.clock import microseconds
 from ml_core.prediction_log.entries import id_bytes
 from ml_core.reporting.collect_gaps import Gaps
-from ml_core.reporting.collect_period import Stretch, microseconds
+from ml_core.reporting.collect_period import Stretch
 from ml_core.reporting.facts import ShadowPair
 from ml_core.rollout.reports import ShadowReport, WorkerReport
 from ml_core.rollout.state import RolloutState

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ml_core.clock import microseconds
 from ml_core.features.columns import ColumnArrays, features_of, with_role
 from ml_core.features.record import Record
 from ml_core.monitoring import metrics
@@ -136,7 +137,7 @@ class Recorder:
             name: self._lineage(answering_model(live, slot, name), name)
             for name in {ORIGINS[i] for i in np.unique(bulk.table.origins).tolist()}
         }
-        at_us = _microseconds(bulk.at)
+        at_us = microseconds(bulk.at)
         found = bulk.table
         segment = Segment(
             ids=_ids(bulk.ids),
@@ -197,7 +198,7 @@ class Recorder:
             subject = None if group is None else str(group)
         return Row(
             request_id=bytes.fromhex(envelope.request_id.replace("-", "")),
-            at_us=round(datetime.fromisoformat(lineage.timestamp).timestamp() * 1e6),
+            at_us=microseconds(datetime.fromisoformat(lineage.timestamp)),
             client_request_id=envelope.client_request_id,
             subject=None if subject is None else self._pseudonyms.of(subject),
             batch_id=None if answer.batch_id is None else id_bytes(answer.batch_id),
@@ -284,10 +285,6 @@ def _software() -> dict[str, str]:
         except metadata.PackageNotFoundError:  # the project itself inside a bento, which is not installed there
             continue
     return found
-
-
-def _microseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1e6)
 
 
 def _ids(text: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ml_core.journal import Journal
 from ml_core.monitoring.publication import MonitorState, MonitorView
 from ml_core.monitoring.realised import realised
-from ml_core.prediction_log.reader import LoggedAnswer, PredictionLog
+from ml_core.prediction_log.answers import LoggedAnswer
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.settings import Settings
 from tests.e2e.workplace import Workplace
 from tests.serving.stored import Home

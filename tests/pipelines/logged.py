@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from ml_core.prediction_log.answers import LoggedAnswer
 from ml_core.prediction_log.entries import ERASED, id_bytes, id_text
 from ml_core.prediction_log.pseudonyms import Pseudonyms
-from ml_core.prediction_log.reader import LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.prediction_log.writer import LogWriter
 from ml_core.serving.envelope import InferenceResponse
 from ml_core.serving.inference import InferenceService

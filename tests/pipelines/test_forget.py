@@ -6,10 +6,10 @@ from pathlib import Path
 
 from ml_core.monitoring.realised import realised
 from ml_core.pipelines.forget import forget
+from ml_core.prediction_log.answers import ErasedAnswer
 from ml_core.prediction_log.entries import id_bytes
 from ml_core.prediction_log.labels import LabelStore
 from ml_core.prediction_log.pseudonyms import Pseudonyms
-from ml_core.prediction_log.reader import ErasedAnswer
 from ml_core.prediction_log.verify import verify_log
 from tests.monitoring.ward import Ward, patients
 

@@ -17,13 +17,14 @@ import pytest
 
 from ml_core.journal import Journal
 from ml_core.prediction_log import database, erasure, writer
+from ml_core.prediction_log.answers import ErasedAnswer
 from ml_core.prediction_log.database import open_for_reading
 from ml_core.prediction_log.days import LogDay, log_days
 from ml_core.prediction_log.erasure import erase, find
 from ml_core.prediction_log.erasure_requests import ask_to_erase, standing_erasures
 from ml_core.prediction_log.layout import LogFile, log_files
 from ml_core.prediction_log.pseudonyms import Pseudonyms
-from ml_core.prediction_log.reader import ErasedAnswer, PredictionLog
+from ml_core.prediction_log.reader import PredictionLog
 from ml_core.prediction_log.sealing import seal_day
 from ml_core.prediction_log.verify import verify_log
 from tests.prediction_log.filled import (

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from ml_core.errors import LogDamaged
 from ml_core.prediction_log import reader
+from ml_core.prediction_log.answers import ErasedAnswer, LoggedAnswer
 from ml_core.prediction_log.database import OpenLog
 from ml_core.prediction_log.entries import Row, id_text
 from ml_core.prediction_log.layout import LogFile, day_of, log_files
-from ml_core.prediction_log.reader import Cursor, ErasedAnswer, LoggedAnswer, PredictionLog
+from ml_core.prediction_log.reader import Cursor, PredictionLog
 from ml_core.prediction_log.segments import Segment
 from tests.prediction_log.builders import (
     COLUMNS,

@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ml_core.clock import microseconds
 from ml_core.monitoring.ledger import Ledger, MaturedRow
 from ml_core.monitoring.promises import keep_promise
 from ml_core.prediction_log.reader import PredictionLog
 from ml_core.reporting.collect_gaps import Gaps
 from ml_core.reporting.collect_outcomes import known_outcomes, label_facts, outcome_facts
-from ml_core.reporting.collect_period import DAY, Known, Stretch, microseconds, period_of
+from ml_core.reporting.collect_period import DAY, Known, Stretch, period_of
 from ml_core.reporting.facts import Detector, Labels
 from tests.prediction_log.filled import THIRD, bulk_row, fill, row, settings_in
 from tests.toy_models import toy_model

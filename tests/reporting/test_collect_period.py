@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_core.reporting.collect_period import DAY, HOUR, WEEK, Known, Stretch, microseconds, moment_of, period_of
+from ml_core.clock import microseconds, moment_of
+from ml_core.reporting.collect_period import DAY, HOUR, WEEK, Known, Stretch, period_of
 
 NOW = datetime(2026, 11, 23, 10, 15, 30, tzinfo=UTC)  # a Monday
 MANY = Known(NOW - 400 * DAY, NOW - 31 * DAY, 1_000_000)
