@@ -15,6 +15,7 @@ import importlib.machinery
 import json
 import os
 import sys
+import threading
 import time
 
 _RUNNER = "ml_core.serving.runner"
@@ -26,6 +27,7 @@ class _Faults:
 
     def __init__(self, path):
         self._path = path
+        self._looking = threading.Lock()
         self._looked = 0.0
         self._stamp = None
         self._calls = {}
@@ -34,6 +36,10 @@ class _Faults:
         self.look()
 
     def look(self):
+        with self._looking:  # whoever calls meanwhile waits for the new rules instead of going by the old ones
+            self._look()
+
+    def _look(self):
         now = time.monotonic()
         if now - self._looked < _LOOK_EVERY_S:
             return
