@@ -47,7 +47,7 @@ READMITTED_AFTER_DAYS = 5.0
 OLD = "[70-80)"
 UNIT = "num_medications"
 UNIT_FACTOR = 4
-NEWEST_ROWS = 6_000
+NEWEST_ROWS = 7_000
 MIN_AUC = 0.55
 SEED = 20_140
 
@@ -258,7 +258,6 @@ async def _unit_error(demo: Demo) -> None:
 
 
 async def _mend(demo: Demo) -> None:
-    await asyncio.sleep(10)  # until no window holds an encounter in the wrong unit
     done = await demo.surety(
         "alarms", "acknowledge", "drift", "--model", MODEL, "--why", "unit corrected at the source"
     )
@@ -389,7 +388,7 @@ def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
 
 
 def _phases(future: pd.DataFrame) -> list[Phase]:
-    cuts = (0, 8_000, 9_300, 9_600, 13_600, 15_600, 17_100)
+    cuts = (0, 8_000, 9_300, 9_600, 13_600, 15_600, 16_400)
     second, waiting, change, quiet, unit, mended = (future.iloc[a:b] for a, b in itertools.pairwise(cuts))
     highest = next(c.high for c in get_feature_version("v2").columns if c.name == UNIT)
     wrong = unit.assign(**{UNIT: np.minimum(unit[UNIT] * UNIT_FACTOR, int(highest or 0))})
