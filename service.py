@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import bentoml
 from pydantic import WithJsonSchema
 
+from ml_core.api_keys import read_keys
 from ml_core.models.loader import ModelLoader, ServedModel
 from ml_core.rollout.promotion import take_up_promotion
 from ml_core.settings import load_settings
@@ -49,6 +50,7 @@ _LEAN: dict[str, Any] = {
     # running; but no higher, since BentoML keeps a timer for every answered request until it has run out.
     "traffic": {"timeout": 60},
     "logging": {"access": {"enabled": False}},
+    "metrics": {"enabled": False},  # web/traffic.py counts requests, under the same names
     "tracing": {} if _traced() else {"excluded_urls": ".*"},
 }
 
@@ -67,7 +69,9 @@ class _Face:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Once, before there are workers: take up a newer promotion, and have lost processes replaced."""
+        """Once, before there are workers: check the keys, take up a newer promotion, have lost processes replaced."""
+        if settings.api_keys_file is not None:
+            read_keys(settings.api_keys_file)
         take_up_promotion(settings, loader)
         if settings.respawn:
             _respawn_in_containers()
@@ -132,7 +136,9 @@ class Surety(_Face):
     """Prediction sets with a stated coverage per class, and the lineage of every answer."""
 
 
-@bentoml.service(name="SuretyRunner", workers=1, runner_connection={"max_requests": 1_000_000}, **_LEAN)
+@bentoml.service(
+    name="SuretyRunner", workers=1, runner_connection={"max_requests": 1_000_000}, **{**_LEAN, "metrics": {}}
+)
 class SuretyRunner:
     """The runner of the isolated service. Its socket is private: BentoML pickles what crosses it."""
 

@@ -70,7 +70,14 @@ class Settings(BaseSettings):
     max_buffered_bytes: int = Field(
         536_870_912, ge=1_024, le=1 << 36, description="Most bytes of bodies held at a time by one worker; more: 429."
     )
-    poll_s: float = Field(0.5, gt=0.01, le=1.0, description="How often a worker looks for a changed rollout, s.")
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of API keys (`surety keys add` makes it); where it is set, every route but the health probes "
+        "asks for one.",
+    )
+    poll_s: float = Field(
+        0.5, gt=0.01, le=1.0, description="How often a worker looks for a changed rollout, or changed keys, s."
+    )
     respawn: bool = Field(
         True, description="Replace lost processes in a container too, as BentoML does outside of one."
     )

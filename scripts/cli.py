@@ -21,6 +21,7 @@ VERBS = {
     "promote": ("scripts.promote", "Challenger against champion."),
     "import-model": ("scripts.import_model", "MLflow to Bento store."),
     "rollout": ("scripts.rollout", "What is live: shadow, canary, full, rollback, flags, circuits."),
+    "keys": ("scripts.keys", "API keys: who may ask for what."),
     "monitor": ("scripts.monitor", "Watch a running service: canary, coverage, drift; raise alarms."),
     "alarms": ("scripts.alarms", "Alarms of the monitor: which are on, and acknowledging them."),
     "coverage": ("scripts.coverage", "Coverage of answers whose outcome is known."),

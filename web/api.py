@@ -19,10 +19,12 @@ from ml_core.serving.live import Live, LiveModel
 from ml_core.serving.requests import BatchRequest, parse_batch, parse_on_error, parse_predict
 from ml_core.settings import Settings
 from web import bulk, openapi, strict_json
+from web.access import OPEN_TO_ALL, Access
 from web.admission import Admission
-from web.face import HttpRequest, Routes
+from web.face import BENTOML_PATHS, HttpRequest, Routes
 from web.replies import ARROW, JSON, Header, Refused, Reply, json_reply
 from web.status import Status
+from web.traffic import Traffic, exposition
 
 __all__ = ["VERSION", "HttpApi"]
 
@@ -50,6 +52,7 @@ class HttpApi:
         self._headers: dict[str, tuple[Header, ...]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
         self.admission = Admission(settings)
+        self.access = Access(settings)
         self.routes: Routes = {
             "/predict": {"POST": self.predict},
             "/predict_batch": {"POST": self.predict_batch},
@@ -60,7 +63,9 @@ class HttpApi:
             "/readyz": {"GET": self.readyz},
             "/status": {"GET": self.status},
             "/docs.json": {"GET": self.docs},
+            "/metrics": {"GET": self.metrics},
         }
+        self.traffic = Traffic({*self.routes, *BENTOML_PATHS}, quiet={*OPEN_TO_ALL, "/metrics"})
 
     def close(self, timeout_s: float) -> None:
         """Let running batches finish, and take no more."""
@@ -101,7 +106,8 @@ class HttpApi:
         body = await request.body(self._settings.max_body_bytes)
         _refuse_nesting(body, self._settings.max_batch_rows)
         async with self.admission.batch() as elsewhere:
-            counts = await elsewhere(lambda: self.take_labels(_json(body), "http"))
+            source = "http" if request.caller is None else f"http:{request.caller}"
+            counts = await elsewhere(lambda: self.take_labels(_json(body), source))
         return json_reply(counts)
 
     def take_labels(self, body: object, source: str) -> LabelCounts:
@@ -123,11 +129,17 @@ class HttpApi:
 
     async def status(self, _: HttpRequest) -> Reply:
         """``GET /status``: what is live, how it is doing, and why something is not."""
-        return json_reply(await asyncio.to_thread(self._status.report))
+        report = await asyncio.to_thread(self._status.report)
+        return json_reply({**report, "access": self.access.report()})
 
     async def docs(self, _: HttpRequest) -> Reply:
         """``GET /docs.json``: the OpenAPI document of the served model."""
         return json_reply(self._document(self._inference.live))
+
+    async def metrics(self, _: HttpRequest) -> Reply:
+        """``GET /metrics``: what all workers of this server count, in Prometheus' text form."""
+        text, content_type = await asyncio.to_thread(exposition)
+        return Reply(200, text, content_type)
 
     async def _predict_arrow(self, request: HttpRequest) -> Reply:
         options = _query(request.query)
@@ -171,15 +183,16 @@ class HttpApi:
         return None if live is None else live.champion.classes
 
     def _document(self, live: Live | None) -> dict[str, Any]:
-        rows = self._settings.max_batch_rows
+        rows, keyed = self._settings.max_batch_rows, self.access.is_guarded
         if live is None:
-            return openapi.openapi_document({"type": "object"}, {}, (0, 1), rows, VERSION)
+            return openapi.openapi_document({"type": "object"}, {}, (0, 1), rows, VERSION, keyed=keyed)
         champion = live.champion
         key = champion.model.model_hash
         if key not in self._documents:
             example = champion.model.predictor.bundle.golden[-1]["record"]
             schema = champion.reader.json_schema()
-            self._documents = {key: openapi.openapi_document(schema, example, champion.classes, rows, VERSION)}
+            document = openapi.openapi_document(schema, example, champion.classes, rows, VERSION, keyed=keyed)
+            self._documents = {key: document}
         return self._documents[key]
 
 

@@ -1,14 +1,14 @@
-"""The ASGI middleware in front of BentoML's router: reads bodies, checks types and sizes, answers our routes.
+"""The ASGI middleware in front of BentoML's router: checks keys, types and sizes, reads bodies, answers our routes.
 
-It runs inside BentoML's own metrics and timeout layers and before its router, so that a request answered here pays for
-neither dynamic models nor a response schema. BentoML's metrics, pages and client schema pass through to BentoML.
+It runs inside BentoML's own timeout layer and before its router, so that a request answered here pays for neither
+dynamic models nor a response schema. BentoML's pages and client schema pass through to BentoML.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Protocol
 
 from web.admission import Admission, Buffered
@@ -18,7 +18,9 @@ __all__ = [
     "BENTOML_FOLDERS",
     "BENTOML_PATHS",
     "App",
+    "Counts",
     "Desk",
+    "Gate",
     "Handler",
     "HttpRequest",
     "Receive",
@@ -35,7 +37,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BENTOML_PATHS = frozenset({"/", "/metrics", "/schema.json"})
+BENTOML_PATHS = frozenset({"/", "/schema.json"})
 BENTOML_FOLDERS = ("/static_content/", "/assets/")
 
 
@@ -44,21 +46,40 @@ Routes = dict[str, dict[str, Handler]]
 
 
 class Desk(Protocol):
-    """What answers: its routes, and who is let in."""
+    """What answers: its routes, who may ask, how many at a time, and who counts them."""
 
     routes: Routes
+    access: Gate
     admission: Admission
+    traffic: Counts
+
+
+class Gate(Protocol):
+    """Says whose key a request shows (None where none is needed), or raises ``Refused``."""
+
+    def admit(self, path: str, headers: Iterable[Header]) -> str | None:
+        """Name of the key."""
+        ...
+
+
+class Counts(Protocol):
+    """Counts requests: begun for a path, ended with a status."""
+
+    def begin(self, path: str) -> Callable[[int], None]:
+        """What to call with the status of the reply."""
+        ...
 
 
 class HttpRequest:
     """One request: its headers' facts, and its body when a handler asks for it."""
 
-    __slots__ = ("_admission", "_buffered", "_receive", "content_length", "content_type", "query", "unread")
+    __slots__ = ("_admission", "_buffered", "_receive", "caller", "content_length", "content_type", "query", "unread")
 
     def __init__(self, scope: Scope, receive: Receive, admission: Admission) -> None:
         self._receive = receive
         self._admission = admission
         self._buffered: Buffered | None = None
+        self.caller: str | None = None  # name of the key that was shown
         self.query: bytes = scope.get("query_string", b"")
         self.content_type = b""
         self.content_length: int | None = None
@@ -140,25 +161,59 @@ class SuretyFace:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on to BentoML."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
-            return
-        path = scope["path"]
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:  # nothing here speaks websocket, and what is not let in by name stays out
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         desk = self._desk()
-        methods = desk.routes.get(path)
+        end = desk.traffic.begin(scope["path"])
+        status = 500
         request = HttpRequest(scope, receive, desk.admission)
-        if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
-            await self._app(scope, receive, _closing(send) if request.unread else send)
-            return
         try:
-            reply = await _answer(desk, methods, scope, request)
+            reply = await _answer(desk, scope, request)
+            if reply is None:
+                status = await self._by_bentoml(scope, receive, send, close=request.unread)
+            else:
+                status = reply.status
+                await _send(send, reply, close=request.unread)
         finally:
             request.done()
-        await _send(send, reply, close=request.unread)
+            end(status)
+
+    async def _by_bentoml(self, scope: Scope, receive: Receive, send: Send, *, close: bool) -> int:
+        """Have BentoML answer, without the headers that tell what runs here; its status."""
+        status = 500
+
+        async def bare(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                kept = [(n, v) for n, v in message.get("headers", []) if not n.lower().startswith(_TELLING)]
+                # A request whose body nobody will read leaves a connection that cannot be used again.
+                message = {**message, "headers": [*kept, *_ON_EVERY_REPLY, *(_CLOSE if close else ())]}
+            await send(message)
+
+        await self._app(scope, receive, bare)
+        return status
 
 
-async def _answer(desk: Desk, methods: dict[str, Handler] | None, scope: Scope, request: HttpRequest) -> Reply:
+_TELLING = (b"server", b"x-bentoml-")
+_ON_EVERY_REPLY: tuple[Header, ...] = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
+
+
+async def _answer(desk: Desk, scope: Scope, request: HttpRequest) -> Reply | None:
+    """The reply to a request, None where it is BentoML's to answer."""
+    path = scope["path"]
     try:
+        request.caller = desk.access.admit(path, scope["headers"])
+        methods = desk.routes.get(path)
+        if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
+            return None
         return await _handler(methods, scope["method"])(request)
     except ConnectionResetError:
         # Nobody reads it, but BentoML's timeout layer keeps the request alive until something has been sent.
@@ -167,9 +222,9 @@ async def _answer(desk: Desk, methods: dict[str, Handler] | None, scope: Scope, 
         reply = reply_to(error)
         desk.admission.refused(getattr(error, "code", "internal") if reply.status != 500 else "internal")
         if reply.status == 500:
-            logger.exception("request.failed", extra={"path": scope["path"]})
+            logger.exception("request.failed", extra={"path": path})
         elif reply.status in (503, 504):
-            logger.warning("request.unanswered", extra={"path": scope["path"], "reason": str(error)})
+            logger.warning("request.unanswered", extra={"path": path, "reason": str(error)})
         return reply
 
 
@@ -186,25 +241,15 @@ def _handler(methods: dict[str, Handler] | None, method: str) -> Handler:
     return handler
 
 
-def _closing(send: Send) -> Send:
-    """Close the connection after a reply of BentoML's to a request whose body nobody will read."""
-
-    async def closing(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
-        await send(message)
-
-    return closing
-
-
 async def _send(send: Send, reply: Reply, *, close: bool) -> None:
     """Send a reply; ``close`` where a body was not read to its end, whose connection cannot be used again."""
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", b"%d" % len(reply.body)),
+        *_ON_EVERY_REPLY,
         *reply.headers,
     ]
     if close:
-        headers.append((b"connection", b"close"))
+        headers.extend(_CLOSE)
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

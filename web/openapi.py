@@ -9,6 +9,7 @@ from ml_core.monitoring.publication import Validity
 from ml_core.rollout.state import CircuitMode, Flags, Mode, Slot
 from ml_core.serving.live import ORIGINS
 from ml_core.serving.tables import REASONS
+from web.access import OPEN_TO_ALL, ROLE_OF_ROUTE
 from web.replies import ARROW, JSON, STATUS_OF_CODE
 
 __all__ = ["ERROR", "HEALTH", "LINEAGE", "Schema", "answer_schema", "openapi_document"]
@@ -150,6 +151,11 @@ _STATUS = _object(
     flags={"type": "object", "properties": Flags.model_json_schema()["properties"]},
     workers=_WORKERS,
     monitor={"type": ["object", "null"], "description": "What the monitor has published; null: it never has."},
+    access=_object(
+        guarded={"type": "boolean", "description": "Whether callers need keys."},
+        keys=_COUNT,
+        problem={"type": ["string", "null"], "description": "Why a changed file of keys is not obeyed."},
+    ),
 )
 
 
@@ -189,7 +195,13 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
 
 
 def openapi_document(
-    record: Schema, example: Mapping[str, Any], classes: tuple[int | str, ...], max_rows: int, version: str
+    record: Schema,
+    example: Mapping[str, Any],
+    classes: tuple[int | str, ...],
+    max_rows: int,
+    version: str,
+    *,
+    keyed: bool = False,
 ) -> Schema:
     """The whole document.
 
@@ -200,6 +212,7 @@ def openapi_document(
     classes : the model's labels
     max_rows : most records in a JSON batch
     version : shown as the version of the API
+    keyed : whether callers need keys
     """
     row_error = {
         "type": "object",
@@ -261,7 +274,7 @@ def openapi_document(
         "Health": _object(status={"enum": list(HEALTH)}),
         "Status": _STATUS,
     }
-    return {
+    document = {
         "openapi": "3.1.0",
         "info": {
             "title": "Surety",
@@ -271,6 +284,21 @@ def openapi_document(
         "paths": _paths(example),
         "components": {"schemas": schemas},
     }
+    return _keyed(document) if keyed else document
+
+
+def _keyed(document: Schema) -> Schema:
+    """The document of a service whose callers need keys: which, where, and what they are told without."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        if path in OPEN_TO_ALL:
+            continue
+        for operation in methods.values():
+            role = ROLE_OF_ROUTE[path]
+            operation["security"] = [{"key": []}]
+            operation["description"] = f"Asks for a key with the role {role}."
+            operation["responses"].update(_errors(401, 403, 429))
+    return document
 
 
 def _label_schema(classes: tuple[int | str, ...]) -> Schema:
@@ -363,6 +391,8 @@ def _plain(*errors: int) -> Schema:
 
 _MEANING = {
     400: "not JSON",
+    401: "no key that is valid here",
+    403: "the key has another role",
     408: "the body came too slowly",
     413: "the body is too large",
     415: "the body is of another type",
@@ -376,10 +406,12 @@ _MEANING = {
 
 def _responses(schema: str, *errors: int) -> Schema:
     found: Schema = {"200": {"description": "Done", "content": {JSON.decode(): {"schema": _ref(schema)}}}}
-    for status in errors:
-        content = {JSON.decode(): {"schema": _ref("Health" if schema == "Health" else "Error")}}
-        found[str(status)] = {"description": _MEANING[status], "content": content}
-    return found
+    return {**found, **_errors(*errors, schema="Health" if schema == "Health" else "Error")}
+
+
+def _errors(*statuses: int, schema: str = "Error") -> Schema:
+    content = {JSON.decode(): {"schema": _ref(schema)}}
+    return {str(status): {"description": _MEANING[status], "content": content} for status in statuses}
 
 
 def _query(name: str, schema: Schema) -> Schema:

@@ -36,6 +36,8 @@ RETRY_AFTER_S = 30
 STATUS_OF_CODE: Mapping[str, int] = {
     "invalid_json": 400,
     "invalid_arrow": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
@@ -44,6 +46,7 @@ STATUS_OF_CODE: Mapping[str, int] = {
     "invalid_record": 422,
     "invalid_request": 422,
     "overloaded": 429,
+    "rate_limited": 429,
     "internal": 500,
     "model_unavailable": 503,
     "model_not_loaded": 503,
@@ -74,9 +77,12 @@ _ASK_AGAIN = frozenset({429, 503})
 class Refused(Exception):
     """Raised by the HTTP face to answer with an error object."""
 
-    def __init__(self, code: str, message: str, headers: tuple[Header, ...] = ()) -> None:
+    def __init__(
+        self, code: str, message: str, headers: tuple[Header, ...] = (), retry_after_s: float | None = None
+    ) -> None:
         self.code = code
         self.headers = headers
+        self.retry_after_s = retry_after_s
         super().__init__(message)
 
 
@@ -118,7 +124,7 @@ def error_reply(
 def reply_to(error: Exception) -> Reply:
     """The reply to an exception raised while answering. Internal ones say nothing of themselves."""
     if isinstance(error, Refused):
-        return error_reply(error.code, str(error), headers=error.headers)
+        return error_reply(error.code, str(error), headers=error.headers, retry_after_s=error.retry_after_s)
     if isinstance(error, InvalidRecord):
         return error_reply(error.code, f"{len(error.fields)} field(s) cannot be accepted", error.fields)
     if isinstance(error, InvalidRequest):

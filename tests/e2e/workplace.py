@@ -107,6 +107,15 @@ class Workplace:
             finally:
                 kill_group(process.pid)
 
+    def refused_start(self, **more: str) -> str:
+        """What a server says that is expected to end by itself, with an error."""
+        done = subprocess.run(
+            [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(free_port())],
+            cwd=ROOT, env=self.environment(**more), capture_output=True, text=True, timeout=READY_WITHIN_S,
+        )  # fmt: skip
+        assert done.returncode != 0
+        return done.stdout + done.stderr
+
 
 def kill_group(leader: int) -> None:
     try:

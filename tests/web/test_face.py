@@ -224,7 +224,7 @@ def test_unknown_route_is_404_and_other_method_405(api: HttpApi) -> None:
     assert (wrong.status_code, error_of(wrong)["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "POST")
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/schema.json"])
+@pytest.mark.parametrize("path", ["/", "/schema.json", "/static_content/x.js"])
 def test_bentomls_own_routes_reach_bentoml(api: HttpApi, path: str) -> None:
     assert call(api, "GET", path).text == "bentoml"
 
