@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 from ml_core.conformal.predict import level_from_json
 from ml_core.errors import FieldProblem, InvalidRequest
+from ml_core.features.rules import shown_name
 from ml_core.prediction_log.labels import LabelCounts
 from ml_core.serving.envelope import BatchResponse, InferenceResponse, Label, RowError
 from ml_core.serving.inference import InferenceService
@@ -237,7 +238,7 @@ def _query(raw: bytes) -> dict[str, Any]:
         raise InvalidRequest([FieldProblem("query", "cannot be read")]) from error
     unknown = sorted(given.keys() - {"confidence_level", "on_error"})
     if unknown:
-        raise InvalidRequest([FieldProblem(name[:100], "is not known here") for name in unknown])
+        raise InvalidRequest([FieldProblem(shown_name(name), "is not known here") for name in unknown])
     level = given.get("confidence_level", [None])[-1]
     return {
         "on_error": parse_on_error(given.get("on_error", ["row"])[-1]),

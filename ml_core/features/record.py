@@ -15,7 +15,15 @@ from pydantic_core import core_schema as cs
 
 from ml_core.errors import FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays, features_of
-from ml_core.features.rules import OPTIONAL_ROLES, fault_of, integer_levels, moment_of, shown, unknown_field_fault
+from ml_core.features.rules import (
+    OPTIONAL_ROLES,
+    fault_of,
+    integer_levels,
+    moment_of,
+    shown,
+    shown_name,
+    unknown_field_fault,
+)
 
 __all__ = ["Record", "RecordReader", "Value"]
 
@@ -119,9 +127,10 @@ class RecordReader:
                 problems.append(FieldProblem(column.name, "is missing"))
         known = {c.name for c in self._accepted}
         unknown = [name for name in obj if name not in known]
-        for name in unknown[:_UNKNOWN_FIELDS_NAMED]:
-            text = shown(name)[1:-1] if isinstance(name, str) else shown(name)
-            problems.append(FieldProblem(text, unknown_field_fault(self._columns, name).problem))
+        problems += [
+            FieldProblem(shown_name(name), unknown_field_fault(self._columns, name).problem)
+            for name in unknown[:_UNKNOWN_FIELDS_NAMED]
+        ]
         if len(unknown) > _UNKNOWN_FIELDS_NAMED:
             more = len(unknown) - _UNKNOWN_FIELDS_NAMED
             problems.append(FieldProblem("", f"has {more} more fields that are not known"))

@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 
 from ml_core.features.columns import Column
 
-__all__ = ["OPTIONAL_ROLES", "Fault", "fault_of", "integer_levels", "moment_of", "shown", "unknown_field_fault"]
+__all__ = [
+    "OPTIONAL_ROLES",
+    "Fault",
+    "fault_of",
+    "integer_levels",
+    "moment_of",
+    "shown",
+    "shown_name",
+    "unknown_field_fault",
+]
 
 OPTIONAL_ROLES = ("id", "group", "time")
 """Roles of columns that a request may leave out or send as null."""
@@ -24,7 +33,7 @@ _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 FIRST_YEAR, LAST_YEAR = 1900, 2199  # what every store and library here can hold, with room for the oldest patient
-_SHOWN_CHARACTERS = 60
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SHOWN_LEVELS = 10
 _LONGEST_WHOLE_NUMBER_BITS = 64
 
@@ -37,7 +46,10 @@ class Fault(NamedTuple):
 
 
 def shown(value: object) -> str:
-    """The value as it may be quoted to its sender: short, printable, never failing."""
+    """The value as it may be told to its sender: short, printable, never failing.
+
+    Texts are not quoted: errors pass through proxies and their logs, and a text in the wrong field may name a person.
+    """
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, int) and value.bit_length() > _LONGEST_WHOLE_NUMBER_BITS:
@@ -45,13 +57,17 @@ def shown(value: object) -> str:
     if isinstance(value, int | float):
         return f"{value}"
     if isinstance(value, str):
-        text = ascii(value[: _SHOWN_CHARACTERS + 1])[1:-1]
-        return f"'{text[:_SHOWN_CHARACTERS]}…'" if len(text) > _SHOWN_CHARACTERS else f"'{text}'"
+        return "this text"
     if isinstance(value, Mapping):
         return "an object"
     if isinstance(value, list | tuple):
         return "a list"
     return f"a value of type {type(value).__name__}"
+
+
+def shown_name(name: object) -> str:
+    """The name of an unknown field as it may be told to its sender: only where it looks like the name of one."""
+    return name if isinstance(name, str) and _FIELD_NAME.fullmatch(name) else "(a field)"
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ml_core.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays
-from ml_core.features.rules import OPTIONAL_ROLES, Fault, fault_of, integer_levels, unknown_field_fault
+from ml_core.features.rules import OPTIONAL_ROLES, Fault, fault_of, integer_levels, shown_name, unknown_field_fault
 
 __all__ = ["Cells", "EncodedTable", "encode_table"]
 
@@ -136,7 +136,7 @@ def encode_table(
         else:
             arrays[column.name] = _all_missing(column, faults)
     for name in cells.keys() - {c.name for c in accepted}:
-        faults.every_row(name, unknown_field_fault(tuple(columns), name))
+        faults.every_row(shown_name(name), unknown_field_fault(tuple(columns), name))
     return EncodedTable(faults.n_rows, arrays, ids, faults.problems, faults.checks)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_core.clock import utc_now
 from ml_core.errors import FieldProblem, InvalidRequest
+from ml_core.features.rules import shown_name
 from ml_core.prediction_log.entries import id_bytes
 from ml_core.prediction_log.labels import Label
 
@@ -89,7 +90,7 @@ def read_row(row: Mapping[str, object], readers: Mapping[str, FieldReader]) -> d
     InvalidRequest
         A field is wrong or not known; all of them are named.
     """
-    unknown = sorted(str(name)[:MAX_TEXT] for name in row.keys() - readers.keys())
+    unknown = sorted(map(shown_name, row.keys() - readers.keys()))
     problems = [FieldProblem(name, "is not known here") for name in unknown[:_SHOWN]]
     found = {}
     for name, read in readers.items():
@@ -105,7 +106,7 @@ def read_row(row: Mapping[str, object], readers: Mapping[str, FieldReader]) -> d
 def _rows(body: object, max_labels: int) -> list[object]:
     if not isinstance(body, dict):
         raise InvalidRequest([FieldProblem("body", "must be a JSON object")])
-    unknown = sorted(str(name)[:MAX_TEXT] for name in body.keys() - {"labels"})
+    unknown = sorted(map(shown_name, body.keys() - {"labels"}))
     if unknown:
         raise InvalidRequest([FieldProblem(name, "is not known here") for name in unknown[:_SHOWN]])
     rows = body.get("labels")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ml_core.conformal.predict import level_from_json
 from ml_core.errors import FieldProblem, InvalidRequest
+from ml_core.features.rules import shown_name
 
 __all__ = [
     "MAX_ID_LENGTH",
@@ -114,7 +115,7 @@ def _fields(body: object, allowed: frozenset[str], required: str) -> Mapping[str
         raise InvalidRequest([FieldProblem("body", "must be a JSON object")])
     if not body.keys() <= allowed:
         unknown = sorted(body.keys() - allowed)
-        raise InvalidRequest([FieldProblem(str(name)[:MAX_ID_LENGTH], "is not known here") for name in unknown[:20]])
+        raise InvalidRequest([FieldProblem(shown_name(name), "is not known here") for name in unknown[:20]])
     if required not in body:
         raise InvalidRequest([FieldProblem(required, "is missing")])
     return body

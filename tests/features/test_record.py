@@ -36,7 +36,7 @@ def problems(reader, obj):
         (130, "130 is above the highest allowed value 120 years"),
         (-1, "-1 is below the lowest allowed value 0 years"),
         (45.7, "45.7 is not a whole number"),
-        ("45", "'45' is not a number"),
+        ("45", "this text is not a number"),
         (True, "true is not a number"),
         (None, "must not be null"),
         (float("nan"), "nan is not a finite number"),
@@ -53,15 +53,15 @@ def test_a_wrong_number_is_refused_in_words(v1, value, problem):
 @pytest.mark.parametrize(
     ("field", "value", "problem"),
     [
-        ("insulin", "up", "'up' is not one of: No, Steady, Up, Down"),
+        ("insulin", "up", "this text is not one of: No, Steady, Up, Down"),
         ("insulin", 1, "1 is not one of: No, Steady, Up, Down"),
         ("admission_type_id", True, "true is not one of: 1, 2, 3, 4, 5, 6, 7, 8"),
         ("admission_type_id", 9, "9 is not one of: 1, 2, 3, 4, 5, 6, 7, 8"),
-        ("diag_1", "25O", "'25O' does not have the form "),
+        ("diag_1", "25O", "this text does not have the form "),
         ("diag_1", 250, "250 is not text"),
-        ("diag_1", "x" * 1_000, f"'{'x' * 60}…' does not have the form "),
-        ("diag_1", "428\n", r"'428\n' does not have the form "),
-        ("medical_specialty", "Magic", "'Magic' is not one of the 72 allowed values (AllergyandImmunology, "),
+        ("diag_1", "x" * 1_000, "this text does not have the form "),
+        ("diag_1", "428\n", "this text does not have the form "),
+        ("medical_specialty", "Magic", "this text is not one of the 72 allowed values (AllergyandImmunology, "),
     ],
 )
 def test_a_wrong_level_or_text_is_refused_in_words(v2, field, value, problem):
@@ -79,7 +79,7 @@ def test_every_wrong_missing_and_unknown_field_is_named_at_once(v1):
     assert problems(v1, {"glucose": 601, "bmi": "30", "weight": 80, "readmission_30d": 1}) == {
         "age": "is missing",
         "glucose": "601 is above the highest allowed value 600 mg/dL",
-        "bmi": "'30' is not a number",
+        "bmi": "this text is not a number",
         "weight": "is not a field of this model",
         "readmission_30d": "is the outcome, which is to be predicted; it must not be sent",
     }
@@ -96,12 +96,9 @@ def test_ten_thousand_unknown_fields_give_a_short_answer(v1):
     assert found[""] == "has 9950 more fields that are not known"
 
 
-def test_field_names_in_the_answer_are_short_and_printable(v1):
-    fields = problems(v1, V1 | {"\ud800" + "x" * 500: 1, 7: 1})
-    for name in fields:
-        assert name.isascii() or name.endswith("…")
-        assert len(name) < 80
-        name.encode()
+@pytest.mark.parametrize("name", ["\ud800" + "x" * 500, 7, "Anna Müller", "1985-04-12", "x" * 65, ""])
+def test_what_does_not_look_like_the_name_of_a_field_is_not_repeated(v1, name):
+    assert problems(v1, V1 | {name: 1}) == {"(a field)": "is not a field of this model"}
 
 
 def test_nullable_fields_may_be_null_or_missing(v1):

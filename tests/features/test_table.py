@@ -79,7 +79,7 @@ def test_every_wrong_cell_is_told_and_counts_as_missing():
     np.testing.assert_array_equal(values, [np.nan] * 9 + [4])
     assert {row: [f.problem for f in found] for row, found in table.problems.items()} == {
         0: ["11 is above the highest allowed value 10"],
-        1: ["'3' is not a number"],
+        1: ["this text is not a number"],
         2: ["true is not a number"],
         3: ["2.5 is not a whole number"],
         4: ["nan is not a finite number"],

@@ -7,6 +7,7 @@ The file holds {"quick": bool, "rules": [...]}. Without it, or while it has no r
     model_hash    only models whose hash begins so
     column, above only rows whose feature in that column is above the number (raise and sleep: calls with such a row)
     every         only each n-th call that the rest of the rule fits
+    says          the text of what raise raises
 
 "quick": false is read once, when the runner's module is imported, and sends the model to the pool from the start.
 """
@@ -84,7 +85,7 @@ def _broken(rule, rows, honest):
     if do in {"sleep", "hang"}:
         time.sleep(rule["ms"] / 1000)
     if do in {"raise", "hang"}:
-        raise RuntimeError("the model was told to fail")
+        raise RuntimeError(rule.get("says", "the model was told to fail"))
     proba = np.array(honest())
     if do == "nan":
         proba[rows] = np.nan
