@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-__all__ = ["microseconds", "moment_of", "utc_now", "utc_text"]
+__all__ = ["DATE", "FIRST_YEAR", "LAST_YEAR", "TIME", "ZONE", "microseconds", "moment_of", "utc_now", "utc_text"]
+
+FIRST_YEAR, LAST_YEAR = 1900, 2199  # what every store and library here can hold, with room for the oldest patient
+
+_LEAP = "(?:19|21)(?:0[48]|[2468][048]|[13579][26])|20(?:[02468][048]|[13579][26])"
+_LONG, _SHORT = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])", "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_DAYS = f"{_LONG}|{_SHORT}|02-(?:0[1-9]|1[0-9]|2[0-8])"
+DATE = f"(?:(?:19|20|21)[0-9]{{2}}-(?:{_DAYS})|(?:{_LEAP})-02-29)"
+"""Every day of those years and nothing else, as ISO 8601 writes it: a regular expression, fit for a JSON schema."""
+_HOUR = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+TIME = f"{_HOUR}(?::[0-5][0-9](?:[.][0-9]{{1,6}})?)?"
+ZONE = f"(?:Z|[+-]{_HOUR})"
 
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)

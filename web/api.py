@@ -17,7 +17,7 @@ from ml_core.serving.envelope import BatchResponse, InferenceResponse, Label, Ro
 from ml_core.serving.inference import InferenceService
 from ml_core.serving.label_desk import LabelDesk
 from ml_core.serving.live import Live, LiveModel
-from ml_core.serving.requests import BatchRequest, parse_batch, parse_on_error, parse_predict
+from ml_core.serving.requests import BatchOptions, BatchRequest, parse_batch, parse_on_error, parse_predict
 from ml_core.settings import Settings
 from web import bulk, openapi, strict_json
 from web.access import OPEN_TO_ALL, Access
@@ -88,8 +88,9 @@ class HttpApi:
         if request.content_type == ARROW:
             return await self._predict_arrow(request)
         _require(request, JSON, ARROW)
+        options = _query(request.query)
         body = await request.body(self._settings.max_body_bytes)
-        parse = partial(_parsed_batch, body, self._settings.max_batch_rows)
+        parse = partial(_parsed_batch, body, self._settings.max_batch_rows, options)
         if len(body) <= self._record_bytes:
             with self.admission.request():
                 parsed = parse()
@@ -148,7 +149,12 @@ class HttpApi:
         body = await request.body(self._settings.max_bulk_bytes)
         async with self.admission.batch() as elsewhere:
             batch_id, reply, model = await bulk.answer_stream(
-                self._inference, body, self._settings.max_bulk_rows, elsewhere, **options
+                self._inference,
+                body,
+                self._settings.max_bulk_rows,
+                elsewhere,
+                on_error=options.on_error,
+                level=options.level,
             )
         return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *self._model_headers(model)))
 
@@ -201,8 +207,8 @@ def _plain(*, ok: bool) -> Reply:
     return Reply(200 if ok else 503, b"\n" if ok else b"unavailable\n", b"text/plain; charset=utf-8")
 
 
-def _parsed_batch(body: bytes, max_rows: int) -> BatchRequest:
-    return parse_batch(_json(body), max_rows)
+def _parsed_batch(body: bytes, max_rows: int, options: BatchOptions) -> BatchRequest:
+    return parse_batch(_json(body), max_rows, options)
 
 
 def _json(body: bytes) -> object:
@@ -230,8 +236,8 @@ def _require(request: HttpRequest, *types: bytes) -> None:
         raise Refused("unsupported_media_type", f"send the body as {wanted}")
 
 
-def _query(raw: bytes) -> dict[str, Any]:
-    """``confidence_level`` and ``on_error`` of an Arrow call, from its query string."""
+def _query(raw: bytes) -> BatchOptions:
+    """``confidence_level`` and ``on_error`` of a batch, from its query string."""
     try:
         given = parse_qs(raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), max_num_fields=10)
     except ValueError as error:
@@ -239,15 +245,15 @@ def _query(raw: bytes) -> dict[str, Any]:
     unknown = sorted(given.keys() - {"confidence_level", "on_error"})
     if unknown:
         raise InvalidRequest([FieldProblem(shown_name(name), "is not known here") for name in unknown])
-    level = given.get("confidence_level", [None])[-1]
-    return {
-        "on_error": parse_on_error(given.get("on_error", ["row"])[-1]),
-        "level": None if level is None else _level(level),
-    }
+    twice = sorted(name for name, values in given.items() if len(values) > 1)
+    if twice:
+        raise InvalidRequest([FieldProblem(name, "is given twice") for name in twice])
+    on_error, level = given.get("on_error", ["row"])[0], given.get("confidence_level", [None])[0]
+    return BatchOptions(parse_on_error(on_error), None if level is None else _level(level))
 
 
 def _level(text: str) -> Decimal:
     try:
-        return level_from_json(float(text))
-    except ValueError as error:
+        return level_from_json(strict_json.loads(text.encode()))
+    except strict_json.NotJson as error:
         raise InvalidRequest([FieldProblem("confidence_level", "must be a number")]) from error

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from ml_core.monitoring.publication import Validity
+from ml_core.prediction_log.label_requests import OBSERVED_AT_PATTERN
 from ml_core.rollout.state import CircuitMode, Flags, Mode, Slot
 from ml_core.serving.live import ORIGINS
+from ml_core.serving.requests import ID_PATTERN, MAX_ID_LENGTH
 from ml_core.serving.tables import REASONS
 from web.access import OPEN_TO_ALL, ROLE_OF_ROUTE
 from web.replies import ARROW, JSON, STATUS_OF_CODE
@@ -21,12 +23,12 @@ HEALTH = ("ok", "degraded", "unavailable")
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
 _LEVEL: Schema = {
-    "type": "number",
+    "type": ["number", "null"],
     "minimum": 0.5,
     "maximum": 0.999,
     "description": "Wanted coverage of the true label; fix it before you see answers. Default: the model's own.",
 }
-_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 200}
+_ID: Schema = {"type": ["string", "null"], "pattern": f"^{ID_PATTERN}$", "maxLength": MAX_ID_LENGTH}
 _UUID: Schema = {"type": "string", "format": "uuid"}
 _HASH: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
@@ -310,9 +312,9 @@ def _label_schema(classes: tuple[int | str, ...]) -> Schema:
             "request_id": {**_UUID, "description": "Of the answer it belongs to."},
             "label": {"enum": list(classes)},
             "observed_at": {
-                "type": "string",
-                "format": "date-time",
-                "description": "When it was known, with its time zone; when it is received, if left out.",
+                "type": ["string", "null"],
+                "pattern": f"^{OBSERVED_AT_PATTERN}$",
+                "description": "When it was known, with its time zone, since 1970; when it is received, if left out.",
             },
         },
     }
@@ -345,7 +347,7 @@ def _paths(example: Mapping[str, Any]) -> Schema:
                 "tags": ["answers"],
                 "operationId": "predict_batch",
                 "parameters": [
-                    _query("confidence_level", _LEVEL),
+                    _query("confidence_level", {**_LEVEL, "type": "number"}),
                     _query("on_error", {"enum": ["row", "reject"], "default": "row"}),
                 ],
                 "requestBody": {"required": True, "content": batch_body},
@@ -415,7 +417,10 @@ def _errors(*statuses: int, schema: str = "Error") -> Schema:
 
 
 def _query(name: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "query", "required": False, "schema": schema, "description": "Arrow streams only."}
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": _OPTIONS}
+
+
+_OPTIONS = "For Arrow streams. A JSON batch says it in its body, which comes first."
 
 
 def _ref(name: str) -> Schema:

@@ -16,6 +16,7 @@ from pydantic_core import core_schema as cs
 from ml_core.errors import FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays, features_of
 from ml_core.features.rules import (
+    MOMENT_PATTERN,
     OPTIONAL_ROLES,
     fault_of,
     integer_levels,
@@ -212,7 +213,7 @@ def _property(column: Column) -> dict[str, Any]:
     if column.dtype == "category":
         schema = {"type": "integer" if integer_levels(column) else "string", "enum": list(column.levels)}
     if column.dtype == "datetime":
-        schema["format"] = "date-time"
+        schema |= {"pattern": f"^{MOMENT_PATTERN}$", "examples": ["2026-01-31", "2026-01-31T10:15:30Z"]}
     if column.low is not None:
         schema["minimum"] = _exact(column, column.low)
     if column.high is not None:

@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
+from ml_core.clock import DATE, FIRST_YEAR, LAST_YEAR, TIME, ZONE
 from ml_core.features.columns import Column
 
 __all__ = [
+    "MOMENT_PATTERN",
     "OPTIONAL_ROLES",
     "Fault",
     "fault_of",
@@ -29,10 +31,9 @@ __all__ = [
 OPTIONAL_ROLES = ("id", "group", "time")
 """Roles of columns that a request may leave out or send as null."""
 
-_MOMENT = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.][0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
-)
-FIRST_YEAR, LAST_YEAR = 1900, 2199  # what every store and library here can hold, with room for the oldest patient
+MOMENT_PATTERN = f"{DATE}(?:[T ]{TIME}{ZONE}?)?"
+"""A date, or a date and a time with or without its zone."""
+_MOMENT = re.compile(MOMENT_PATTERN)
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SHOWN_LEVELS = 10
 _LONGEST_WHOLE_NUMBER_BITS = 64
@@ -85,10 +86,7 @@ def moment_of(value: object) -> datetime | None:
     if isinstance(value, str):
         if not _MOMENT.fullmatch(value):
             return None
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:  # of the right form, but no such day or hour
-            return None
+        value = datetime.fromisoformat(value)
     # the year of pandas' "not a time", which is a datetime too, lies in no range
     if not isinstance(value, datetime) or not FIRST_YEAR <= value.year <= LAST_YEAR:
         return None

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from ml_core.clock import utc_now
+from ml_core.clock import DATE, TIME, ZONE, utc_now
 from ml_core.errors import FieldProblem, InvalidRequest
 from ml_core.features.rules import shown_name
 from ml_core.prediction_log.entries import id_bytes
 from ml_core.prediction_log.labels import Label
 
-__all__ = ["CLOCK_SKEW", "MAX_TEXT", "FieldReader", "field_readers", "parse_labels", "read_row"]
+__all__ = ["CLOCK_SKEW", "MAX_TEXT", "OBSERVED_AT_PATTERN", "FieldReader", "field_readers", "parse_labels", "read_row"]
 
 FieldReader = Callable[[object], Any]
 """Gives what a field says; raises ``ValueError`` with the problem in words, which name no value."""
@@ -25,6 +25,8 @@ CLOCK_SKEW = timedelta(minutes=5)
 MAX_TEXT = 200
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _SHOWN = 20
+OBSERVED_AT_PATTERN = f"{DATE}[T ]{TIME}{ZONE}"
+_OBSERVED_AT = re.compile(OBSERVED_AT_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -144,10 +146,7 @@ def _label(classes: Sequence[int | str] | None, value: object) -> int | str:
 def _observed_at(latest: datetime, value: object) -> datetime | None:
     if value is None:
         return None
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    except ValueError:
-        moment = None
+    moment = datetime.fromisoformat(value) if isinstance(value, str) and _OBSERVED_AT.fullmatch(value) else value
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValueError("must be a time in ISO 8601 with its zone, such as 2026-11-23T10:15:30Z")
     if moment < _EARLIEST:

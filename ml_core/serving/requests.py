@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,7 +13,9 @@ from ml_core.errors import FieldProblem, InvalidRequest
 from ml_core.features.rules import shown_name
 
 __all__ = [
+    "ID_PATTERN",
     "MAX_ID_LENGTH",
+    "BatchOptions",
     "BatchRequest",
     "OnError",
     "PredictRequest",
@@ -22,6 +25,9 @@ __all__ = [
 ]
 
 MAX_ID_LENGTH = 200
+ID_PATTERN = r"[^\x00-\x1f\x7f-\x9f]{1,200}"
+"""What ``client_request_id`` and ``subject`` may be."""
+_NAME = re.compile(ID_PATTERN.replace("]", r"\ud800-\udfff]", 1))  # JSON has no halves of characters, Python texts may
 
 OnError = Literal["row", "reject"]
 
@@ -44,14 +50,23 @@ class PredictRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """How a batch is answered; ``on_error`` says whether a bad record fails alone or refuses all."""
+
+    on_error: OnError = "row"
+    level: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """Many records to answer; ``on_error`` says whether a bad one fails alone or refuses all."""
+    """Many records to answer, in one of those ways."""
 
     records: list[object]
     on_error: OnError = "row"
     level: Decimal | None = None
 
 
+_USUAL = BatchOptions()
 _PREDICT_FIELDS = frozenset({"features", "confidence_level", "client_request_id", "subject"})
 _BATCH_FIELDS = frozenset({"records", "on_error", "confidence_level"})
 
@@ -74,8 +89,8 @@ def parse_predict(body: object) -> PredictRequest:
     )
 
 
-def parse_batch(body: object, max_rows: int) -> BatchRequest:
-    """The request in a parsed body of ``/predict_batch``.
+def parse_batch(body: object, max_rows: int, beside: BatchOptions = _USUAL) -> BatchRequest:
+    """The request in a parsed body of ``/predict_batch``; ``beside`` holds where the body says nothing itself.
 
     Raises
     ------
@@ -92,8 +107,8 @@ def parse_batch(body: object, max_rows: int) -> BatchRequest:
     level = fields.get("confidence_level")
     return BatchRequest(
         records=records,
-        on_error=parse_on_error(fields.get("on_error", "row")),
-        level=None if level is None else level_from_json(level),
+        on_error=parse_on_error(fields.get("on_error", beside.on_error)),
+        level=beside.level if level is None else level_from_json(level),
     )
 
 
@@ -125,6 +140,8 @@ def _short_text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or not value.isprintable():
-        raise InvalidRequest([FieldProblem(name, f"must be text of 1 to {MAX_ID_LENGTH} printable characters")])
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidRequest(
+            [FieldProblem(name, f"must be text of 1 to {MAX_ID_LENGTH} characters, none of them a control character")]
+        )
     return value

@@ -251,3 +251,21 @@ def test_labels_that_are_texts_come_out_as_texts() -> None:
     assert rows[2]["in_set_yes"] is True
     assert [row["slot"] for row in rows] == ["champion", None, "champion"]
     assert [row["fallback_reason"] for row in rows] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "level"),
+    [({}, "", 0.9), ({}, "?confidence_level=0.8", 0.8), ({"confidence_level": 0.7}, "?confidence_level=0.8", 0.7)],
+)
+def test_a_json_batch_takes_from_the_query_what_its_body_does_not_say(api, body, query, level):
+    reply = post(api, f"/predict_batch{query}", json={"records": [toy_record()], **body})
+    assert reply.json()["predictions"][0]["confidence_level"] == level
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["?on_error=row&on_error=reject", "?confidence_level=0.8&confidence_level=0.8", "?on_error=null", "?level=0.9",
+     "?confidence_level=0_8", "?confidence_level=%200.8x", "?confidence_level=NaN", "?confidence_level=1e999", "?confidence_level="],
+)  # fmt: skip
+def test_options_that_cannot_be_understood_are_refused(api, query):
+    assert post(api, f"/predict_batch{query}", json={"records": [toy_record()]}).status_code == 422
