@@ -38,6 +38,9 @@ _MS_PER_ROW = 1.0
 _HICCUP_MS, _HICCUPS = 5.0, 3
 _QUICK_MS, _QUICK_CALLS = 2.0, 200
 _LOOP_LIMIT_MS = 50.0
+_POOL_PATIENCE_S = 0.02
+"""How long a call on the pool may wait for quick ones before it. One slow moment of the machine sends a quick model to
+the pool, and must not cost the callers of the next burst their answers."""
 
 
 def is_row_caused(reason: FallbackReason) -> bool:
@@ -120,7 +123,9 @@ class GuardedRunner:
     ) -> None:
         self.breaker = breaker
         self.unavailable: FallbackReason | None = None
-        self.pool = BoundedPool(settings.pool_threads, settings.pool_queue, f"model-{breaker.name}")
+        self.pool = BoundedPool(
+            settings.pool_threads, settings.pool_queue, f"model-{breaker.name}", patience_s=_POOL_PATIENCE_S
+        )
         self._away: Callable[[FeatureMatrix], Awaitable[Scored]] | None = getattr(runner, "ascore", None)
         self._runner: Runner | None = None if self._away else runner  # type: ignore[assignment]  # one of the two it is
         self._n_classes = n_classes
@@ -174,7 +179,9 @@ class GuardedRunner:
         for row in range(len(features)):
             started = self._clock()
             score_rows(self._runner, features[row : row + 1], self._n_classes)
-            self._note_speed((self._clock() - started) * 1000)
+            elapsed_s = self._clock() - started
+            self.pool.saw(elapsed_s)
+            self._note_speed(elapsed_s * 1000)
 
     def _here(self, permit: Permit, features: FeatureMatrix) -> GuardedCall:
         assert self._runner is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import subprocess
 import sys
 import threading
@@ -284,3 +285,52 @@ def test_a_call_that_is_over_keeps_nothing_alive_even_without_the_collector(fail
         assert [t.is_alive() for t in threads_named("pool-alive")][-1:] == [True]
     finally:
         gc.enable()
+
+
+def waiting_places(pool: BoundedPool, held: Held, threads: int) -> int:
+    """How many calls may wait while every thread is busy."""
+    for _ in range(threads):
+        pool.submit(held)
+    held.await_running(threads)
+    places = 0
+    with pytest.raises(Overloaded):  # noqa: PT012 - which call it is is the question
+        while places < 10_000:
+            pool.submit(held)
+            places += 1
+    return places
+
+
+@pytest.mark.parametrize(
+    ("durations", "places"),
+    [
+        ([], 2),  # nothing is known
+        ([0.02], 2),  # two threads do two such calls in the 20 ms
+        ([0.001], 40),
+        ([0.001] * 9 + [5.0], 40),  # one slow moment of the machine says little
+        ([0.001, *[0.02] * 8], 2),  # it has become slow
+        ([0.02, *[0.0001] * 20], 256),  # never without bound
+        ([math.inf], 2),
+        ([math.inf, *[0.001] * 30], 40),
+    ],
+)
+def test_as_many_may_wait_as_quick_calls_are_done_in_a_moment(held, durations, places):
+    pool = BoundedPool(2, 2, "pool-patience", patience_s=0.02)
+    for duration in durations:
+        pool.saw(duration)
+    assert waiting_places(pool, held, 2) == pytest.approx(places, abs=places / 2 + 1)
+
+
+def test_calls_that_nobody_could_wait_for_take_places_away(held):
+    pool = BoundedPool(2, 2, "pool-hanging", patience_s=0.02)
+    pool.saw(0.001)
+    for future in [pool.submit(held) for _ in range(12)]:
+        pool.abandon(future)
+    with pytest.raises(Overloaded):  # noqa: PT012 - which call it is does not matter
+        for _ in range(6):
+            pool.submit(held)
+
+
+def test_without_patience_the_bound_is_a_number(held):
+    pool = BoundedPool(2, 3, "pool-number")
+    pool.saw(1e-6)
+    assert waiting_places(pool, held, 2) == 3
