@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ml_core.errors import ConfigError
 
 __all__ = [
+    "CardConfig",
     "ConformalConfig",
     "DataConfig",
     "DriftConfig",
@@ -126,6 +127,17 @@ class RetrainConfig(_Section):
     live_rows: int = Field(5_000, ge=30, description="Newest answers that the drift check looks at.")
 
 
+class CardConfig(_Section):
+    """What people say about the model on its card. None of it is computed, and none of it changes the artefact."""
+
+    owners: tuple[str, ...] = Field((), description="Who answers for the model, e.g. a team and how to reach it.")
+    intended_use: str = Field("", description="Who may use it, for which decision, about whom.")
+    out_of_scope: str = Field("", description="What it must not be used for.")
+    data: str = Field("", description="Where the rows come from, whom they describe, what was left out, the licence.")
+    ethical_considerations: str = Field("", description="Who could be harmed, how, and what was done about it.")
+    caveats: str = Field("", description="What else a reader must know.")
+
+
 class ModelConfig(_Section):
     """Everything that decides a model, but no place and no secret."""
 
@@ -140,6 +152,7 @@ class ModelConfig(_Section):
     promotion: PromotionConfig = PromotionConfig()
     retrain: RetrainConfig = RetrainConfig()
     drift: DriftConfig = DriftConfig()
+    card: CardConfig = CardConfig()
 
 
 def load_config(path: Path) -> ModelConfig:

@@ -33,6 +33,38 @@ def list_models(model: str | None, output: str) -> None:
     emit(rows if output == "json" else [_short(row) for row in rows], output)
 
 
+@command.command()
+@click.option("--model", required=True, help="Name of the registered model.")
+@click.option("--alias", default=None, help="The version with this alias.")
+@click.option("--version", default=None, help="This version (if nothing is named the champion, or else the newest).")
+@click.option("--output", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True,
+              help="The card as people read it, or what it is made of.")  # fmt: skip
+def card(model: str, alias: str | None, version: str | None, output: str) -> None:
+    """Print the model card of a version: what it is for, what it was made of, what it measured, what the gate said.
+
+    \b
+    Example: surety models card --model readmission_risk
+    Example: surety models card --model readmission_risk --version 3 > card.md
+    """
+    from ml_core.registry.card_text import as_row, card_text
+    from ml_core.registry.model_card import read_card
+    from ml_core.registry.registry import ModelRegistry
+    from ml_core.settings import load_settings
+    from scripts.model_options import version_of
+
+    registry = ModelRegistry(load_settings())
+    if alias is None and version is None:
+        chosen = registry.find_alias(model, "champion") or registry.versions(model)[0]
+    else:
+        chosen = version_of(registry, model, alias, version)
+    with registry.bundle_folder(chosen) as folder:
+        found = read_card(registry, chosen, folder)
+    if output == "json":
+        emit(as_row(found), output)
+    else:
+        click.echo(card_text(found), nl=False)
+
+
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """What fits on a screen; the hash is part of the tag."""
     kept = ("model", "version", "gate", "roc_auc", "coverage", "bento_tag")

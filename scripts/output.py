@@ -37,12 +37,14 @@ def emit(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], output: str) -
         table = Table(show_header=False)
         table.add_column(style="bold")
         table.add_column(overflow="fold")
+        below = {key: value for key, value in result.items() if _is_rows(value)}
         for key, value in result.items():
-            if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
-                table.add_row(str(key), _rows(value))
-            else:
+            if key not in below:
                 table.add_row(str(key), _cell(value))
         console.print(table)
+        for key, rows in below.items():  # a table of its own: inside a cell its columns would be a few letters wide
+            console.print(str(key), style="bold")
+            console.print(_rows(rows))
     else:
         console.print(_rows(result) if result else "nothing to show")
 
@@ -61,6 +63,10 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda step: bar.advance(task, step)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy.typing as npt
 
-__all__ = ["Column", "ColumnArrays", "DType", "Role", "features_of", "table_hash", "with_role"]
+__all__ = ["Column", "ColumnArrays", "DType", "Role", "features_of", "table_fault", "table_hash", "with_role"]
 
 Role = Literal["id", "group", "time", "feature", "label"]
 DType = Literal["int", "float", "category", "text", "datetime"]
@@ -70,3 +71,59 @@ def table_hash(columns: Sequence[Column]) -> str:
     """sha256 (hex) over the whole table: any changed bound, level or sentence changes it."""
     text = json.dumps([asdict(c) for c in columns], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def table_fault(columns: Sequence[Column]) -> str | None:
+    """What makes a table unusable, naming the column, or None where nothing does.
+
+    A mistake in a new table is told by its name here, before the schema, the record or a conversion trips over it.
+    """
+    names = [c.name for c in columns]
+    for column in columns:
+        fault = "is there twice" if names.count(column.name) > 1 else _column_fault(column)
+        if fault is not None:
+            return f"column {column.name!r} {fault}"
+    for role, least, most in (("group", 1, 1), ("label", 1, 1), ("feature", 1, None), ("id", 0, 1), ("time", 0, 1)):
+        found = sum(c.role == role for c in columns)
+        if found < least or (most is not None and found > most):
+            wanted = "at least one" if most is None else "one" if least else "one at most"
+            return f"{found} columns have the role {role!r}; {wanted} is wanted"
+    return None
+
+
+def _column_fault(column: Column) -> str | None:
+    for field, value, known in (("dtype", column.dtype, get_args(DType)), ("role", column.role, get_args(Role))):
+        if value not in known:
+            return f"has the {field} {value!r}; it is one of {', '.join(known)}"
+    if column.role == "label" and (column.dtype != "category" or column.nullable or len(column.levels) < 2):
+        return "is the label: a category of at least two levels that is never null"
+    if column.role == "group" and (column.dtype not in ("text", "int") or column.nullable):
+        return "is the group: a text or a whole number that is never null"
+    if column.dtype == "category":
+        return _levels_fault(column)
+    if column.levels:
+        return f"has levels, which only a category has, not dtype {column.dtype!r}"
+    if column.dtype in ("int", "float"):
+        reversed_bounds = column.low is not None and column.high is not None and column.low > column.high
+        return f"allows {column.low:g} to {column.high:g}, which is no value" if reversed_bounds else None
+    return _text_fault(column) if column.dtype == "text" else None
+
+
+def _levels_fault(column: Column) -> str | None:
+    if not column.levels or {type(level) for level in column.levels} - {str, int}:
+        return "is a category, and needs levels: all texts or all whole numbers"
+    if len({type(level) for level in column.levels}) > 1 or len(set(column.levels)) < len(column.levels):
+        return "has levels that repeat, or that are partly texts and partly numbers"
+    return None
+
+
+def _text_fault(column: Column) -> str | None:
+    try:
+        form = None if column.pattern is None else re.compile(column.pattern)
+    except re.error as error:
+        return f"has a pattern that is no regular expression: {error}"
+    if column.role == "feature" and not column.examples:
+        return "is a text feature, and needs examples: a few valid values"
+    if form is not None and not all(form.fullmatch(example) for example in column.examples):
+        return "has examples that its own pattern refuses"
+    return None

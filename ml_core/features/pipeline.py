@@ -6,21 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ml_core.config import ModelConfig
 from ml_core.errors import DataError, InvalidRows
+from ml_core.features.columns import ColumnArrays
 from ml_core.features.datasets import Adapter, RawTable, read_source
 from ml_core.features.files import write_table
 from ml_core.features.frames import to_arrays
 from ml_core.features.schemas import Verdict, judge
 from ml_core.features.store import FeatureStore
-from ml_core.features.versions import get_feature_version
+from ml_core.features.versions import FeatureVersion, get_feature_version
 from ml_core.settings import Settings
 
 __all__ = ["FeaturePipeline", "PipelineConfig", "PipelineResult"]
 
 _NOT_STORED = -1
+_TRIED_ALONE = 200  # rows; a transform that looks at others changes nearly every one
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,26 @@ def _transform_once(kept: pd.DataFrame, version_name: str) -> None:
     This also holds the request's rules against the schema's: a row they judge differently stops the run here.
     """
     version = get_feature_version(version_name)
-    matrix = version.transform(to_arrays(kept, version))
-    if np.isinf(matrix).any():
-        raise DataError(f"feature version {version_name}", "the transform gives infinities")
+    columns = to_arrays(kept, version)
+    matrix = version.transform(columns)
+    fault = _matrix_fault(matrix, (len(kept), len(version.feature_names))) or _neighbour_fault(matrix, columns, version)
+    if fault is not None:
+        raise DataError(f"feature version {version_name}", f"its transform {fault}")
+
+
+def _matrix_fault(matrix: npt.NDArray[np.float32], shape: tuple[int, int]) -> str | None:
+    if matrix.shape != shape or matrix.dtype != np.float32:
+        return f"gives {matrix.dtype} of shape {matrix.shape}; float32 of shape {shape} is wanted (FEATURE_NAMES)"
+    return "gives infinities" if np.isinf(matrix).any() else None
+
+
+def _neighbour_fault(matrix: npt.NDArray[np.float32], columns: ColumnArrays, version: FeatureVersion) -> str | None:
+    """A row transformed alone must give the same bits, or the service would not answer what the gate has judged."""
+    for row in np.unique(np.linspace(0, len(matrix) - 1, _TRIED_ALONE).astype(np.int64)).tolist():
+        alone = version.transform({name: values[row : row + 1] for name, values in columns.items()})
+        if alone.tobytes() != matrix[row : row + 1].tobytes():
+            return f"gives row {row} other values when it is alone: it may look at one row at a time"
+    return None
 
 
 def _set_aside(raw: RawTable, verdict: Verdict) -> pd.DataFrame:

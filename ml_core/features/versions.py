@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 import ml_core.features
-from ml_core.errors import UnknownFeatureVersion
-from ml_core.features.columns import Column, ColumnArrays, features_of
+from ml_core.errors import ConfigError, UnknownFeatureVersion
+from ml_core.features.columns import Column, ColumnArrays, features_of, table_fault
 
 __all__ = ["FeatureVersion", "get_feature_version", "known_versions"]
 
@@ -62,10 +62,16 @@ def get_feature_version(name: str) -> FeatureVersion:
     ------
     UnknownFeatureVersion
         There is no module of that name.
+    ConfigError
+        The module has no usable column table, or lacks a name that every version has.
     """
     if name not in known_versions():
         raise UnknownFeatureVersion(name, known_versions())
     module = importlib.import_module(f"ml_core.features.{name}")
+    missing = [needed for needed in ("COLUMNS", "FEATURE_NAMES", "transform") if not hasattr(module, needed)]
+    fault = f"has no {', '.join(missing)}" if missing else table_fault(module.COLUMNS)
+    if fault is not None:
+        raise ConfigError(f"feature version {name}", fault)
     source = Path(module.__file__ or "").read_bytes()
     return FeatureVersion(
         name=name,

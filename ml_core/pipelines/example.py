@@ -79,8 +79,10 @@ def _make_data(config: ModelConfig, note: Note) -> None:
     source = Path(config.data.source)
     if source.exists():
         return
-    if config.data.adapter != "columns" or config.feature_version != _COHORT_VERSION:
+    if config.data.adapter == "diabetes130":
         raise DataError(str(source), "there is no such file: run `surety data fetch`")
+    if config.feature_version != _COHORT_VERSION:
+        raise DataError(str(source), "there is no such file: data.source of the configuration names it; put it there")
     note(f"making a synthetic cohort of {COHORT_ROWS} encounters in {source}: a demonstration, never evidence")
     frame, _ = make_cohort(COHORT_ROWS, config.seed)
     write_table(frame, source)

@@ -15,6 +15,7 @@ from ml_core.models.manifest import MANIFEST_FILE, Manifest
 from ml_core.models.predictor import Predictor, check_golden
 from ml_core.models.promotion_record import GateReport, RuleVerdict, gate_path
 from ml_core.pipelines.gate_rules import Case, judge
+from ml_core.registry.model_card import GATE_FOLDER, keep_card
 from ml_core.registry.registry import ModelRegistry, RegisteredVersion
 from ml_core.registry.verdicts import claim
 from ml_core.settings import Settings
@@ -34,11 +35,11 @@ def validate_deployment(
 ) -> GateReport:
     """Judge a registered version by its artefact and by patients it never saw; keep the report.
 
-    The report goes to ``settings.gates``, to the version's run and tags in MLflow, and to the journal.
+    The report goes to ``settings.gates``, to the version's run, card and tags in MLflow, and to the journal.
 
     Parameters
     ----------
-    config : says limits and split; the split recorded in the artefact must be the same one
+    config : says limits and split, and the words of the card; the split recorded in the artefact must be the same one
     data : rows to judge a foreign model on, which has no table of its own
     keep : False only looks
 
@@ -55,8 +56,9 @@ def validate_deployment(
         raise ConfigError("model", f"the configuration is of {config.model}, not of {version.name}")
     with registry.bundle_folder(version) as folder:
         report = judge_folder(folder, config, settings, expected_hash=version.model_hash or None, data=data)
-    if keep:
-        _keep(registry, version, report, settings)
+        if keep:
+            _keep(registry, version, report, settings)
+            keep_card(registry, version, folder, words=config.card)
     return report
 
 
@@ -132,7 +134,7 @@ def _keep(registry: ModelRegistry, version: RegisteredVersion, report: GateRepor
     document = report.model_dump(mode="json")
     write_document(gate_path(settings.gates, report.model_hash), report)
     Journal(settings.journal).append("gate.judged", {"model": version.name, "version": version.version, **document})
-    registry.log_document(version, f"gate/{report.model_hash[:12]}.json", document)
+    registry.log_document(version, f"{GATE_FOLDER}/{report.model_hash[:12]}.json", document)
     tags = {
         "gate": "passed" if report.passed else "refused",
         "gate_failed_rules": ", ".join(report.failed_rules) or None,

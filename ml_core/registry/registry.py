@@ -222,6 +222,36 @@ class ModelRegistry:
         with self.session(f"run of {version}") as mlflow:
             mlflow.MlflowClient().log_dict(version.run_id, dict(document), path)
 
+    def log_text(self, version: RegisteredVersion, path: str, text: str) -> None:
+        """Keep a text file with the run of a version, in place of one of the same path."""
+        if not version.run_id:
+            return
+        with self.session(f"run of {version}") as mlflow:
+            mlflow.MlflowClient().log_text(version.run_id, text, path)
+
+    def run_files(self, version: RegisteredVersion, folder: str = "") -> list[str]:
+        """Paths of the files that the run of a version keeps directly in a folder."""
+        if not version.run_id:
+            return []
+        with self.session(f"run of {version}") as mlflow:
+            found = mlflow.MlflowClient().list_artifacts(version.run_id, folder or None)
+        return sorted(str(file.path) for file in found if not file.is_dir)
+
+    def run_file(self, version: RegisteredVersion, path: str) -> bytes | None:
+        """A file that the run of a version keeps, or None where it keeps none of that path."""
+        if path not in self.run_files(version, path.rpartition("/")[0]):
+            return None
+        with self.session(f"run of {version}") as mlflow, tempfile.TemporaryDirectory(prefix="surety-file-") as place:
+            return Path(mlflow.MlflowClient().download_artifacts(version.run_id, path, place)).read_bytes()
+
+    def describe(self, version: RegisteredVersion, text: str, *, instead_of: str) -> None:
+        """Set the description of a version, unless it has one that does not begin with ``instead_of``."""
+        with self.session(f"description of {version}") as mlflow:
+            client = mlflow.MlflowClient()
+            found = client.get_model_version(version.name, version.version).description or ""
+            if found != text and (not found or found.startswith(instead_of)):
+                client.update_model_version(version.name, version.version, description=text)
+
     @contextmanager
     def downloaded(self, uri: str) -> Iterator[Path]:
         """An MLflow model's folder in a private temporary place, without what the registry adds to it."""

@@ -13,6 +13,8 @@ from typing import Any
 
 import ml_core
 from ml_core.config import ModelConfig
+from ml_core.registry.card_record import card_record
+from ml_core.registry.model_card import keep_card
 from ml_core.registry.registry import CHALLENGER, ModelRegistry, RegisteredVersion
 from ml_core.training import plots
 from ml_core.training.packing import PackedModel
@@ -30,7 +32,8 @@ def register(
 ) -> tuple[RegisteredVersion, bool]:
     """The model as a registered version with the alias ``challenger``, and whether the version is new.
 
-    The very same model is registered once: a second training of it finds the version it made before.
+    The very same model is registered once: a second training of it finds the version it made before. Its card is
+    written in either case, so that it has the configuration's newest words, and is there even if a run was killed.
 
     Parameters
     ----------
@@ -39,6 +42,8 @@ def register(
     known = _known(registry, config.model, model.model_hash)
     version = known or _log(registry, model, config, rows, {**_tags(model, config, rows), **code_state(), **tags})
     registry.set_alias(version, CHALLENGER)
+    record = card_record(model, config.card, rows, _code_in_words(version.tags))
+    keep_card(registry, version, model.folder, record=record)
     return registry.by_version(version.name, version.version), known is None
 
 
@@ -59,6 +64,11 @@ def code_state() -> dict[str, str]:
             return {}
         found[name] = done.stdout.strip()
     return {"code_commit": found["commit"], "code_dirty": "true" if found["status"] else "false"}
+
+
+def _code_in_words(tags: Mapping[str, str]) -> str:
+    commit = tags.get("code_commit", "")
+    return f"{commit}, changed since" if commit and tags.get("code_dirty") == "true" else commit
 
 
 def travelling_code(target: Path) -> Path:

@@ -15,7 +15,7 @@ from ml_core.conformal.predict import ConformalCalibration
 from ml_core.conformal.scores import FloatArray, IntArray, checked_probabilities
 from ml_core.errors import InvalidCalibration
 
-__all__ = ["CurvePoint", "Evaluation", "brier_score", "evaluate", "log_losses", "roc_auc"]
+__all__ = ["CurvePoint", "Evaluation", "brier_score", "evaluate", "log_losses", "roc_auc", "squared_errors"]
 
 CURVE_BINS = 10
 
@@ -116,8 +116,19 @@ def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:
 
 def brier_score(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float:
     """Mean squared error of the probabilities: of P(second label) for two classes, summed over classes for more."""
-    errors = _squared_errors(np.asarray(proba, dtype=np.float64), np.asarray(y_index, dtype=np.int64))
-    return float(errors.mean())
+    return float(squared_errors(proba, y_index).mean())
+
+
+def squared_errors(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> FloatArray:
+    """Squared error of each row's probabilities, shape (n,): what :func:`brier_score` is the mean of."""
+    scores, labels = np.asarray(proba, dtype=np.float64), np.asarray(y_index, dtype=np.int64)
+    n_classes = scores.shape[1]
+    if n_classes == 2:
+        squared: FloatArray = (scores[:, 1] - labels) ** 2
+        return squared
+    happened = np.eye(n_classes)[labels]
+    summed: FloatArray = ((scores - happened) ** 2).sum(axis=1)
+    return summed
 
 
 def log_losses(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> FloatArray:
@@ -147,16 +158,6 @@ def calibration_curve(
         if n:
             points.append(CurvePoint(float(probability[inside].mean()), float(happened[inside].mean()), n))
     return tuple(points)
-
-
-def _squared_errors(proba: FloatArray, labels: IntArray) -> FloatArray:
-    n_classes = proba.shape[1]
-    if n_classes == 2:
-        squared: FloatArray = (proba[:, 1] - labels) ** 2
-        return squared
-    happened = np.eye(n_classes)[labels]
-    summed: FloatArray = ((proba - happened) ** 2).sum(axis=1)
-    return summed
 
 
 def _scores(proba: FloatArray, labels: IntArray) -> dict[str, float]:

@@ -80,7 +80,8 @@ class PackedModel:
     folder : where it lies
     bundle : its content
     evaluation : on the test rows
-    test_proba, test_y_index : probabilities (n, K) and labels (n,) of the test rows, for plots
+    test_proba, test_y_index, test_groups : probabilities (n, K), labels (n,) and patients (n,) of the test rows, for
+        plots and ranges
     """
 
     folder: Path
@@ -88,6 +89,7 @@ class PackedModel:
     evaluation: Evaluation
     test_proba: npt.NDArray[np.float64]
     test_y_index: npt.NDArray[np.int64]
+    test_groups: npt.NDArray[np.generic]
 
     @property
     def model_hash(self) -> str:
@@ -148,7 +150,7 @@ def pack_model(
     metrics = evaluation.metrics | _calibration_effects(model, calibration_rows, level)
     facts = _facts(config, rows, candidate, model.calibration, metrics)
     bundle = _write_with_golden(folder, facts, files, config.seed)
-    return PackedModel(folder, bundle, evaluation, proba, test.y_index)
+    return PackedModel(folder, bundle, evaluation, proba, test.y_index, test.groups)
 
 
 def split_shares(config: ModelConfig) -> dict[str, float]:

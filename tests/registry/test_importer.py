@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,14 +140,10 @@ def test_a_model_that_is_not_ours_is_refused_in_one_line(home, store):
 def test_a_name_bentoml_cannot_take_is_refused_in_one_line(home, store, tmp_path):
     registry, name = home.registry, "x" * 80
     from ml_core.registry.tracking import register
-    from ml_core.training.packing import PackedModel
     from tests.homes import road_config, road_rows
 
     remade(road_model().folder, tmp_path / "b", name=name)
-    model = road_model()
-    renamed = PackedModel(
-        tmp_path / "b", read_bundle(tmp_path / "b"), model.evaluation, model.test_proba, model.test_y_index
-    )
+    renamed = replace(road_model(), folder=tmp_path / "b", bundle=read_bundle(tmp_path / "b"))
     version, _ = register(registry, renamed, road_config(model=name), road_rows(), {})
     with pytest.raises(RegistryError, match="BentoML cannot store it") as caught:
         import_version(registry, version, home.settings)
