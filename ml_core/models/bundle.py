@@ -195,10 +195,17 @@ def _list_plain_files(folder: Path) -> set[str]:
     return {entry.name for entry in entries}
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """Content of a plain file, opened without following a link that may have appeared meanwhile."""
+def _read(path: Path, limit: int, size: int | None = None) -> bytes:
+    """Content of a plain file, opened without following a link, or waiting for a pipe, that has appeared meanwhile.
+
+    Parameters
+    ----------
+    limit : most bytes it may have
+    size : bytes it must have, where that is known; another size is refused before a byte is read
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, flags)
     except OSError as error:
         raise ArtefactError(path.name, "cannot be opened") from error
     with os.fdopen(descriptor, "rb") as file:
@@ -207,13 +214,13 @@ def _read(path: Path, limit: int) -> bytes:
             raise ArtefactError(path.name, "is no plain file")
         if status.st_size > limit:
             raise ArtefactError(path.name, f"has {status.st_size} bytes, more than the {limit} allowed")
-        return file.read(limit + 1)
+        if size is not None and status.st_size != size:
+            raise ChecksumMismatch(path.name, f"has {status.st_size} bytes, the manifest says {size}")
+        return file.read(status.st_size + 1)
 
 
 def _read_verified(path: Path, entry: FileEntry) -> bytes:
-    raw = _read(path, _MAX_FILE_BYTES)
-    if len(raw) != entry.size:
-        raise ChecksumMismatch(path.name, f"has {len(raw)} bytes, the manifest says {entry.size}")
+    raw = _read(path, _MAX_FILE_BYTES, entry.size)
     if _sha256(raw) != entry.sha256:
         raise ChecksumMismatch(path.name, "its sha256 is not the one in the manifest")
     return raw

@@ -25,7 +25,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 MAX_TEXT = 200
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _SHOWN = 20
-OBSERVED_AT_PATTERN = f"{DATE}[T ]{TIME}{ZONE}"
+OBSERVED_AT_PATTERN = f"(?!19[0-6]){DATE}[T ]{TIME}{ZONE}"
 _OBSERVED_AT = re.compile(OBSERVED_AT_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 

@@ -1,4 +1,4 @@
-"""The roads that the end-to-end tests walk once: the example, and the hospital data."""
+"""The road that models take, command by command, and the hospital data walked along it once."""
 
 from __future__ import annotations
 
@@ -34,15 +34,6 @@ def walk(place: Workplace, config: Path) -> None:
         ["import-model", "--model", place.model],
     ):
         place.surety(*command)
-
-
-@pytest.fixture(scope="session")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """The synthetic example, promoted and imported."""
-    place = Workplace(tmp_path_factory.mktemp("example"), "readmission_risk")
-    place.surety("data", "make", "--out", "data/cohort.parquet", "--rows", "12000")
-    walk(place, written_config(place, "readmission_v1.yaml"))
-    return place
 
 
 @pytest.fixture(scope="session")

@@ -45,15 +45,6 @@ def test_served_example_answers_bentomls_own_clients(example: Workplace) -> None
     assert {"400", "413", "415", "422", "503"} <= set(document["paths"]["/predict"]["post"]["responses"])
 
 
-def test_pickled_body_is_refused_on_every_public_route(example: Workplace) -> None:
-    with example.serving() as address:
-        for path in ("/predict", "/predict_batch"):
-            reply = httpx.post(
-                address + path, content=b"\x80", headers={"content-type": "application/vnd.bentoml+pickle"}
-            )
-            assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
-
-
 def test_live_worker_never_imports_what_only_training_needs(example: Workplace, tmp_path: Path) -> None:
     import pandas as pd
     import pyarrow as pa

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,14 +81,15 @@ class Workplace:
         python: str = sys.executable,
         cwd: Path = ROOT,
         ready: bool = True,
+        options: Sequence[str] = (),
         **more: str,
     ) -> Iterator[str]:
-        """Address of a running ``bentoml serve``; ended, workers and all, afterwards."""
+        """Address of a running ``bentoml serve`` with those options; ended, workers and all, afterwards."""
         port = free_port()
         log = self.folder / f"serve-{port}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [python, "-m", "bentoml", "serve", what, "--port", str(port)],
+                [python, "-m", "bentoml", "serve", what, "--port", str(port), *options],
                 cwd=cwd, env=self.environment(**more), stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         self.server_pid = process.pid

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from tests.e2e.workplace import ROOT
 from tests.faults.figures import FIGURES
 
@@ -37,26 +34,13 @@ TAIL = """
 
 
 def main() -> None:
-    known: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8"))
-    rows = ["| fault | promise | last figure | test |", "|---|---|---|---|"]
-    for name, entry in sorted(known.items(), key=lambda item: _order(item[0])):
-        test = entry["test"].split("[")[0].split("::")[-1]
-        rows.append(f"| {name} | {entry['promise']} | {_words(entry['figure'])} | `{test}` |")
-    PAGE.write_text(HEAD + "\n".join(rows) + "\n" + TAIL, encoding="utf-8")
+    PAGE.write_text(HEAD + FIGURES.table("fault", _order) + TAIL, encoding="utf-8")
 
 
 def _order(name: str) -> tuple[int, str]:
     """F1, F2, … F19 by number, then the others by name."""
     first = name.split(" ", 1)[0]
     return (int(first[1:]), name) if first[0] == "F" and first[1:].isdigit() else (1_000, name)
-
-
-def _words(figure: Any) -> str:
-    if isinstance(figure, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_words(value)}" for key, value in figure.items())
-    if isinstance(figure, list):
-        return "; ".join(map(str, figure))
-    return f"{figure:,}" if isinstance(figure, int) else str(figure)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 
-from ml_core.errors import ArtefactError, GoldenMismatch, NotGated, NotLoaded
+from ml_core.errors import GoldenMismatch, SuretyError
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
 from ml_core.rollout import changes
 from tests.faults.figures import record
 from tests.faults.load import Load, failed, percentile
 from tests.faults.place import RECORDS, FaultPlace, Served, until
+from tests.security.mutations import contents, mutations
 
 BODIES = [{"features": r} for r in RECORDS]
-FILES = ("manifest.json", "model.onnx", "model.ubj", "calibration.npz", "fallback.json", "reference.npz", "golden.json")
 
 
 # --- one mutation after the other, against the loader -------------------------------------------------------------
@@ -30,78 +29,6 @@ def flipped(folder: Path, name: str, at: float, bit: int) -> None:
     raw = bytearray((folder / name).read_bytes())
     raw[min(len(raw) - 1, int(at * len(raw)))] ^= 1 << bit
     (folder / name).write_bytes(raw)
-
-
-def cut(folder: Path, name: str, share: float) -> None:
-    raw = (folder / name).read_bytes()
-    (folder / name).write_bytes(raw[: int(share * len(raw))])
-
-
-def grown(folder: Path, name: str) -> None:
-    with (folder / name).open("ab") as file:
-        file.write(b"\x00")
-
-
-def removed(folder: Path, name: str) -> None:
-    (folder / name).unlink()
-
-
-def replaced_by(other: Path) -> Callable[[Path, str], None]:
-    def mutate(folder: Path, name: str) -> None:
-        shutil.copy(other / name, folder / name)
-
-    return mutate
-
-
-def linked(folder: Path, name: str) -> None:
-    kept = folder.parent / f"kept-{name}"
-    (folder / name).rename(kept)
-    (folder / name).symlink_to(kept)
-
-
-def renamed(folder: Path, name: str) -> None:
-    (folder / name).rename(folder / f"{name}.bak")
-
-
-def made_folder(folder: Path, name: str) -> None:
-    (folder / name).unlink()
-    (folder / name).mkdir()
-
-
-def named_outside(folder: Path, old: str, new: str) -> None:
-    """The manifest names a file outside its folder."""
-    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace(f'"{old}"', f'"{new}"'))
-
-
-def mutations(other: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    """More than two hundred ways to break a model folder."""
-    dice = random.Random(11)
-    for name in FILES:
-        for at in (0.0, 0.5, 1.0):
-            for bit in (0, 7):
-                yield f"{name}: bit {bit} at {at:g}", lambda f, n=name, a=at, b=bit: flipped(f, n, a, b)
-        for _ in range(14):
-            at, bit = dice.random(), dice.randrange(8)
-            yield f"{name}: bit {bit} at {at:.6f}", lambda f, n=name, a=at, b=bit: flipped(f, n, a, b)
-        for share in (0.0, 0.5, 0.999):
-            yield f"{name}: cut to {share:g}", lambda f, n=name, s=share: cut(f, n, s)
-        for word, mutate in (
-            ("a byte more", grown),
-            ("removed", removed),
-            ("of another model", replaced_by(other)),  # baseline and reference are alike: same rows, another seed
-            ("a link", linked),
-            ("renamed", renamed),
-            ("a folder", made_folder),
-        ):
-            yield f"{name}: {word}", lambda f, n=name, m=mutate: m(f, n)
-        if name != "manifest.json":
-            for outside in (f"../{name}", f"/etc/{name}", f"a/../{name}", "", name.upper()):
-                yield f"{name}: named {outside!r}", lambda f, n=name, o=outside: named_outside(f, n, o)
-    for extra in ("model.pkl", ".hidden", "python_model.joblib"):
-        yield f"one more file: {extra}", lambda f, e=extra: (f / e).write_bytes(b"\x80\x04N.")
-    yield "another model's folder under this tag", lambda f: (shutil.rmtree(f), shutil.copytree(other, f))[0]
-    yield "no folder", shutil.rmtree
-    yield "an empty folder", lambda f: (shutil.rmtree(f), f.mkdir())[0]
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, module: object, name: str, called: list[str]) -> None:
@@ -115,15 +42,10 @@ def watched(monkeypatch: pytest.MonkeyPatch, module: object, name: str, called: 
     monkeypatch.setattr(module, name, call)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """What a plain folder holds; a link or a folder within is no such content."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.is_symlink()}
-
-
 def refusal_of(loading: Callable[[], object]) -> Exception | None:
     try:
         loading()
-    except (ArtefactError, NotGated, NotLoaded) as error:
+    except SuretyError as error:
         return error
     return None
 
@@ -148,21 +70,21 @@ def test_f11_every_mutation_of_an_artefact_is_refused(place: FaultPlace, monkeyp
     watched(monkeypatch, np, "load", parsed)
     watched(monkeypatch, ort, "InferenceSession", parsed)
     refused, slowest, reasons, seen_by_a_parser = 0, 0.0, set(), []
-    for name, mutate in mutations(other):
+    for mutation in mutations(other):
         shutil.rmtree(elsewhere)
         shutil.copytree(whole, elsewhere)
-        mutate(elsewhere / BUNDLE_IN_BENTO_MODEL)
+        mutation.make(elsewhere / BUNDLE_IN_BENTO_MODEL)
         if contents(elsewhere) == contents(whole):
             continue
         parsed.clear()
         began = time.perf_counter()
         refusal = refusal_of(lambda: loader.load(tag))
         slowest = max(slowest, time.perf_counter() - began)
-        assert refusal is not None, f"{name}: was loaded"
+        assert refusal is not None, f"{mutation.name}: was loaded"
         if parsed or isinstance(refusal, GoldenMismatch):
-            seen_by_a_parser.append(name)
-        assert str(place.folder) not in str(refusal), f"{name}: the message tells a path"
-        assert refusal_of(lambda: loader.check_gated(tag)) is not None, f"{name}: was not seen before loading"
+            seen_by_a_parser.append(mutation.name)
+        assert str(place.folder) not in str(refusal), f"{mutation.name}: the message tells a path"
+        assert refusal_of(lambda: loader.check_gated(tag)) is not None, f"{mutation.name}: was not seen before loading"
         refused += 1
         reasons.add(type(refusal).__name__)
     assert refused >= 200
