@@ -25,7 +25,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import breaker
+from benchmarks import breaker, keys
 from benchmarks.prepare import PLACE, Prepared, bulk_index, prepare
 from benchmarks.servers import ROOT, Server, free_port, load, start
 
@@ -297,7 +297,14 @@ def machine() -> str:
 
 def main() -> None:
     prepared = prepare()
-    rows = [*per_request(prepared), *ready(prepared), *extras(prepared), *breaker.figures(), *in_process(prepared)]
+    rows = [
+        *per_request(prepared),
+        *ready(prepared),
+        *extras(prepared),
+        *breaker.figures(),
+        *keys.figures(),
+        *in_process(prepared),
+    ]
     table = Table(title="Surety, one run", caption=machine())
     for heading in ("what", "found", "goal", "note"):
         table.add_column(heading, overflow="fold")

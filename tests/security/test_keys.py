@@ -11,11 +11,13 @@ import pytest
 
 from ml_core.api_keys import ROLES, add_key, revoke_key
 from tests.e2e.workplace import Workplace
+from tests.security.figures import record
 from web.access import OPEN_TO_ALL
 
 pytestmark = pytest.mark.e2e
 
 RECORD = {"age": 71, "glucose": 182.5, "bmi": 31.2, "bp_systolic": 148}
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD")
 EXTRA = ["/", "/schema.json", "/docs.json", "/static_content/main.js", "/assets/x", "/nothing", "/__task__", "/ws"]
 
 
@@ -41,9 +43,10 @@ def test_without_a_key_nothing_but_the_probes_answers(example: Workplace, keys_f
         bentoml.SyncHTTPClient(address, token=keys["predict"], server_ready_timeout=90).close()
         with httpx.Client(base_url=address, timeout=30) as client:
             for path in sorted(paths - OPEN_TO_ALL):
-                for method in ("GET", "POST"):
+                for method in METHODS:
                     reply = client.request(method, path)
-                    assert (reply.status_code, reply.json()["error"]["code"]) == (401, "unauthorized"), (method, path)
+                    assert reply.status_code == 401, (method, path)
+                    assert method == "HEAD" or reply.json()["error"]["code"] == "unauthorized"
                     assert "server" not in reply.headers
             for path in OPEN_TO_ALL:
                 assert client.get(path).status_code == 200
@@ -52,6 +55,11 @@ def test_without_a_key_nothing_but_the_probes_answers(example: Workplace, keys_f
             assert client.get("/metrics", headers=bearer(keys["metrics"])).status_code == 200
         with bentoml.SyncHTTPClient(address, token=keys["predict"]) as client:
             assert client.predict(features=RECORD)["lineage"]["slot"] == "champion"
+    record(
+        f"authentication ({deployable.partition(':')[2]})",
+        "without a key every route of BentoML's own router and every other path is 401, except the health probes",
+        {"paths": len(paths - OPEN_TO_ALL), "methods": len(METHODS), "let in": 0},
+    )
 
 
 def test_all_workers_obey_a_revocation_within_a_second_or_two(example: Workplace, keys_file: Path) -> None:
