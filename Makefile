@@ -7,15 +7,28 @@ CONFIG ?= configs/readmission_v1.yaml
 MODEL ?= $(shell sed -n "s/^model: *//p" $(CONFIG))
 PORT ?= 3000
 SERVICE ?= service:Surety
+MINUTES ?= 20
+ALIAS ?= challenger
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build monitor drift-check demo-rollout reliability docs lock clean help
+.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
-setup: $(READY) ## Make .venv from the hashed lock
+setup: $(READY) ## Make .venv from the hashed lock; pull the raw data where a DVC remote is set
+	@test -z "$$($(BIN)/dvc remote list 2> /dev/null)" || $(MAKE) --no-print-directory data-pull
+
+data-pull: $(READY) ## The files that dvc.lock names, from the DVC remote, checked one by one
+	$(BIN)/dvc pull
+	$(BIN)/python -m scripts.data_check
+
+data-check: $(READY) ## Are the files of dvc.lock byte for byte what it names
+	$(BIN)/python -m scripts.data_check
+
+repro: $(READY) ## Raw data to gate report by dvc.yaml; only what has changed runs again
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
 
 $(READY): requirements/dev.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
@@ -23,6 +36,9 @@ $(READY): requirements/dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+example: $(READY) ## The road from data to a promoted model of CONFIG, as far as it is missing
+	$(BIN)/surety example --config $(CONFIG)
 
 serve: $(READY) ## Serve the promoted model, with the monitor beside it; makes the example first where there is none
 	$(BIN)/surety example --config $(CONFIG)
@@ -48,8 +64,8 @@ feature-pipeline: $(READY) ## Raw rows of CONFIG into the feature store
 train: $(READY) ## Train and register a challenger for CONFIG
 	$(BIN)/surety train --config $(CONFIG)
 
-validate: $(READY) ## The pre-deployment gate on the challenger of MODEL
-	$(BIN)/surety validate --model $(MODEL) --config $(CONFIG)
+validate: $(READY) ## The pre-deployment gate on the challenger of MODEL, or on ALIAS=champion
+	$(BIN)/surety validate --model $(MODEL) --config $(CONFIG) --alias $(ALIAS)
 
 promote: $(READY) ## Challenger against champion of MODEL
 	$(BIN)/surety promote --model $(MODEL) --config $(CONFIG)
@@ -61,6 +77,18 @@ build: $(READY) ## A bento around the promoted model; SERVICE=service:SuretyIsol
 	mkdir -p build
 	sed 's/^service: .*/service: "$(SERVICE)"/' bentofile.yaml > build/bentofile.yaml
 	$(BIN)/bentoml build -f build/bentofile.yaml .
+
+containerize: $(READY) ## The image of a bento (BENTO=surety:latest), hardened; docker, else buildah
+	deploy/container/containerize.sh $(BENTO)
+
+container-test: $(READY) ## Build the image and try it: rights, figures, kills, a stop under load (exit status 77: cannot)
+	deploy/container/test.sh
+
+container-check: $(READY) ## What container-test tries, on the image that containerize has made
+	CONTAINER_ENGINE="$${CONTAINER_ENGINE:-docker}" SURETY_MODEL_NAME=$(MODEL) $(BIN)/python -m tests.container.check "$$(BENTOML=$(BIN)/bentoml deploy/container/image.sh $(BENTO))"
+
+push: ## That image to REGISTRY under the name IMAGE; the login is REGISTRY_USER and REGISTRY_TOKEN
+	@BENTOML=$(BIN)/bentoml deploy/container/push.sh $(BENTO)
 
 lint: $(READY) ## Ruff, check and format
 	$(BIN)/ruff check .
@@ -76,6 +104,21 @@ typecheck: $(READY) ## mypy, strict
 test: $(READY) lint typecheck ## Lint, types and the tests of every change (about ten minutes on two cores)
 	$(BIN)/python -m pytest -m "not slow"
 
+test-only: $(READY) ## The tests of every change, without lint and types
+	$(BIN)/python -m pytest -m "not slow"
+
+schema: $(READY) ## Configurations, the data at hand and the OpenAPI document against their schemas
+	$(BIN)/python -m pytest tests/test_schemas.py
+
+LOWEST := .venv-lowest
+test-lowest: $(READY) ## The tests of every change on the oldest packages that pyproject.toml allows (needs a package index)
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	mkdir -p build
+	$(BIN)/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --python $(LOWEST)/bin/python --quiet --no-header -o build/lowest.txt
+	$(BIN)/uv pip sync --quiet --python $(LOWEST)/bin/python build/lowest.txt
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation --editable .
+	$(LOWEST)/bin/python -m pytest -m "not slow"
+
 test-slow: $(READY) ## The statistical and fault suites
 	$(BIN)/python -m pytest -m slow
 
@@ -83,11 +126,34 @@ reliability: $(READY) ## The fault suite, and docs/reliability.md from its figur
 	$(BIN)/python -m pytest tests/faults
 	$(BIN)/python -m tests.faults.document
 
+# On a real home only where one is named: anything else would train the example into it.
+ct: $(READY) ## Drift check, retraining where it is advised (FORCE_RETRAIN=true: anyhow), gate; the example unless SURETY_HOME is set
+	$(BIN)/python -m $(if $(strip $(SURETY_HOME)),scripts.ct --config $(CONFIG),benchmarks.ct_example)
+
+soak: $(READY) ## MINUTES (20) at half of the capacity with the circuit flapping; exit 1 when something grows
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+security: $(READY) ## The security tests, and docs/security-figures.md from what they found
+	$(BIN)/python -m pytest tests/security
+	$(BIN)/python -m tests.security.document
+
+floors: $(READY) ## The locks against requirements/floors.toml: no known hole, every file by hash, no index named
+	$(BIN)/python -m tests.security.floors
+
 bench: $(READY) ## Figures, as ratios in one run, with the machine beside them
 	$(BIN)/python -m benchmarks.run
 
 docs: $(READY) ## Rewrite the parts of docs/ that are made from the code
-	$(BIN)/python -m scripts.docs_columns
+	$(BIN)/python -m scripts.docs
+
+docs-check: $(READY) ## Are those parts current; then the site of docs/ into build/site, strictly
+	$(BIN)/python -m scripts.docs --check
+	$(BIN)/mkdocs build --strict
+
+system-packages: ## Debian's packages that tests ask for, as root or by sudo: Prometheus with its checker, HAProxy
+	type promtool haproxy > /dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus haproxy; }
+SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
 
 lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements/dev.lock

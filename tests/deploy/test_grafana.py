@@ -140,6 +140,6 @@ def test_provisioned_folder_is_the_one_the_runbook_mounts() -> None:
     given = yaml.safe_load((PROVISIONING / "dashboards" / "surety.yml").read_text())
     (provider,) = given["providers"]
     assert (given["apiVersion"], provider["type"]) == (1, "file")
-    runbook = (DEPLOY.parent / "docs" / "alerts.md").read_text()
+    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
     assert f"{DASHBOARD.parent.relative_to(DEPLOY.parent)}:{provider['options']['path']}" in runbook
     assert f"{PROVISIONING.relative_to(DEPLOY.parent)}:/etc/grafana/provisioning" in runbook
