@@ -17,7 +17,7 @@ from pydantic import WithJsonSchema
 
 from ml_core.api_keys import read_keys
 from ml_core.models.loader import ModelLoader, ServedModel
-from ml_core.rollout.promotion import take_up_promotion
+from ml_core.rollout.promotion import keep_bundled, take_up_promotion
 from ml_core.settings import load_settings
 from web.face import SuretyFace
 
@@ -69,9 +69,10 @@ class _Face:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Once, before there are workers: check the keys, take up a newer promotion, have lost processes replaced."""
+        """Once, before there are workers: keys, the model that came with the bento, a newer promotion, respawning."""
         if settings.api_keys_file is not None:
             read_keys(settings.api_keys_file)
+        keep_bundled(settings, loader)
         take_up_promotion(settings, loader)
         if settings.respawn:
             _respawn_in_containers()

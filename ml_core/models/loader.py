@@ -110,6 +110,19 @@ class ModelLoader:
             return tag, record.promoted_at if record is not None else ""
         return None if record is None else (record.bento_tag, record.promoted_at)
 
+    def bundled(self) -> tuple[str, Path] | None:
+        """Tag and folder of the model that a bento was built with; None outside of one.
+
+        Raises
+        ------
+        NotLoaded, ArtefactError
+            The bento's model is not where it should be, or ``bento.yaml`` names none.
+        """
+        if self._bento is None:
+            return None
+        tag = _tag_in_bento(self._bento)
+        return tag, self._find(tag)[0]
+
     def load(self, tag: str, *, gated: bool = True, scorer_of: Callable[[Bundle], Scorer] | None = None) -> LoadedModel:
         """The model under that tag, verified, gated and shown to give its golden answers.
 

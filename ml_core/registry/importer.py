@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ml_core.documents import read_document, write_document
 from ml_core.errors import ArtefactError, RegistryError
 from ml_core.journal import Journal, locked
 from ml_core.models.bundle import verify_folder
+from ml_core.models.home import place
 from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
 from ml_core.models.promotion_record import GateReport, PromotionRecord, bento_tag, gate_path, promotion_path
 from ml_core.registry.mlflow_session import quiet_environment
@@ -101,19 +100,7 @@ def place_in_home(tag: str, settings: Settings) -> Path:
     source = stored_path(tag)
     if source is None:
         raise RegistryError(tag, "is not in the Bento store")
-    name, _, version = tag.partition(":")
-    target = settings.models / name / version
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(settings.home / "import.lock"), TemporaryDirectory(dir=settings.models, prefix=".placing-") as draft:
-        made = Path(draft) / "model"
-        shutil.copytree(source / BUNDLE_IN_BENTO_MODEL, made / BUNDLE_IN_BENTO_MODEL)
-        for paper in (GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL):
-            if (source / paper).is_file():
-                shutil.copy2(source / paper, made / paper)
-        if target.exists():
-            target.rename(Path(draft) / "old")
-        made.rename(target)
-    return target
+    return place(source, tag, settings)
 
 
 def _bentoml() -> Any:

@@ -1,18 +1,33 @@
-"""Takes up a promotion record that is newer than the rollout, once, when a server starts."""
+"""What a server does about models once, when it starts: keeps the one it came with, and takes up a newer promotion."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 
 from ml_core.errors import SuretyError
+from ml_core.models.home import home_folder, place
 from ml_core.models.loader import ModelLoader
 from ml_core.rollout import changes
 from ml_core.rollout.store import RolloutStore
 from ml_core.settings import Settings
 
-__all__ = ["take_up_promotion"]
+__all__ = ["keep_bundled", "take_up_promotion"]
 
 logger = logging.getLogger(__name__)
+
+
+def keep_bundled(settings: Settings, loader: ModelLoader) -> None:
+    """Copy the model that a bento came with to the home, so that a later bento can go back to it, restarts included.
+
+    Nothing here keeps a server from starting.
+    """
+    try:
+        bundled = loader.bundled()
+        if bundled is not None and not home_folder(bundled[0], settings).exists():
+            place(bundled[1], bundled[0], settings)
+    except (SuretyError, OSError, shutil.Error) as error:
+        logger.warning("model.not_kept", extra={"reason": str(error)})
 
 
 def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:

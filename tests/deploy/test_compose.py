@@ -20,7 +20,7 @@ TEXT = (DEPLOY / "compose.yaml").read_text()
 COMPOSE = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LASTING = [name for name, service in SERVICES.items() if "restart" in service]
-OWN = ["model", "surety", "monitor", "mlflow", "tools"]
+OWN = ["surety", "monitor", "mlflow", "tools"]
 SCRAPED = DEPLOY / "compose" / "prometheus.yml"
 
 
@@ -41,7 +41,7 @@ def dockerfile(folder: str) -> str:
 
 def test_everything_is_there_and_nothing_else_lasts() -> None:
     assert set(LASTING) == {"surety", "monitor", "mlflow", "prometheus", "grafana"}
-    assert SERVICES.keys() - LASTING == {"model", "tools"}  # each does one thing and ends
+    assert SERVICES.keys() - LASTING == {"tools"}  # does one thing and ends
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -89,7 +89,7 @@ def test_what_is_mounted_from_here_exists_and_cannot_be_changed() -> None:
     assert named == COMPOSE["volumes"].keys()
 
 
-@pytest.mark.parametrize("name", ["model", "surety", "monitor", "mlflow", "prometheus"])
+@pytest.mark.parametrize("name", ["surety", "monitor", "mlflow", "prometheus"])
 def test_may_do_next_to_nothing(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -110,7 +110,7 @@ def test_service_is_given_time_to_stop() -> None:
     assert '"--timeout-graceful-shutdown", "10"' in dockerfile("container")
 
 
-@pytest.mark.parametrize("name", ["model", "surety", "monitor", "tools"])
+@pytest.mark.parametrize("name", ["surety", "monitor", "tools"])
 def test_home_is_one_volume_and_where_the_image_says(name: str) -> None:
     assert mounts(name) == {"/var/lib/surety": "home"}
 
