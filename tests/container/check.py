@@ -31,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ml_core.api_keys import Role, add_key
 from ml_core.models.bundle import Bundle
-from ml_core.models.loader import ModelLoader
+from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
 from ml_core.prediction_log.reader import PredictionLog
 from ml_core.settings import load_settings
 from tests.e2e.workplace import free_port
@@ -190,7 +190,8 @@ class Story:
         settings = load_settings()
         loader = ModelLoader(settings)
         self.model_name = settings.model_name
-        self.bundle: Bundle = loader.verified(loader.served_tag()).predictor.bundle
+        self.tag = loader.served_tag()
+        self.bundle: Bundle = loader.verified(self.tag).predictor.bundle
         self.records = [entry["record"] for entry in self.bundle.golden]
         self.given: list[str] = []
 
@@ -198,6 +199,7 @@ class Story:
     def checks(self) -> list[Callable[[], str]]:
         return [
             self.starts_on_an_empty_volume,
+            self.leaves_its_model_on_the_volume,
             self.is_small,
             self.holds_only_what_answers,
             self.holds_bytecode,
@@ -218,6 +220,11 @@ class Story:
     def starts_on_an_empty_volume(self) -> str:
         self.container.do("volume", "create", self.container.volume)
         return f"ready after {self.container.start():.1f} s"
+
+    def leaves_its_model_on_the_volume(self) -> str:
+        name, _, version = self.tag.partition(":")
+        self.container.run("test", "-f", f"{HOME}/models/{name}/{version}/{BUNDLE_IN_BENTO_MODEL}/manifest.json")
+        return self.tag
 
     def is_small(self) -> str:
         total = int(self.container.do("image", "inspect", "--format", "{{.Size}}", self.container.image))
