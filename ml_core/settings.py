@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(1_048_576, ge=1_024, le=1 << 30, description="Largest JSON body, bytes.")
     max_bulk_bytes: int = Field(268_435_456, ge=1_024, le=1 << 34, description="Largest Arrow body, bytes.")
     max_batch_rows: int = Field(
-        1_000, ge=1, le=1_000_000, description="Most records in one JSON batch (42 ms of work, see docs/figures.md)."
+        1_000, ge=1, le=1_000_000, description="Most records in one JSON batch (37 ms of work, see docs/figures.md)."
     )
     max_bulk_rows: int = Field(1_000_000, ge=1, le=100_000_000, description="Most rows in one Arrow stream.")
     inline_rows: int = Field(

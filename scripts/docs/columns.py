@@ -1,31 +1,23 @@
-"""Writes docs/columns.md from the column tables: every raw column and every column of the matrix, version by version.
-
-Run by `.venv/bin/python -m scripts.docs_columns`; a test holds the file against `render()`.
-"""
+"""docs/reference/columns.md: every raw column and every column of the matrix, version by version."""
 
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
-
-import click
+from collections.abc import Iterator
 
 from ml_core.features import cohort, diabetes130
 from ml_core.features.columns import Column
 from ml_core.features.rules import OPTIONAL_ROLES
 from ml_core.features.versions import FeatureVersion, get_feature_version, known_versions
+from scripts.docs.markdown import cell, code, prose, table
 
-__all__ = ["DOC", "command", "render"]
+__all__ = ["render"]
 
-DOC = Path(__file__).resolve().parent.parent / "docs" / "columns.md"
 _LEVELS_IN_TABLE = 10
 
 _HEAD = """# Columns
 
-Made from the column tables in `ml_core/features/` by `python -m scripts.docs_columns`; do not edit.
+Made from the column tables in `ml_core/features/` by `make docs`; do not edit.
 
 From one table per feature version come the pandera schema of training tables, the strict record of requests, the JSON
 schema in OpenAPI, and this page. What a value may be:
@@ -45,7 +37,7 @@ def render() -> str:
     for name in known_versions():
         parts.extend(_version(get_feature_version(name)))
     parts.append("## Data\n")
-    parts.extend(f"{_markdown(module)}\n" for module in (cohort, diabetes130))
+    parts.extend(f"{prose(module.__doc__ or '')}\n" for module in (cohort, diabetes130))
     parts.append(
         f"sha256 of the published `diabetic_data.csv` with CRLF line ends: `{diabetes130.PUBLISHED_CSV_SHA256}`; the "
         "same with its rows in order of `encounter_id`, for containers that lost their order: "
@@ -54,36 +46,32 @@ def render() -> str:
     return "\n".join(parts)
 
 
-def _markdown(module: ModuleType) -> str:
-    return re.sub(r"``", "`", module.__doc__ or "").replace("::", ":").strip()
-
-
 def _version(version: FeatureVersion) -> Iterator[str]:
     module = importlib.import_module(f"ml_core.features.{version.name}")
-    story = _markdown(module)
+    story = prose(module.__doc__ or "")
     headline, _, rest = story.partition("\n\n")
     yield f"## {version.name}\n"
     yield f"{headline}\n"
     yield f"{rest.strip()}\n" if rest else ""
     yield "### Raw columns\n"
-    yield _table(("column", "role", "type", "unit", "allowed", "null", "meaning"), [_raw(c) for c in version.columns])
+    yield table(("column", "role", "type", "unit", "allowed", "null", "meaning"), [_raw(c) for c in version.columns])
     for column in version.columns:
         if len(column.levels) > _LEVELS_IN_TABLE:
-            yield f"`{column.name}` is one of: {', '.join(f'`{level}`' for level in column.levels)}.\n"
+            yield f"`{column.name}` is one of: {', '.join(map(code, column.levels))}.\n"
     yield f"### Matrix, {len(version.feature_names)} columns of float32\n"
     rows = zip(range(len(version.feature_names)), version.feature_names, module.FEATURE_DOCS, strict=True)
-    yield _table(("#", "column", "holds"), [(str(i), f"`{name}`", _cell(doc)) for i, name, doc in rows])
+    yield table(("#", "column", "holds"), [(str(i), code(name), cell(doc)) for i, name, doc in rows])
 
 
 def _raw(column: Column) -> tuple[str, ...]:
     return (
-        f"`{column.name}`",
+        code(column.name),
         column.role,
         column.dtype,
         column.unit,
         _allowed(column),
         "yes" if column.nullable or column.role in OPTIONAL_ROLES else "no",
-        _cell(column.doc),
+        cell(column.doc),
     )
 
 
@@ -91,29 +79,9 @@ def _allowed(column: Column) -> str:
     if column.levels:
         if len(column.levels) > _LEVELS_IN_TABLE:
             return f"{len(column.levels)} values, below"
-        return ", ".join(f"`{level}`" for level in column.levels)
+        return ", ".join(map(code, column.levels))
     if column.pattern:
-        return f"`{_cell(column.pattern)}`"
+        return code(column.pattern)
     if column.dtype == "datetime":
         return "ISO 8601, 1900 to 2199"
     return f"{column.low:.16g} to {column.high:.16g}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
-
-
-@click.command(name="docs-columns")
-def command() -> None:
-    """Write docs/columns.md."""
-    DOC.write_text(render(), encoding="utf-8")
-    click.echo(f"{DOC}", err=True)
-
-
-if __name__ == "__main__":
-    command()
