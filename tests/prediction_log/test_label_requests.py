@@ -108,7 +108,19 @@ def test_times_of_any_zone_are_read(text, moment):
 
 @pytest.mark.parametrize(
     "value",
-    ["2026-11-20T08:00:00", "2026-11-20", "yesterday", "", 1_700_000_000, 1.5, True, [], {}, "2026-02-30T00:00Z", "1969-12-31T23:59:59Z"],
+    [
+        "2026-11-20T08:00:00",
+        "2026-11-20",
+        "yesterday",
+        "",
+        1_700_000_000,
+        1.5,
+        True,
+        [],
+        {},
+        "2026-02-30T00:00Z",
+        "1969-12-31T23:59:59Z",
+    ],
 )
 def test_a_time_needs_its_date_its_hour_and_its_zone(value):
     assert problem_of(observed_at=value) == {
