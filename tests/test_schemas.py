@@ -23,8 +23,9 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def columns_of(config: ModelConfig, place: Path) -> Path:
     """The file of raw rows that a configuration names; for the synthetic cohort one is made where it is missing."""
     source = ROOT / config.data.source
-    if source.exists():
-        return source
+    for found in (source, ROOT.parent / "shared" / "data" / source.name):
+        if found.exists():
+            return found
     if (config.data.adapter, config.feature_version) != ("columns", "v1"):
         pytest.skip(f"{config.data.source} is not at hand")
     made = place / "cohort.parquet"
