@@ -1,4 +1,4 @@
-"""The BentoML services: wiring only. Routes are in web/, answers in ml_core/serving/.
+"""The BentoML services: wiring only. Routes are in ml_core/serve/http, answers in ml_core/serve/answering.
 
 ``Surety`` runs the model inside the API worker. ``SuretyIsolated`` runs it in a process of its own, for models that are
 heavy or may crash. Both answer alike.
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import bentoml
 from pydantic import WithJsonSchema
 
-from ml_core.api_keys import read_keys
-from ml_core.models.loader import ModelLoader, ServedModel
-from ml_core.rollout.promotion import keep_bundled, take_up_promotion
-from ml_core.settings import load_settings
-from web.face import SuretyFace
+from ml_core.base.settings import load_settings
+from ml_core.serve.http.api_keys import read_keys
+from ml_core.serve.http.middleware import SuretyFace
+from ml_core.serve.model.loader import ModelLoader, ServedModel
+from ml_core.serve.worker.startup import keep_bundled, take_up_promotion
 
 if TYPE_CHECKING:
-    from web.api import HttpApi
-    from web.worker import Hop, Worker
+    from ml_core.serve.http.handlers import HttpApi
+    from ml_core.serve.worker.worker import Hop, Worker
 
 logger = logging.getLogger("surety")
 
@@ -50,7 +50,7 @@ _LEAN: dict[str, Any] = {
     # running; but no higher, since BentoML keeps a timer for every answered request until it has run out.
     "traffic": {"timeout": 60},
     "logging": {"access": {"enabled": False}},
-    "metrics": {"enabled": False},  # web/traffic.py counts requests, under the same names
+    "metrics": {"enabled": False},  # ml_core/serve/http/traffic.py counts requests, under the same names
     "tracing": {} if _traced() else {"excluded_urls": ".*"},
 }
 
@@ -62,7 +62,7 @@ class _Face:
 
     def __init__(self) -> None:
         # What answers is imported by workers only; BentoML's arbiter imports this file too and never answers.
-        from web.worker import Worker
+        from ml_core.serve.worker.worker import Worker
 
         self.worker: Worker = Worker(settings, loader, bento=_bento_tag(), index=_worker_index(), hop=self._hop())
 
@@ -144,9 +144,9 @@ class SuretyRunner:
     """The runner of the isolated service. Its socket is private: BentoML pickles what crosses it."""
 
     def __init__(self) -> None:
-        from ml_core.rollout.census import Identity
-        from ml_core.serving.desk import RunnerDesk
-        from web import logs
+        from ml_core.serve.http import json_logs as logs
+        from ml_core.serve.rollout.census import Identity
+        from ml_core.serve.running.runner_process import RunnerDesk
 
         logs.configure()
         self.desk = RunnerDesk(settings, loader, Identity.of_this_process("runner", _worker_index()))
@@ -176,7 +176,7 @@ class SuretyIsolated(_Face):
     runner = bentoml.depends(SuretyRunner)
 
     def _hop(self) -> Hop | None:
-        from web.worker import Hop
+        from ml_core.serve.worker.worker import Hop
 
         runner: Any = self.runner
         if isinstance(runner, SuretyRunner.inner):  # no `bentoml serve` around: it runs in this process

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from ml_core.errors import CircuitOpen
-from ml_core.serving.circuit_breaker import CircuitBreaker
+from ml_core.base.errors import CircuitOpen
+from ml_core.serve.running.circuit_breaker import CircuitBreaker
 
 CALLS = 200_000
 ROUNDS = 7

@@ -2,7 +2,7 @@
 
 A model of the synthetic cohort is trained, gated, promoted and served by a real `bentoml serve`; later encounters, drifted
 or not, are asked over HTTP; their outcomes are told and count at once; the monitor looks once. Then comes
-`python -m scripts.ct`, the very command that runs on a real home, and its exit status is this one's.
+`python -m ml_core.cli.cmd_ct`, the very command that runs on a real home, and its exit status is this one's.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import pandas as pd
 import yaml
 
 from benchmarks.servers import ROOT, free_port, start
-from ml_core.config import load_config
 from ml_core.features.columns import features_of
-from ml_core.features.versions import get_feature_version
+from ml_core.lab.config import load_config
+from ml_core.serve.features.versions import get_feature_version
 
 PLACE = ROOT / "build" / "ct"
 CONFIG = ROOT / "configs" / "readmission_v1.yaml"
@@ -39,14 +39,14 @@ RETRAIN = {"min_new_labels": 500, "live_rows": 1_500}
               help="Later patients are older and have more sugar in their blood, or are as before.")  # fmt: skip
 @click.option("--place", type=click.Path(path_type=Path), default=PLACE, help="Where it all lies; emptied first.")
 def main(place: Path, *, drift: bool) -> None:
-    """Make the home and its answers, then turn once; the exit status is that of `python -m scripts.ct`."""
+    """Make the home and its answers, then turn once; the exit status is that of `python -m ml_core.cli.cmd_ct`."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise click.UsageError(
             "MLFLOW_TRACKING_URI is set and SURETY_HOME is not. The example never touches a real registry: set SURETY_HOME "
             "to the home whose log is to be looked at, or unset both."
         )
     environment, config = prepare(place.absolute(), drift=drift)
-    sys.exit(_run(environment, "scripts.ct", "--config", str(config)))
+    sys.exit(_run(environment, "ml_core.cli.cmd_ct", "--config", str(config)))
 
 
 def prepare(place: Path, *, drift: bool) -> tuple[dict[str, str], Path]:
@@ -124,7 +124,7 @@ def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
 
 
 def _surety(environment: dict[str, str], *arguments: str, statuses: tuple[int, ...] = (0,)) -> None:
-    status = _run(environment, "scripts.cli", *arguments, quiet=True)
+    status = _run(environment, "ml_core.cli.main", *arguments, quiet=True)
     if status not in statuses:
         raise SystemExit(f"surety {' '.join(arguments)} ended with status {status}")
 

@@ -31,12 +31,12 @@ import yaml
 from rich.console import Console
 
 from benchmarks.servers import ROOT, Server, free_port, start
-from ml_core.features.datasets import read_raw
-from ml_core.features.files import write_table
-from ml_core.features.versions import get_feature_version
-from ml_core.monitoring.publication import MonitorState, MonitorView
-from ml_core.rollout.store import RolloutStore
-from ml_core.settings import Settings
+from ml_core.base.settings import Settings
+from ml_core.lab.data.raw_tables import read_raw
+from ml_core.lab.data.table_frames import write_table
+from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
+from ml_core.serve.rollout.rollout_store import RolloutStore
 
 PLACE = ROOT / "build" / "demo-lifecycle"
 MODEL = "readmission_diabetes130"
@@ -99,7 +99,7 @@ class Demo:
     async def run(self) -> None:
         self.server = await asyncio.to_thread(_serve, self.environment)
         monitor = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "scripts.cli", "monitor", "--every", "1s", "--model", MODEL, cwd=ROOT,
+            sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "1s", "--model", MODEL, cwd=ROOT,
             env=self.environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -207,7 +207,7 @@ class Demo:
     async def surety(self, *arguments: str, statuses: tuple[int, ...] = (0,)) -> Any:
         """Run a command beside the load; its JSON."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "scripts.cli", *arguments, cwd=ROOT, env=self.environment,
+            sys.executable, "-m", "ml_core.cli.main", *arguments, cwd=ROOT, env=self.environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await process.communicate()
@@ -427,7 +427,7 @@ def _records(rows: pd.DataFrame, version: Any) -> list[dict[str, Any]]:
 
 def _command(environment: dict[str, str], *arguments: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments], cwd=ROOT, env=environment, check=True,
+        [sys.executable, "-m", "ml_core.cli.main", *arguments], cwd=ROOT, env=environment, check=True,
         stdout=subprocess.DEVNULL,
     )  # fmt: skip
 

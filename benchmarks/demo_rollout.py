@@ -30,8 +30,8 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.servers import ROOT, Server, free_port, start
-from ml_core.rollout.store import RolloutStore
-from ml_core.settings import Settings
+from ml_core.base.settings import Settings
+from ml_core.serve.rollout.rollout_store import RolloutStore
 
 PLACE = ROOT / "build" / "demo-rollout"
 PROBE = ROOT / "tests" / "faults" / "probe"
@@ -79,7 +79,7 @@ class Demo:
         self.break_model()
         self.server = await asyncio.to_thread(_serve, self.environment)
         monitor = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "scripts.cli", "monitor", "--every", "2s", "--model", MODEL, cwd=ROOT,
+            sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "2s", "--model", MODEL, cwd=ROOT,
             env=self.environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -171,7 +171,7 @@ class Demo:
     async def surety(self, *arguments: str, status: int = 0) -> dict[str, Any]:
         """Run a command beside the load."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "scripts.cli", *arguments, cwd=ROOT, env=self.environment,
+            sys.executable, "-m", "ml_core.cli.main", *arguments, cwd=ROOT, env=self.environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await process.communicate()
@@ -316,7 +316,11 @@ def prepare() -> tuple[dict[str, str], dict[str, str]]:
 
 def _command(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments], cwd=ROOT, env=environment, check=True, capture_output=True
+        [sys.executable, "-m", "ml_core.cli.main", *arguments],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

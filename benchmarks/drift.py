@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ks_2samp
 
-from ml_core.drift.detect import detect_drift
-from ml_core.drift.ks import distance_of_sorted, p_values
-from ml_core.drift.reference import ReferenceWindow
-from ml_core.drift.reports import Rule
 from ml_core.features.columns import Column
-from ml_core.training.reference import reference_bytes
+from ml_core.lab.drift.detect import detect_drift
+from ml_core.lab.drift.drift_report import Rule
+from ml_core.lab.drift.ks import distance_of_sorted, p_values
+from ml_core.lab.drift.reference_window import ReferenceWindow
+from ml_core.lab.training.training_reference import reference_bytes
 
 FEATURES = 20
 REFERENCE_ROWS = 100_000

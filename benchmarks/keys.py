@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ml_core.api_keys import KeyRing, add_key
+from ml_core.serve.http.api_keys import KeyRing, add_key
 
 CALLS, BLOCK = 100_000, 500
 KEYS = 20

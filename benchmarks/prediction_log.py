@@ -22,9 +22,9 @@ import orjson
 import uuid_utils
 import uvloop
 
-from ml_core.prediction_log.entries import Lineage, Row, answer_of
-from ml_core.prediction_log.layout import log_files
-from ml_core.prediction_log.writer import LogWriter
+from ml_core.serve.log.entries import Lineage, Row, answer_of
+from ml_core.serve.log.log_files import log_files
+from ml_core.serve.log.writer import LogWriter
 
 WRITERS = 2
 RATE = 1_000

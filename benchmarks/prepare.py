@@ -17,9 +17,9 @@ import pyarrow as pa
 import yaml
 
 from benchmarks.servers import ROOT
-from ml_core.config import load_config
-from ml_core.settings import Settings
-from ml_core.training.rows import LabelledRows, rows_from_store
+from ml_core.base.settings import Settings
+from ml_core.lab.config import load_config
+from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
 
 PLACE = ROOT / "build" / "bench"
 CONFIG = ROOT / "configs" / "diabetes130.yaml"
@@ -57,7 +57,7 @@ def prepare() -> Prepared:
     }
     (PLACE / "bentoml").mkdir(exist_ok=True)
     os.environ.update(environment)
-    command = [sys.executable, "-m", "scripts.cli", "example", "--config", str(CONFIG)]
+    command = [sys.executable, "-m", "ml_core.cli.main", "example", "--config", str(CONFIG)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     rows = rows_from_store(config, Settings(home=PLACE / "home"))
     return Prepared(
@@ -85,7 +85,7 @@ def _other_version(model: str) -> str:
             ["validate", "--model", model, "--config", str(path)],
             ["import-model", "--model", model, "--version", "2"],
         ):
-            command = [sys.executable, "-m", "scripts.cli", *arguments]
+            command = [sys.executable, "-m", "ml_core.cli.main", *arguments]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return "v2"
 
@@ -132,7 +132,7 @@ def _naive(rows: LabelledRows) -> Path:
         from mapie.classification import SplitConformalClassifier
         from xgboost import XGBClassifier
 
-        from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL
+        from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
 
         (bundle,) = (PLACE / "bentoml" / "models").glob(f"*/v1-*/{BUNDLE_IN_BENTO_MODEL}")
         names = list(rows.features.feature_names)

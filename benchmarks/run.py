@@ -56,7 +56,7 @@ def serve_naive(model: Path) -> Server:
 
 def watch(prepared: Prepared) -> subprocess.Popen[bytes]:
     """The monitor beside the service; what it uses is not the service's."""
-    command = [sys.executable, "-m", "scripts.cli", "monitor", "--every", "10s", "--model", prepared.model]
+    command = [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "10s", "--model", prepared.model]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -170,7 +170,7 @@ def _with_rollout(server: Server, prepared: Prepared, change: str, arguments: li
 
 
 def _surety(prepared: Prepared, *arguments: str) -> None:
-    command = [sys.executable, "-m", "scripts.cli", *arguments, "--model", prepared.model]
+    command = [sys.executable, "-m", "ml_core.cli.main", *arguments, "--model", prepared.model]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
@@ -204,11 +204,11 @@ def timed(call: Callable[[], object], repeats: int) -> float:
 
 def in_process(prepared: Prepared) -> list[Row]:
     """From the parsed body to the envelope, and the conformal step alone; 2,000 different records in a row."""
-    from ml_core.models.loader import ModelLoader
-    from ml_core.serving.assembly import Assembler
-    from ml_core.serving.inference import InferenceService
-    from ml_core.serving.requests import parse_predict
-    from ml_core.settings import load_settings
+    from ml_core.base.settings import load_settings
+    from ml_core.serve.answering.inference import InferenceService
+    from ml_core.serve.answering.requests import parse_predict
+    from ml_core.serve.model.loader import ModelLoader
+    from ml_core.serve.worker.assembly import Assembler
 
     settings = load_settings()
     live, problem = Assembler(settings, ModelLoader(settings)).assemble(None, None)

@@ -31,8 +31,8 @@ from rich.table import Table
 
 from benchmarks.servers import ROOT
 from benchmarks.trends import CONFIDENCE, Trend, Verdict, trend, verdict
-from ml_core.prediction_log.reader import PredictionLog
-from ml_core.rollout.changes import circuit
+from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.rollout.changes import circuit
 from tests.e2e.conftest import walk, written_config
 from tests.faults.figures import FIGURES
 from tests.faults.load import Load, answered, degraded, failed, percentile
@@ -261,7 +261,7 @@ def prepared() -> FaultPlace:
 def running(place: FaultPlace) -> Iterator[Run]:
     """The service with its workers and the monitor beside it."""
     with place.served(SURETY_WORKERS=str(WORKERS), SURETY_CIRCUIT_WAIT_S=str(WAIT_S)) as served:
-        command = [sys.executable, "-m", "scripts.cli", "monitor", "--every", "10s", "--model", MODEL]
+        command = [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "10s", "--model", MODEL]
         quiet = subprocess.DEVNULL
         monitor = subprocess.Popen(command, cwd=ROOT, env=place.environment(), stdout=quiet, stderr=quiet)
         try:

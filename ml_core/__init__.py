@@ -1,1 +1,1 @@
-"""The parts Surety is made of: features, conformal sets, models, serving, pipelines."""
+"""Surety in two wings: `serve` answers requests, `lab` makes, judges and watches models; both stand on `base`."""

@@ -1,1 +1,1 @@
-"""The `surety` command: one file per verb, each a thin shell over one call."""
+"""The verbs of `surety` as scripts of a checkout, and `docs/`, which makes the reference pages."""

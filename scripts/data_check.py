@@ -14,7 +14,7 @@ from typing import Any
 import click
 import yaml
 
-from scripts.output import emit, note, output_option
+from ml_core.cli.output import emit, note, output_option
 
 __all__ = ["command", "states"]
 

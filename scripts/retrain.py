@@ -1,41 +1,5 @@
-"""`surety retrain`: decide, train on what became known, gate, register."""
+"""`surety retrain` from a checkout: `python -m scripts.retrain`."""
 
-from __future__ import annotations
+from ml_core.cli.main import run_verb
 
-from pathlib import Path
-
-import click
-
-from scripts.output import emit, note, output_option
-
-
-@click.command(name="retrain")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
-@click.option("--if-drift", is_flag=True, help="Only where answers have drifted or an alarm is on.")
-@click.option("--force", is_flag=True, help="Whatever speaks against it: no drift, cool-down, too few new labels.")
-@click.option("--shadow", is_flag=True, help="Let the new model score every request beside the champion.")
-@click.option("--dry-run", is_flag=True, help="Decide only.")
-@output_option
-def command(config_path: Path, output: str, *, if_drift: bool, force: bool, shadow: bool, dry_run: bool) -> None:
-    """Train again on the feature store and every answer whose outcome is known by now, and register a challenger.
-
-    Exit status 3 where the decision is not to train, or where the gate refuses what was trained. Killed at any point,
-    the same command goes on and ends with the same model; two at a time are refused.
-
-    \b
-    Example: surety retrain --config configs/readmission_v1.yaml --if-drift --shadow
-    """
-    from ml_core.config import load_config
-    from ml_core.pipelines.retrain import as_row, retrain
-    from ml_core.settings import load_settings
-
-    config = load_config(config_path)
-    settings = load_settings(model_name=config.model)
-    found = retrain(config, settings, note, if_drift=if_drift, force=force, shadow=shadow, dry_run=dry_run)
-    emit(as_row(found), output)
-    if not found.decision.go:
-        note(f"not retrained: {'; '.join(found.decision.against)}")
-        raise SystemExit(3)
-    if found.gate is not None and not found.gate.passed:
-        note(f"refused by the gate: {', '.join(found.gate.failed_rules)}")
-        raise SystemExit(3)
+run_verb("retrain")

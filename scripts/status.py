@@ -1,26 +1,5 @@
-"""`surety status`: where a model stands, in one JSON object."""
+"""`surety status` from a checkout: `python -m scripts.status`."""
 
-from __future__ import annotations
+from ml_core.cli.main import run_verb
 
-from dataclasses import asdict
-
-import click
-
-from scripts.output import emit, output_option
-
-
-@click.command(name="status")
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
-@click.option("--endpoint", default="http://localhost:3000", show_default=True, help="Address of the service.")
-@output_option
-def command(model: str | None, endpoint: str, output: str) -> None:
-    """Show whether the model is registered, gated, drifting, and what to do next.
-
-    \b
-    Example: surety status --model readmission_risk
-    """
-    from ml_core.monitoring.standing import standing
-    from ml_core.settings import load_settings
-
-    settings = load_settings(**({} if model is None else {"model_name": model}))
-    emit(asdict(standing(settings, endpoint)), output)
+run_verb("status")

@@ -15,18 +15,18 @@ from typing import Any
 
 import orjson
 
-from ml_core.config import DataConfig, ModelConfig, TrainingConfig
-from ml_core.features.cohort import make_cohort
-from ml_core.features.store import FeatureStore
-from ml_core.models.bundle import GOLDEN_FILE, read_bundle, verify_folder, write_bundle
-from ml_core.models.predictor import Predictor, golden_entries
-from ml_core.registry.registry import ModelRegistry, RegisteredVersion
-from ml_core.registry.tracking import register
-from ml_core.settings import Settings
-from ml_core.training.golden import golden_records
-from ml_core.training.learner import train_model
-from ml_core.training.packing import PackedModel
-from ml_core.training.rows import LabelledRows, rows_from_store
+from ml_core.base.settings import Settings
+from ml_core.lab.config import DataConfig, ModelConfig, TrainingConfig
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+from ml_core.lab.registry.tracking import register
+from ml_core.lab.training.golden import golden_records
+from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
+from ml_core.lab.training.learner import train_model
+from ml_core.lab.training.packing import PackedModel
+from ml_core.serve.model.bundle import GOLDEN_FILE, read_bundle, verify_folder, write_bundle
+from ml_core.serve.model.predictor import Predictor, golden_entries
 
 MODEL = "readmission_risk"
 ROWS = 9_000

@@ -9,7 +9,7 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from ml_core.features.columns import Column, features_of
-from ml_core.features.rules import OPTIONAL_ROLES, integer_levels
+from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
 
 Row = dict[str, Any]
 

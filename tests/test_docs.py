@@ -9,11 +9,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from scripts.cli import VERBS, surety
+from ml_core.cli.main import VERBS, surety
+from ml_core.serve.http.replies import STATUS_OF_CODE
 from scripts.docs.commands import commands
 from scripts.docs.markdown import anchor
 from tests.documents import DOCUMENTS, ROOT, Block, blocks, commands_of, spans
-from web.replies import STATUS_OF_CODE
 
 README = (ROOT / "README.md").read_text()
 HTTP = (ROOT / "docs" / "http.md").read_text()

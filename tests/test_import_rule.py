@@ -1,62 +1,34 @@
-"""Which part may import which: read from the syntax tree of every module."""
+"""Which room may import which: every module's imports against the table of rooms in docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("ml_core", "web", "scripts")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for path in [ROOT / "service.py", *(p for part in PARTS for p in (ROOT / part).rglob("*.py"))]
-}
-
-# A package may import itself and what stands in its row.
-GROUND = {f"ml_core.{name}" for name in ("errors", "clock", "settings", "config", "documents", "journal", "api_keys")}
-MAY_IMPORT = {
-    "ml_core.errors": set(),
-    "ml_core.clock": set(),
-    "ml_core.settings": {"ml_core.errors"},
-    "ml_core.config": {"ml_core.errors"},
-    "ml_core.documents": {"ml_core.errors"},
-    "ml_core.journal": {"ml_core.clock"},
-    "ml_core.api_keys": {f"ml_core.{name}" for name in ("errors", "clock", "documents", "journal")},
-    "ml_core.features": GROUND,
-    "ml_core.conformal": GROUND,
-    "ml_core.models": GROUND | {"ml_core.features", "ml_core.conformal"},
-    "ml_core.drift": GROUND | {"ml_core.features"},
-    "ml_core.training": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models"},
-    "ml_core.registry": GROUND | {"ml_core.features", "ml_core.conformal", "ml_core.models", "ml_core.training"},
-    "ml_core.rollout": GROUND | {"ml_core.models"},
-    "ml_core.prediction_log": GROUND | {"ml_core.features", "ml_core.models"},
-    "ml_core.monitoring": GROUND
-    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout", "prediction_log", "drift")},
-    "ml_core.serving": GROUND
-    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout", "prediction_log", "monitoring")},
-    "ml_core.pipelines": GROUND
-    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "training", "registry", "rollout")}
-    | {f"ml_core.{p}" for p in ("prediction_log", "drift", "monitoring", "serving")},
-    "ml_core.reporting": GROUND
-    | {f"ml_core.{p}" for p in ("features", "conformal", "models", "rollout")}
-    | {f"ml_core.{p}" for p in ("prediction_log", "drift", "monitoring")},
-    "web": GROUND
-    | {
-        f"ml_core.{p}"
-        for p in ("features", "conformal", "models", "rollout", "prediction_log", "monitoring", "serving")
-    },
-    # Before the row of its parent: the first row that fits a module is its own.
-    "scripts.docs": GROUND | {"ml_core.features", "web", "scripts"},
-    "scripts": GROUND
-    | {f"ml_core.{p}" for p in ("features", "models", "registry", "rollout", "monitoring", "pipelines")}
-    | {f"ml_core.{p}" for p in ("prediction_log", "drift", "reporting")},
-    "service": GROUND | {"web", "ml_core.serving", "ml_core.rollout", "ml_core.models"},
+    for path in [ROOT / "service.py", *(p for part in ("ml_core", "scripts") for p in (ROOT / part).rglob("*.py"))]
 }
 NEVER_SERVED = {"mlflow", "mapie", "pandera", "pandas", "sklearn", "scipy", "xgboost", "pyarrow", "matplotlib"}
+"""What a worker never imports."""
+
+_ROW = re.compile(r"\| `(?P<room>[\w/]+)` \|(?P<text>[^|]*)\|(?P<imports>[^|]*)\|")
+_NAME = re.compile(r"`([\w/]+)`")
+
+
+def rooms_of(document: str) -> dict[str, list[str]]:
+    """Rooms of the table and what each may import, in the table's order."""
+    return {row["room"]: _NAME.findall(row["imports"]) for row in _ROW.finditer(document)}
+
+
+ROOMS = rooms_of((ROOT / "docs" / "architecture.md").read_text())
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -73,18 +45,48 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from imported(node)
 
 
-IMPORTS = {name: set(imported(ast.parse(path.read_text()))) for name, path in MODULES.items()}
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+IMPORTS = {name: set(imported(tree)) for name, tree in TREES.items()}
 
 
-def package_of(module: str) -> str | None:
-    """The row of ``MAY_IMPORT`` a module of ours belongs to."""
-    return next((row for row in MAY_IMPORT if module == row or module.startswith(f"{row}.")), None)
+@cache
+def room_of(module: str) -> str | None:
+    """The row of the table that a module of ours stands in, e.g. ``serve/log`` for ``ml_core.serve.log.writer``."""
+    if module == "service":
+        return "service"
+    path = module.removeprefix("ml_core.").replace(".", "/")
+    fitting = [room for room in ROOMS if path == room or path.startswith(f"{room}/")]
+    return max(fitting, key=len, default=None) if module.startswith(("ml_core.", "scripts")) else None
+
+
+@cache
+def public_names(module: str) -> frozenset[str]:
+    """What ``__all__`` of a module of ours names."""
+    for node in TREES[module].body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return frozenset(ast.literal_eval(node.value))
+    return frozenset()
+
+
+@cache
+def crossings(module: str) -> tuple[tuple[str, str], ...]:
+    """Modules of other rooms that a module imports, each with the name that it takes from there, "" for the whole."""
+    found = []
+    for node in ast.walk(TREES[module]):
+        if not isinstance(node, ast.ImportFrom) or not node.module:
+            continue
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            target, name = (whole, "") if whole in MODULES else (node.module, alias.name)
+            if target in MODULES and room_of(target) not in {room_of(module), None}:
+                found.append((target, name))
+    return tuple(found)
 
 
 def served() -> set[str]:
     """Every module of ours that ``service.py`` can come to import, feature versions included."""
     found: set[str] = set()
-    left = ["service", *(m for m in MODULES if m.startswith("ml_core.features.v"))]
+    left = ["service", *(m for m in MODULES if m.startswith("ml_core.serve.features.v"))]
     while left:
         module = left.pop()
         if module in found:
@@ -95,19 +97,57 @@ def served() -> set[str]:
     return found
 
 
+def test_every_module_stands_in_a_room_of_the_table() -> None:
+    packages = {m for m, p in MODULES.items() if p.name == "__init__.py"}
+    assert not {m for m in MODULES if room_of(m) is None} - packages
+
+
+def test_every_room_of_the_table_is_there() -> None:
+    assert {room_of(m) for m in MODULES} - {None} == set(ROOMS)
+
+
+def test_the_table_names_rooms_from_the_ground_up() -> None:
+    """So no two rooms import each other, and nothing imports upward."""
+    seen: set[str] = set()
+    for room, imports in ROOMS.items():
+        assert set(imports) <= seen, room
+        seen.add(room)
+
+
+@pytest.mark.parametrize(("upper", "lower"), [("lab", "serve"), ("cli", "lab"), ("cli", "serve")])
+def test_a_wing_never_imports_a_wing_above_it(upper: str, lower: str) -> None:
+    found = {room: [i for i in imports if i.split("/")[0] == upper] for room, imports in ROOMS.items()}
+    assert not any(imports for room, imports in found.items() if room.split("/")[0] == lower)
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_arrows_point_down(module: str) -> None:
-    own = package_of(module)
-    if own is None:  # ml_core/__init__.py
-        assert not IMPORTS[module] - {"__future__", "__future__.annotations"}
-        return
-    used = {package_of(name) for name in IMPORTS[module]} - {None, own}
-    assert used <= MAY_IMPORT[own]
+def test_module_imports_only_what_its_room_may(module: str) -> None:
+    own = room_of(module)
+    used = {room_of(name) for name in IMPORTS[module] if name in MODULES} - {None, own}
+    assert used <= set(ROOMS.get(own or "", ()))
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith(("ml_core", "service", "scripts"))))
+def test_rooms_use_only_the_face_of_other_rooms(module: str) -> None:
+    """A room's ``__init__`` names the modules that others may use, and ``__all__`` of each the names in it."""
+    for target, name in crossings(module):
+        room, _, stem = target.rpartition(".")
+        assert stem in public_names(room), f"{module} imports {target}, which is private to its room"
+        assert not name or name in public_names(target), f"{module} imports {name} of {target}, which is private"
 
 
 @pytest.mark.parametrize("module", sorted(m for m, p in MODULES.items() if p.name == "__init__.py"))
-def test_packages_import_nothing_by_themselves(module: str) -> None:
+def test_a_face_names_modules_that_are_there_and_imports_none(module: str) -> None:
     assert not IMPORTS[module]
+    assert all(f"{module}.{name}" in MODULES for name in public_names(module))
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.startswith("ml_core.")))
+def test_what_a_face_names_is_used_elsewhere(module: str) -> None:
+    room, _, stem = module.rpartition(".")
+    if room in MODULES and stem in public_names(room):
+        elsewhere = (m for m in MODULES if room_of(m) != room_of(module))
+        assert any(target == module for m in elsewhere for target, _ in crossings(m)), "no other room uses it"
 
 
 @pytest.mark.parametrize("module", sorted(served()))
@@ -115,12 +155,26 @@ def test_nothing_served_imports_what_only_training_needs(module: str) -> None:
     assert not {name.split(".")[0] for name in IMPORTS[module]} & NEVER_SERVED
 
 
-def test_bento_holds_what_is_served_and_no_more() -> None:
+def test_bento_holds_the_serve_wing_and_what_it_stands_on() -> None:
     included = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
     in_bento = {p.relative_to(ROOT) for pattern in included for p in ROOT.glob(pattern) if p.suffix == ".py"}
-    assert in_bento == {MODULES[m].relative_to(ROOT) for m in served()}
+    wings = {"base", "features", "serve"}
+    wanted = {
+        p for path in MODULES.values() if (p := path.relative_to(ROOT)).parts[0] == "ml_core" and p.parts[1] in wings
+    }
+    assert in_bento == {*wanted, Path("service.py"), Path("ml_core/__init__.py")}
+
+
+def test_everything_in_the_serve_wing_is_served() -> None:
+    """A module that no worker can come to import belongs into the lab."""
+    assert {m for m in MODULES if m.startswith("ml_core.serve.")} <= served()
 
 
 def test_rule_sees_an_import_inside_a_function() -> None:
     tree = ast.parse("def f():\n    import mlflow.pyfunc\n    from pandas import DataFrame\n")
     assert {"mlflow.pyfunc", "pandas", "pandas.DataFrame"} <= set(imported(tree))
+
+
+def test_no_module_name_stands_twice() -> None:
+    stems = [m.rpartition(".")[2] for m, p in MODULES.items() if m.startswith("ml_core.") and p.name != "__init__.py"]
+    assert sorted(stems) == sorted(set(stems))

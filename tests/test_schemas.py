@@ -10,10 +10,10 @@ import schemathesis
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from ml_core.config import ModelConfig, load_config
-from ml_core.features.cohort import make_cohort
-from ml_core.features.datasets import read_source
-from ml_core.features.schemas import judge
+from ml_core.lab.config import ModelConfig, load_config
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.data.raw_tables import read_source
+from ml_core.lab.data.schemas import judge
 from scripts.docs.routes import document
 
 ROOT = Path(__file__).resolve().parents[1]

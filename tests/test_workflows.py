@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.ct import command as ct
+from ml_core.cli.cmd_ct import command as ct
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -10,18 +10,18 @@ from typing import Any
 
 import pandas as pd
 
-from ml_core.config import DataConfig, ModelConfig, TrainingConfig
-from ml_core.features.cohort import make_cohort
-from ml_core.models.loader import LoadedModel
-from ml_core.models.predictor import Predictor
-from ml_core.models.promotion_record import GateReport
-from ml_core.serving.guard import GuardedRunner, model_breaker
-from ml_core.serving.live import Live, LiveModel
-from ml_core.serving.runner import ConformalRunner, Runner
-from ml_core.settings import Settings
-from ml_core.training.learner import train_model
-from ml_core.training.packing import PackedModel
-from ml_core.training.rows import LabelledRows, label_rows
+from ml_core.base.settings import Settings
+from ml_core.lab.config import DataConfig, ModelConfig, TrainingConfig
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
+from ml_core.lab.training.learner import train_model
+from ml_core.lab.training.packing import PackedModel
+from ml_core.serve.answering.live import Live, LiveModel
+from ml_core.serve.model.loader import LoadedModel
+from ml_core.serve.model.predictor import Predictor
+from ml_core.serve.model.promotion_record import GateReport
+from ml_core.serve.running.guard import GuardedRunner, model_breaker
+from ml_core.serve.running.runner import ConformalRunner, Runner
 
 NAME = "toy_risk"
 

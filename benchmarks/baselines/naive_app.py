@@ -17,8 +17,8 @@ import pandas as pd
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from ml_core.features.frames import to_arrays
-from ml_core.features.versions import get_feature_version
+from ml_core.lab.data.frames import to_arrays
+from ml_core.serve.features.versions import get_feature_version
 
 app = FastAPI()
 model, mapie = pickle.loads(Path(os.environ["NAIVE_MODEL"]).read_bytes())

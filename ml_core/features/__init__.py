@@ -1,1 +1,3 @@
-"""Feature versions: raw columns in, float32 matrix out, the same for one row and for ten million."""
+"""The address from which feature versions import. It is part of every model's hash, so it never moves."""
+
+__all__ = ["columns"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 
-from ml_core.features import cohort, diabetes130
 from ml_core.features.columns import Column
-from ml_core.features.rules import OPTIONAL_ROLES
-from ml_core.features.versions import FeatureVersion, get_feature_version, known_versions
+from ml_core.lab.data import cohort, diabetes130
+from ml_core.serve.features.column_rules import OPTIONAL_ROLES
+from ml_core.serve.features.versions import FeatureVersion, get_feature_version, known_versions
 from scripts.docs.markdown import cell, code, prose, table
 
 __all__ = ["render"]
@@ -17,7 +17,7 @@ _LEVELS_IN_TABLE = 10
 
 _HEAD = """# Columns
 
-Made from the column tables in `ml_core/features/` by `make docs`; do not edit.
+Made from the column tables in `ml_core/serve/features/` by `make docs`; do not edit.
 
 From one table per feature version come the pandera schema of training tables, the strict record of requests, the JSON
 schema in OpenAPI, and this page. What a value may be:
@@ -47,7 +47,7 @@ def render() -> str:
 
 
 def _version(version: FeatureVersion) -> Iterator[str]:
-    module = importlib.import_module(f"ml_core.features.{version.name}")
+    module = importlib.import_module(f"ml_core.serve.features.{version.name}")
     story = prose(module.__doc__ or "")
     headline, _, rest = story.partition("\n\n")
     yield f"## {version.name}\n"

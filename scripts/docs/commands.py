@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from scripts.cli import VERBS, surety
+from ml_core.cli.main import VERBS, surety
 from scripts.docs.markdown import anchor, cell, code, table
 
 __all__ = ["commands", "render"]

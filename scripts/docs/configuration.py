@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from ml_core.config import ModelConfig
+from ml_core.lab.config import ModelConfig
 from scripts.docs.fields import allowed, default
 from scripts.docs.markdown import cell, code, prose, table
 
@@ -12,7 +12,7 @@ __all__ = ["render"]
 
 _HEAD = """# Configuration of a model
 
-Made from `ml_core/config.py` by `make docs`; do not edit.
+Made from `ml_core/lab/config.py` by `make docs`; do not edit.
 
 One YAML file per model, in `configs/`, decides everything about it but places and secrets, which are
 [settings](settings.md). Fields that are not here are refused; a file that cannot be used ends the command and names the

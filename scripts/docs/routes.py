@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_core import errors
-from ml_core.features.record import RecordReader
-from ml_core.features.versions import get_feature_version
-from ml_core.settings import Settings
+from ml_core.base import errors
+from ml_core.base.settings import Settings
+from ml_core.serve.features.record import RecordReader
+from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.http.handlers import VERSION
+from ml_core.serve.http.openapi import Schema, openapi_document
+from ml_core.serve.http.replies import MESSAGE_OF_CODE, RETRY_AFTER_S, STATUS_OF_CODE
 from scripts.docs.markdown import anchor, cell, code, prose, table
-from web.api import VERSION
-from web.openapi import Schema, openapi_document
-from web.replies import MESSAGE_OF_CODE, RETRY_AFTER_S, STATUS_OF_CODE
 
 __all__ = ["document", "render"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
-from ml_core.settings import Settings
+from ml_core.base.settings import Settings
 from scripts.docs.fields import allowed, default
 from scripts.docs.markdown import cell, code, table
 
@@ -13,7 +13,7 @@ __all__ = ["render"]
 
 _HEAD = """# Settings
 
-Made from `ml_core/settings.py` by `make docs`; do not edit.
+Made from `ml_core/base/settings.py` by `make docs`; do not edit.
 
 Every setting is an environment variable, read once when a process starts. A value that cannot be used ends the start
 and names its variable. Commands read the same variables as the service: give both the same ones.

@@ -29,11 +29,11 @@ from typing import Any, Self
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from ml_core.api_keys import Role, add_key
-from ml_core.models.bundle import Bundle
-from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
-from ml_core.prediction_log.reader import PredictionLog
-from ml_core.settings import load_settings
+from ml_core.base.settings import load_settings
+from ml_core.serve.http.api_keys import Role, add_key
+from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.model.bundle import Bundle
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
 from tests.e2e.workplace import free_port
 
 HOME = "/var/lib/surety"
@@ -340,7 +340,7 @@ class Story:
             "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--volume", f"{self.container.volume}:{HOME}",
             *self.container.options, "--workdir", "/home/bentoml/bento/src", "--entrypoint", "python",
             self.container.image, "-c",
-            "from ml_core.rollout.reports import beating, read_reports; from ml_core.settings import load_settings; "
+            "from ml_core.serve.rollout.worker_reports import beating, read_reports; from ml_core.base.settings import load_settings; "
             "print(len(beating(read_reports(load_settings().worker_reports))))",
         )  # fmt: skip
         assert int(seen) == WORKERS
@@ -408,7 +408,7 @@ class Story:
         with TemporaryDirectory() as folder:
             self.container.do("cp", f"{self.container.name}:{HOME}/.", folder)
             home = {**os.environ, "SURETY_HOME": folder}
-            verify = [sys.executable, "-m", "scripts.cli", "log", "verify", "--model", self.model_name]
+            verify = [sys.executable, "-m", "ml_core.cli.main", "log", "verify", "--model", self.model_name]
             done = subprocess.run(verify, env=home, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stdout + done.stderr
             log = PredictionLog(Path(folder) / "log" / self.model_name)

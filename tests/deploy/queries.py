@@ -11,7 +11,7 @@ import yaml
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
-from ml_core.monitoring import metrics
+from ml_core.serve import metrics
 
 __all__ = [
     "CONFIG", "DASHBOARD", "DEPLOY", "GIVEN", "ROOT", "RULES", "RULES_TEST", "alerts", "board", "board_queries", "declared",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ml_core.settings import Settings
+from ml_core.base.settings import Settings
 from tests.deploy.conftest import Promtool
 from tests.deploy.queries import CONFIG, DEPLOY, ROOT
 

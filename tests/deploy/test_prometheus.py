@@ -7,9 +7,10 @@ import re
 import pytest
 import yaml
 
-from ml_core.prediction_log.backlog import MOST_WAITING_ROWS
-from ml_core.rollout.state import GuardLimits
-from ml_core.settings import Settings
+from ml_core.base.settings import Settings
+from ml_core.serve.http.replies import STATUS_OF_CODE
+from ml_core.serve.log.backlog import MOST_WAITING_ROWS
+from ml_core.serve.rollout.rollout_state import GuardLimits
 from tests.deploy.conftest import Promtool
 from tests.deploy.queries import (
     CONFIG,
@@ -26,7 +27,6 @@ from tests.deploy.queries import (
     rules,
     selected,
 )
-from web.replies import STATUS_OF_CODE
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 ALERTS = alerts()

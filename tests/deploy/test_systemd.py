@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_core.settings import Settings
+from ml_core.base.settings import Settings
 from tests.deploy.queries import DEPLOY, ROOT
 
 FOLDER = DEPLOY / "systemd"

@@ -22,9 +22,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from ml_core.config import SplitConfig
-from ml_core.conformal.coverage import beta_binomial_band
-from ml_core.features.splits import split_of
+from ml_core.lab.config import SplitConfig
+from ml_core.lab.data.splits import split_of
+from ml_core.lab.measuring.coverage_law import beta_binomial_band
 from tests.e2e.workplace import ROOT, free_port, kill_group
 
 pytestmark = pytest.mark.e2e
@@ -199,7 +199,7 @@ def what_differs(step: Step) -> list[str]:
 
 def test_the_page_has_what_it_is_about() -> None:
     blocks = [(block["path"], block["kind"]) for block in FENCE.finditer(PAGE)]
-    assert {("ml_core/features/v3.py", "python"), ("configs/breast_mass.yaml", "yaml")} <= set(blocks)
+    assert {("ml_core/serve/features/v3.py", "python"), ("configs/breast_mass.yaml", "yaml")} <= set(blocks)
     commands = " ".join(s.command for b in FENCE.finditer(PAGE) if b["kind"] == "console" for s in steps_of(b["text"]))
     road = ["features run", "train", "validate", "promote", "import-model", "bentoml serve", "/predict", "/labels"]
     assert [commands.index(words) for words in road] == sorted(commands.index(words) for words in road)

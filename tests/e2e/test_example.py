@@ -67,7 +67,7 @@ def test_live_worker_never_imports_what_only_training_needs(example: Workplace, 
                 process.send_signal(signal.SIGUSR1)
         assert httpx.get(f"{address}/status").json()["ready"] is True  # the handler has run before this is answered
     written = [set(p.read_text().splitlines()) for p in tmp_path.glob("*.txt")]
-    workers = [modules for modules in written if "ml_core.serving.inference" in modules]
+    workers = [modules for modules in written if "ml_core.serve.answering.inference" in modules]
     assert workers, "no worker wrote down its modules"
     for modules in workers:
         assert {name.split(".")[0] for name in modules} & FORBIDDEN == set()

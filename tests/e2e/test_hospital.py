@@ -13,14 +13,14 @@ import httpx
 import numpy as np
 import pytest
 
-from ml_core.config import load_config
-from ml_core.conformal.coverage import beta_binomial_band, design_effect
-from ml_core.models.bundle import read_bundle
-from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL
-from ml_core.models.predictor import Predictor
-from ml_core.registry.registry import ModelRegistry
-from ml_core.settings import Settings
-from ml_core.training.rows import LabelledRows, rows_from_store
+from ml_core.base.settings import Settings
+from ml_core.lab.config import load_config
+from ml_core.lab.measuring.coverage_law import beta_binomial_band, design_effect
+from ml_core.lab.registry.model_registry import ModelRegistry
+from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
+from ml_core.serve.model.bundle import read_bundle
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
+from ml_core.serve.model.predictor import Predictor
 from tests.e2e.workplace import ROOT, Workplace
 
 pytestmark = pytest.mark.e2e

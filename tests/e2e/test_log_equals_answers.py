@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ml_core.prediction_log.reader import PredictionLog
+from ml_core.serve.log.reader import PredictionLog
 from tests.e2e.workplace import Workplace
 from tests.faults.load import Load
 from tests.faults.place import Served, until

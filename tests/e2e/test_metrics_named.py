@@ -15,11 +15,12 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from ml_core.clock import utc_now, utc_text
-from ml_core.documents import write_document
-from ml_core.monitoring.publication import Alarm, ModelHealth, MonitorState, boot_id
-from ml_core.rollout import changes
-from ml_core.rollout.state import GuardLimits
+from ml_core.base.clock import utc_now, utc_text
+from ml_core.base.documents import write_document
+from ml_core.serve.http.traffic import OTHER
+from ml_core.serve.rollout import changes
+from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.rollout_state import GuardLimits
 from tests.deploy.queries import (
     CONFIG,
     GIVEN,
@@ -35,9 +36,8 @@ from tests.deploy.queries import (
 )
 from tests.e2e.workplace import free_port
 from tests.faults.place import FaultPlace, Served, until
-from tests.serving.stored import Home
+from tests.serve.answering.stored import Home
 from tests.toy_models import NAME, toy_record
-from web.traffic import OTHER
 
 pytestmark = pytest.mark.e2e
 

@@ -15,14 +15,14 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ml_core.journal import Journal
-from ml_core.monitoring.publication import MonitorState, MonitorView
-from ml_core.monitoring.realised import realised
-from ml_core.prediction_log.answers import LoggedAnswer
-from ml_core.prediction_log.reader import PredictionLog
-from ml_core.settings import Settings
+from ml_core.base.journal import Journal
+from ml_core.base.settings import Settings
+from ml_core.lab.watching.live_performance import realised
+from ml_core.serve.log.logged_answers import LoggedAnswer
+from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
 from tests.e2e.workplace import Workplace
-from tests.serving.stored import Home
+from tests.serve.answering.stored import Home
 from tests.toy_models import NAME, toy_record
 
 pytestmark = pytest.mark.e2e
@@ -106,7 +106,7 @@ def monitoring(place: Workplace) -> Iterator[subprocess.Popen[bytes]]:
     """`surety monitor --every 1s`, killed afterwards."""
     with (place.folder / "monitor.log").open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.cli", "monitor", "--every", "1s"],
+            [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "1s"],
             cwd=place.run, env=place.environment(), stdout=out, stderr=out,
         )  # fmt: skip
     try:

@@ -90,7 +90,7 @@ def served(example: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iter
     tools = folder / ".venv" / "bin"
     tools.mkdir(parents=True)
     (folder / "data").mkdir()  # `make serve` has made it
-    for name, words in {"surety": "-m scripts.cli", "python": ""}.items():
+    for name, words in {"surety": "-m ml_core.cli.main", "python": ""}.items():
         (tools / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {words} "$@"\n')
         (tools / name).chmod(0o755)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"

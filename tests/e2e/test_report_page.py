@@ -10,11 +10,11 @@ import httpx
 import orjson
 import pytest
 
-from ml_core.features.cohort import make_cohort
+from ml_core.lab.data.cohort import make_cohort
 from tests.e2e.workplace import Workplace
-from tests.monitoring.ward import records_of
-from tests.reporting.browser import BROWSER, NAMES, measured_in, opened_in
-from tests.reporting.outline import Outline
+from tests.lab.report.browser import BROWSER, NAMES, measured_in, opened_in
+from tests.lab.report.outline import Outline
+from tests.lab.watching.ward import records_of
 
 pytestmark = [
     pytest.mark.e2e,

@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ml_core.config import load_config
-from ml_core.features.datasets import read_source
-from ml_core.features.versions import get_feature_version
+from ml_core.lab.config import load_config
+from ml_core.lab.data.raw_tables import read_source
+from ml_core.serve.features.versions import get_feature_version
 from tests.e2e.workplace import Workplace
-from tests.pipelines.scoring import columns_of, scored_rows
+from tests.lab.past_answers.scoring import columns_of, scored_rows
 
 pytestmark = pytest.mark.e2e
 

@@ -57,7 +57,7 @@ class Workplace:
     def surety(self, *arguments: str, status: int = 0) -> Any:
         """Run the command, expect that exit status, and give back its result (None where it has none)."""
         done = subprocess.run(
-            [sys.executable, "-m", "scripts.cli", *arguments],
+            [sys.executable, "-m", "ml_core.cli.main", *arguments],
             cwd=self.run, env=self.environment(), capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == status, (

@@ -10,7 +10,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 HEAD = """# Reliability
 
 What this service promises when something breaks, the test that shows it with real processes (`make test-slow`), and the figure it
-gave last. Behaviours of the circuit breaker have a test each, named B01 to B49, in `tests/serving/test_circuit_breaker*.py`;
+gave last. Behaviours of the circuit breaker have a test each, named B01 to B49, in `tests/serve/running/test_circuit_breaker*.py`;
 coverage under faults (B50) is in `tests/statistical/test_coverage_under_faults.py`. A goal that a figure misses is said in
 [figures](figures.md). The page is written by `make reliability` from the last run; times are of a two-core virtual machine.
 

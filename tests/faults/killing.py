@@ -18,11 +18,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from ml_core.errors import ArtefactError, NotLoaded
-from ml_core.models.loader import ModelLoader
-from ml_core.rollout import changes
-from ml_core.rollout.store import RolloutStore
-from ml_core.settings import Settings, load_settings
+from ml_core.base.errors import ArtefactError, NotLoaded
+from ml_core.base.settings import Settings, load_settings
+from ml_core.serve.model.loader import ModelLoader
+from ml_core.serve.rollout import changes
+from ml_core.serve.rollout.rollout_store import RolloutStore
 
 
 def killed_after(delay_s: float, work: Callable[[], object]) -> bool:
@@ -46,8 +46,8 @@ def kill_imports(settings: Settings, times: int, dice: random.Random) -> dict[st
     import mlflow.store.model_registry.sqlalchemy_store
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - so that no victim spends its life importing
 
-    from ml_core.registry.importer import import_version, stored_path
-    from ml_core.registry.registry import ModelRegistry
+    from ml_core.lab.registry.importer import import_version, stored_path
+    from ml_core.lab.registry.model_registry import ModelRegistry
 
     def work() -> None:
         registry = ModelRegistry(settings)

@@ -17,10 +17,10 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from ml_core.rollout.changes import Change
-from ml_core.rollout.reports import WorkerReport, beating, read_reports
-from ml_core.rollout.store import RolloutStore
-from ml_core.settings import Settings
+from ml_core.base.settings import Settings
+from ml_core.serve.rollout.changes import Change
+from ml_core.serve.rollout.rollout_store import RolloutStore
+from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
 from tests.e2e.workplace import ROOT, Workplace
 
 __all__ = ["MODEL", "RECORD", "RECORDS", "FaultPlace", "Served", "connected", "open_files", "request_bytes", "until"]

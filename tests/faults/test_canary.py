@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from scipy.stats import binom
 
-from ml_core.journal import Journal
-from ml_core.rollout.store import RolloutStore
+from ml_core.base.journal import Journal
+from ml_core.serve.rollout.rollout_store import RolloutStore
 from tests.e2e.workplace import ROOT
 from tests.faults.figures import record
 from tests.faults.load import Load, failed
@@ -28,7 +28,7 @@ def bodies(n: int) -> list[dict[str, object]]:
 def monitored(place: FaultPlace) -> Iterator[None]:
     """The monitor beside the service, as `make serve` starts it."""
     monitor = subprocess.Popen(
-        [sys.executable, "-m", "scripts.cli", "monitor", "--every", "1s"],
+        [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "1s"],
         cwd=ROOT, env=place.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

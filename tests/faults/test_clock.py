@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from ml_core.errors import CircuitOpen
-from ml_core.rollout.reports import beating
-from ml_core.serving.circuit_breaker import CircuitBreaker
-from ml_core.serving.guard import model_breaker
-from ml_core.serving.ids import new_id, new_ids
-from ml_core.settings import Settings
+from ml_core.base.errors import CircuitOpen
+from ml_core.base.settings import Settings
+from ml_core.serve.answering.request_ids import new_id, new_ids
+from ml_core.serve.rollout.worker_reports import beating
+from ml_core.serve.running.circuit_breaker import CircuitBreaker
+from ml_core.serve.running.guard import model_breaker
 from tests.faults.figures import record
 
 HOUR_S = 3_600
@@ -60,7 +60,7 @@ def test_f13_open_circuit_waits_by_the_monotonic_clock(wall: list[float], jump_s
 
 
 def test_f13_reports_age_by_the_monotonic_clock(wall: list[float]) -> None:
-    from ml_core.rollout.reports import WorkerReport
+    from ml_core.serve.rollout.worker_reports import WorkerReport
 
     facts = {"server": "s", "role": "api", "index": 1, "pid": 1, "started_at": "", "generation": 1, "stage": 1}
     report = WorkerReport.model_validate({**facts, "beat_s": time.monotonic()})

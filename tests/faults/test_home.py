@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_core.rollout import changes
+from ml_core.serve.rollout import changes
 from tests.faults.figures import record
 from tests.faults.load import Load, failed
 from tests.faults.place import RECORDS, FaultPlace, until

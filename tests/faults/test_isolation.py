@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from ml_core.rollout import changes
+from ml_core.serve.rollout import changes
 from tests.faults.figures import record
 from tests.faults.load import Load, answered, failed, percentile
 from tests.faults.place import RECORD, RECORDS, FaultPlace, Served, until
@@ -62,8 +62,8 @@ def served(both: tuple[FaultPlace, Served]) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def expected(both: tuple[FaultPlace, Served]) -> list[dict[str, Any]]:
     """The answers to RECORDS that the artefact itself gives, without any server."""
-    from ml_core.models.bundle import read_bundle
-    from ml_core.models.predictor import Predictor
+    from ml_core.serve.model.bundle import read_bundle
+    from ml_core.serve.model.predictor import Predictor
 
     place, _ = both
     predictor = Predictor(read_bundle(place.bundle(place.tag(1))))

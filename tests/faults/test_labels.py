@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from ml_core.errors import LabelsNotStored
-from ml_core.prediction_log.labels import Label, LabelCounts, LabelStore, StoredLabel, due_at
+from ml_core.base.errors import LabelsNotStored
+from ml_core.serve.log.labels import Label, LabelCounts, LabelStore, StoredLabel, due_at
 from tests.faults.figures import record
-from tests.prediction_log.labelled import NOW, Ledger, rid, store_in
+from tests.serve.log.labelled import NOW, Ledger, rid, store_in
 
 PREDICTIONS, CALL, HORIZON_DAYS = 100_000, 1_000, 30.0
 FORK = multiprocessing.get_context("fork")

@@ -16,14 +16,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ml_core.prediction_log.entries import id_bytes
-from ml_core.prediction_log.layout import log_files
-from ml_core.rollout import changes
+from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.log_files import log_files
+from ml_core.serve.rollout import changes
 from tests.faults.figures import record
 from tests.faults.load import Load, Seen, answered, failed, percentile
 from tests.faults.place import RECORDS, FaultPlace, Served, until
-from tests.prediction_log.builders import entries, fill, ids_in, small_disk
-from tests.prediction_log.test_database import run_killing, torn
+from tests.serve.log.builders import entries, fill, ids_in, small_disk
+from tests.serve.log.test_database import run_killing, torn
 
 BODIES = [{"features": r} for r in RECORDS]
 WORKERS = 2

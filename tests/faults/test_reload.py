@@ -11,9 +11,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from ml_core.errors import GoldenMismatch, SuretyError
-from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
-from ml_core.rollout import changes
+from ml_core.base.errors import GoldenMismatch, SuretyError
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
+from ml_core.serve.rollout import changes
 from tests.faults.figures import record
 from tests.faults.load import Load, failed, percentile
 from tests.faults.place import RECORDS, FaultPlace, Served, until

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from ml_core.rollout import changes
+from ml_core.serve.rollout import changes
 from tests.faults.figures import record
 from tests.faults.load import Load, answered, failed, percentile
 from tests.faults.place import RECORDS, FaultPlace, Served, until

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ml_core.features.columns import Column, table_fault
-from ml_core.features.versions import get_feature_version, known_versions
+from ml_core.serve.features.versions import get_feature_version, known_versions
 
 GROUP = Column("patient", "text", "Who.", role="group", pattern="[A-Z][0-9]+")
 NUMBER = Column("size", "float", "How large.", low=0, high=10)

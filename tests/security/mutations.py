@@ -15,7 +15,7 @@ from pathlib import Path
 
 import orjson
 
-from ml_core.models.manifest import MANIFEST_FILE
+from ml_core.serve.model.manifest import MANIFEST_FILE
 
 __all__ = ["FILES", "Mutation", "contents", "mutations"]
 

@@ -13,14 +13,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-import ml_core.models.bundle as bundle_module
-from ml_core.documents import write_document
-from ml_core.errors import ArtefactError, SuretyError
-from ml_core.models.bundle import read_bundle
-from ml_core.models.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
-from ml_core.models.promotion_record import bento_tag, gate_path
-from ml_core.settings import Settings
-from ml_core.training.learner import train_model
+import ml_core.serve.model.bundle as bundle_module
+from ml_core.base.documents import write_document
+from ml_core.base.errors import ArtefactError, SuretyError
+from ml_core.base.settings import Settings
+from ml_core.lab.training.learner import train_model
+from ml_core.serve.model.bundle import read_bundle
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
+from ml_core.serve.model.promotion_record import bento_tag, gate_path
 from tests.security.figures import record
 from tests.security.mutations import FILES, Mutation, contents, mutations
 from tests.toy_models import NAME, passed_gate, toy_config, toy_model, toy_rows

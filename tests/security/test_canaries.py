@@ -18,8 +18,8 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from ml_core.api_keys import add_key
-from ml_core.rollout import changes
+from ml_core.serve.http.api_keys import add_key
+from ml_core.serve.rollout import changes
 from tests.e2e.workplace import Workplace
 from tests.faults.place import FaultPlace, until
 from tests.security.figures import record

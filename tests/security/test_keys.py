@@ -9,10 +9,10 @@ import bentoml
 import httpx
 import pytest
 
-from ml_core.api_keys import ROLES, add_key, revoke_key
+from ml_core.serve.http.access import OPEN_TO_ALL
+from ml_core.serve.http.api_keys import ROLES, add_key, revoke_key
 from tests.e2e.workplace import Workplace
 from tests.security.figures import record
-from web.access import OPEN_TO_ALL
 
 pytestmark = pytest.mark.e2e
 

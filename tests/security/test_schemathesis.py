@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ml_core.api_keys import add_key
+from ml_core.serve.http.api_keys import add_key
 from tests.e2e.workplace import ROOT, Workplace
 from tests.faults.place import until
 from tests.security.figures import record

@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binom
 
-from ml_core.config import ConformalConfig
-from ml_core.conformal.predict import Guarantee
-from ml_core.features.cohort import CohortKnobs, make_cohort
-from ml_core.journal import Journal
-from ml_core.models.predictor import Predictor
-from ml_core.monitoring.coverage import BETS, _factors, highest_miss_rate
-from ml_core.monitoring.performance import Performance
-from ml_core.monitoring.realised import performance_of, realised
-from ml_core.rollout import changes
-from ml_core.settings import Settings
-from ml_core.training.learner import train_model
-from ml_core.training.packing import PackedModel
-from ml_core.training.rows import LabelledRows, label_rows
-from tests.monitoring.ward import HORIZON_DAYS, Ward, patients
+from ml_core.base.journal import Journal
+from ml_core.base.settings import Settings
+from ml_core.lab.config import ConformalConfig
+from ml_core.lab.data.cohort import CohortKnobs, make_cohort
+from ml_core.lab.measuring.live_coverage import BETS, _factors, highest_miss_rate
+from ml_core.lab.measuring.performance import Performance
+from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
+from ml_core.lab.training.learner import train_model
+from ml_core.lab.training.packing import PackedModel
+from ml_core.lab.watching.live_performance import performance_of, realised
+from ml_core.serve.model.prediction_sets import Guarantee
+from ml_core.serve.model.predictor import Predictor
+from ml_core.serve.rollout import changes
+from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients
 from tests.toy_models import toy_config
 
 __all__ = [

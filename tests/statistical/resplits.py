@@ -12,8 +12,8 @@ from decimal import Decimal
 
 import numpy as np
 
-from ml_core.conformal.calibrate import calibrate
-from ml_core.conformal.predict import Guarantee
+from ml_core.lab.measuring.calibration import calibrate
+from ml_core.serve.model.prediction_sets import Guarantee
 from tests.toy_scores import ScoredRows
 
 Halves = tuple[np.ndarray, np.ndarray]

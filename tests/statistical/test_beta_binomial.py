@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom, kstest
 
-from ml_core.conformal.calibrate import calibrate
-from ml_core.conformal.coverage import beta_binomial_band
+from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.measuring.coverage_law import beta_binomial_band
 from tests.toy_scores import binary_rows
 
 pytestmark = pytest.mark.slow

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
-from ml_core.conformal.calibrate import calibrate
-from ml_core.conformal.coverage import design_effects
-from ml_core.conformal.predict import ConformalCalibration, misses_allowed
-from ml_core.monitoring.coverage import (
+from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.measuring.coverage_law import design_effects
+from ml_core.lab.measuring.live_coverage import (
     BAND_TAIL,
     THRESHOLD,
     Promise,
@@ -24,6 +23,7 @@ from ml_core.monitoring.coverage import (
     start_detector,
     update,
 )
+from ml_core.serve.model.prediction_sets import ConformalCalibration, misses_allowed
 from tests.toy_scores import binary_rows, repeated_patients
 
 pytestmark = pytest.mark.slow

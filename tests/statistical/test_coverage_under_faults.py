@@ -22,20 +22,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_core.conformal.coverage import CoverageLaw
-from ml_core.features.cohort import make_cohort
-from ml_core.models.loader import LoadedModel
-from ml_core.models.predictor import Predictor
-from ml_core.models.scorer import Scorecard
-from ml_core.serving.inference import InferenceService
-from ml_core.serving.live import LiveModel
-from ml_core.serving.requests import BatchRequest, PredictRequest
-from ml_core.serving.runner import ConformalRunner, Scored, score_rows
-from ml_core.settings import Settings
-from ml_core.training.learner import train_model
-from ml_core.training.rows import label_rows
-from tests.serving.builders import live_model, live_of
-from tests.serving.fake_clock import FakeClock
+from ml_core.base.settings import Settings
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.measuring.coverage_law import CoverageLaw
+from ml_core.lab.training.labelled_rows import label_rows
+from ml_core.lab.training.learner import train_model
+from ml_core.serve.answering.inference import InferenceService
+from ml_core.serve.answering.live import LiveModel
+from ml_core.serve.answering.requests import BatchRequest, PredictRequest
+from ml_core.serve.model.loader import LoadedModel
+from ml_core.serve.model.predictor import Predictor
+from ml_core.serve.model.scorer import Scorecard
+from ml_core.serve.running.runner import ConformalRunner, Scored, score_rows
+from tests.serve.answering.builders import live_model, live_of
+from tests.serve.running.fake_clock import FakeClock
 from tests.toy_models import NAME, passed_gate, toy_config
 
 pytestmark = pytest.mark.slow

@@ -10,14 +10,14 @@ import pytest
 import xgboost
 from scipy.stats import binom
 
-from ml_core.config import load_config
-from ml_core.conformal.calibrate import calibrate
-from ml_core.conformal.coverage import design_effects
-from ml_core.conformal.verdicts import coverage_verdict, same_law_verdict
-from ml_core.features.datasets import read_raw
-from ml_core.features.frames import to_arrays
-from ml_core.features.splits import split_of
-from ml_core.features.versions import get_feature_version
+from ml_core.lab.config import load_config
+from ml_core.lab.data.frames import to_arrays
+from ml_core.lab.data.raw_tables import read_raw
+from ml_core.lab.data.splits import split_of
+from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.measuring.coverage_law import design_effects
+from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
+from ml_core.serve.features.versions import get_feature_version
 from tests.statistical.resplits import coverages, halves_of_the_groups
 from tests.toy_scores import ScoredRows
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from ml_core.drift.detect import detect_drift
-from ml_core.drift.domain import domain_classifier
+from ml_core.lab.drift.detect import detect_drift
+from ml_core.lab.drift.domain_classifier import domain_classifier
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.drift.test_detect import agreeing, random_cases
+from tests.lab.drift.test_detect import agreeing, random_cases
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:ks_2samp")]
 

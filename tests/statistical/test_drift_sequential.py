@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from ml_core.drift.detect import detect_drift
-from ml_core.drift.reference import ReferenceWindow
-from ml_core.drift.sequential import start_drift, update_drift, window_p
 from ml_core.features.columns import Column
-from ml_core.training.reference import reference_bytes
+from ml_core.lab.drift.detect import detect_drift
+from ml_core.lab.drift.reference_window import ReferenceWindow
+from ml_core.lab.drift.sequential import start_drift, update_drift, window_p
+from ml_core.lab.training.training_reference import reference_bytes
 
 pytestmark = pytest.mark.slow
 

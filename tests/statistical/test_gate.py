@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from ml_core.features.cohort import make_cohort
-from ml_core.models.predictor import Predictor
-from ml_core.pipelines.gate_rules import Case, judge
-from ml_core.training.learner import train_model
-from ml_core.training.rows import label_rows
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.judging.gate_rules import Case, judge
+from ml_core.lab.training.labelled_rows import label_rows
+from ml_core.lab.training.learner import train_model
+from ml_core.serve.model.predictor import Predictor
 from tests.homes import road_config
 
 pytestmark = pytest.mark.slow

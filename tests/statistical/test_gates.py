@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from ml_core.conformal.calibrate import calibrate
-from ml_core.conformal.coverage import design_effects
-from ml_core.conformal.verdicts import coverage_verdict, same_law_verdict
-from ml_core.training.comparison import out_of_fold_losses, paired_auc_difference, unseen_rows_verdict
-from ml_core.training.evaluation import log_losses
+from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.measuring.comparison import out_of_fold_losses, paired_auc_difference, unseen_rows_verdict
+from ml_core.lab.measuring.coverage_law import design_effects
+from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
+from ml_core.lab.measuring.evaluation import log_losses
 from tests.toy_scores import binary_rows, repeated_patients
 
 pytestmark = pytest.mark.slow

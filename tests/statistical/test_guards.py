@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from ml_core.monitoring.guards import _log_mixture, judge, log_evidence
+from ml_core.lab.watching.canary_guards import _log_mixture, judge, log_evidence
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from ml_core.features.cohort import CohortKnobs
-from ml_core.monitoring.coverage import THRESHOLD
-from tests.monitoring.ward import HORIZON_DAYS, Ward, patients
+from ml_core.lab.data.cohort import CohortKnobs
+from ml_core.lab.measuring.live_coverage import THRESHOLD
+from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients
 from tests.statistical.replays import (
     CALM,
     DRIFT_THRESHOLD,

@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from ml_core.conformal.calibrate import calibrate
+from ml_core.lab.measuring.calibration import calibrate
 from tests.toy_scores import ScoredRows
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from math import ceil
 import numpy as np
 import pytest
 
-from ml_core.conformal.calibrate import calibrate
+from ml_core.lab.measuring.calibration import calibrate
 from tests.statistical.resplits import coverages, halves, halves_of_each_class
 from tests.statistical.shipped import TASKS, scored_task
 

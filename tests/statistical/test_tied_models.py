@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import xgboost
 
-from ml_core.conformal.calibrate import calibrate
+from ml_core.lab.measuring.calibration import calibrate
 
 pytestmark = pytest.mark.slow
 

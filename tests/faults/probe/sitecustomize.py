@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 
-_RUNNER = "ml_core.serving.runner"
+_RUNNER = "ml_core.serve.running.runner"
 _LOOK_EVERY_S = 0.02
 
 

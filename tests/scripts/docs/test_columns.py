@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml_core.features.versions import get_feature_version, known_versions
+from ml_core.serve.features.versions import get_feature_version, known_versions
 from scripts.docs.columns import render
 
 

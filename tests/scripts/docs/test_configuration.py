@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from ml_core.config import ModelConfig, load_config
+from ml_core.lab.config import ModelConfig, load_config
 from scripts.docs.configuration import render
 
 ROOT = Path(__file__).resolve().parents[3]

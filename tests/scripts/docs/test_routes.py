@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from ml_core.serve.http.replies import STATUS_OF_CODE
 from scripts.docs.markdown import anchor
 from scripts.docs.routes import _fields, _type, document, render
-from web.replies import STATUS_OF_CODE
 
 PAGE = render()
 DOCUMENT = document()

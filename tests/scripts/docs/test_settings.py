@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ml_core.settings import Settings, load_settings
+from ml_core.base.settings import Settings, load_settings
 from scripts.docs.settings import render
 
 ROWS = {

@@ -1,0 +1,213 @@
+"""What the environment decides: places, the model to serve, limits. One frozen object, built at the edge."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ml_core.base.errors import ConfigError
+
+__all__ = ["Settings", "load_settings"]
+
+
+class Settings(BaseSettings):
+    """Settings from environment variables with the prefix ``SURETY_``.
+
+    ``MODEL_NAME`` and ``MODEL_STAGE`` (``Production`` means the champion) are understood as well.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SURETY_", frozen=True, extra="ignore", protected_namespaces=(), populate_by_name=True
+    )
+
+    home: Path = Field(Path(".surety"), description="Folder for promotion records, journal, feature store and MLflow.")
+    model: str = Field("", description="Bento tag to serve instead of the promoted one; must have passed its gate.")
+    model_name: str = Field(
+        "readmission_risk",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$",
+        validation_alias=AliasChoices("SURETY_MODEL_NAME", "MODEL_NAME"),
+        description="Name of the model to serve.",
+    )
+    model_stage: str = Field(
+        "Production",
+        pattern=r"^(?i:production|champion)$",
+        validation_alias=AliasChoices("SURETY_MODEL_STAGE", "MODEL_STAGE"),
+        description="Only the champion is served; Production is its old name.",
+    )
+    workers: int = Field(1, ge=1, le=256, description="Serving processes.")
+    max_body_bytes: int = Field(1_048_576, ge=1_024, le=1 << 30, description="Largest JSON body, bytes.")
+    max_bulk_bytes: int = Field(268_435_456, ge=1_024, le=1 << 34, description="Largest Arrow body, bytes.")
+    max_batch_rows: int = Field(
+        1_000, ge=1, le=1_000_000, description="Most records in one JSON batch (37 ms of work, see docs/figures.md)."
+    )
+    max_bulk_rows: int = Field(1_000_000, ge=1, le=100_000_000, description="Most rows in one Arrow stream.")
+    inline_rows: int = Field(
+        64, ge=0, le=10_000, description="Rows scored on the event loop; larger calls go to the worker's pools."
+    )
+    pool_threads: int = Field(
+        2, ge=1, le=64, description="Threads for the calls of one model that is slow or takes many rows."
+    )
+    pool_queue: int = Field(
+        2, ge=0, le=10_000, description="Such calls that may wait for a thread; more are refused (429)."
+    )
+    bulk_threads: int = Field(2, ge=1, le=64, description="Threads that read and write batches.")
+    bulk_queue: int = Field(16, ge=0, le=10_000, description="Batches that may wait for one; more are refused (429).")
+    deadline_ms: float = Field(
+        1_000.0,
+        gt=0,
+        le=60_000,
+        description="Longest wait for the model, ms, plus 1 ms a row; then the fallback answers.",
+    )
+    max_requests: int = Field(
+        256, ge=1, le=100_000, description="Most requests of one worker in work at a time; more are refused (429)."
+    )
+    body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Longest time a caller may take to send a body, s.")
+    max_buffered_bytes: int = Field(
+        536_870_912, ge=1_024, le=1 << 36, description="Most bytes of bodies held at a time by one worker; more: 429."
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of API keys (`surety keys add` makes it); where it is set, every route but the health probes "
+        "asks for one.",
+    )
+    poll_s: float = Field(
+        0.5, gt=0.01, le=1.0, description="How often a worker looks for a changed rollout, or changed keys, s."
+    )
+    respawn: bool = Field(
+        True, description="Replace lost processes in a container too, as BentoML does outside of one."
+    )
+    missing_worker_s: float = Field(
+        30.0, gt=0, le=3_600, description="How long a lost worker may be missing before /livez fails, s."
+    )
+    circuit_failures: int = Field(5, ge=1, le=10_000, description="Failures in a row that open a model's circuit.")
+    circuit_error_rate: float = Field(0.5, gt=0, le=1, description="Share of failed calls in the window that opens it.")
+    circuit_p95_ms: float = Field(
+        500.0, gt=0, description="95th percentile of call times in the window that opens it, ms."
+    )
+    circuit_window: int = Field(100, ge=1, le=100_000, description="Calls in that window.")
+    circuit_minimum_calls: int = Field(20, ge=1, le=100_000, description="Calls before the window is judged.")
+    circuit_wait_s: float = Field(
+        60.0, gt=0, le=86_400, description="First wait of an open circuit before it probes, s."
+    )
+    circuit_wait_max_s: float = Field(300.0, gt=0, le=86_400, description="Longest wait after failed probes, s.")
+    circuit_probes: int = Field(3, ge=1, le=100, description="Probes that must succeed before the circuit closes.")
+
+    log_inputs: bool = Field(
+        True, description="Keep the feature values of every answer; replay, drift and retraining need them."
+    )
+    log_retention_days: float = Field(
+        180.0, gt=0, le=36_500, description="How long `surety log prune` keeps answers, days."
+    )
+    label_horizon_days: float = Field(
+        30.0, ge=0, le=36_500, description="How long after an answer its label is certain and begins to count, days."
+    )
+    coverage_alarm_labels: float = Field(
+        50_000.0, ge=100, le=1e12, description="Mean number of labels to a false coverage alarm of a class, at least."
+    )
+    drift_window_rows: int = Field(1_000, ge=100, le=1_000_000, description="Answers in one window of the drift alarm.")
+    drift_alarm_windows: float = Field(
+        1_000.0, ge=10, le=1e12, description="Mean number of windows to a false drift alarm, at least."
+    )
+    monitor_timeout_s: float = Field(
+        180.0, gt=0, le=86_400, description="Silence of the monitor after which answers say unmonitored, s."
+    )
+
+    @property
+    def registry_uri(self) -> str:
+        """Where MLflow's registry is: ``MLFLOW_TRACKING_URI``, or a database in the home; may hold credentials."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.absolute() / 'mlflow.db'}"
+
+    @property
+    def registry_shown(self) -> str:
+        """The same without credentials."""
+        parts = urlsplit(self.registry_uri)
+        if not parts.hostname:
+            return self.registry_uri
+        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+    @property
+    def promotions(self) -> Path:
+        """Folder with one promotion record per model name."""
+        return self.home / "promotions"
+
+    @property
+    def gates(self) -> Path:
+        """Folder with one gate report per model hash."""
+        return self.home / "gates"
+
+    @property
+    def journal(self) -> Path:
+        """Append-only JSON lines: every decision with its numbers."""
+        return self.home / "journal.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """Folder with one rollout state per model name."""
+        return self.home / "rollout"
+
+    @property
+    def worker_reports(self) -> Path:
+        """Folder with the reports of the processes that serve the configured model."""
+        return self.home / "workers" / self.model_name
+
+    @property
+    def monitor(self) -> Path:
+        """Folder with what the monitor must remember, one file per model name."""
+        return self.home / "monitor"
+
+    @property
+    def models(self) -> Path:
+        """Folder with models in the layout of the Bento store, looked into where that store lacks a tag."""
+        return self.home / "models"
+
+    @property
+    def shadow_log(self) -> Path:
+        """Folder with what shadow scoring found, prediction by prediction."""
+        return self.home / "shadow" / self.model_name
+
+    @property
+    def log(self) -> Path:
+        """Folder with the prediction log of the configured model."""
+        return self.home / "log" / self.model_name
+
+    @property
+    def labels(self) -> Path:
+        """File with the labels of the configured model's answers."""
+        return self.home / "labels" / f"{self.model_name}.db"
+
+    @property
+    def subject_key(self) -> Path:
+        """File with the key that subjects are hidden with; outside the log."""
+        return self.home / "subject.key"
+
+    @property
+    def monitor_state(self) -> Path:
+        """What the monitor has published of the configured model."""
+        return self.monitor / f"{self.model_name}.state.json"
+
+    @property
+    def feature_store(self) -> Path:
+        """Folder with one Delta table per feature version."""
+        return self.home / "features"
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment, and from ``given`` fields, which come first.
+
+    Raises
+    ------
+    ConfigError
+        A variable has a value that cannot be used; the message names it.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        variable = name if name.isupper() else f"SURETY_{name.upper()}"
+        raise ConfigError(variable, first["msg"]) from error

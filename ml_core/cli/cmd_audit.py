@@ -1,0 +1,154 @@
+"""`surety audit`: everything known about one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ml_core.cli.output import emit, note, output_option
+
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
+    from ml_core.lab.past_answers.audit import Audit
+    from ml_core.serve.log.reader import PredictionLog
+
+_MOST_NAMED = 20
+
+
+@click.command(name="audit")
+@click.argument("request_id", metavar="[ID]", required=False)
+@click.option("--client-request-id", default=None, help="The answer that a caller named so.")
+@click.option("--docs", is_flag=True, help="In a table too, say what each column of the input means.")
+@click.option("--model", default=None, help="Name of the model whose log it is (default: SURETY_MODEL_NAME).")
+@output_option
+def command(
+    request_id: str | None, client_request_id: str | None, model: str | None, output: str, *, docs: bool
+) -> None:
+    """What was answered under that request id, to which input, by which model, and what has become of them since.
+
+    The answer with its set in words, the input with units, every fact of its lineage; the model's place, gate,
+    promotion, MLflow version and journal now; labels with their history; and the entry of the log, whose digest and
+    chain are computed again. Of an erased answer, what is left.
+
+    \b
+    Example: surety audit 01936f0e-7c8a-7b52-9d5f-0d3f6a1c2b4e
+    Example: surety audit --client-request-id visit-7 --output table --docs
+    """
+    if (request_id is None) == (client_request_id is None):
+        raise click.UsageError("Give either a request id or --client-request-id.")
+    from ml_core.lab.past_answers.audit import audit
+    from ml_core.serve.log.reader import PredictionLog
+
+    settings = _settings(model)
+    if request_id is None:
+        request_id = _named(PredictionLog(settings.log), str(client_request_id))
+    try:
+        found = audit(settings, request_id)
+    except ValueError as error:
+        raise click.UsageError(f"{request_id!r} is no request id.") from error
+    if found is None:
+        note(f"surety: no answer has the id {request_id}")
+        raise SystemExit(1)
+    _note(found)
+    if output == "json":
+        emit(asdict(found), output)
+    else:
+        _tell(found, docs=docs)
+
+
+def _settings(model: str | None) -> Settings:
+    from ml_core.base.settings import load_settings
+
+    return load_settings(**({} if model is None else {"model_name": model}))
+
+
+def _named(log: PredictionLog, text: str) -> str:
+    """The id of the one answer that a caller named so."""
+    from ml_core.base.clock import utc_text
+
+    found = log.by_client_request_id(text)
+    if not found:
+        note(f"surety: no answer has the client_request_id {text!r}")
+        raise SystemExit(1)
+    if len(found) > 1:
+        for answer in found[:_MOST_NAMED]:
+            note(f"{answer.request_id}  {utc_text(answer.at)}")
+        raise click.UsageError(f"{len(found)} answers have the client_request_id {text!r}: name one of these ids.")
+    return found[0].request_id
+
+
+def _note(found: Audit) -> None:
+    if found.is_erased:
+        note("its subject was erased: this is what is left")
+    elif found.input is None:
+        note("its input was not kept (SURETY_LOG_INPUTS=false)")
+    entry = found.log_entry or {}
+    if entry.get("digest_holds") is False:
+        note("the log does not hold what was written there: the digest of its entry is another")
+    if entry.get("chain_holds") is False:
+        note("the chain of the log is broken around its entry: see `surety log verify`")
+
+
+def _without_numbers(said: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in (said["answer"] or {}).items() if key not in ("probabilities", "p_values")}
+    return {"request_id": said["request_id"], "at": said["at"], **kept}
+
+
+def _by_label(answer: dict[str, Any] | None) -> list[dict[str, Any]]:
+    if answer is None:
+        return []
+    in_set = set(map(str, answer["prediction_set"]))
+    return [
+        {"label": label, "probability": p, "p_value": answer["p_values"][label], "in_set": label in in_set}
+        for label, p in answer["probabilities"].items()
+    ]
+
+
+def _tell(found: Audit, *, docs: bool) -> None:
+    """The sections one after another, for people."""
+    said = asdict(found)
+    shown = ("column", "value", "unit", "meaning") if docs else ("column", "value", "unit")
+    now: dict[str, Any] = said["model_now"] or {}
+    gate, labels = now.get("gate", {}), said["labels"]
+    sections: list[tuple[str, Any]] = [
+        ("Answer", _without_numbers(said)),
+        ("Answer by label", _by_label(said["answer"])),
+        ("Input", [{key: row[key] for key in shown} for row in said["input"] or []]),
+        ("Lineage", said["lineage"]),
+        ("The model now: rollout", now.get("rollout")),
+        ("The model now: stored", now.get("stored")),
+        ("The model now: gate", {key: value for key, value in gate.items() if key != "rules"}),
+        ("The model now: rules of its gate", gate.get("rules", [])),
+        ("The model now: promotion", now.get("promotion")),
+        ("The model now: MLflow", now.get("mlflow")),
+        ("The model now: journal", [_decision(entry) for entry in now.get("journal", [])]),
+        ("Label", {key: value for key, value in labels.items() if key != "history"}),
+        ("Labels as they came", labels.get("history", [])),
+        ("Log entry", said["log_entry"]),
+        ("Batch", said["batch"]),
+    ]
+    for title, content in sections:
+        if content:
+            click.echo(f"\n{title}")
+            emit(_plain(content), "table")
+
+
+def _decision(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What fits on a line of an entry of the journal."""
+    return {key: entry.get(key) for key in ("at", "event", "by", "why", "decision", "passed")}
+
+
+def _plain(value: Any) -> Any:
+    """The same with texts as they are: what callers wrote must not be taken for the table's own mark-up."""
+    from rich.markup import escape
+
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(part) for part in value]
+    return value

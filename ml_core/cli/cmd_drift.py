@@ -1,0 +1,173 @@
+"""`surety drift`: whether the rows of now still look like the reference."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ml_core.cli.output import emit, note
+
+if TYPE_CHECKING:
+    from ml_core.lab.config import DriftConfig
+    from ml_core.lab.drift.drift_check import DriftCheck
+    from ml_core.lab.drift.drift_report import DriftReport
+    from ml_core.serve.features.versions import FeatureVersion
+
+
+class Report(click.ParamType):  # type: ignore[type-arg]  # generic only in newer editions of click
+    """``table``, ``json`` or a file for the JSON report."""
+
+    name = "table|json|FILE.json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        """The form, or the file."""
+        text = str(value)
+        if text not in ("table", "json") and not text.lower().endswith(".json"):
+            self.fail(f"{text!r} is neither table, json nor a file that ends in .json", param, ctx)
+        return text if text in ("table", "json") else Path(text)
+
+
+@click.group(name="drift")
+def command() -> None:
+    """Current rows against a reference. The verdicts are advice, each for one check."""
+
+
+@command.command(name="check")
+@click.option("--reference", type=click.Path(path_type=Path), default=None,
+              help="Rows that are normal: .parquet, .csv or reference.npz (default: the live model's).")  # fmt: skip
+@click.option("--current", type=click.Path(path_type=Path), default=None,
+              help="Rows to judge: .parquet or .csv (default: the newest answers of the live model).")  # fmt: skip
+@click.option("--model", default=None, help="Whose live answers (default: SURETY_MODEL_NAME).")
+@click.option("--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="How many of them.")
+@click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]), default=None,
+              help="What counts as drift (default: the configuration's, else ks_mean_shift).")  # fmt: skip
+@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
+              help="YAML of the model: its limits and its feature version.")  # fmt: skip
+@click.option("--feature-version", default=None, help="Types the columns, e.g. v2 (default: the configuration's).")
+@click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two apart.")
+@click.option("--output", "--output-file", "output", type=Report(), default=None,
+              help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
+def check(
+    reference: Path | None,
+    current: Path | None,
+    model: str | None,
+    rows: int,
+    rule: str | None,
+    config_path: Path | None,
+    feature_version: str | None,
+    output: str | Path | None,
+    *,
+    with_domain: bool,
+) -> None:
+    """Compare every feature of the current rows with the reference. Exit status 3 if retraining is advised.
+
+    Each feature ends in a named state; one that could not be tested is never called ok. Without a feature version the
+    columns of both files are compared as their cells look. Without --current the live log is looked at.
+
+    \b
+    Example: surety drift check --model readmission_risk --output drift.json
+    Example: surety drift check --reference data/cohort.parquet --current data/week.parquet --rule extended
+    Example: surety drift check --reference reference.npz --feature-version v1 --current week.csv
+    """
+    from ml_core.base.errors import CannotJudge
+    from ml_core.lab.drift.drift_check import check_files
+
+    config, version, seed = _asked(config_path, rule, feature_version)
+    columns = () if version is None else version.features
+    if current is None:
+        if with_domain:
+            raise click.UsageError("--domain compares rows with rows: give --reference FILE and --current FILE.")
+        found = _check_live(reference, config, model, rows)
+    elif reference is None:
+        raise click.UsageError("Give --reference FILE with --current FILE.")
+    else:
+        found = check_files(reference, current, config, columns, with_domain=with_domain, seed=seed)
+    _tell(found, output)
+    if not found.features_tested:
+        raise CannotJudge("drift", "no feature has 30 values on both sides of a kind the rule compares")
+    if found.retrain_advised:
+        note(f"retraining is advised: {found.features_drifted} of {found.features_tested} tested features drifted")
+        raise SystemExit(3)
+
+
+def _check_live(reference: Path | None, config: DriftConfig, model: str | None, rows: int) -> DriftCheck:
+    """The newest answers of the live model against its own reference, or against a file."""
+    from ml_core.base.settings import load_settings
+    from ml_core.lab.drift.drift_check import check_table, reference_window
+    from ml_core.lab.watching.live_window import live_window
+
+    live = live_window(load_settings(**({} if model is None else {"model_name": model})), rows)
+    window = live.normal.window if reference is None else reference_window(reference, live.normal.columns)
+    told = f"{live.rows} answers of {live.normal.tag} from {live.since.isoformat()} to {live.until.isoformat()}"
+    return check_table(window, live.inputs, config, probabilities=live.scores, notes=[told])
+
+
+def _asked(
+    config_path: Path | None, rule: str | None, feature_version: str | None
+) -> tuple[DriftConfig, FeatureVersion | None, int]:
+    """Limits, feature version and seed: from the command line, else from the YAML, else the defaults."""
+    from ml_core.lab.config import DriftConfig, load_config
+    from ml_core.serve.features.versions import get_feature_version
+
+    config = None if config_path is None else load_config(config_path)
+    limits = DriftConfig() if config is None else config.drift
+    name = feature_version if feature_version is not None or config is None else config.feature_version
+    chosen = limits if rule is None else DriftConfig.model_validate({**limits.model_dump(), "rule": rule})
+    return chosen, None if name is None else get_feature_version(name), 0 if config is None else config.seed
+
+
+def _tell(found: DriftCheck, output: str | Path | None) -> None:
+    """Print the check; with a file, write it there and print the short form."""
+    if isinstance(output, Path):
+        _write(output, found.as_dict())
+        note(f"report: {output}")
+        output = None
+    form = output or ("table" if sys.stdout.isatty() else "json")
+    if form == "json":
+        emit(found.as_dict(), form)
+        return
+    emit([_row(report) for report in (*found.features, *found.scores)], form)
+    emit(_summary(found), form)
+
+
+def _row(report: DriftReport) -> dict[str, Any]:
+    before, after = (None if x is None else f"{x:.5g}" for x in (report.reference_mean, report.current_mean))
+    return {
+        "feature": report.feature,
+        "state": report.state,
+        "D": None if report.ks_statistic is None else f"{report.ks_statistic:.3f}",
+        "p": None if report.p_value is None else f"{report.p_value:.2g}",
+        "mean": None if before is None else f"{before} -> {after}",
+        "missing": f"{report.missing_reference:.1%} -> {report.missing_current:.1%}",
+        "flags": ", ".join(report.flags),
+    }
+
+
+def _summary(found: DriftCheck) -> dict[str, Any]:
+    told = {
+        key: value for key, value in found.as_dict().items() if key not in ("features", "scores", "notes", "domain")
+    }
+    domain = found.domain
+    if domain is not None:
+        told["domain"] = f"AUC {domain.auc:.3f}, p {domain.p_value:.2g}: {'drifted' if domain.drifted else 'alike'}"
+    return {**told, "notes": "; ".join(found.notes)}
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    from ml_core.base.errors import DataError
+
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written: {error.strerror or type(error).__name__}") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()

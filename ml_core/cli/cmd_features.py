@@ -1,0 +1,62 @@
+"""`surety features`: raw file to validated columns in the feature store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ml_core.cli.output import emit, note, output_option
+
+
+@click.group(name="features")
+def command() -> None:
+    """Bring raw rows into the feature store."""
+
+
+@command.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
+@click.option("--data", type=click.Path(path_type=Path), default=None,
+              help="Raw rows, instead of the file that the configuration names.")  # fmt: skip
+@click.option("--quarantine", type=click.Path(path_type=Path), default=None,
+              help="Write rows that break the column table to this .parquet or .csv file and go on.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Judge the rows; write nothing.")
+@output_option
+def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_run: bool, output: str) -> None:
+    """Ingest, validate, transform and store the rows a model is trained on.
+
+    Rows that break the column table are reported by column, check and count, never by value. Running it again on the
+    same rows makes no new version.
+
+    \b
+    Example: surety features run --config configs/readmission_v1.yaml
+    Example: surety features run --config configs/readmission_v1.yaml --quarantine data/refused.csv
+    """
+    from ml_core.base.settings import load_settings
+    from ml_core.lab.config import load_config
+    from ml_core.lab.data.feature_pipeline import FeaturePipeline
+
+    config = load_config(config_path)
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"source": data})})
+    result = FeaturePipeline(config, load_settings()).run(quarantine, dry_run=dry_run)
+    if result.ignored:
+        note(f"columns not used by {config.feature_version}: {', '.join(result.ignored)}")
+    if result.left_out:
+        note(f"{result.left_out} stays that ended in death or a hospice were left out")
+    if dry_run:
+        note("dry run: nothing was written")
+    emit(
+        {
+            "feature_version": config.feature_version,
+            "table": str(result.table),
+            "version": None if dry_run else result.version,
+            "rows_in": result.rows_in,
+            "left_out": result.left_out,
+            "rows_kept": result.rows_kept,
+            "quarantined": result.quarantined,
+            "quarantine": str(quarantine) if quarantine and result.quarantined and not dry_run else None,
+            "problems": [{"column": c, "check": k, "rows": n} for c, k, n in result.problems],
+        },
+        output,
+    )

@@ -1,0 +1,127 @@
+"""`surety import-model`: MLflow to Bento store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ml_core.cli.output import emit, note, output_option
+
+
+@click.command(name="import-model")
+@click.option("--model", default=None, help="Name of the registered model.")
+@click.option("--alias", default=None, help="Import the version with this alias (champion if nothing is named).")
+@click.option("--version", default=None, help="Import this version.")
+@click.option("--uri", default=None, help="models:/name/3, models:/name@alias or runs:/RUN/path.")
+@click.option("--calibration", type=click.Path(path_type=Path), default=None,
+              help="Labelled rows the model never saw; adopts a scikit-learn or XGBoost classifier.")  # fmt: skip
+@click.option("--feature-version", default=None, help="Feature version whose matrix the foreign model takes.")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
+              help="The model's YAML (foreign models: level, split and gate).")  # fmt: skip
+@click.option("--trust-pickle", is_flag=True, help="Allow unpickling a foreign model, which can run any code.")
+@click.option("--into-home", is_flag=True,
+              help="Also place it in SURETY_HOME/models, for services with a read-only Bento store.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would be imported; store nothing.")
+@output_option
+def command(
+    model: str | None,
+    alias: str | None,
+    version: str | None,
+    uri: str | None,
+    calibration: Path | None,
+    feature_version: str | None,
+    config_path: Path | None,
+    *,
+    trust_pickle: bool,
+    into_home: bool,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """Bring a registered version into the Bento store; its tag is printed and is always the same.
+
+    With --calibration a foreign classifier is converted, calibrated, registered as a challenger, gated on held-out rows
+    and, if the gate passes, imported. Exit status 3 if it does not.
+
+    \b
+    Example: surety import-model --model readmission_risk
+    Example: surety import-model --model readmission_risk --version 3
+    Example: surety import-model --uri runs:/0a1b2c/model --model other_risk --calibration rows.parquet \
+                 --feature-version v1 --config configs/other.yaml
+    """
+    if sum(x is not None for x in (alias, version, uri)) > 1:
+        raise click.UsageError("Give only one of --alias, --version and --uri.")
+    if calibration is None:
+        result, passed = _import_ours(model, alias, version, uri, dry_run=dry_run), True
+    else:
+        if uri is None or model is None or feature_version is None:
+            raise click.UsageError("--calibration needs --uri, --model and --feature-version.")
+        result, passed = _import_foreign(
+            uri, model, calibration, feature_version, config_path, trust_pickle=trust_pickle, dry_run=dry_run
+        )
+    if into_home and passed and not dry_run:
+        from ml_core.base.settings import load_settings
+        from ml_core.lab.registry.importer import place_in_home
+
+        result["placed_in"] = str(place_in_home(result["tag"], load_settings()))
+    emit(result, output)
+    if dry_run:
+        note("dry run: nothing was stored")
+    if not passed:
+        note(f"not imported; refused by: {', '.join(result['failed_rules'])}")
+        raise SystemExit(3)
+
+
+def _import_ours(
+    model: str | None, alias: str | None, version: str | None, uri: str | None, *, dry_run: bool
+) -> dict[str, Any]:
+    from ml_core.base.settings import load_settings
+    from ml_core.cli.model_options import version_of
+    from ml_core.lab.registry.importer import import_version
+    from ml_core.lab.registry.model_registry import ModelRegistry
+
+    settings = load_settings()
+    if uri is None and model is None:
+        raise click.UsageError("Give --model or --uri.")
+    registry = ModelRegistry(settings)
+    if uri is not None:
+        chosen = registry.by_uri(uri)
+    else:
+        chosen = version_of(registry, str(model), alias or (None if version else "champion"), version)
+    found = import_version(registry, chosen, settings, dry_run=dry_run)
+    return {
+        "tag": found.tag,
+        "is_new": found.is_new,
+        "model": chosen.name,
+        "version": chosen.version,
+        "model_hash": found.model_hash,
+        "gate": found.gate,
+    }
+
+
+def _import_foreign(
+    uri: str,
+    model: str,
+    calibration: Path,
+    feature_version: str,
+    config_path: Path | None,
+    *,
+    trust_pickle: bool,
+    dry_run: bool,
+) -> tuple[dict[str, Any], bool]:
+    from ml_core.base.settings import load_settings
+    from ml_core.lab.journeys.adopt import adopt, adoption_config
+
+    config = adoption_config(model, feature_version, calibration, config_path)
+    found = adopt(uri, calibration, config, load_settings(), note, trust_pickle=trust_pickle, dry_run=dry_run)
+    result = {
+        "tag": found.tag,
+        "model": model,
+        "version": found.version,
+        "model_hash": found.model_hash,
+        "gate": "none" if found.gate is None else "passed" if found.gate.passed else "refused",
+        "failed_rules": list(found.gate.failed_rules) if found.gate else [],
+        "metrics": found.metrics,
+    }
+    return result, found.gate is None or found.gate.passed

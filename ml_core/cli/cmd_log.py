@@ -1,0 +1,348 @@
+"""`surety log`: looking after the prediction log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ml_core.cli.output import emit, note, output_option, progress
+
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
+    from ml_core.lab.log_care.chain_check import FileReport
+    from ml_core.lab.log_care.erasure import Erased, Found
+    from ml_core.lab.log_care.retention import OldDay
+    from ml_core.lab.log_care.sealing import SealedDay
+
+_DAY = click.DateTime(["%Y-%m-%d"])
+_SHORT = ("file", "state", "rows", "erased", "ok", "row")
+_model_option = click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+_yes_option = click.option(
+    "--yes", is_flag=True, help="Do not ask; nothing is asked either where stdin is no terminal."
+)
+
+
+@click.group(name="log")
+def command() -> None:
+    """Look after the prediction log: is it whole, seal what is over, remove what is old, erase a person.
+
+    Days are UTC. What a worker writes to just now is live; the rest is closed, and changed by these commands alone. Run
+    them as the user that the service runs as.
+    """
+
+
+@command.command(name="show")
+@_model_option
+@output_option
+def show(model: str | None, output: str) -> None:
+    """What there is: files, days, rows, size; which are live, and which are sealed as they are.
+
+    \b
+    Example: surety log show
+    """
+    from ml_core.lab.log_care.log_overview import overview
+
+    settings = _settings(model)
+    facts = overview(settings)
+    if not facts:
+        _note_no_log(settings)
+    emit(
+        {
+            "model": settings.model_name,
+            "folder": str(settings.log),
+            "days": len({x.file.day for x in facts}),
+            "rows": sum(x.rows or 0 for x in facts),
+            "bytes": sum(x.bytes for x in facts),
+            "files": [
+                {
+                    "file": x.file.path.name,
+                    "day": x.file.day,
+                    "rows": x.rows,
+                    "bytes": x.bytes,
+                    "state": "live" if x.is_live else "closed",
+                    "sealed": x.is_sealed,
+                }
+                for x in facts
+            ],
+        },
+        output,
+    )
+    unreadable = [x.file.path.name for x in facts if x.rows is None]
+    if unreadable:
+        note(f"surety: cannot be read: {', '.join(unreadable)}; see surety log verify")
+        raise SystemExit(1)
+
+
+@command.command(name="verify")
+@click.option("--day", type=_DAY, default=None, help="Only that day, e.g. 2026-11-24.")
+@_model_option
+@output_option
+def verify(day: datetime | None, model: str | None, output: str) -> None:
+    """Walk the hash chain of every file, live ones too, and hold it against the journal.
+
+    Finds any change of a stored row, and rows that were added, removed or moved. An end that was cut off, an older
+    copy in a file's place and a missing file are found from the first `surety log seal` of their day on. Exit status
+    3 if anything is not as it was stored, 1 if a file cannot be read to its end.
+
+    \b
+    Example: surety log verify
+    Example: surety log verify --day 2026-11-24 --output json
+    """
+    from ml_core.lab.log_care.chain_check import verify_log
+
+    settings = _settings(model)
+    with progress("verifying", total=1.0) as advance:
+        report = verify_log(settings, None if day is None else day.date().isoformat(), advance)
+    if not report.files and not report.missing:
+        _note_no_log(settings)
+    rows = [_report_row(found) for found in report.files]
+    if output == "table":  # what is wrong stands below, and the whole head in the JSON
+        emit([{**{name: row[name] for name in _SHORT}, "head": f"{row['head'][:12]}…"} for row in rows], output)
+    else:
+        facts = {"model": settings.model_name, "ok": report.is_sound, "files": rows}
+        emit({**facts, "missing": list(report.missing), "orphans": list(report.orphans)}, output)
+    for found in report.files:
+        if not found.is_sound:
+            note(f"surety: {found.file}{'' if found.row is None else f', row {found.row}'}: {found.problem}")
+    for name in report.missing:
+        note(f"surety: {name}: is missing, and was not pruned")
+    if report.orphans:
+        note(f"{len(report.orphans)} files of bulk calls belong to no row; a worker that was killed may have left them")
+    if not report.is_sound:
+        raise SystemExit(3 if report.is_readable else 1)
+
+
+@command.command(name="seal")
+@click.option("--before", type=_DAY, default=None, help="Only days before that one (default: today).")
+@_model_option
+@output_option
+def seal(before: datetime | None, model: str | None, output: str) -> None:
+    """Verify days that are over, write their heads into the journal, and copy each into one Parquet file.
+
+    The copies lie in log/MODEL/sealed below SURETY_HOME, for DuckDB, pandas and whatever reads Parquet; the databases
+    stay what replay, audit and verify read. Days that are sealed as they are stay untouched. Exit status 3 if a day
+    is not sound, and so is not sealed.
+
+    \b
+    Example: surety log seal
+    Example: surety log seal --before 2026-11-24
+    """
+    from ml_core.lab.log_care.sealing import days_to_seal, seal_day
+
+    settings = _settings(model)
+    days = days_to_seal(settings, None if before is None else before.date())
+    with progress("sealing", total=float(max(1, len(days)))) as advance:
+        sealed = [seal_day(settings, day, advance) for day in days]
+    if not days:
+        note("no day of the log is over" if settings.log.exists() else _no_log(settings))
+    emit([_sealed_row(day) for day in sealed], output)
+    for day in sealed:
+        if day.outcome in {"busy", "broken"}:
+            note(f"surety: {day.day} was not sealed: {day.detail}")
+    if any(day.outcome == "broken" for day in sealed):
+        raise SystemExit(3)
+
+
+@command.command(name="prune")
+@click.option("--older-than", "days", type=click.FloatRange(0, 36_500), default=None, metavar="DAYS",
+              help="Days to keep (default: SURETY_LOG_RETENTION_DAYS).")  # fmt: skip
+@click.option("--unsealed", is_flag=True, help="Remove days that are not sealed, too.")
+@click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")
+@_yes_option
+@_model_option
+@output_option
+def prune(days: float | None, model: str | None, output: str, *, unsealed: bool, dry_run: bool, yes: bool) -> None:
+    """Remove whole days that are older than the log is kept: databases, bulk calls and sealed copies.
+
+    Their last heads are written into the journal first. Exit status 3 if old days stay because they are not sealed or
+    a worker writes to them.
+
+    \b
+    Example: surety log prune --dry-run
+    Example: surety log prune --older-than 90 --yes
+    """
+    from ml_core.lab.log_care.retention import old_days, prune_day
+
+    settings = _settings(model)
+    kept = settings.log_retention_days if days is None else days
+    old = old_days(settings, kept, unsealed=unsealed)
+    going = [day for day in old if day.state == "goes"]
+    if not old:
+        note(f"no day is older than {kept:g} days" if settings.log.exists() else _no_log(settings))
+    if dry_run:
+        note("dry run: nothing was removed")
+    elif going:
+        for day in going:
+            note(f"{day.day.name}: {len(day.files)} files, {day.rows} rows, {day.bytes} bytes")
+        _ask(f"Remove {len(going)} days for good?", yes=yes)
+        gone = {}
+        with progress("removing", total=float(len(going))) as advance:
+            for day in going:
+                gone[day.day] = prune_day(settings, day.day, unsealed=unsealed)
+                advance(1.0)
+        old = [gone.get(day.day, day) for day in old]
+    emit([_old_row(day, removed=not dry_run) for day in old], output)
+    _note_what_stays(old)
+
+
+@command.command(name="erase-subject")
+@click.argument("subject", metavar="SUBJECT")
+@click.option("--dry-run", is_flag=True, help="Show where there are answers about the subject; erase nothing.")
+@_yes_option
+@_model_option
+@output_option
+def erase_subject(subject: str, model: str | None, output: str, *, dry_run: bool, yes: bool) -> None:
+    """Erase what answers about SUBJECT say: input, answer, the caller's own id. Id, time and digest stay.
+
+    SUBJECT is what requests named as their subject, or else the value of the record's group column (the patient's
+    number); - reads it from stdin, which keeps it out of the shell's history. The hash chain still holds afterwards.
+    Labels and the monitor's rows of these answers go as well; the feature store is not touched.
+    Databases that a live service writes to are changed by its workers within seconds; exit status 1 if one has not
+    done so in time. Bulk calls keep no subject and are not looked at.
+
+    \b
+    Example: surety log erase-subject patient-4711 --dry-run
+    Example: surety log erase-subject - --yes < subject.txt
+    """
+    from ml_core.lab.log_care.erasure import find
+    from ml_core.lab.log_care.forget import forget
+    from ml_core.serve.log.pseudonyms import Pseudonyms
+
+    settings = _settings(model)
+    name = _subject(subject)
+    if not settings.log.exists():
+        _note_no_log(settings)
+        emit(_erased_facts(settings, [], None), output)
+        return
+    _check_key(settings)
+    pseudonyms = Pseudonyms(settings.subject_key).all_of(name)
+    found = find(settings, pseudonyms)
+    answers = sum(x.rows for x in found)
+    if dry_run:
+        note("dry run: nothing was erased")
+        emit(_erased_facts(settings, found, None), output)
+        return
+    _ask(f"{answers} answers in {sum(x.rows > 0 for x in found)} files. Erase them for good?", yes=yes or not answers)
+    with progress("erasing", total=1.0) as advance:
+        done = forget(settings, pseudonyms, step=advance)
+    more = {"labels": done.labels, "matured": done.matured}
+    emit({**_erased_facts(settings, found, done.log), **more}, output)
+    _note_what_was_erased(done.log)
+
+
+def _note_what_was_erased(done: Erased) -> None:
+    if not done.answers and not done.left:
+        note("no answer is about this subject")
+    if done.earlier:
+        note(f"{done.earlier} more answers were erased for earlier requests that had not been ended")
+    for day, problem in done.unsealed.items():
+        note(f"{day} lost its sealed copy, which could not be written anew ({problem}): run surety log seal later")
+    for file, problem in done.left.items():
+        note(f"surety: {file} still has to be done: {problem}")
+    if done.left:
+        note("run it again; what a worker has been asked for stays asked for")
+        raise SystemExit(1)
+
+
+def _note_what_stays(old: Sequence[OldDay]) -> None:
+    unsealed = [day.day.name for day in old if day.state == "unsealed"]
+    busy = [day.day.name for day in old if day.state == "busy"]
+    if unsealed:
+        note(f"surety: not sealed as they are: {', '.join(unsealed)}. Run surety log seal first, or give --unsealed")
+    if busy:
+        note(f"surety: a worker writes to {', '.join(busy)}: stop it, or try again later")
+    if unsealed or busy:
+        raise SystemExit(3)
+
+
+def _settings(model: str | None) -> Settings:
+    from ml_core.base.settings import load_settings
+
+    return load_settings(**({} if model is None else {"model_name": model}))
+
+
+def _no_log(settings: Settings) -> str:
+    return f"{settings.model_name} has no log yet in {settings.log}"
+
+
+def _note_no_log(settings: Settings) -> None:
+    note(_no_log(settings))
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    """Go on only if the person in front says yes; a job is not asked."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(question, abort=True, err=True)
+
+
+def _subject(given: str) -> str:
+    name = sys.stdin.readline().rstrip("\r\n") if given == "-" else given
+    if not name:
+        raise click.UsageError("The subject is empty.")
+    return name
+
+
+def _check_key(settings: Settings) -> None:
+    """Without the key nobody can be found; a new one would find nobody and say so with an easy mind."""
+    from ml_core.base.errors import ConfigError
+
+    if not settings.subject_key.exists():
+        raise ConfigError(
+            str(settings.subject_key),
+            "the key of subjects is missing, and without it no answer can be found: restore it",
+        )
+
+
+def _report_row(found: FileReport) -> dict[str, Any]:
+    return {
+        "file": found.file,
+        "state": "live" if found.is_live else "closed",
+        "rows": found.rows,
+        "answers": found.answers,
+        "commits": found.commits,
+        "erased": len(found.erased),
+        "head": found.head.hex(),
+        "ok": found.is_sound,
+        "row": found.row,
+        "problem": found.problem or None,
+    }
+
+
+def _sealed_row(day: SealedDay) -> dict[str, Any]:
+    return {"day": day.day, "outcome": day.outcome, "answers": day.answers, "detail": day.detail or None}
+
+
+def _old_row(day: OldDay, *, removed: bool) -> dict[str, Any]:
+    gone = "removed" if removed else "would go"
+    return {
+        "day": day.day.name,
+        "outcome": gone if day.state == "goes" else day.state,
+        "files": list(day.files),
+        "rows": day.rows,
+        "bytes": day.bytes,
+    }
+
+
+def _erased_facts(settings: Settings, found: Sequence[Found], done: Erased | None) -> dict[str, Any]:
+    """What was found and what was done, file by file; never the subject."""
+    files = [
+        {
+            "file": x.file,
+            "state": "live" if x.is_live else "closed",
+            "found": x.rows,
+            "erased": 0 if done is None else len(done.rows.get(x.file, ())),
+            "left": x.problem or None if done is None else done.left.get(x.file),
+        }
+        for x in found
+        if x.rows or x.problem or (done is not None and (x.file in done.rows or x.file in done.left))
+    ]
+    return {
+        "model": settings.model_name,
+        "found": sum(x.rows for x in found),
+        "erased": 0 if done is None else done.answers,
+        "files": files,
+    }

@@ -1,0 +1,94 @@
+"""`surety models`: what the registry and the Bento store hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ml_core.cli.output import emit, output_option
+
+
+@click.group(name="models")
+def command() -> None:
+    """Look at registered models."""
+
+
+@command.command(name="list")
+@click.option("--model", default=None, help="Only this model.")
+@output_option
+def list_models(model: str | None, output: str) -> None:
+    """Versions with aliases, gate verdicts and metrics, and their tags in the Bento store.
+
+    \b
+    Example: surety models list --model readmission_risk --output table
+    """
+    from ml_core.base.settings import load_settings
+    from ml_core.lab.registry.model_registry import ModelRegistry
+
+    settings = load_settings()
+    registry = ModelRegistry(settings)
+    names = registry.names() if model is None else [model]
+    rows = [_row(registry, settings, version) for name in names for version in registry.versions(name)]
+    emit(rows if output == "json" else [_short(row) for row in rows], output)
+
+
+@command.command()
+@click.option("--model", required=True, help="Name of the registered model.")
+@click.option("--alias", default=None, help="The version with this alias.")
+@click.option("--version", default=None, help="This version (if nothing is named the champion, or else the newest).")
+@click.option("--output", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True,
+              help="The card as people read it, or what it is made of.")  # fmt: skip
+def card(model: str, alias: str | None, version: str | None, output: str) -> None:
+    """Print the model card of a version: what it is for, what it was made of, what it measured, what the gate said.
+
+    \b
+    Example: surety models card --model readmission_risk
+    Example: surety models card --model readmission_risk --version 3 > card.md
+    """
+    from ml_core.base.settings import load_settings
+    from ml_core.cli.model_options import version_of
+    from ml_core.lab.registry.card_text import as_row, card_text
+    from ml_core.lab.registry.model_card import read_card
+    from ml_core.lab.registry.model_registry import ModelRegistry
+
+    registry = ModelRegistry(load_settings())
+    if alias is None and version is None:
+        chosen = registry.find_alias(model, "champion") or registry.versions(model)[0]
+    else:
+        chosen = version_of(registry, model, alias, version)
+    with registry.bundle_folder(chosen) as folder:
+        found = read_card(registry, chosen, folder)
+    if output == "json":
+        emit(as_row(found), output)
+    else:
+        click.echo(card_text(found), nl=False)
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """What fits on a screen; the hash is part of the tag."""
+    kept = ("model", "version", "gate", "roc_auc", "coverage", "bento_tag")
+    return {**{key: row[key] for key in kept}, "aliases": ", ".join(row["aliases"])}
+
+
+def _row(registry: Any, settings: Any, version: Any) -> dict[str, Any]:
+    from ml_core.base.documents import read_document
+    from ml_core.lab.registry.importer import stored_path
+    from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, promotion_path
+
+    record = read_document(promotion_path(settings.promotions, version.name), PromotionRecord)
+    tag = bento_tag(version.name, version.version, version.model_hash) if version.model_hash else None
+    metrics = registry.metrics(version)
+    return {
+        "model": version.name,
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "is_promoted": record is not None and tag is not None and record.bento_tag == tag,
+        "gate": version.tags.get("gate", "none"),
+        "failed_rules": version.tags.get("gate_failed_rules", ""),
+        "roc_auc": metrics.get("roc_auc"),
+        "coverage": metrics.get("coverage"),
+        "feature_version": version.tags.get("feature_version", ""),
+        "model_hash": version.model_hash,
+        "bento_tag": tag if tag is not None and stored_path(tag) is not None else None,
+    }

@@ -1,0 +1,65 @@
+"""`surety promote`: challenger against champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ml_core.cli.model_options import judged_version
+from ml_core.cli.output import emit, note, output_option
+
+
+@click.command(name="promote")
+@judged_version
+@click.option("--run-id", default=None, help="The version that came out of this MLflow run.")
+@click.option("--dry-run", is_flag=True, help="Decide; change and keep nothing.")
+@output_option
+def command(
+    model: str | None,
+    alias: str | None,
+    version: str | None,
+    run_id: str | None,
+    config_path: Path | None,
+    data: Path | None,
+    *,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """Gate a version, compare it with the champion on the same test patients, and make it the champion.
+
+    Exit status 3 if a rule says no. Done twice it changes nothing the second time.
+
+    \b
+    Example: surety promote --model readmission_risk --dry-run
+    Example: surety promote --model readmission_risk --version 3
+    """
+    from ml_core.base.settings import load_settings
+    from ml_core.cli.model_options import config_of, rules_table, version_of
+    from ml_core.lab.judging.promotion import promote_version
+    from ml_core.lab.registry.model_registry import ModelRegistry
+
+    config, settings = config_of(model, config_path), load_settings()
+    registry = ModelRegistry(settings)
+    chosen = version_of(registry, config.model, alias, version, run_id)
+    found = promote_version(registry, chosen, config, settings, data=data, dry_run=dry_run)
+    if dry_run:
+        note("dry run: nothing was changed")
+    emit(
+        {
+            "model": config.model,
+            "decision": found.decision,
+            "version": found.version,
+            "champion_before": found.champion_version,
+            "model_hash": found.model_hash,
+            "bento_tag": found.bento_tag,
+            "compared_on": found.compared_on,
+            "rules": rules_table(found.rules),
+        },
+        output,
+    )
+    if found.decision == "refused":
+        note(f"refused by: {', '.join(rule.rule for rule in found.rules if not rule.passed)}")
+        raise SystemExit(3)
+    if not dry_run:
+        note(f"next: surety import-model --model {config.model}")

@@ -1,0 +1,375 @@
+"""`surety rollout`: what is live, changed while the service runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ml_core.cli.cmd_monitor import verdict_row
+from ml_core.cli.output import emit, note, output_option
+
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
+    from ml_core.serve.model.loader import ModelLoader
+    from ml_core.serve.rollout.changes import Change
+    from ml_core.serve.rollout.rollout_state import RolloutState
+    from ml_core.serve.rollout.worker_reports import SlotReport
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(name="rollout")
+def command() -> None:
+    """Shadow, canary, full, rollback, flags and circuits, obeyed by every worker within a second.
+
+    Every change is journalled with who, why, before and after. Exit status 3 is a sound "no": a model without a passed
+    gate, or with other columns, is not put before callers.
+    """
+
+
+def changing(verb: F) -> F:
+    """The options of every verb that changes the rollout."""
+    options = (
+        click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME)."),
+        click.option("--why", default="", help="For the journal."),
+        click.option("--dry-run", is_flag=True, help="Check and show; change nothing."),
+        click.option("--wait", default=5.0, show_default=True, help="Seconds to wait for running workers to obey."),
+        output_option,
+    )
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+@command.command(name="show")
+@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@output_option
+def show(model: str | None, output: str) -> None:
+    """The rollout, the counts of all workers, and what the guards say.
+
+    \b
+    Example: surety rollout show --output table
+    """
+    from ml_core.lab.watching.canary_monitor import Monitor
+
+    settings = _settings(model)
+    look = Monitor(settings).look(act=False)
+    if look.state is None:
+        emit({"model": settings.model_name, "live": None, "note": "nothing has been served yet"}, output)
+        return
+    emit(
+        {
+            **_shown(look.state),
+            "flags": look.state.flags.model_dump(mode="json"),
+            "circuits": {slot: order.model_dump() for slot, order in look.state.circuits.items()},
+            "guards": None if look.state.guards is None else look.state.guards.model_dump(),
+            "workers_alive": look.alive,
+            "slots": [_slot(s) for s in (look.champion, look.challenger) if s is not None],
+            "verdicts": [verdict_row(v) for v in look.verdicts],
+        },
+        output,
+    )  # fmt: skip
+
+
+@command.command(name="shadow")
+@click.argument("tag", required=False)
+@changing
+def shadow(tag: str | None, model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+    """Score every request with TAG as well, after the reply; nobody sees its answers, so it needs no gate.
+
+    TAG is a Bento tag or a version such as v3; by default the present challenger, else the promoted model.
+
+    \b
+    Example: surety rollout shadow v3 --why "new lab codes"
+    """
+    from ml_core.serve.rollout import changes
+
+    settings = _settings(model)
+    with _refusals():
+        chosen = _chosen(settings, tag)
+        _check_contract(settings, chosen)
+        _change(settings, changes.shadow(chosen), why, wait, output, dry_run=dry_run)
+
+
+@command.command(name="canary")
+@click.argument("weight", type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.argument("tag", required=False)
+@click.option("--max-error-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.02,
+              show_default=True, help="Largest share of calls in which the model fails.")  # fmt: skip
+@click.option("--max-fallback-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
+              show_default=True, help="Largest share of fallback answers.")  # fmt: skip
+@click.option("--slow-ms", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True,
+              help="What counts as a slow call.")  # fmt: skip
+@click.option("--max-slow-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
+              show_default=True, help="Largest share of slow calls.")  # fmt: skip
+@click.option("--max-set-size", type=click.FloatRange(min=0, min_open=True), default=None,
+              help="Largest mean set size (default: the champion's on its test rows, plus 0.25).")  # fmt: skip
+@click.option("--min-answers", type=click.IntRange(min=1), default=100, show_default=True,
+              help="Answers before a guard may trip.")  # fmt: skip
+@click.option("--false-alarm", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.01,
+              show_default=True, help="Probability of ever taking back a canary within its limits.")  # fmt: skip
+@changing
+def canary(
+    weight: float,
+    tag: str | None,
+    max_error_share: float,
+    max_fallback_share: float,
+    slow_ms: float,
+    max_slow_share: float,
+    max_set_size: float | None,
+    min_answers: int,
+    false_alarm: float,
+    model: str | None,
+    why: str,
+    wait: float,
+    output: str,
+    *,
+    dry_run: bool,
+) -> None:
+    """Let TAG answer a share WEIGHT of the requests, sticky by subject, else by client_request_id, else by chance.
+
+    `surety monitor` takes it back by itself when it breaks a limit.
+
+    \b
+    Example: surety rollout canary 0.1 v3 --why "first ward"
+    """
+    from ml_core.serve.rollout import changes
+    from ml_core.serve.rollout.rollout_state import GuardLimits
+
+    settings = _settings(model)
+    with _refusals():
+        chosen = _chosen(settings, tag)
+        _loader(settings).check_gated(chosen)
+        mean_set_size, classes = _check_contract(settings, chosen)
+        guards = GuardLimits(
+            false_alarm=false_alarm,
+            minimum=min_answers,
+            error_share=max_error_share,
+            fallback_share=max_fallback_share,
+            slow_ms=slow_ms,
+            slow_share=max_slow_share,
+            set_size=max_set_size if max_set_size is not None else mean_set_size + 0.25,
+            classes=classes,
+        )
+        _change(settings, changes.canary(chosen, weight, guards), why, wait, output, dry_run=dry_run)
+
+
+@command.command(name="full")
+@click.argument("tag", required=False)
+@changing
+def full(tag: str | None, model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+    """Make TAG the champion in one step; the old champion stays loaded for `rollback` and as a fallback.
+
+    \b
+    Example: surety rollout full --why "canary was fine for a week"
+    """
+    from ml_core.serve.rollout import changes
+
+    settings = _settings(model)
+    with _refusals():
+        chosen = _chosen(settings, tag)
+        loader = _loader(settings)
+        loader.check_gated(chosen)
+        _check_contract(settings, chosen)
+        promoted = loader.promoted()
+        seen = promoted[1] if promoted is not None and promoted[0] == chosen else ""
+        _change(settings, changes.full(chosen, seen), why, wait, output, dry_run=dry_run)
+
+
+@command.command(name="rollback")
+@changing
+def rollback(model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+    """Take the challenger out; where there is none, put the previous champion back.
+
+    \b
+    Example: surety rollout rollback --why "ward 3 complains"
+    """
+    from ml_core.serve.rollout import changes
+
+    with _refusals():
+        _change(_settings(model), changes.rollback(), why, wait, output, dry_run=dry_run)
+
+
+@command.command(name="flag")
+@click.argument("assignments", nargs=-1, required=True, metavar="NAME=VALUE...")
+@changing
+def flag(assignments: tuple[str, ...], model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+    """Set flags: confidence_level, shadow, shadow_share, fallback, log_mode.
+
+    \b
+    Example: surety rollout flag shadow_share=0.2 fallback=scorecard,prior
+    Example: surety rollout flag confidence_level=null --why "back to the model's own"
+    """
+    from ml_core.base.errors import ConfigError
+    from ml_core.serve.rollout import changes
+
+    values = dict(_assignment(text) for text in assignments)
+    with _refusals():
+        try:
+            _change(_settings(model), changes.flags(values), why, wait, output, dry_run=dry_run)
+        except ConfigError as error:
+            raise click.UsageError(str(error)) from error
+
+
+@command.command(name="breaker")
+@click.argument("order", type=click.Choice(["open", "disable", "watch", "auto", "reset"]))
+@click.option("--slot", type=click.Choice(["champion", "challenger", "previous"]), default="champion",
+              show_default=True, help="Whose circuits.")  # fmt: skip
+@changing
+def breaker(order: str, slot: str, model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+    """Tell the circuits of every worker: stay open, never open (disable), only watch, work as usual, or start anew.
+
+    \b
+    Example: surety rollout breaker open --why "model gives nonsense on ward 7"
+    """
+    from ml_core.serve.rollout import changes
+
+    modes: dict[str, Any] = {
+        "open": "forced_open",
+        "disable": "disabled",
+        "watch": "metrics_only",
+        "auto": "auto",
+        "reset": "auto",
+    }
+    change = changes.circuit(slot, modes[order], reset=order == "reset")  # type: ignore[arg-type]  # click has checked it
+    with _refusals():
+        _change(_settings(model), change, why, wait, output, dry_run=dry_run)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """A sound "no" is exit status 3."""
+    from ml_core.base.errors import NotGated, RolloutRefused
+
+    try:
+        yield
+    except (NotGated, RolloutRefused) as error:
+        note(f"surety: {error}")
+        raise SystemExit(3) from error
+
+
+def _settings(model: str | None) -> Settings:
+    from ml_core.base.settings import load_settings
+
+    return load_settings(**({} if model is None else {"model_name": model}))
+
+
+def _loader(settings: Settings) -> ModelLoader:
+    from ml_core.serve.model.loader import ModelLoader
+
+    return ModelLoader(settings)
+
+
+def _state(settings: Settings) -> RolloutState:
+    from ml_core.base.errors import NotLoaded
+    from ml_core.serve.rollout.rollout_store import RolloutStore
+
+    state = RolloutStore(settings).read()
+    if state is None:
+        raise NotLoaded(f"nothing of {settings.model_name} is live yet: start the service first")
+    return state
+
+
+def _chosen(settings: Settings, wanted: str | None) -> str:
+    """The tag that was asked for, by itself, by its version, or by what stands to reason."""
+    from ml_core.base.errors import NotLoaded
+
+    loader, state = _loader(settings), _state(settings)
+    if wanted is None:
+        promoted = loader.promoted()
+        wanted = state.challenger or (promoted[0] if promoted is not None and promoted[0] != state.champion else None)
+        if wanted is None:
+            raise click.UsageError("Name the model: there is no challenger, and the promoted model is live already.")
+    tags = loader.tags()
+    found = [t for t in tags if t == wanted or wanted.removeprefix("v") == _version(t)]
+    if len(found) != 1:
+        raise NotLoaded(
+            f"{wanted} names {len(found)} models that could be loaded; there are: {', '.join(tags) or 'none'}. "
+            "Bring one in with `surety import-model`"
+        )
+    return found[0]
+
+
+def _version(tag: str) -> str:
+    """The version in a tag such as ``name:v3-0a1b2c3d``."""
+    return tag.rpartition(":")[2].removeprefix("v").rpartition("-")[0]
+
+
+def _check_contract(settings: Settings, tag: str) -> tuple[float, int]:
+    """The champion's mean set size and number of labels, having checked that TAG takes and gives the same.
+
+    Raises
+    ------
+    RolloutRefused
+        It needs other raw columns, or answers in other labels.
+    """
+    from ml_core.serve.rollout.contract import check_same_contract
+
+    loader = _loader(settings)
+    champion, _ = loader.facts(_state(settings).champion)
+    challenger, _ = loader.facts(tag)
+    check_same_contract(tag, challenger, champion)
+    return champion.metrics.get("mean_set_size", 1.0), len(champion.classes)
+
+
+def _change(settings: Settings, change: Change, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+    from ml_core.serve.rollout.rollout_store import RolloutStore
+
+    before, after = RolloutStore(settings).change(change, why=why, dry_run=dry_run)
+    if dry_run:
+        note("dry run: nothing was changed")
+        emit({"before": _shown(before), "after": _shown(after)}, output)
+        return
+    alive, obeying, problems = _obeyed(settings, after.generation, wait)
+    emit({**_shown(after), "workers_alive": alive, "workers_obeying": obeying, "problems": problems}, output)
+    if problems or obeying < alive:
+        note("not every worker has done it; what was live before stays live there")
+        raise SystemExit(1)
+
+
+def _obeyed(settings: Settings, generation: int, wait_s: float) -> tuple[int, int, list[str]]:
+    """How many workers there are, how many obey that generation, and what keeps the others."""
+    from ml_core.serve.rollout.worker_reports import beating, read_reports
+
+    ends = time.monotonic() + wait_s
+    while True:
+        reports = [r for r in beating(read_reports(settings.worker_reports)) if r.role == "api"]
+        obeying = [r for r in reports if r.generation >= generation]
+        problems = sorted({r.problem for r in reports if r.problem})
+        if len(obeying) == len(reports) or time.monotonic() >= ends:
+            return len(reports), len(obeying), problems
+        time.sleep(0.1)
+
+
+def _shown(state: RolloutState) -> dict[str, Any]:
+    kept = ("model_name", "generation", "mode", "weight", "champion", "challenger", "previous", "rollbacks",
+            "changed_at", "changed_by", "why")  # fmt: skip
+    dumped = state.model_dump(mode="json")
+    return {name: dumped[name] for name in kept}
+
+
+def _slot(report: SlotReport) -> dict[str, Any]:
+    """One slot's counts over all workers, few enough columns for a screen."""
+    return {
+        "slot": report.slot,
+        "version": report.model_version,
+        "where": report.where,
+        "answers": report.answers,
+        "failures": report.failures,
+        "slow": report.slow,
+        "fallbacks": report.fallbacks,
+        "set_sizes": report.set_sizes,
+    }
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise click.UsageError(f"{text!r} is not NAME=VALUE.")
+    if name == "fallback":
+        return name, [step for step in value.split(",") if step]
+    return name, None if value in {"null", "none", ""} else value

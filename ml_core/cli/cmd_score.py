@@ -1,0 +1,134 @@
+"""`surety score`: a whole table, answered as the service answers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ml_core.cli.output import emit, note, output_option, progress
+
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
+    from ml_core.serve.model.loader import LoadedModel, ModelLoader
+
+
+@click.command(name="score")
+@click.argument("source", metavar="IN", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--model", default=None, help="Name of the model that scores (default: SURETY_MODEL_NAME).")
+@click.option("--tag", default=None, help="Not with its promoted version but this one: a tag, or v3.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999), default=None,
+              help="Confidence level of the sets (default: the model's own).")  # fmt: skip
+@click.option("--on-error", type=click.Choice(["row", "reject"]), default="row", show_default=True,
+              help="A bad row gets an error and no answer, or the whole table is refused.")  # fmt: skip
+@click.option("--block-rows", type=click.IntRange(1, 100_000), default=16_384, show_default=True,
+              help="Rows in memory, and in one finished part.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--restart", is_flag=True, help="Forget what an interrupted run has finished.")
+@output_option
+def command(
+    source: Path,
+    out: Path,
+    model: str | None,
+    tag: str | None,
+    level: float | None,
+    on_error: Any,
+    block_rows: int,
+    output: str,
+    *,
+    force: bool,
+    restart: bool,
+) -> None:
+    """Score every row of IN into OUT, bit for bit as /predict answers it.
+
+    Both are .parquet or .csv files; IN may be - for CSV on stdin. IN needs every feature column of the model. Its id,
+    group and time columns are carried along (from CSV as texts); its others, the outcome too, are not looked at.
+
+    OUT has, in the order of IN: row (from 0), the ids, prediction, probability (of the second of two labels),
+    confidence, p_value_LABEL and in_set_LABEL for each label, error, confidence_level, model_version and model_hash.
+    The whole lineage is printed, and stands in the schema's metadata of a Parquet file.
+
+    OUT appears when it is complete. Until then finished parts are kept in OUT.parts: after an interruption the same
+    command goes on from there, and OUT is the same to the byte. An OUT that is there is kept unless --force is given.
+    Exit status 3 if the model has not passed its gate.
+
+    \b
+    Example: surety score visits.parquet answers.parquet
+    Example: surety score visits.csv answers.csv --tag v3 --level 0.95 --on-error reject
+    Example: zcat visits.csv.gz | surety score - answers.parquet
+    """
+    if tag is not None and model is not None and ":" in tag:
+        raise click.UsageError("Give --model or the whole tag, not both.")
+    from ml_core.base.settings import load_settings
+    from ml_core.lab.past_answers.batch_scoring import score_table
+
+    settings = load_settings(**({} if model is None else {"model_name": model, "model": ""}))
+    loaded = _loaded(settings, tag)
+    if tag is None:
+        _note_what_is_live(settings, loaded, level)
+    with progress(f"scoring with {loaded.tag}", total=1.0) as advance:
+        result = score_table(
+            sys.stdin.buffer if str(source) == "-" else source,
+            out,
+            loaded,
+            level=level,
+            on_error=on_error,
+            block_rows=block_rows,
+            force=force,
+            restart=restart,
+            advance=advance,
+        )
+    if result.ignored:
+        note(f"columns not looked at: {', '.join(result.ignored)}")
+    if result.resumed_rows:
+        note(f"{result.resumed_rows} rows had been finished before")
+    if result.refused:
+        note(f"{result.refused} of {result.rows} rows were refused: the column error says why")
+    facts = {name.removeprefix("lineage."): value for name, value in result.facts.items()}
+    emit({"out": str(result.out), "rows": result.rows, "refused": result.refused, **facts}, output)
+
+
+def _loaded(settings: Settings, tag: str | None) -> LoadedModel:
+    """The model that was asked for, gated and whole; exit status 3 where its gate is missing or said no."""
+    from ml_core.base.errors import NotGated
+    from ml_core.serve.model.loader import ModelLoader
+
+    loader = ModelLoader(settings)
+    try:
+        return loader.load(loader.served_tag() if tag is None else _tag(loader, tag))
+    except NotGated as error:
+        note(f"surety: {error}")
+        raise SystemExit(3) from error
+
+
+def _tag(loader: ModelLoader, wanted: str) -> str:
+    """The tag that was named, in whole or by its version."""
+    from ml_core.base.errors import NotLoaded
+
+    if ":" in wanted:
+        return wanted
+    tags = loader.tags()
+    found = [t for t in tags if t.rpartition(":v")[2].rpartition("-")[0] == wanted.removeprefix("v")]
+    if len(found) != 1:
+        raise NotLoaded(
+            f"{wanted} names {len(found)} models that could be loaded; there are: {', '.join(tags) or 'none'}. "
+            "Bring one in with `surety import-model`"
+        )
+    return found[0]
+
+
+def _note_what_is_live(settings: Settings, loaded: LoadedModel, level: float | None) -> None:
+    """Say where a running service answers otherwise than this command is about to."""
+    from ml_core.serve.rollout.rollout_store import RolloutStore
+
+    state = None if settings.model else RolloutStore(settings).read()
+    if state is None:
+        return
+    if state.champion != loaded.tag:
+        note(f"the service answers with {state.champion}, this is the promoted {loaded.tag}: choose with --tag")
+    flag = state.flags.confidence_level
+    if level is None and flag is not None and flag != loaded.predictor.level:
+        note(f"the service's flag confidence_level is {flag}, these sets are at {loaded.predictor.level}: see --level")

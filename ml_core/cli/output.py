@@ -1,0 +1,94 @@
+"""What commands print: results on stdout as a table or JSON, notes and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+__all__ = ["emit", "note", "output_option", "progress"]
+
+
+def output_option(command: F) -> F:
+    """``--output table|json``; JSON unless stdout is a terminal."""
+    return click.option(
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default=None,
+        callback=lambda _context, _option, value: value or ("table" if sys.stdout.isatty() else "json"),
+        help="Form of the result; json unless stdout is a terminal.",
+    )(command)
+
+
+def emit(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], output: str) -> None:
+    """Print a result: one object, or a list of objects with the same keys."""
+    if output == "json":
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, soft_wrap=True)
+    if isinstance(result, Mapping):
+        table = Table(show_header=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        below = {key: value for key, value in result.items() if _is_rows(value)}
+        for key, value in result.items():
+            if key not in below:
+                table.add_row(str(key), _cell(value))
+        console.print(table)
+        for key, rows in below.items():  # a table of its own: inside a cell its columns would be a few letters wide
+            console.print(str(key), style="bold")
+            console.print(_rows(rows))
+    else:
+        console.print(_rows(result) if result else "nothing to show")
+
+
+def note(text: str) -> None:
+    """Say something to the person in front, on stderr."""
+    click.echo(text, err=True)
+
+
+@contextmanager
+def progress(what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
+    """A progress bar on stderr, silent when stderr is no terminal; yields a function that advances it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda step: bar.advance(task, step)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(str(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, default=str)
+    return str(value)

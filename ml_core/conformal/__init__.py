@@ -1,1 +1,0 @@
-"""Conformal prediction sets on plain arrays."""

@@ -1,1 +1,0 @@
-"""Drift: whether the rows of now still look like those a model was made of. Arrays in, reports out; build side only."""

@@ -1,0 +1,3 @@
+"""What makes, judges and watches models. Never in a bento."""
+
+__all__ = ["config"]

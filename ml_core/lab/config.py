@@ -1,0 +1,178 @@
+"""One YAML per model: data, level, splits, training, gates. Typed, checked, with one seed."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ml_core.base.errors import ConfigError
+
+__all__ = [
+    "CardConfig",
+    "ConformalConfig",
+    "DataConfig",
+    "DriftConfig",
+    "GateConfig",
+    "ModelConfig",
+    "PromotionConfig",
+    "RetrainConfig",
+    "SplitConfig",
+    "TrainingConfig",
+    "load_config",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """Where raw rows come from and how they become the feature version's columns."""
+
+    source: Path = Field(description="Parquet or CSV file with the raw rows.")
+    adapter: Literal["columns", "diabetes130"] = Field(
+        "columns", description="How the file is typed: 'columns' (as the column table says) or a data set of its own."
+    )
+
+
+class SplitConfig(_Section):
+    """Shares of the groups (patients); by a salted hash, the same for every version."""
+
+    salt: str = "surety-split-1"
+    train: float = Field(0.50, gt=0, lt=1)
+    validation: float = Field(0.10, gt=0, lt=1, description="For early stopping.")
+    calibration: float = Field(0.20, gt=0, lt=1)
+    test: float = Field(0.20, gt=0, lt=1)
+    newest_rows: int | None = Field(
+        None,
+        ge=1_000,
+        description="Calibrate, test and describe what is normal on the newest so many of all rows only; training uses "
+        "all. For a promise about today's patients after their mix has changed.",
+    )
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> SplitConfig:
+        total = self.train + self.validation + self.calibration + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"the four shares sum to {total:g}, not 1")
+        return self
+
+
+class ConformalConfig(_Section):
+    """The promise."""
+
+    confidence_level: Decimal = Field(Decimal("0.9"), ge=Decimal("0.5"), le=Decimal("0.999"))
+    guarantee: Literal["class_conditional", "marginal"] = "class_conditional"
+
+
+class TrainingConfig(_Section):
+    """XGBoost, with early stopping on the validation groups."""
+
+    rounds: int = Field(600, ge=1, le=100_000)
+    early_stopping_rounds: int = Field(30, ge=1)
+    params: dict[str, float | int | str] = Field(default_factory=dict, description="Passed to XGBoost as they are.")
+
+
+class GateConfig(_Section):
+    """The pre-deployment gate. A coverage floor is judged with the beta-binomial band."""
+
+    min_roc_auc: float = Field(0.75, ge=0.5, le=1)
+    roc_auc_note: str = Field("", description="Why this floor; shown in the gate report.")
+    min_coverage: float = Field(0.88, ge=0, le=1)
+    max_brier: float = Field(0.20, ge=0, le=1)
+    min_brier_skill: float = Field(0.0, ge=-1, lt=1, description="Must be exceeded.")
+    min_positives: int = Field(100, ge=1, description="Fewer test rows of any class: refuse to judge.")
+
+
+class PromotionConfig(_Section):
+    """Challenger against champion, on the same test patients."""
+
+    primary_metric: Literal["roc_auc"] = "roc_auc"
+    min_improvement: float = Field(0.02, ge=0, le=1)
+    max_regression: float = Field(0.01, ge=0, le=1)
+    secondary_metrics: tuple[str, ...] = ("brier", "log_loss", "mean_set_size")
+    min_coverage: float = Field(0.90, ge=0, le=1)
+    yield_to_alarm: bool = Field(
+        True,
+        description="While a coverage alarm is on for the champion, a challenger need not be better than it, only not "
+        "worse by more than max_regression; its set sizes are not compared, since broken sets are too small.",
+    )
+
+
+class DriftConfig(_Section):
+    """How current rows are held against the reference; the false alarms of both rules are per check."""
+
+    rule: Literal["ks_mean_shift", "extended"] = Field(
+        "ks_mean_shift",
+        description="'ks_mean_shift': law and mean of each number; 'extended': also spread, shares, missing values.",
+    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="Level of the tests.")
+    min_shift_fraction: float = Field(
+        0.10, ge=0, le=10, description="Change of a number, in units of its scale, that must be exceeded."
+    )
+    threshold_fraction: float = Field(
+        0.20, gt=0, le=1, description="Share of the tested features that must drift before retraining is advised."
+    )
+
+
+class RetrainConfig(_Section):
+    """When to train again."""
+
+    cool_down_days: float = Field(7.0, ge=0, le=3_650, description="Least time between two retrained models, days.")
+    min_new_labels: int = Field(500, ge=0, description="Fewest labels that matured since the last training.")
+    live_rows: int = Field(5_000, ge=30, description="Newest answers that the drift check looks at.")
+
+
+class CardConfig(_Section):
+    """What people say about the model on its card. None of it is computed, and none of it changes the artefact."""
+
+    owners: tuple[str, ...] = Field((), description="Who answers for the model, e.g. a team and how to reach it.")
+    intended_use: str = Field("", description="Who may use it, for which decision, about whom.")
+    out_of_scope: str = Field("", description="What it must not be used for.")
+    data: str = Field("", description="Where the rows come from, whom they describe, what was left out, the licence.")
+    ethical_considerations: str = Field("", description="Who could be harmed, how, and what was done about it.")
+    caveats: str = Field("", description="What else a reader must know.")
+
+
+class ModelConfig(_Section):
+    """Everything that decides a model, but no place and no secret."""
+
+    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    feature_version: str = Field(pattern=r"^v[0-9]+$")
+    seed: int = Field(20_140, ge=0)
+    data: DataConfig
+    split: SplitConfig = SplitConfig()
+    conformal: ConformalConfig = ConformalConfig()
+    training: TrainingConfig = TrainingConfig()
+    gate: GateConfig = GateConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    drift: DriftConfig = DriftConfig()
+    card: CardConfig = CardConfig()
+
+
+def load_config(path: Path) -> ModelConfig:
+    """The configuration in a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, no YAML, or a field is wrong; the message names file and field.
+    """
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(str(path), "there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {type(error).__name__}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), "is not YAML") from error
+    try:
+        return ModelConfig.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ConfigError(f"{path}: {'.'.join(str(p) for p in first['loc'])}", first["msg"]) from error

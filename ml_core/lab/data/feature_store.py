@@ -1,0 +1,259 @@
+"""The feature store: one Delta Lake table of validated raw columns per feature version, with time travel.
+
+A Delta version number names a training set for ever: rows are only added or replaced by a new version, and nothing here
+ever vacuums. A commit appears by one atomic rename, so a writer killed anywhere leaves the table as it was; files it
+leaves behind belong to no version and are never read. The transformed matrix beside it is a cache and may be deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from ml_core.base.errors import DataError
+from ml_core.features.columns import Column
+from ml_core.lab.data.frames import to_arrays
+from ml_core.serve.features.column_rules import integer_levels, moment_of
+from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+
+__all__ = ["FeatureStore"]
+
+logger = logging.getLogger(__name__)
+
+_ORDER = "surety_row"  # position of a row in the table; Delta itself promises no order
+_BATCH = "surety_batch_sha256"  # in a commit: what was written, so that the same write is not made twice
+_MODE = "surety_mode"
+_UPTO = "surety_outcomes_upto"  # in a commit of retraining: the last matured answer that it looked at
+# Delta's own defaults drop the log of versions older than 30 days, and let a vacuum drop their files after 7.
+_KEEP_FOR_EVER = {
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.deletedFileRetentionDuration": "interval 36500 days",
+}
+Mode = Literal["append", "overwrite"]
+
+
+class FeatureStore:
+    """Validated rows under a folder, one Delta table per feature version.
+
+    Writers of one table wait for each other (a lock file, given back by the system when its holder dies).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def table(self, version_name: str) -> Path:
+        """Folder of the Delta table of a feature version."""
+        return self._root / version_name
+
+    def overwrite(self, version_name: str, frame: pd.DataFrame) -> int:
+        """Makes the frame the table's content; the Delta version.
+
+        The same content as the latest overwrite makes no new version.
+        """
+        return self._write(version_name, frame, "overwrite")
+
+    def append(self, version_name: str, frame: pd.DataFrame) -> int:
+        """Adds the frame's rows after the table's; the Delta version.
+
+        Repeating the latest append adds nothing, so an append may be tried again after a crash.
+        """
+        return self._write(version_name, frame, "append")
+
+    def extend(self, version_name: str, frame: pd.DataFrame, upto: int) -> int:
+        """Adds rows whose outcome became known after training; the Delta version.
+
+        The commit says up to which of them it goes, so that none is added twice, whatever was killed in between.
+
+        Parameters
+        ----------
+        upto : number of the last one looked at; where the table goes that far already, nothing is written
+        """
+        if self.extended_upto(version_name) >= upto:
+            return self.latest(version_name)
+        return self._write(version_name, frame, "append", {_UPTO: str(upto)})
+
+    def extended_upto(self, version_name: str) -> int:
+        """Up to which outcome the table's newest version goes; 0 after it was made anew from raw rows.
+
+        Raises
+        ------
+        DataError
+            There is no such table yet.
+        """
+        for commit in self._open(version_name, None).history():
+            if _UPTO in commit:
+                return int(commit[_UPTO])
+            if commit.get(_MODE) == "overwrite":
+                break
+        return 0
+
+    def latest(self, version_name: str) -> int:
+        """The newest Delta version.
+
+        Raises
+        ------
+        DataError
+            There is no such table yet.
+        """
+        return int(self._open(version_name, None).version())
+
+    def read(self, version_name: str, delta_version: int | None = None) -> pd.DataFrame:
+        """The rows of one Delta version (the latest if None), in the order they were written.
+
+        Raises
+        ------
+        DataError
+            There is no such table or version.
+        """
+        delta = self._open(version_name, delta_version)
+        try:
+            table = delta.to_pyarrow_table().sort_by(_ORDER).drop_columns([_ORDER])
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            where = f"{self.table(version_name)} version {delta.version()}"
+            raise DataError(where, f"cannot be read: {type(error).__name__}") from error
+        return pd.DataFrame({name: _frame_column(table.column(name)) for name in table.column_names})
+
+    def matrix(self, version_name: str, delta_version: int | None = None) -> npt.NDArray[np.float32]:
+        """The transformed rows of one Delta version, float32 ``(n, d)``; computed once and kept.
+
+        The copy on disk is named by table, Delta version and the sha256 of the feature module, so a changed transform
+        never meets an old matrix.
+        """
+        version = get_feature_version(version_name)
+        delta = self._open(version_name, delta_version)
+        name = f"{delta.metadata().id}-{delta.version()}-{version.module_hash[:16]}.npy"
+        cached = self._root / "cache" / version_name / name
+        with suppress(OSError, ValueError, EOFError):  # absent, or cut short by a crash: computed again below
+            matrix: npt.NDArray[np.float32] = np.load(cached, allow_pickle=False)
+            return matrix
+        matrix = version.transform(to_arrays(self.read(version_name, delta.version()), version))
+        try:
+            _save(matrix, cached)
+        except OSError as error:  # a full disk costs time, not the answer
+            logger.warning("feature_store.matrix_not_cached", extra={"table": version_name, "problem": error.strerror})
+        return matrix
+
+    def _open(self, version_name: str, delta_version: int | None) -> DeltaTable:
+        path = self.table(version_name)
+        if not DeltaTable.is_deltatable(str(path)):
+            raise DataError(str(path), "there is no such table in the feature store")
+        try:
+            return DeltaTable(str(path), version=delta_version)
+        except DeltaError as error:
+            problem = "cannot be opened" if delta_version is None else f"has no version {delta_version}"
+            raise DataError(str(path), problem) from error
+
+    def _write(self, version_name: str, frame: pd.DataFrame, mode: Mode, more: Mapping[str, str] | None = None) -> int:
+        version = get_feature_version(version_name)
+        rows = _arrow_table(frame, version)
+        batch = _sha256(rows)
+        with self._only_writer(version_name):
+            path = self.table(version_name)
+            start = 0
+            if DeltaTable.is_deltatable(str(path)):
+                delta = DeltaTable(str(path))
+                last = delta.history(1)[0]
+                if (last.get(_BATCH), last.get(_MODE), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
+                    return int(delta.version())
+                start = delta.count() if mode == "append" else 0
+            rows = rows.append_column(_ORDER, pa.array(np.arange(start, start + len(rows)), pa.int64()))
+            facts = CommitProperties(custom_metadata={_BATCH: batch, _MODE: mode, **(more or {})})
+            try:
+                write_deltalake(str(path), rows, mode=mode, commit_properties=facts, configuration=_KEEP_FOR_EVER)
+            except (DeltaError, OSError) as error:
+                raise DataError(str(path), f"cannot be written: {type(error).__name__}") from error
+            return int(DeltaTable(str(path)).version())
+
+    @contextmanager
+    def _only_writer(self, version_name: str) -> Iterator[None]:
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            lock = (self._root / f"{version_name}.lock").open("w")
+        except OSError as error:
+            raise DataError(str(self._root), f"cannot be written: {error.strerror}") from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+# --- between frames and Arrow -------------------------------------------------------------------------------------
+
+
+def _arrow_table(frame: pd.DataFrame, version: FeatureVersion) -> pa.Table:
+    """The version's columns in table order and in one type each; optional columns that are absent are null."""
+    needed = [c.name for c in version.columns if c.role in ("feature", "group", "label")]
+    missing = [name for name in needed if name not in frame.columns]
+    if missing:
+        raise DataError("table", f"has no column {', '.join(missing)}")
+    return pa.table({c.name: _arrow_column(frame, c) for c in version.columns})
+
+
+def _arrow_column(frame: pd.DataFrame, column: Column) -> pa.Array:
+    if column.name not in frame.columns:
+        return pa.nulls(len(frame), _arrow_type(column))
+    values: pd.Series[Any] = frame[column.name]
+    null = values.isna().to_numpy(dtype=bool)
+    if column.dtype in ("int", "float") or integer_levels(column):
+        dtype: Any = np.float64 if column.dtype == "float" else np.int64
+        numbers = values.where(~null, 0).to_numpy(dtype=dtype)  # nulls are all alike, so that equal rows hash alike
+        return pa.array(numbers, _arrow_type(column), mask=null)
+    if column.dtype == "datetime":
+        moments = [None if gone else moment_of(value) for value, gone in zip(values, null, strict=True)]
+        return pa.array(moments, _arrow_type(column))
+    return pa.array(values.astype(object).where(~null, None), _arrow_type(column))
+
+
+def _arrow_type(column: Column) -> pa.DataType:
+    if column.dtype == "datetime":
+        return pa.timestamp("us", tz="UTC")
+    if column.dtype == "float":
+        return pa.float64()
+    return pa.int64() if column.dtype == "int" or integer_levels(column) else pa.string()
+
+
+def _frame_column(values: pa.ChunkedArray) -> pd.Series[Any]:
+    if pa.types.is_integer(values.type) and values.null_count:
+        return pd.Series(values.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get))
+    return pd.Series(values.to_pandas())
+
+
+def _sha256(rows: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for name in rows.column_names:
+        column = rows.column(name).combine_chunks()
+        digest.update(f"{name}:{column.type}:{len(column)}\n".encode())
+        for part in _parts(column):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(column: Any) -> Sequence[bytes]:
+    """Null mask and content of an Arrow array, independent of how it is laid out in memory."""
+    null = np.packbits(column.is_null().to_numpy(zero_copy_only=False)).tobytes()
+    if pa.types.is_string(column.type):
+        texts = column.fill_null("").to_pylist()
+        return (null, "\x00".join(texts).encode())
+    zero = pa.scalar(0, pa.int64()).cast(column.type)
+    return (null, column.fill_null(zero).to_numpy(zero_copy_only=False).tobytes())
+
+
+def _save(matrix: npt.NDArray[np.float32], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        np.save(file, matrix, allow_pickle=False)
+    draft.replace(path)

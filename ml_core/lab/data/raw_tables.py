@@ -1,0 +1,78 @@
+"""Raw tables as frames of a feature version's columns, ready to be judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from ml_core.base.errors import DataError
+from ml_core.lab.data import diabetes130
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.features.columns import Column
+from ml_core.lab.data.table_frames import column_names, read_table, type_text
+from ml_core.serve.features.versions import get_feature_version
+
+__all__ = ["RawTable", "make_cohort", "read_raw", "read_source"]
+
+Adapter = Literal["columns", "diabetes130"]
+
+
+@dataclass(frozen=True, slots=True)
+class RawTable:
+    """What a file held, not judged yet.
+
+    Attributes
+    ----------
+    frame : one column per column of the feature version (optional ones only where the file has them)
+    rows_in : rows of the file
+    left_out : rows the data set's own rule leaves out (v2: stays that ended in death or a hospice)
+    ignored : columns of the file that the version does not use
+    """
+
+    frame: pd.DataFrame
+    rows_in: int
+    left_out: int
+    ignored: tuple[str, ...]
+
+
+def read_raw(source: Path, adapter: Adapter, version: str) -> pd.DataFrame:
+    """The rows of a file with the names and types of a feature version's columns, not judged yet.
+
+    Raises
+    ------
+    DataError
+        The file cannot be used, or the adapter does not make this version's columns.
+    """
+    return read_source(source, adapter, version).frame
+
+
+def read_source(source: Path, adapter: Adapter, version: str) -> RawTable:
+    """As ``read_raw``, with what was left out and ignored on the way."""
+    if adapter == "diabetes130":
+        return _read_diabetes130(source, version)
+    columns = get_feature_version(version).columns
+    present = column_names(source)
+    wanted = [c for c in columns if c.name in present or not _may_be_absent(c)]
+    names = [c.name for c in wanted]
+    frame = read_table(source, names)
+    if source.suffix.lower() == ".csv":
+        frame = type_text(frame, wanted)
+    return RawTable(frame, len(frame), 0, tuple(n for n in present if n not in names))
+
+
+def _may_be_absent(column: Column) -> bool:
+    """A table for training must have everything but ids and times; a forgotten nullable column would else go unseen."""
+    return column.role in ("id", "time")
+
+
+def _read_diabetes130(source: Path, version: str) -> RawTable:
+    if version != "v2":
+        raise DataError(str(source), f"the adapter diabetes130 makes the columns of v2, not of {version}")
+    wanted = diabetes130.source_columns()
+    raw = read_table(source, wanted)
+    frame, left_out = diabetes130.to_v2(raw)
+    ignored = tuple(name for name in column_names(source) if name not in wanted)
+    return RawTable(frame, len(raw), left_out, ignored)

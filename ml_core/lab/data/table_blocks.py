@@ -1,0 +1,271 @@
+"""Table files read in blocks of rows, so that memory stays bounded: cells for the strict rules, ids as they stand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from ml_core.base.errors import DataError
+from ml_core.features.columns import Column
+from ml_core.lab.data.table_frames import column_names, numbers_of_text
+from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
+from ml_core.serve.features.table import Cells
+
+__all__ = ["Block", "TableFile", "open_table"]
+
+_CHUNK_BYTES = 1 << 20
+_CSV_BLOCK_BYTES = 1 << 24  # no row may be longer
+_READ_ROWS = 8_192
+_EXACT = 2.0**53  # below it float64 holds every whole number
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows of a file, one after another.
+
+    Attributes
+    ----------
+    first_row : number of the first one in the file, from 0
+    n_rows : how many there are
+    cells : the columns of the feature version that the file has, as ``encode_table`` takes them
+    ids : id, group and time columns as the file has them (texts in CSV)
+    """
+
+    first_row: int
+    n_rows: int
+    cells: dict[str, Cells]
+    ids: dict[str, pa.Array]
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """A ``.parquet`` or ``.csv`` file whose bytes have been read through once.
+
+    Attributes
+    ----------
+    path, size, sha256 : where it is, its bytes, and the sha256 (hex) of them
+    rows : how many it has; an upper bound where lines of a CSV file are empty or within a cell
+    columns : the columns of the feature version that it has, no label
+    ignored : names of its other columns
+    id_fields : the id, group and time columns that it has, with the types they come in
+    stamp : tells whether the file is still the one that was read through
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    rows: int
+    columns: tuple[Column, ...]
+    ignored: tuple[str, ...]
+    id_fields: tuple[pa.Field, ...]
+    stamp: tuple[int, ...]
+
+    def blocks(self, rows: int, first: int = 0) -> Iterator[Block]:
+        """Blocks of that many rows (the last may be smaller), from block number ``first`` on.
+
+        Raises
+        ------
+        DataError
+            The file is no table to its end, or has been changed since it was opened.
+        """
+        batches = _csv_batches(self) if _is_csv(self.path) else _parquet_batches(self.path, self._names)
+        number = first
+        try:
+            for table in _regrouped(batches, rows, first * rows):
+                if _stamp(self.path) != self.stamp:
+                    raise DataError(str(self.path), "was changed while it was read")
+                yield self._block(table, number * rows)
+                number += 1
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk's fault, not the file's
+            wrong = "its rows differ in length, or are no UTF-8 text" if _is_csv(self.path) else "it is damaged"
+            # not in the library's own words, which quote the row
+            raise DataError(str(self.path), f"cannot be read beyond row {number * rows}: {wrong}") from error
+
+    @property
+    def _names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+    def _block(self, table: pa.Table, first_row: int) -> Block:
+        as_cells = _cells_of_texts if _is_csv(self.path) else _cells_of_values
+        plain = {name: _plain(table.column(name)) for name in self._names}
+        return Block(
+            first_row=first_row,
+            n_rows=table.num_rows,
+            cells={column.name: as_cells(column, plain[column.name]) for column in self.columns},
+            ids={field.name: _carried(plain[field.name]) for field in self.id_fields},
+        )
+
+
+def open_table(path: Path, columns: Sequence[Column]) -> TableFile:
+    """The file, read through once and found to have every feature column.
+
+    Parameters
+    ----------
+    columns : of the feature version; id, group and time columns may be missing in the file
+
+    Raises
+    ------
+    DataError
+        As ``column_names``; a feature column is missing (a forgotten nullable one would else go unseen), or an id
+        column has a type that cannot be carried along.
+    """
+    present = column_names(path)
+    missing = [c.name for c in columns if c.role == "feature" and c.name not in present]
+    if missing:
+        raise DataError(str(path), f"has no column {', '.join(missing)}")
+    wanted = tuple(c for c in columns if c.role != "label" and c.name in present)
+    names = {c.name for c in wanted}
+    stamp = _stamp(path)
+    sha256, lines, quotes = _read_through(path)
+    if _is_csv(path):
+        if quotes % 2:  # a quoted cell has two, and one inside it is doubled
+            raise DataError(str(path), "is no CSV table: a quote stays open")
+        rows, types = lines - 1, dict.fromkeys(names, pa.string())
+    else:
+        with pq.ParquetFile(path) as file:
+            rows, schema = file.metadata.num_rows, file.schema_arrow
+        types = {name: _plain_type(schema.field(name).type) for name in names}
+    ids = [c.name for c in wanted if c.role in OPTIONAL_ROLES]
+    for name in ids:
+        if not _can_be_carried(types[name]):
+            raise DataError(str(path), f"column {name} is of type {types[name]}; number, text or date was expected")
+    return TableFile(
+        path=path,
+        size=path.stat().st_size,
+        sha256=sha256,
+        rows=rows,
+        columns=wanted,
+        ignored=tuple(name for name in present if name not in names),
+        id_fields=tuple(pa.field(name, types[name]) for name in ids),
+        stamp=stamp,
+    )
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _read_through(path: Path) -> tuple[str, int, int]:
+    """The file's sha256 (hex), and how many lines and quotes it has."""
+    digest, counts, last = hashlib.sha256(), Counter[bytes](), b""
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
+            digest.update(chunk)
+            counts.update({mark: chunk.count(mark) for mark in (b"\n", b"\r", b'"')})
+            last = chunk[-1:]
+    unended = last not in (b"\n", b"\r")
+    return digest.hexdigest(), max(counts[b"\n"], counts[b"\r"]) + unended, counts[b'"']
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+def _parquet_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path, buffer_size=_CHUNK_BYTES) as file:
+        yield from file.iter_batches(batch_size=_READ_ROWS, columns=names, use_threads=False)
+
+
+def _csv_batches(table: TableFile) -> Iterator[pa.RecordBatch]:
+    names = [column.name for column in table.columns]
+    read = pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    convert = pa_csv.ConvertOptions(
+        include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+    )
+    if not table.rows:  # Arrow calls a lone header without a line end broken
+        return
+    with pa_csv.open_csv(table.path, read, parse, convert) as reader:
+        yield from reader
+
+
+def _regrouped(batches: Iterator[pa.RecordBatch], rows: int, skip: int) -> Iterator[pa.Table]:
+    """The same rows, without the first ``skip``, in tables of that many rows."""
+    held: list[pa.RecordBatch] = []
+    room = rows
+    for whole in batches:
+        batch = whole.slice(min(skip, whole.num_rows))
+        skip -= whole.num_rows - batch.num_rows
+        while batch.num_rows:
+            held.append(batch.slice(0, room))
+            room -= held[-1].num_rows
+            batch = batch.slice(held[-1].num_rows)
+            if not room:
+                yield pa.Table.from_batches(held)
+                held, room = [], rows
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+# --- cells --------------------------------------------------------------------------------------------------------
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _plain(values: pa.ChunkedArray) -> pa.Array:
+    """The column in one piece, dictionary-encoded ones spread out."""
+    return pa.concat_arrays([chunk.cast(_plain_type(chunk.type)) for chunk in values.chunks])
+
+
+def _carried(values: pa.Array) -> pa.Array:
+    """Null for the empty text, which is how CSV writes it."""
+    kind = values.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return values
+    return pc.if_else(pc.equal(values, pa.scalar("", kind)), pa.scalar(None, kind), values)
+
+
+def _can_be_carried(kind: pa.DataType) -> bool:
+    checks = ("integer", "floating", "decimal", "string", "large_string", "date", "timestamp", "boolean", "null")
+    return any(getattr(pa.types, f"is_{check}")(kind) for check in checks)
+
+
+def _cells_of_values(_: Column, values: pa.Array) -> Cells:
+    """A column of Parquet, in which null and NaN stay apart."""
+    kind = values.type
+    if pa.types.is_decimal(kind):
+        values = values.cast(pa.float64())
+    elif pa.types.is_date(kind):
+        values = values.cast(pa.timestamp("ms"))
+    kind = values.type
+    if pa.types.is_timestamp(kind):
+        return Cells(values.to_numpy(zero_copy_only=False))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        return Cells(values.fill_null(0).to_numpy(zero_copy_only=False), missing)
+    return Cells(values.to_pylist())
+
+
+def _cells_of_texts(column: Column, values: pa.Array) -> Cells:
+    """A column of CSV: empty is null; a text that is no number stays a text where a number is wanted, to be refused."""
+    texts = [text or None for text in values.to_pylist()]
+    if column.dtype not in ("int", "float") and not integer_levels(column):
+        return Cells(texts)
+    numbers = numbers_of_text(pd.Series(texts, dtype=object)).tolist()
+    return Cells([_as_written(text, number) for text, number in zip(texts, numbers, strict=True)])
+
+
+def _as_written(text: str | None, number: Any) -> Any:
+    """The number as JSON would read it, 45 or 45.0; so is a wrong one told, whatever cells stand around it."""
+    if text is None or not isinstance(number, float | int):
+        return text
+    is_whole = text.strip().lstrip("+-").isdecimal() and abs(number) < _EXACT
+    return int(number) if is_whole else float(number)

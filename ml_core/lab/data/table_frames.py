@@ -1,0 +1,202 @@
+"""Table files as frames: Parquet keeps its types, CSV is typed by the column table; neither is judged here."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from ml_core.base.errors import DataError
+from ml_core.features.columns import Column
+from ml_core.serve.features.column_rules import integer_levels
+
+__all__ = ["column_names", "numbers_of_text", "read_table", "type_text", "write_table"]
+
+T = TypeVar("T")
+_EXACT = 2.0**53  # below it float64 holds every whole number
+
+_NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a table file, in its order.
+
+    Raises
+    ------
+    DataError
+        The file is missing, unreadable, empty, of another format, or names a column twice.
+    """
+    names = _guarded(path, _csv_header if _is_csv(path) else _parquet_names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(str(path), f"names a column twice: {', '.join(twice)}")
+    return names
+
+
+def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+    """The wanted columns of a ``.parquet`` or ``.csv`` file, with at least one row.
+
+    CSV cells come as texts, null where empty (see ``type_text``). In Parquet, null and NaN stay apart: a float column
+    that holds real NaNs comes as objects.
+
+    Raises
+    ------
+    DataError
+        As ``column_names``; or a wanted column is missing, or there is no row.
+    """
+    present = column_names(path)
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        raise DataError(str(path), f"has no column {', '.join(missing)}")
+    frame = _guarded(path, lambda p: _read_csv(p, wanted) if _is_csv(p) else _read_parquet(p, wanted))
+    if frame.empty:
+        raise DataError(str(path), "has no rows")
+    return frame
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Writes a frame as ``.parquet`` or ``.csv``; a reader sees the old file or the whole new one.
+
+    Raises
+    ------
+    DataError
+        The format is another, or the place cannot be written.
+    """
+    as_csv = _is_csv(path)
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if as_csv:
+            frame.to_csv(draft, index=False, lineterminator="\n")
+        else:
+            frame.to_parquet(draft, index=False)
+        draft.replace(path)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written: {error.strerror or type(error).__name__}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def type_text(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+    """A frame of texts, as CSV gives it, with numbers where the column table wants numbers.
+
+    A text that is no number stays a text, so that the strict rules refuse it under its own name.
+    """
+    typed = {}
+    for column in columns:
+        values = frame[column.name]
+        wants_number = column.dtype in ("int", "float") or integer_levels(column)
+        typed[column.name] = numbers_of_text(values) if wants_number else values
+    return pd.DataFrame(typed)
+
+
+def numbers_of_text(values: pd.Series[Any]) -> pd.Series[Any]:
+    """Texts as numbers: int64 if all are whole, else float64 with NaN where null; objects if some are no numbers.
+
+    Numbers are left as they are.
+    """
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return values
+    text = values.astype("str").str.strip()
+    is_number = text.str.fullmatch(_NUMBER).fillna(value=False).to_numpy(dtype=bool)
+    null = values.isna().to_numpy()
+    numbers = np.full(len(values), np.nan)
+    numbers[is_number] = text[is_number].astype(np.float64)
+    if not (is_number | null).all():
+        mixed = values.astype(object).where(~null, None)
+        mixed[is_number] = numbers[is_number].tolist()
+        return mixed
+    if not null.any() and (np.abs(numbers) < _EXACT).all() and (np.trunc(numbers) == numbers).all():
+        return pd.Series(numbers.astype(np.int64), name=values.name)
+    return pd.Series(numbers, name=values.name)
+
+
+def _is_csv(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise DataError(str(path), f"is of the format {suffix or '(none)'}; .parquet and .csv are understood")
+    return suffix == ".csv"
+
+
+def _guarded(path: Path, read: Callable[[Path], T]) -> T:
+    """Reads, and turns what the libraries raise into one line that quotes no cell."""
+    if not path.is_file():
+        raise DataError(str(path), "is a folder" if path.is_dir() else "there is no such file")
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(str(path), "is empty")
+        return read(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeDecodeError) as error:
+        problem = _csv_problem(str(error)) if _is_csv(path) else "is not a readable Parquet file"
+        raise DataError(str(path), problem) from error
+    except OSError as error:
+        raise DataError(str(path), f"cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def _csv_problem(told: str) -> str:
+    """Our words for an error of the CSV reader, whose own quote the row."""
+    if "UTF8" in told or "utf-8" in told:
+        return "is not UTF-8 text"
+    row = re.search(r"Row #(\d+)", told)
+    where = f" (row {row[1]})" if row else ""
+    return f"is no CSV table: its rows differ in length, or a quote stays open{where}"
+
+
+def _csv_header(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file), [])
+    if not header:
+        raise DataError(str(path), "is empty")
+    return header
+
+
+def _read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+    # Arrow's reader and not pandas': that one fills short rows with nulls and drops what is too much
+    if _odd_quotes(path):
+        raise pa.ArrowInvalid("open quote")
+    read = pa_csv.ReadOptions(use_threads=False, block_size=1 << 24)  # one thread: errors then tell the row
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    convert = pa_csv.ConvertOptions(
+        include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
+    )
+    table = pa_csv.read_csv(path, read, parse, convert)
+    frame = pd.DataFrame({name: table.column(name).to_pandas().astype(object) for name in wanted})
+    return frame.where(frame != "", None)
+
+
+def _odd_quotes(path: Path) -> bool:
+    """Whether a quote stays open to the end and swallows rows: a quoted cell has two, and one inside it is doubled."""
+    with path.open("rb") as file:
+        return sum(block.count(b'"') for block in iter(lambda: file.read(1 << 20), b"")) % 2 == 1
+
+
+def _parquet_names(path: Path) -> list[str]:
+    return list(pq.read_schema(path).names)
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+    # one file is read, never a folder of partitions that its name seems to belong to
+    table = pq.ParquetFile(path).read(columns=list(wanted))
+    return pd.DataFrame({name: _series(table.column(name), name) for name in wanted})
+
+
+def _series(values: pa.ChunkedArray, name: str) -> pd.Series[Any]:
+    kind = values.type
+    if pa.types.is_decimal(kind):
+        values = values.cast(pa.float64())
+    elif pa.types.is_date(kind):
+        values = values.cast(pa.timestamp("us"))
+    elif pa.types.is_integer(kind) and values.null_count:
+        return pd.Series(values.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get), name=name)
+    elif pa.types.is_floating(kind) and pc.any(pc.is_nan(values)).as_py():
+        return pd.Series(values.to_pylist(), name=name, dtype=object)
+    return pd.Series(values.to_pandas(), name=name)

@@ -1,0 +1,199 @@
+"""The current window in numbers: what the rules need of each column, beside the reference it is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ml_core.base.errors import DataError
+from ml_core.lab.drift.drift_columns import MISSING, Table, numbers_in, positions_in
+from ml_core.lab.drift.ks import KsDistance, distance_of_counts, distance_of_sorted
+from ml_core.lab.drift.reference_window import (
+    CategoryReference,
+    NumberReference,
+    ReferenceColumn,
+    ReferenceWindow,
+    UnjudgedReference,
+    moments_of_counts,
+)
+from ml_core.lab.drift.spread import Moments, spread_around, wasserstein
+
+__all__ = [
+    "FEWEST",
+    "CategoryCurrent",
+    "CurrentColumn",
+    "NumberCurrent",
+    "UnjudgedCurrent",
+    "category_current",
+    "comparable",
+    "level_counts",
+    "number_current",
+    "summarised",
+]
+
+FEWEST = 30
+"""Values on each side below which nothing is tested."""
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class NumberCurrent:
+    """A column of numbers.
+
+    Attributes
+    ----------
+    rows, count, infinite, unreadable : rows; finite values; values left out, of which unreadable ones count as missing
+    mean, low, high : of the finite values; NaN without any
+    distance : Kolmogorov-Smirnov distance from the reference; None where a side has fewer than ``FEWEST`` values
+    wasserstein, spread : W1 from the reference, and moments of ``|x - median|``; None unless asked for
+    cells : rows with each of the reference's ``few_values``, and last with any other; None where it has more
+    """
+
+    rows: int
+    count: int
+    infinite: int
+    unreadable: int
+    mean: float
+    low: float
+    high: float
+    distance: KsDistance | None = None
+    wasserstein: float | None = None
+    spread: Moments | None = None
+    cells: IntArray | None = None
+
+    @property
+    def missing(self) -> int:
+        """Rows without a value."""
+        return self.rows - self.count - self.infinite
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryCurrent:
+    """A column of levels.
+
+    Attributes
+    ----------
+    rows : rows
+    counts : shape (L,), rows per listed level of the reference
+    other : rows with a level that it does not list
+    distance : of the positions; None where these have no meaning, or a side has fewer than ``FEWEST`` listed values
+    mean : of the positions of listed levels; NaN where these have no meaning
+    """
+
+    rows: int
+    counts: IntArray
+    other: int
+    distance: KsDistance | None
+    mean: float
+
+    @property
+    def count(self) -> int:
+        """Rows with a value."""
+        return int(self.counts.sum()) + self.other
+
+    @property
+    def missing(self) -> int:
+        """Rows without a value."""
+        return self.rows - self.count
+
+
+@dataclass(frozen=True, slots=True)
+class UnjudgedCurrent:
+    """A column that no rule compares."""
+
+    rows: int
+    missing: int
+    count: int
+    mean: float = np.nan
+    distance: None = None
+
+
+CurrentColumn = NumberCurrent | CategoryCurrent | UnjudgedCurrent
+
+
+def summarised(window: ReferenceWindow, table: Table, *, extended: bool) -> Mapping[str, CurrentColumn]:
+    """Every column of the reference as the current rows have it.
+
+    Parameters
+    ----------
+    table : frame of raw values, or arrays (see ``features_in``)
+    extended : also what the rule ``extended`` needs
+
+    Raises
+    ------
+    DataError
+        A column of the reference is missing.
+    """
+    missing = [name for name in window.columns if name not in table]
+    if missing:
+        raise DataError("current window", f"has no column {', '.join(missing)}")
+    with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float; a flag tells of them
+        return {name: _summary(column, table[name], extended=extended) for name, column in window.columns.items()}
+
+
+def comparable(reference: NumberReference, count: int) -> bool:
+    """Whether both sides have enough values to be tested."""
+    return min(reference.count, count) >= FEWEST and len(reference.points) > 0
+
+
+def number_current(reference: NumberReference, values: Any, *, extended: bool) -> NumberCurrent:
+    """A whole column of numbers, held against the reference."""
+    numbers = numbers_in(values)
+    finite_at = np.isfinite(numbers.cells)
+    finite = numbers.cells[finite_at] if not finite_at.all() else numbers.cells
+    count, rows = finite.size, len(numbers.cells)
+    infinite = 0 if count == rows else int(np.isinf(numbers.cells).sum())
+    if not count:
+        return NumberCurrent(rows, 0, infinite, numbers.unreadable, np.nan, np.nan, np.nan)
+    ordered = np.sort(finite)
+    plain = (rows, count, infinite, numbers.unreadable, float(finite.mean()), float(ordered[0]), float(ordered[-1]))
+    if not comparable(reference, count):
+        return NumberCurrent(*plain)
+    if reference.drawn_in:
+        ordered = np.clip(ordered, reference.points[0], reference.points[-1])
+    distance = distance_of_sorted(reference.points, ordered, reference.ranks, reference.count)
+    if not extended:
+        return NumberCurrent(*plain, distance)
+    if reference.few_values is not None:
+        return NumberCurrent(*plain, distance, cells=_cells(reference.few_values, ordered))
+    w1 = wasserstein(reference.points, reference.integral, reference.median, ordered)
+    return NumberCurrent(*plain, distance, w1, spread_around(float(np.median(ordered)), ordered))
+
+
+def category_current(reference: CategoryReference, counts: IntArray, other: int, rows: int) -> CategoryCurrent:
+    """A column of levels from its counts, held against the reference."""
+    if reference.feature.kind != "category":
+        return CategoryCurrent(rows, counts, other, None, np.nan)
+    listed = int(counts.sum())
+    enough = min(int(reference.counts.sum()), listed) >= FEWEST
+    distance = distance_of_counts(reference.counts, counts) if enough else None
+    return CategoryCurrent(rows, counts, other, distance, moments_of_counts(counts).mean)
+
+
+def _summary(reference: ReferenceColumn, values: Any, *, extended: bool) -> CurrentColumn:
+    if isinstance(reference, NumberReference):
+        return number_current(reference, values, extended=extended)
+    if isinstance(reference, UnjudgedReference):
+        missing = int(pd.isna(values).sum())
+        return UnjudgedCurrent(len(values), missing, len(values) - missing)
+    return category_current(reference, *level_counts(reference, values), len(values))
+
+
+def level_counts(reference: CategoryReference, values: Any) -> tuple[IntArray, int]:
+    """Rows per listed level, and rows with another one."""
+    positions = positions_in(values, reference.feature, reference.place)
+    counts = np.bincount(positions[positions != MISSING], minlength=len(reference.levels) + 1)
+    return counts[: len(reference.levels)].astype(np.int64), int(counts[len(reference.levels) :].sum())
+
+
+def _cells(few: FloatArray, ordered: FloatArray) -> IntArray:
+    below, upto = (np.searchsorted(ordered, few, side=side) for side in ("left", "right"))
+    counts = upto - below
+    return np.append(counts, len(ordered) - counts.sum())

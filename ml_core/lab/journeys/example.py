@@ -1,0 +1,88 @@
+"""Walks the whole road for one configuration, making only what is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_core.base.documents import read_document
+from ml_core.base.errors import DataError, PromotionRefused
+from ml_core.base.settings import Settings
+from ml_core.lab.config import ModelConfig
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.data.feature_pipeline import FeaturePipeline
+from ml_core.lab.data.table_frames import write_table
+from ml_core.lab.journeys.challenger import train_challenger
+from ml_core.lab.judging.promotion import promote_version
+from ml_core.lab.registry.importer import import_version, stored_path
+from ml_core.lab.registry.model_registry import ModelRegistry
+from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
+
+__all__ = ["Example", "make_example"]
+
+COHORT_ROWS = 20_000
+_COHORT_VERSION = "v1"  # the feature version that the synthetic cohort has columns for
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A model ready to be served.
+
+    Attributes
+    ----------
+    tag : its Bento tag
+    was_ready : nothing had to be made
+    """
+
+    tag: str
+    model_hash: str
+    was_ready: bool
+
+
+def make_example(config: ModelConfig, settings: Settings, note: Note) -> Example:
+    """Data, features, training, gate, promotion and import, as far as they are missing.
+
+    Raises
+    ------
+    DataError
+        The configured file is missing and is not the synthetic cohort.
+    PromotionRefused
+        A rule of the gate said no; nothing is served.
+    """
+    record = _promotion(config, settings)
+    if record is not None and stored_path(record.bento_tag) is not None:
+        return Example(record.bento_tag, record.model_hash, was_ready=True)
+    if record is None:
+        _make_data(config, note)
+        note(f"reading {config.data.source} into the feature store")
+        FeaturePipeline(config, settings).run()
+        challenger = train_challenger(config, settings, note)
+        registry = ModelRegistry(settings)
+        note("judging it")
+        decision = promote_version(registry, registry.by_alias(config.model, "challenger"), config, settings)
+        if decision.decision == "refused":
+            raise PromotionRefused(config.model, [rule.rule for rule in decision.rules if not rule.passed])
+        note(f"version {decision.version} is the champion ({challenger.model_hash[:12]}…)")
+    registry = ModelRegistry(settings)
+    imported = import_version(registry, registry.by_alias(config.model, "champion"), settings)
+    return Example(imported.tag, imported.model_hash, was_ready=False)
+
+
+def _promotion(config: ModelConfig, settings: Settings) -> PromotionRecord | None:
+    return read_document(promotion_path(settings.promotions, config.model), PromotionRecord)
+
+
+def _make_data(config: ModelConfig, note: Note) -> None:
+    source = Path(config.data.source)
+    if source.exists():
+        return
+    if config.data.adapter == "diabetes130":
+        raise DataError(str(source), "there is no such file: run `surety data fetch`")
+    if config.feature_version != _COHORT_VERSION:
+        raise DataError(str(source), "there is no such file: data.source of the configuration names it; put it there")
+    note(f"making a synthetic cohort of {COHORT_ROWS} encounters in {source}: a demonstration, never evidence")
+    frame, _ = make_cohort(COHORT_ROWS, config.seed)
+    write_table(frame, source)

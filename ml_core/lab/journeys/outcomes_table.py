@@ -1,0 +1,117 @@
+"""Answers whose outcome is known, as rows of the feature store: what retraining adds to what training had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ml_core.base.errors import DataError
+from ml_core.base.settings import Settings
+from ml_core.features.columns import Column, with_role
+from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.data.schemas import judge
+from ml_core.lab.watching.health_monitor import ledger_path
+from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.serve.log.logged_answers import LoggedAnswer
+from ml_core.serve.log.pseudonyms import Pseudonyms
+from ml_core.serve.log.reader import PredictionLog
+
+__all__ = ["NewRows", "new_rows"]
+
+_AT_A_TIME = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """Rows that the feature store does not hold yet.
+
+    Attributes
+    ----------
+    frame : columns of the feature version, patients under the names they have in the store where it knows them
+    upto : number of the last matured answer that is in it, or was left out
+    without_input : answers left out because the log keeps no input of them (erased, pruned, or inputs are off)
+    """
+
+    frame: pd.DataFrame
+    upto: int
+    without_input: int
+
+
+def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
+    """Matured answers after the ``after``-th, of every model of that feature version.
+
+    A patient whom the store knows keeps the name he has there, so that no test patient of an older model turns up among
+    the training rows of a newer one. Others get a name made of their pseudonym, the same every time.
+
+    Raises
+    ------
+    DataError
+        Rows break the column table.
+    LogDamaged, ConfigError
+        Ledger, log or the key of subjects cannot be read.
+    """
+    version = get_feature_version(feature_version)
+    with Ledger.reading(ledger_path(settings)) as ledger:
+        matured = [] if ledger is None else ledger.matured_after(after)
+    if not matured:
+        return NewRows(pd.DataFrame(), after, 0)
+    log = PredictionLog(settings.log)
+    names = _names(settings, version)
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(matured), _AT_A_TIME):
+        part = [row for _, row in matured[start : start + _AT_A_TIME]]
+        answers = log.find_many([row.request_id for row in part])
+        rows += [
+            _row(version, row, answer, names)
+            for row in part
+            if isinstance(answer := answers.get(row.request_id), LoggedAnswer)
+            and answer.input is not None
+            and answer.lineage["feature_version"] == feature_version
+        ]
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        verdict = judge(frame, feature_version)
+        if not verdict.good.all():
+            raise DataError("labelled answers", f"{int((~verdict.good).sum())} break the column table")
+    return NewRows(frame, matured[-1][0], len(matured) - len(frame))
+
+
+def _names(settings: Settings, version: FeatureVersion) -> Mapping[bytes, Any]:
+    """Names of the store's patients by their pseudonyms, under every key that was ever used."""
+    group = _group(version)
+    pseudonyms = Pseudonyms(settings.subject_key)
+    try:
+        known = FeatureStore(settings.feature_store).read(version.name)[group.name].unique()
+    except DataError:
+        return {}
+    return {hidden: name for name in known.tolist() for hidden in pseudonyms.all_of(str(name))}
+
+
+def _row(version: FeatureVersion, row: MaturedRow, answer: LoggedAnswer, names: Mapping[bytes, Any]) -> dict[str, Any]:
+    group, label, time = _group(version), with_role(version.columns, "label"), with_role(version.columns, "time")
+    if label is None:
+        raise DataError(f"feature version {version.name}", "has no label column")
+    hidden = row.subject or row.request_id
+    found = {**(answer.input or {}), group.name: names.get(hidden, _made_name(group, hidden)), label.name: row.label}
+    if time is not None:
+        found[time.name] = answer.at
+    return found
+
+
+def _made_name(group: Column, hidden: bytes) -> int | str:
+    """A patient's name from his pseudonym (or, without one, the answer's id): 48 bits of it, in the column's type."""
+    if group.dtype == "int":
+        low, high = int(group.low or 0), int(group.high or (1 << 48))
+        return low + int.from_bytes(hidden[-6:], "big") % (high - low + 1)
+    return f"h-{hidden[-12:].hex()}"
+
+
+def _group(version: FeatureVersion) -> Column:
+    group = with_role(version.columns, "group")
+    if group is None:
+        raise DataError(f"feature version {version.name}", "has no group column")
+    return group

@@ -1,0 +1,314 @@
+"""The loop in one call: decide, add what became known, train, gate, register, and start the shadow when told to.
+
+Every step can be repeated: killed anywhere, the same call goes on and ends with the same model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ml_core.base.clock import utc_now, utc_text
+from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.errors import DataError, RetrainBusy
+from ml_core.base.journal import Journal
+from ml_core.base.settings import Settings
+from ml_core.lab.config import ModelConfig
+from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.drift.detect import detect_drift
+from ml_core.lab.drift.drift_report import should_retrain
+from ml_core.lab.journeys.challenger import train_challenger
+from ml_core.lab.journeys.outcomes_table import new_rows
+from ml_core.lab.judging.deployment_gate import validate_deployment
+from ml_core.lab.registry.importer import import_version
+from ml_core.lab.registry.model_registry import ModelRegistry
+from ml_core.lab.watching.health_monitor import Watch, ledger_path
+from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.live_window import live_window
+from ml_core.serve.log.log_files import FileLock
+from ml_core.serve.model.promotion_record import GateReport
+from ml_core.serve.rollout import changes
+from ml_core.serve.rollout.monitor_state import MonitorView
+from ml_core.serve.rollout.rollout_store import RolloutStore
+
+__all__ = ["Decision", "Retrained", "Retraining", "as_row", "decide", "drift_advice", "last_retraining", "retrain"]
+
+Note = Callable[[str], None]
+
+
+class Retraining(Document):
+    """The last model that retraining registered.
+
+    Attributes
+    ----------
+    at : when, UTC
+    outcomes_upto : number of the last matured answer it was trained on
+    model_version, model_hash : of it
+    reasons : why
+    """
+
+    at: str
+    outcomes_upto: int
+    model_version: str
+    model_hash: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether to train again.
+
+    Attributes
+    ----------
+    go : whether
+    reasons : what speaks for it, such as ``drift: age, glucose`` or ``alarm coverage:1``
+    against : what forbids it for now, such as the cool-down
+    new_labels : labels that matured since the last training
+    """
+
+    go: bool
+    reasons: tuple[str, ...]
+    against: tuple[str, ...]
+    new_labels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """What retraining did.
+
+    Attributes
+    ----------
+    decision : why, or why not
+    table_version : Delta version it was trained on; None where nothing was trained
+    rows_added : answers with a known outcome that joined the training table
+    version, model_hash, is_new : in the registry
+    gate : the verdict on it
+    tag : in the Bento store; None where the gate refused it and no shadow was asked for
+    shadow : whether it runs in shadow now
+    metrics : on test patients
+    """
+
+    decision: Decision
+    table_version: int | None = None
+    rows_added: int = 0
+    version: str | None = None
+    model_hash: str | None = None
+    is_new: bool = False
+    gate: GateReport | None = None
+    tag: str | None = None
+    shadow: bool = False
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def decide(
+    config: ModelConfig, settings: Settings, *, if_drift: bool, force: bool, now: datetime | None = None
+) -> Decision:
+    """Whether to train again, and why.
+
+    Parameters
+    ----------
+    if_drift : only with a reason: drift of the newest answers, or an alarm that is on
+    force : whatever speaks against it
+
+    Raises
+    ------
+    LogDamaged, ArtefactError
+        What decides cannot be read.
+    """
+    reasons = _reasons(config, settings)
+    moment = now or utc_now()
+    last = last_retraining(settings)
+    new_labels = _new_labels(settings, last)
+    against = []
+    if last is not None:
+        until = datetime.fromisoformat(last.at) + timedelta(days=config.retrain.cool_down_days)
+        if moment < until:
+            against.append(f"cool-down until {utc_text(until)}: the last model was trained {last.at}")
+    if new_labels < config.retrain.min_new_labels:
+        against.append(f"{new_labels} new labels have matured, {config.retrain.min_new_labels} are wanted")
+    if if_drift and not reasons:
+        against.append("neither drift nor an alarm")
+    return Decision(force or not against, tuple(reasons), tuple(against), new_labels)
+
+
+def retrain(
+    config: ModelConfig,
+    settings: Settings,
+    note: Note,
+    *,
+    if_drift: bool = False,
+    force: bool = False,
+    shadow: bool = False,
+    dry_run: bool = False,
+) -> Retrained:
+    """Decide and, where the decision is to go, train on everything known by now.
+
+    Parameters
+    ----------
+    shadow : let the new model score every request beside the champion
+    dry_run : decide only
+
+    Raises
+    ------
+    RetrainBusy
+        Another run is at it.
+    DataError, ArtefactError, RegistryError, CalibrationTooSmall
+        A step failed; the next run begins where it left off.
+    """
+    with _alone(settings):
+        decision = decide(config, settings, if_drift=if_drift, force=force)
+        if dry_run or not decision.go:
+            return Retrained(decision)
+        table_version, added, upto = _extend_table(config, settings, note)
+        found = train_challenger(config, settings, note, table_version=table_version)
+        if found.version is None:
+            raise DataError("retraining", "registered nothing")
+        registry = ModelRegistry(settings)
+        note("judging it")
+        gate = validate_deployment(registry, found.version, config, settings)
+        done = Retraining(
+            at=utc_text(utc_now()),
+            outcomes_upto=upto,
+            model_version=found.version.version,
+            model_hash=found.model_hash,
+            reasons=decision.reasons or (("forced",) if force else ("scheduled",)),
+        )
+        tag = None
+        if gate.passed or shadow:
+            note("bringing it into the Bento store")
+            tag = import_version(registry, found.version, settings).tag
+        in_shadow = shadow and tag is not None and _start_shadow(settings, tag, done.reasons)
+        write_document(_path(settings), done)
+        facts = {"model": config.model, "table_version": table_version, "rows_added": added, "gate": gate.passed}
+        Journal(settings.journal).append("model.retrained", {**facts, **done.model_dump(), "shadow": in_shadow})
+    return Retrained(
+        decision=decision,
+        table_version=table_version,
+        rows_added=added,
+        version=found.version.version,
+        model_hash=found.model_hash,
+        is_new=found.is_new,
+        gate=gate,
+        tag=tag,
+        shadow=in_shadow,
+        metrics=found.metrics,
+    )
+
+
+def drift_advice(config: ModelConfig, settings: Settings) -> tuple[str, ...]:
+    """Features that drifted in the newest answers, where there are enough of them to advise retraining; else none.
+
+    Raises
+    ------
+    DataError
+        Nothing is live, or the log holds no inputs of the champion's answers.
+    """
+    live = live_window(settings, config.retrain.live_rows)
+    rule = config.drift
+    reports = detect_drift(
+        live.normal.window,
+        live.inputs,
+        alpha=rule.alpha,
+        min_shift_fraction=rule.min_shift_fraction,
+        rule=rule.rule,
+        columns=live.normal.columns,
+    )
+    if not should_retrain(reports, rule.threshold_fraction):
+        return ()
+    return tuple(report.feature for report in reports if report.drifted)
+
+
+def last_retraining(settings: Settings) -> Retraining | None:
+    """What retraining registered last; None where it never has."""
+    return read_document(_path(settings), Retraining)
+
+
+def _reasons(config: ModelConfig, settings: Settings) -> list[str]:
+    reasons = []
+    try:
+        drifted = drift_advice(config, settings)
+    except DataError:  # nothing live, or nothing kept: then nothing is known to have drifted
+        drifted = ()
+    if drifted:
+        reasons.append(f"drift: {', '.join(drifted)}")
+    view = MonitorView(settings)
+    view.look()
+    if view.state is not None:
+        champion = _champion_hash(settings)
+        health = view.state.models.get(champion) if champion is not None else None
+        reasons += [f"alarm {alarm.reason}" for alarm in (health.alarms if health is not None else ())]
+    return reasons
+
+
+def _champion_hash(settings: Settings) -> str | None:
+    return next((m.model_hash for m in Watch(settings).live_models() if m.slot == "champion"), None)
+
+
+def _new_labels(settings: Settings, last: Retraining | None) -> int:
+    with Ledger.reading(ledger_path(settings)) as ledger:
+        return 0 if ledger is None else ledger.count_matured(0 if last is None else last.outcomes_upto)[0]
+
+
+def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[int, int, int]:
+    """Delta version that holds everything known by now, rows added, and number of the last matured answer in it."""
+    store = FeatureStore(settings.feature_store)
+    name = config.feature_version
+    upto = store.extended_upto(name)
+    found = new_rows(settings, name, upto)
+    if found.without_input:
+        note(f"{found.without_input} labelled answers are left out: the log keeps no input of them")
+    if not len(found.frame):
+        return store.latest(name), 0, upto
+    version = store.extend(name, found.frame, found.upto)
+    note(f"{len(found.frame)} answers with a known outcome are in the training table, version {version}")
+    return version, len(found.frame), found.upto
+
+
+def _start_shadow(settings: Settings, tag: str, reasons: tuple[str, ...]) -> bool:
+    store = RolloutStore(settings)
+    state = store.read()
+    if state is None or (state.challenger == tag and state.mode == "shadow"):
+        return state is not None
+    store.change(changes.shadow(tag), why=f"retrained: {'; '.join(reasons)}")
+    return True
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    try:
+        lock = FileLock(_path(settings).with_suffix(".lock"))
+    except BlockingIOError as error:
+        raise RetrainBusy(settings.model_name) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _path(settings: Settings) -> Path:
+    return settings.home / "retrain" / f"{settings.model_name}.json"
+
+
+def as_row(found: Retrained) -> dict[str, Any]:
+    """What was done, as JSON-able values for people and pipelines."""
+    gate = found.gate
+    return {
+        "retrained": found.version is not None,
+        "reasons": list(found.decision.reasons),
+        "against": list(found.decision.against),
+        "new_labels": found.decision.new_labels,
+        "table_version": found.table_version,
+        "rows_added": found.rows_added,
+        "version": found.version,
+        "model_hash": found.model_hash,
+        "is_new": found.is_new,
+        "gate": None if gate is None else "passed" if gate.passed else "refused",
+        "failed_rules": [] if gate is None else list(gate.failed_rules),
+        "tag": found.tag,
+        "shadow": found.shadow,
+        "metrics": found.metrics,
+    }

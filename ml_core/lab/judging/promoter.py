@@ -1,0 +1,202 @@
+"""Challenger against champion on the same patients, and the moving of the alias with its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_core.base.clock import utc_now, utc_text
+from ml_core.base.documents import read_document, write_document
+from ml_core.base.errors import RegistryError
+from ml_core.base.journal import Journal, locked, who
+from ml_core.base.settings import Settings
+from ml_core.lab.config import ModelConfig
+from ml_core.lab.judging.promotion_rules import PromotionCriteria, compare, gate_rule, score, shared_rows
+from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_rules
+from ml_core.lab.measuring.coverage_verdicts import CoverageVerdict, coverage_verdict
+from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
+from ml_core.lab.training.labelled_rows import LabelledRows
+from ml_core.serve.model.bundle import Bundle, read_bundle
+from ml_core.serve.model.predictor import Predictor
+from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
+
+__all__ = ["ModelPromoter", "Promotion"]
+
+_STAGE = {"stage": "Production"}  # read by tools that know the old stages; the stage interface itself is deprecated
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What was decided, and what was done about it.
+
+    Attributes
+    ----------
+    decision : ``promoted``, ``already champion`` or ``refused``; with a dry run what it would be
+    version, model_hash, bento_tag : of the challenger
+    champion_version : that held the place before; None if nobody did
+    rules : every rule with its numbers
+    compared_on : the rows
+    """
+
+    decision: str
+    version: str
+    model_hash: str
+    bento_tag: str
+    champion_version: str | None
+    rules: tuple[RuleVerdict, ...]
+    compared_on: str
+
+
+class ModelPromoter:
+    """Decides and carries out promotions of one registry.
+
+    Parameters
+    ----------
+    registry, settings : where aliases, records and the journal are
+    config : of the model: criteria and split
+    broken : coverage alarms that are on for the champion
+    """
+
+    def __init__(
+        self, registry: ModelRegistry, settings: Settings, config: ModelConfig, broken: tuple[str, ...] = ()
+    ) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._config = config
+        self._criteria = PromotionCriteria.of(config, broken)
+
+    def promote(
+        self, version: RegisteredVersion, gate: GateReport, rows: LabelledRows | None, *, dry_run: bool = False
+    ) -> Promotion:
+        """Judge the version and, if every rule passes, make it the champion.
+
+        Done again on the champion it changes nothing, but completes what a killed promotion left undone.
+
+        Parameters
+        ----------
+        gate : fresh report on this version
+        rows : the version's rows, all parts; only test patients are looked at. None where the gate found no artefact to
+            trust: then only its refusal is told
+        dry_run : decide only
+
+        Raises
+        ------
+        RegistryError
+            Somebody else moved the alias meanwhile; nothing was changed.
+        """
+        with locked(self._settings.home / "promote.lock"):
+            champion = self._registry.find_alias(version.name, CHAMPION)
+            is_champion = champion is not None and champion.version == version.version
+            rules = self._rules(version, None if is_champion else champion, gate, rows)
+            passed = all(rule.passed for rule in rules)
+            decision = "refused" if not passed else "already champion" if is_champion else "promoted"
+            outcome = Promotion(
+                decision=decision,
+                version=version.version,
+                model_hash=gate.model_hash,
+                bento_tag=bento_tag(version.name, version.version, gate.model_hash),
+                champion_version=champion.version if champion else None,
+                rules=tuple(rules),
+                compared_on=gate.judged_on,
+            )
+            if not dry_run:
+                self._carry_out(version, champion, gate, outcome)
+        return outcome
+
+    def decide(self, challenger: Bundle, champion: Bundle, rows: LabelledRows, gate: GateReport) -> list[RuleVerdict]:
+        """Every rule's verdict on a challenger that meets a champion; without one the gate alone decides.
+
+        Parameters
+        ----------
+        rows : all parts of the split
+        """
+        rules = [gate_rule(gate)]
+        test = rows.part("test")
+        columns, shared = shared_rows(challenger, champion, test)
+        rules += [shared, *enough_rows_rules(test.y_index, rows.classes, self._criteria.min_rows)]
+        if not all(rule.passed for rule in rules[1:]) or columns is None:
+            return rules
+        new = score(challenger, test, Predictor(challenger).proba(test.columns))
+        old = score(champion, test, Predictor(champion).proba(columns))
+        rules += compare(self._criteria, test.y_index, test.groups, new, old)
+        return rules + coverage_floor_rules(self._coverage(challenger, test, new.proba))
+
+    def _rules(
+        self,
+        version: RegisteredVersion,
+        champion: RegisteredVersion | None,
+        gate: GateReport,
+        rows: LabelledRows | None,
+    ) -> list[RuleVerdict]:
+        if champion is None or rows is None:
+            return [gate_rule(gate)]
+        with self._registry.bundle_folder(version) as folder:
+            challenger = read_bundle(folder, gate.model_hash)
+        with self._registry.bundle_folder(champion) as folder:
+            return self.decide(challenger, read_bundle(folder, champion.model_hash or None), rows, gate)
+
+    def _coverage(self, bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> CoverageVerdict:
+        level: Decimal = bundle.manifest.confidence_level
+        return coverage_verdict(
+            bundle.calibration, proba, test.y_index, test.groups, level, self._criteria.min_coverage, test.classes
+        )
+
+    def _carry_out(
+        self, version: RegisteredVersion, champion: RegisteredVersion | None, gate: GateReport, outcome: Promotion
+    ) -> None:
+        """Journal the decision; then alias, tags and record, each of which a second run finds done or does."""
+        journal = Journal(self._settings.journal)
+        facts = {
+            "model": version.name,
+            "version": version.version,
+            "model_hash": outcome.model_hash,
+            "champion_version": outcome.champion_version,
+            "decision": outcome.decision,
+            "compared_on": outcome.compared_on,
+            "rules": [rule.model_dump() for rule in outcome.rules],
+        }
+        if outcome.decision != "already champion":
+            journal.append("promotion.decided", facts)
+        if outcome.decision == "refused":
+            return
+        if outcome.decision == "promoted":
+            self._move_alias(version, champion)
+        for other in self._registry.versions(version.name):
+            if other.version == version.version:
+                self._registry.set_tags(other, _STAGE)
+            elif _STAGE.keys() & other.tags.keys():
+                self._registry.set_tags(other, dict.fromkeys(_STAGE))
+        if self._write_record(version, gate, outcome):
+            moved = {k: facts[k] for k in ("model", "version", "model_hash", "champion_version")}
+            journal.append("promotion.recorded", moved)
+
+    def _move_alias(self, version: RegisteredVersion, champion: RegisteredVersion | None) -> None:
+        now = self._registry.find_alias(version.name, CHAMPION)
+        if (now.version if now else None) != (champion.version if champion else None):
+            raise RegistryError(
+                f"{version.name}@{CHAMPION}", "was moved by somebody else meanwhile; nothing was changed"
+            )
+        self._registry.set_alias(version, CHAMPION)
+
+    def _write_record(self, version: RegisteredVersion, gate: GateReport, outcome: Promotion) -> bool:
+        """Write the promotion record unless it names this version already."""
+        path = promotion_path(self._settings.promotions, version.name)
+        old = read_document(path, PromotionRecord)
+        if old is not None and (old.bento_tag, old.model_hash) == (outcome.bento_tag, outcome.model_hash):
+            return False
+        record = PromotionRecord(
+            model_name=version.name,
+            model_version=version.version,
+            model_hash=outcome.model_hash,
+            bento_tag=outcome.bento_tag,
+            run_id=version.run_id,
+            promoted_at=utc_text(utc_now()),
+            promoted_by=who(),
+            replaced_version=old.model_version if old is not None else outcome.champion_version,
+            gate=gate,
+        )
+        write_document(path, record)
+        return True

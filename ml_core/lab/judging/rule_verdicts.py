@@ -1,0 +1,83 @@
+"""Small makers of rule verdicts, shared by the deployment gate and the promotion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_core.lab.measuring.coverage_verdicts import CoverageOf, CoverageVerdict
+from ml_core.serve.model.promotion_record import RuleVerdict
+
+__all__ = [
+    "above",
+    "at_least",
+    "at_most",
+    "claim",
+    "coverage_ceiling_rules",
+    "coverage_floor_rules",
+    "enough_rows_rules",
+    "finite_metric",
+]
+
+
+def at_least(rule: str, value: float | None, limit: float, note: str = "") -> RuleVerdict:
+    """Passes if the value is there and not below the limit."""
+    return _judged(rule, value, limit, value is not None and value >= limit, note)
+
+
+def at_most(rule: str, value: float | None, limit: float, note: str = "") -> RuleVerdict:
+    """Passes if the value is there and not above the limit."""
+    return _judged(rule, value, limit, value is not None and value <= limit, note)
+
+
+def above(rule: str, value: float | None, limit: float, note: str = "") -> RuleVerdict:
+    """Passes if the value is there and above the limit."""
+    return _judged(rule, value, limit, value is not None and value > limit, note)
+
+
+def claim(rule: str, passed: bool, note: str) -> RuleVerdict:  # noqa: FBT001 - it is the verdict
+    """A rule without a number."""
+    return RuleVerdict(rule=rule, value=None, limit=None, passed=passed, note=note)
+
+
+def coverage_floor_rules(verdict: CoverageVerdict) -> list[RuleVerdict]:
+    """``coverage`` and ``coverage_class_<label>``: not below the floor, as far as chance allows to tell."""
+    return [at_least(f"coverage{_suffix(row)}", row.coverage, row.limit, _band(row)) for row in verdict.rows]
+
+
+def enough_rows_rules(y_index: npt.NDArray[np.int64], classes: Sequence[object], needed: int) -> list[RuleVerdict]:
+    """``rows_class_<label>``: each class has the test rows it takes to judge at all."""
+    counts = np.bincount(y_index, minlength=len(classes))
+    pairs = zip(classes, counts, strict=True)
+    return [at_least(f"rows_class_{label}", float(n), needed, "test rows of the class") for label, n in pairs]
+
+
+def coverage_ceiling_rules(verdict: CoverageVerdict) -> list[RuleVerdict]:
+    """``coverage_ceiling`` per class: not above what a valid calibration reaches by chance, ties aside."""
+    note = "rows strictly inside the threshold; more than chance explains means that scores are not what they claim"
+    return [at_most(f"coverage_ceiling{_suffix(row)}", row.strict_coverage, row.upper, note) for row in verdict.rows]
+
+
+def finite_metric(metrics: Mapping[str, float], name: str) -> float | None:
+    """The metric, or None where the rows could not give it or it is no finite number."""
+    value = metrics.get(name)
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _judged(rule: str, value: float | None, limit: float, passed: bool, note: str) -> RuleVerdict:  # noqa: FBT001
+    text = note if value is not None else f"missing; {note}" if note else "missing"
+    return RuleVerdict(rule=rule, value=value, limit=float(limit), passed=bool(passed), note=text)
+
+
+def _suffix(row: CoverageOf) -> str:
+    return "" if row.label is None else f"_class_{row.label}"
+
+
+def _band(row: CoverageOf) -> str:
+    return (
+        f"floor {row.floor:g}, promised {row.promised:.4f}, band from {row.lower:.4f} with {row.n_calibration} "
+        f"calibration and {row.n_test} test rows, worth {row.effective_n_calibration:.0f} and {row.effective_n_test} "
+        "independent ones"
+    )

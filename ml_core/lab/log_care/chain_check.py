@@ -1,0 +1,310 @@
+"""Walks the hash chain of every file of the log, and holds it against what the journal says.
+
+The chain shows any change of what a file holds. What a file cannot show by itself, an end cut off, an older copy in
+its place, the whole file gone, is found through the heads in the journal, from the first ``seal`` of its day on. Who
+can rewrite log and journal together leaves no trace here: keep the heads elsewhere too, against that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ml_core.base.errors import LogDamaged
+from ml_core.base.settings import Settings
+from ml_core.lab.log_care.journal_marks import read_records
+from ml_core.lab.log_care.log_days import is_live, log_days
+from ml_core.serve.log.database import genesis_head, open_for_reading
+from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
+from ml_core.serve.log.erasure_requests import standing_erasures
+from ml_core.serve.log.log_files import LogFile, log_files
+from ml_core.serve.log.segments import SegmentEntry
+
+__all__ = ["FileReport", "LogReport", "verify_file", "verify_files", "verify_log"]
+
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FileReport:
+    """What was found in one database.
+
+    Attributes
+    ----------
+    file : its name
+    is_live : whether a worker writes to it
+    rows, commits : in the chain, up to the first problem
+    answers : given in those rows; a bulk call is one row
+    head : of the chain after them, 32 bytes
+    erased : numbers of the rows whose subject was erased
+    segments : names of the files of bulk calls
+    row : number of the first row that is not as it was stored, None where the problem is of the file
+    problem : what is wrong, "" where nothing is
+    is_unreadable : whether it could not be read to its end
+    """
+
+    file: str
+    is_live: bool = False
+    rows: int = 0
+    commits: int = 0
+    answers: int = 0
+    head: bytes = b""
+    erased: tuple[int, ...] = ()
+    segments: tuple[str, ...] = ()
+    row: int | None = None
+    problem: str = ""
+    is_unreadable: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything is as it was stored."""
+        return not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """What was found in the log.
+
+    Attributes
+    ----------
+    files : one report each
+    missing : names of files that the journal knows, that were not pruned, and that are not there
+    orphans : files of bulk calls that no row names; a worker that was killed may have left them
+    """
+
+    files: tuple[FileReport, ...]
+    missing: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether every file could be read to its end."""
+        return not any(report.is_unreadable for report in self.files)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything is there and as it was stored."""
+        return not self.missing and all(report.is_sound for report in self.files)
+
+
+def verify_log(
+    settings: Settings, day: str | None = None, step: Callable[[float], None] = lambda _share: None
+) -> LogReport:
+    """Verify all files of the configured model's log, those that workers write to as well.
+
+    Parameters
+    ----------
+    day : only of that day, as ``2026-11-24``
+    step : told of progress; shares add up to one
+
+    Raises
+    ------
+    LogDamaged, ArtefactError
+        The journal or a standing erasure cannot be read.
+    """
+    files = [file for file in log_files(settings.log) if day in {None, file.day}]
+    return verify_files(settings, files, day, step)
+
+
+def verify_files(
+    settings: Settings, files: Sequence[LogFile], day: str | None, step: Callable[[float], None]
+) -> LogReport:
+    """Verify these files, which are all of the log, or all of one day."""
+    heads = read_records(settings).heads
+    reports = []
+    for file in files:
+        reports.append(verify_file(file, heads.get(file.path.name, {})))
+        step(1.0 / len(files))
+    standing = standing_erasures(settings.log)
+    asked = {file: {row for e in standing for row in e.rows_in(file)} for file in (r.file for r in reports if r.erased)}
+    records = read_records(settings)  # once more, and last: what was pruned or erased meanwhile is told by one of them
+    reports = [r for r in reports if r.file in records.heads or (settings.log / r.file).exists()]
+    names = {report.file for report in reports}
+    missing = sorted(name for name in records.heads if name not in names and (day is None or f"-{day}-" in name))
+    return LogReport(
+        tuple(_held_against(r, asked.get(r.file, set()) | records.erased.get(r.file, set())) for r in reports),
+        tuple(missing),
+        tuple(_orphans(settings, reports, day)),
+    )
+
+
+def verify_file(file: LogFile, heads: Mapping[int, str]) -> FileReport:
+    """Walk one file's chain in one consistent view of it.
+
+    Parameters
+    ----------
+    heads : that must be found (hex), by the number of the row each follows
+    """
+    walk = _Walk(file, heads)
+    live = is_live(file)
+    try:
+        with closing(open_for_reading(file.path)) as connection:
+            connection.execute("BEGIN")
+            walk.through(connection)
+        return walk.report(live)
+    except _Broken as broken:
+        return replace(walk.report(live), row=broken.row, problem=broken.problem)
+    except (TypeError, ValueError, LookupError, AttributeError, struct.error):  # the table was made anew
+        return replace(walk.report(live), row=walk.rows + 1, problem="it has not the form of a row")
+    except (sqlite3.Error, LogDamaged, OSError) as error:
+        row = walk.rows + 1 if walk.rows else None
+        return replace(walk.report(live), row=row, problem=f"cannot be read: {error}", is_unreadable=True)
+
+
+class _Broken(Exception):
+    """The first thing that is not as it was stored."""
+
+    def __init__(self, row: int | None, problem: str) -> None:
+        self.row = row
+        self.problem = problem
+
+
+@dataclass(slots=True)
+class _Walk:
+    """How far the chain of one file holds."""
+
+    file: LogFile
+    heads: Mapping[int, str]
+    rows: int = 0
+    commits: int = 0
+    answers: int = 0
+    head: bytes = b""
+    erased: list[int] = field(default_factory=list)
+    segments: list[str] = field(default_factory=list)
+    _digests: list[bytes] = field(default_factory=list)
+
+    def report(self, live: bool) -> FileReport:  # noqa: FBT001 - the only thing it does not know
+        """What was found so far."""
+        return FileReport(
+            self.file.path.name, live, self.rows, self.commits, self.answers, self.head, tuple(self.erased),
+            tuple(self.segments),
+        )  # fmt: skip
+
+    def through(self, connection: sqlite3.Connection) -> None:
+        """Walk to the end, or to the first problem."""
+        self.head = genesis_head(self.file.day, self.file.worker)
+        lineages = _lineages(connection)
+        for row in connection.execute("SELECT * FROM entry ORDER BY seq"):
+            self._take(dict(row), lineages)
+        if self._digests:
+            raise _Broken(self.rows, "the last row does not end a commit")
+        for rows, head in self.heads.items():
+            if rows > self.rows:
+                raise _Broken(self.rows + 1, f"the end is cut off: it had {rows} rows when its day was sealed")
+            if rows == 0 and head != genesis_head(self.file.day, self.file.worker).hex():
+                raise _Broken(None, "it is not the file that was sealed")
+        self._check_file(connection)
+
+    def _take(self, row: Mapping[str, Any], lineages: Mapping[int, bytes]) -> None:
+        seq = row["seq"]
+        if seq != self.rows + 1:
+            raise _Broken(self.rows + 1, f"the row is missing: the next one is {seq}")
+        lineage = lineages.get(row["lineage"])
+        if lineage is None:
+            raise _Broken(seq, "what the file says of its lineage is not what was stored")
+        if row["answer"] == ERASED:
+            self._take_erased(row)
+        elif not _has_its_form(row) or stored_digest(row, lineage) != row["digest"]:
+            raise _Broken(seq, "it is not what was stored: its digest is another")
+        else:
+            self.answers += self._answers(row)
+        self._digests.append(row["digest"])
+        if row["head"] is not None:
+            self._end_commit(seq, row["head"])
+        elif seq in self.heads:
+            raise _Broken(seq, "a commit ended here when its day was sealed, and does no more")
+        self.rows = seq
+
+    def _take_erased(self, row: Mapping[str, Any]) -> None:
+        left = [
+            name
+            for name in ("input", "client_request_id", "subject", "batch_id", "batch_index")
+            if row[name] is not None
+        ]
+        if left or row["salt"] or row["kind"]:
+            raise _Broken(row["seq"], "its answer is gone, and it is no row whose subject was erased")
+        self.erased.append(row["seq"])
+
+    def _answers(self, row: Mapping[str, Any]) -> int:
+        """How many answers a row stands for; a bulk call's file is checked on the way."""
+        if not row["kind"]:
+            if row["answer"].startswith(b'{"segment":'):
+                raise _Broken(row["seq"], "it names a bulk call, and says it were an answer")
+            return 1
+        try:
+            entry = SegmentEntry(**orjson.loads(row["answer"]))
+        except (TypeError, ValueError) as error:
+            raise _Broken(row["seq"], "it is an answer, and says it were a bulk call") from error
+        problem = _segment_problem(self.file.folder / entry.segment, entry.sha256)
+        if problem:
+            raise _Broken(row["seq"], f"{entry.segment} {problem}")
+        self.segments.append(entry.segment)
+        return entry.rows
+
+    def _end_commit(self, seq: int, head: bytes) -> None:
+        self.head = next_head(self.head, self._digests)
+        if self.head != head:
+            first = seq - len(self._digests) + 1
+            raise _Broken(seq, f"the chain breaks: rows {first} to {seq} are not those that were stored together here")
+        if self.heads.get(seq, head.hex()) != head.hex():
+            raise _Broken(seq, "the chain is whole, but not the one that was sealed: the file was replaced")
+        self.commits += 1
+        self._digests.clear()
+
+    def _check_file(self, connection: sqlite3.Connection) -> None:
+        genesis = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
+        expected = genesis_head(self.file.day, self.file.worker).hex()
+        if genesis is None and self.rows == 0:
+            return  # only just begun
+        if genesis is None or genesis["value"] != expected:
+            raise _Broken(None, "it was begun as another file")
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _Broken(None, f"SQLite finds it damaged: {found}")
+
+
+def _lineages(connection: sqlite3.Connection) -> dict[int, bytes]:
+    """Digest of each lineage by its number, of those that are as they were stored."""
+    rows = connection.execute("SELECT id, digest, facts FROM lineage")
+    return {row["id"]: row["digest"] for row in rows if hashlib.sha256(row["facts"]).digest() == row["digest"]}
+
+
+def _has_its_form(row: Mapping[str, Any]) -> bool:
+    """Whether a row's fields have the lengths that its digest takes for granted."""
+    return len(row["request_id"]) == _ID_BYTES and len(row["salt"]) == SALT_BYTES and row["input"] != b""
+
+
+def _segment_problem(path: Path, sha256: str) -> str:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "is missing"
+    return "" if found == sha256 else "is not the file that was written"
+
+
+def _held_against(report: FileReport, asked: AbstractSet[int]) -> FileReport:
+    """The report, and whether somebody asked for the rows in it that are erased."""
+    unasked = [row for row in report.erased if row not in asked]
+    if not unasked or (report.row is not None and report.row <= unasked[0]):
+        return report
+    return replace(report, row=unasked[0], problem="it is erased, and neither journal nor a standing request says so")
+
+
+def _orphans(settings: Settings, reports: Sequence[FileReport], day: str | None) -> Iterator[str]:
+    """Files of bulk calls that no row names; of days of which every file could be read to its end."""
+    named = {segment for report in reports for segment in report.segments}
+    for log_day in log_days(settings.log):
+        broken = any(f"-{log_day.name}-" in report.file and report.problem for report in reports)
+        if day in {None, log_day.name} and not broken:
+            paths = (path.relative_to(settings.log).as_posix() for path in sorted(log_day.bulk.glob("*.arrow")))
+            yield from (name for name in paths if name not in named)

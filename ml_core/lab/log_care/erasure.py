@@ -1,0 +1,213 @@
+"""Erases what the log says of a person: from databases, their WAL files and sealed copies, as if it had not been asked.
+
+What stays of an answer is its number, id, time, lineage and digest, so the chain still holds. Closed databases are
+changed here, under their lock; those that workers write to are changed by the workers, who look for requests every few
+seconds. Rows of bulk calls name no subject and are not found. What file systems and backups keep of a file is theirs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+
+from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.settings import Settings
+from ml_core.lab.log_care.journal_marks import ERASED, write_record
+from ml_core.lab.log_care.log_days import LogDay, is_live
+from ml_core.lab.log_care.sealing import seal_day
+from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
+from ml_core.serve.log.database import settle_wholly as empty_wal
+from ml_core.serve.log.erasure_requests import Erasure, ask_to_erase, one_at_a_time, standing_erasures
+from ml_core.serve.log.log_files import LogFile, log_files, only_closed
+
+__all__ = ["Erased", "Found", "erase", "find"]
+
+WAIT_S = 30.0
+"""Longest wait for workers, who look for requests every five seconds."""
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one database has of a person.
+
+    Attributes
+    ----------
+    rows : how many answers
+    is_live : whether a worker writes to it
+    problem : why it cannot be read, "" where it can
+    """
+
+    file: str
+    rows: int
+    is_live: bool
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Erased:
+    """What was done.
+
+    Attributes
+    ----------
+    rows : numbers of the erased rows by database
+    earlier : answers that were erased because of earlier requests, which had not been ended
+    left : databases that still have to lose theirs, and why
+    unsealed : days whose sealed copy was removed instead of being written anew, and why
+    """
+
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    earlier: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+    unsealed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> int:
+        """How many answers about the person were erased."""
+        return sum(map(len, self.rows.values()))
+
+
+def find(settings: Settings, pseudonyms: Sequence[bytes]) -> list[Found]:
+    """What each database has of a person; changes nothing."""
+    return [_found(file, pseudonyms) for file in log_files(settings.log)]
+
+
+def erase(
+    settings: Settings,
+    pseudonyms: Sequence[bytes],
+    *,
+    wait_s: float | None = None,
+    step: Callable[[float], None] = lambda _share: None,
+) -> Erased:
+    """Erase a person from the log; earlier requests that were not ended are ended along with it.
+
+    Killed anywhere, it goes on when it is run again, for whomever.
+
+    Parameters
+    ----------
+    pseudonyms : of the person under every key that was ever used
+    wait_s : longest wait for workers
+    step : told of progress; shares add up to one
+
+    Raises
+    ------
+    OSError
+        The folder of requests cannot be written to.
+    ArtefactError
+        A standing request cannot be read.
+    """
+    with one_at_a_time(settings.log):
+        return _erase(settings, pseudonyms, WAIT_S if wait_s is None else wait_s, step)
+
+
+def _erase(settings: Settings, pseudonyms: Sequence[bytes], wait_s: float, step: Callable[[float], None]) -> Erased:
+    found = find(settings, pseudonyms)
+    files = [x.file for x in found if (x.rows or x.is_live) and not x.problem]
+    asked = ask_to_erase(settings.log, pseudonyms, files) if files else None
+    done = Erased(left={x.file: x.problem for x in found if x.problem})
+    ends = time.monotonic() + wait_s
+    while True:
+        left = _once(settings, asked, done)
+        if not left or time.monotonic() >= ends:
+            break
+        time.sleep(_POLL_S)
+        step(_POLL_S / wait_s)
+    done.left |= left
+    return done
+
+
+def _once(settings: Settings, asked: Erasure | None, done: Erased) -> dict[str, str]:
+    """Do what can be done now of all standing requests; what cannot, and why."""
+    left: dict[str, str] = {}
+    for erasure in standing_erasures(settings.log):
+        waits = _carry_out(settings, erasure)
+        left |= waits
+        if waits:
+            continue
+        rows = _end(settings, erasure, done)
+        if asked is not None and erasure.path == asked.path:
+            done.rows = rows
+        else:
+            done.earlier += sum(map(len, rows.values()))
+    return left
+
+
+def _carry_out(settings: Settings, erasure: Erasure) -> dict[str, str]:
+    files = {file.path.name: file for file in log_files(settings.log)}
+    left: dict[str, str] = {}
+    for name in erasure.request.files:
+        if name not in files or erasure.is_done_in(name):
+            continue
+        try:
+            with _closed(files[name]) as log:
+                erasure.carry_out(log, name)
+        except LogBusy:
+            left[name] = "a worker writes to it, and has not done it yet"
+        except (sqlite3.Error, LogDamaged) as error:
+            left[name] = str(error)
+    return left
+
+
+def _end(settings: Settings, erasure: Erasure, done: Erased) -> dict[str, list[int]]:
+    """Bring the sealed copies up to date, write it into the journal, and forget the request; which rows it was."""
+    rows = {name: sorted(erasure.rows_in(name)) for name in erasure.request.files}
+    rows = {name: numbers for name, numbers in rows.items() if numbers}
+    for day in sorted({file.day for file in log_files(settings.log) if file.path.name in rows}):
+        problem = _renew(settings, LogDay(day, settings.log))
+        if problem:
+            done.unsealed[day] = problem
+    facts = {"asked_at": erasure.request.at, "answers": sum(map(len, rows.values())), "rows": rows}
+    write_record(settings, ERASED, facts)
+    erasure.forget()
+    return rows
+
+
+def _renew(settings: Settings, day: LogDay) -> str:
+    """Write the day's sealed copy anew; where that cannot be, remove it and say why."""
+    problem = ""
+    if day.sealed.exists():
+        sealed = seal_day(settings, day)
+        if sealed.outcome in {"busy", "broken"}:
+            problem = sealed.detail
+            day.sealed.unlink(missing_ok=True)
+    for draft in day.sealed.parent.glob(f".{day.sealed.name}.*"):
+        draft.unlink(missing_ok=True)
+    return problem
+
+
+class _ClosedLog:
+    """A database that no worker writes to, held for change."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def rows_of(self, pseudonyms: Sequence[bytes]) -> list[int]:
+        """Numbers of the rows that are about any of these pseudonyms."""
+        return rows_of_subjects(self._connection, pseudonyms)
+
+    def erase(self, pseudonyms: Sequence[bytes]) -> int:
+        """Erase what those rows say, and write the file anew, so that no page holds a copy; how many there were."""
+        erased = erase_subjects(self._connection, pseudonyms)
+        self._connection.execute("VACUUM")
+        empty_wal(self._connection)
+        return erased
+
+
+@contextmanager
+def _closed(file: LogFile) -> Iterator[_ClosedLog]:
+    with only_closed(file), closing(open_for_change(file.path)) as connection:
+        for draft in file.folder.glob(f".{file.path.name}.rescue*"):
+            draft.unlink(missing_ok=True)
+        yield _ClosedLog(connection)
+
+
+def _found(file: LogFile, pseudonyms: Sequence[bytes]) -> Found:
+    try:
+        with closing(open_for_reading(file.path)) as connection:
+            rows = len(rows_of_subjects(connection, pseudonyms))
+    except (sqlite3.Error, LogDamaged) as error:
+        return Found(file.path.name, 0, is_live(file), f"cannot be searched: {error}")
+    return Found(file.path.name, rows, is_live(file))

@@ -1,0 +1,130 @@
+"""Removes whole days of the log once they are older than they need be kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from ml_core.base.clock import utc_now
+from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.settings import Settings
+from ml_core.lab.log_care.journal_marks import PRUNED, Records, read_records, write_record
+from ml_core.lab.log_care.log_days import LogDay, log_days
+from ml_core.serve.log.database import genesis_head, open_for_reading
+from ml_core.serve.log.log_files import LogFile
+
+__all__ = ["OldDay", "old_days", "prune_day"]
+
+
+@dataclass(frozen=True, slots=True)
+class OldDay:
+    """A day that is older than the log is kept.
+
+    Attributes
+    ----------
+    state : goes; or stays, because it is not sealed as it is, or because a worker writes to it
+    files : names of its databases
+    rows : in them, as far as they can be read
+    bytes : of everything that goes with them
+    """
+
+    day: LogDay
+    state: Literal["goes", "unsealed", "busy"]
+    files: tuple[str, ...]
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Where the chain of a database ends; nothing where that cannot be read."""
+
+    file: str
+    rows: int | None
+    head: str | None
+
+
+def old_days(settings: Settings, older_than_days: float, *, unsealed: bool) -> list[OldDay]:
+    """Days that ended longer ago than that, oldest first.
+
+    Parameters
+    ----------
+    unsealed : days go that are not sealed, too
+
+    Raises
+    ------
+    LogDamaged
+        The journal cannot be read.
+    """
+    records = read_records(settings)
+    limit = utc_now() - timedelta(days=older_than_days)
+    return [_judged(day, records, unsealed=unsealed) for day in log_days(settings.log) if day.ends <= limit]
+
+
+def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
+    """Remove a day, after its last heads are in the journal; killed anywhere, it can be removed again.
+
+    What is returned says whether it went.
+
+    Raises
+    ------
+    OSError
+        Something of it cannot be removed.
+    LogDamaged
+        The journal cannot be read.
+    """
+    judged = _judged(day, read_records(settings), unsealed=unsealed)
+    if judged.state != "goes":
+        return judged
+    try:
+        with day.held() as files:
+            ends = [_end(file) for file in files]
+            if not unsealed and not _are_sealed(ends, read_records(settings)):
+                return OldDay(day, "unsealed", judged.files, judged.rows, judged.bytes)
+            for end in ends:
+                write_record(settings, PRUNED, {"day": day.name, "file": end.file, "rows": end.rows, "head": end.head})
+            for path in day.everything():
+                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                day.bulk.rmdir()
+    except LogBusy:
+        return OldDay(day, "busy", judged.files, judged.rows, judged.bytes)
+    return judged
+
+
+def _judged(day: LogDay, records: Records, *, unsealed: bool) -> OldDay:
+    names = tuple(file.path.name for file in day.files)
+    size = day.bytes()
+    ends = [_end(file) for file in day.files]
+    state: Literal["goes", "unsealed", "busy"] = "goes"
+    try:
+        with day.held():
+            pass
+    except LogBusy:
+        state = "busy"
+    if state == "goes" and not unsealed and not _are_sealed(ends, records):
+        state = "unsealed"
+    return OldDay(day, state, names, sum(end.rows or 0 for end in ends), size)
+
+
+def _are_sealed(ends: Sequence[_End], records: Records) -> bool:
+    return all(
+        end.rows is not None and end.head is not None and records.may_go(end.file, end.rows, end.head)
+        for end in ends
+    )  # fmt: skip
+
+
+def _end(file: LogFile) -> _End:
+    name = file.path.name
+    try:
+        with closing(open_for_reading(file.path)) as connection:
+            last = connection.execute("SELECT seq, head FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+    except (sqlite3.Error, LogDamaged):
+        return _End(name, None, None)
+    if last is None:
+        return _End(name, 0, genesis_head(file.day, file.worker).hex())
+    return _End(name, int(last["seq"]), None if last["head"] is None else last["head"].hex())

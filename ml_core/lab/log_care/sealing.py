@@ -1,0 +1,152 @@
+"""Seals days that are over: the chain is verified, its head goes into the journal, and a flat copy is written."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import date
+from typing import Literal
+
+import orjson
+
+from ml_core.base.clock import utc_now
+from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.settings import Settings
+from ml_core.lab.log_care.chain_check import LogReport, verify_files
+from ml_core.lab.log_care.journal_marks import SEALED, read_records, write_record
+from ml_core.lab.log_care.log_days import LogDay, log_days
+from ml_core.lab.log_care.sealed_copy import shown_by, write_copy
+from ml_core.serve.log.database import open_for_change, open_for_reading, settle_wholly
+from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.logged_answers import LoggedAnswer
+from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.log.segments import SegmentEntry, read_segment
+
+__all__ = ["SealedDay", "days_to_seal", "seal_day"]
+
+
+@dataclass(frozen=True, slots=True)
+class SealedDay:
+    """What became of a day.
+
+    Attributes
+    ----------
+    day : UTC
+    outcome : sealed now; sealed before, as it is; not sealed, because somebody uses it, or because it is not sound
+    answers : in it, erased ones left out
+    detail : which file, and what is wrong with it
+    """
+
+    day: str
+    outcome: Literal["sealed", "unchanged", "busy", "broken"]
+    answers: int = 0
+    detail: str = ""
+
+
+def days_to_seal(settings: Settings, before: date | None = None) -> list[LogDay]:
+    """Days that are over and have answers, oldest first.
+
+    Parameters
+    ----------
+    before : only days before that one
+    """
+    now = utc_now()
+    limit = now.date() if before is None else min(before, now.date())
+    return [day for day in log_days(settings.log) if date.fromisoformat(day.name) < limit and day.files]
+
+
+def seal_day(settings: Settings, day: LogDay, step: Callable[[float], None] = lambda _share: None) -> SealedDay:
+    """Seal a day; killed anywhere, it can be sealed again, and a day that is sealed as it is stays untouched.
+
+    Parameters
+    ----------
+    step : told of progress; shares add up to one
+
+    Raises
+    ------
+    OSError
+        The copy cannot be written.
+    LogDamaged, ArtefactError
+        The journal or a standing erasure cannot be read.
+    """
+    try:
+        with day.held() as files:
+            for file in files:
+                _settle(file)
+            report = verify_files(settings, files, day.name, lambda share: step(share / 2))
+            if not report.is_sound:
+                return SealedDay(day.name, "broken", detail=_problems(report))
+            return _sealed(settings, day, files, report, step)
+    except LogBusy as busy:
+        return SealedDay(day.name, "busy", detail=str(busy))
+    except sqlite3.OperationalError as error:
+        return SealedDay(day.name, "busy", detail=f"it cannot be written anew: {error}")
+
+
+def _sealed(
+    settings: Settings, day: LogDay, files: Sequence[LogFile], report: LogReport, step: Callable[[float], None]
+) -> SealedDay:
+    state = [
+        {"file": r.file, "rows": r.rows, "head": r.head.hex(), "erased": list(r.erased)} for r in report.files
+    ]  # fmt: skip
+    answers = sum(r.answers for r in report.files)
+    is_new = shown_by(day.sealed) != state
+    if is_new:
+        with_erased = {found.file for found in report.files if found.erased}
+        for file in files:
+            if file.path.name in with_erased:
+                _rebuild(file)
+        write_copy(
+            day.sealed,
+            _answers(settings, files),
+            state,
+            labels_are_whole=all(_labels_are_whole(settings, file) for file in files),
+            step=lambda rows: step(rows / answers / 2),
+        )
+    records = read_records(settings)
+    unknown = [r for r in report.files if not records.is_sealed(r.file, r.rows, r.head.hex())]
+    for found in unknown:
+        facts = {"file": found.file, "rows": found.rows, "head": found.head.hex(), "sealed": day.sealed.name}
+        write_record(settings, SEALED, facts)
+    return SealedDay(day.name, "sealed" if is_new or unknown else "unchanged", answers)
+
+
+def _answers(settings: Settings, files: Sequence[LogFile]) -> Iterator[tuple[LoggedAnswer, bytes]]:
+    log = PredictionLog(settings.log)
+    for file in files:
+        yield from log.of_file(file)
+
+
+def _settle(file: LogFile) -> None:
+    """Move what a worker that was killed left in the WAL file into the database."""
+    try:
+        with closing(open_for_change(file.path)) as connection:
+            settle_wholly(connection)
+            connection.execute("PRAGMA journal_mode=DELETE").fetchall()  # so that it can be read without writing here
+    except sqlite3.OperationalError:  # a reader is in the way, or no room on the disk: it stays where it is
+        return
+    except (sqlite3.DatabaseError, LogDamaged):
+        return  # what is wrong with it is found and told by whoever verifies it
+
+
+def _rebuild(file: LogFile) -> None:
+    """Write a database anew from its rows, so that no page holds copies of erased ones."""
+    with closing(open_for_change(file.path)) as connection:
+        connection.execute("VACUUM")
+        settle_wholly(connection)
+
+
+def _labels_are_whole(settings: Settings, file: LogFile) -> bool:
+    """Whether all labels that a database's answers choose from are whole numbers."""
+    with closing(open_for_reading(file.path)) as connection:
+        facts = [orjson.loads(row["facts"]) for row in connection.execute("SELECT facts FROM lineage")]
+        for row in connection.execute("SELECT answer FROM entry WHERE kind = 1"):
+            facts += read_segment(settings.log, SegmentEntry(**orjson.loads(row["answer"]))).lineages.values()
+    return all(isinstance(label, int) for found in facts for label in found["classes"])
+
+
+def _problems(report: LogReport) -> str:
+    found = [f"{r.file}{'' if r.row is None else f' row {r.row}'}: {r.problem}" for r in report.files if not r.is_sound]
+    return "; ".join([*found, *(f"{name} is missing" for name in report.missing)])

@@ -1,0 +1,12 @@
+"""Measures of a model: calibration, coverage, discrimination, their sampling error."""
+
+__all__ = [
+    "calibration",
+    "comparison",
+    "coverage_law",
+    "coverage_verdicts",
+    "evaluation",
+    "live_coverage",
+    "metric_ranges",
+    "performance",
+]

@@ -1,0 +1,190 @@
+"""Evaluates a model on rows it never saw: discrimination, calibration, coverage and set sizes, in one flat table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from ml_core.base.errors import InvalidCalibration
+from ml_core.lab.measuring.coverage_law import Groups, coverage_by_class
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray, checked_probabilities
+from ml_core.serve.model.prediction_sets import ConformalCalibration
+
+__all__ = ["CurvePoint", "Evaluation", "brier_score", "evaluate", "log_losses", "roc_auc", "squared_errors"]
+
+CURVE_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One bin of a calibration curve: mean predicted probability, share observed, rows."""
+
+    predicted: float
+    observed: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a test split says about a model.
+
+    Attributes
+    ----------
+    metrics : flat, finite numbers only; a metric that the rows cannot give (one class only, no rows of a class) is
+        missing rather than NaN, so that a gate which needs it refuses
+    calibration_curve : per label, bins of equal size in ascending order; for two classes only the second label's
+    """
+
+    metrics: dict[str, float]
+    calibration_curve: dict[str, tuple[CurvePoint, ...]]
+
+
+def evaluate(
+    proba: npt.ArrayLike,
+    y_index: npt.ArrayLike,
+    calibration: ConformalCalibration,
+    level: Decimal,
+    groups: Groups,
+    classes: Sequence[object],
+) -> Evaluation:
+    """Metrics on test rows.
+
+    ``roc_auc`` (K > 2: mean over classes of one against the rest), ``brier`` (two classes: mean squared error of
+    P(second label), in [0, 1]; K > 2: summed over classes, in [0, 2]), ``brier_skill`` (share of the base rate's Brier
+    score that is gained), ``log_loss`` (nats), ``coverage`` and ``coverage_class_<label>``, ``mean_set_size`` and
+    ``mean_set_size_class_<label>``, ``singleton_share``, ``empty_share``, ``n_test``, ``n_groups``,
+    ``n_class_<label>``.
+
+    Parameters
+    ----------
+    proba : shape (n, K), in [0, 1], by the scorer that will serve
+    y_index : shape (n,), class indices
+    calibration, level : what the sets are made of
+    groups : shape (n,), or None where every row is its own; only counted here
+    classes : labels in class order
+
+    Raises
+    ------
+    BadModelOutput
+        ``proba`` has another shape, or a value that is NaN or outside [0, 1].
+    InvalidCalibration
+        ``y_index`` does not fit ``proba``, or there are no rows.
+    """
+    checked = checked_probabilities(proba, len(classes))
+    labels = np.asarray(y_index, dtype=np.int64)
+    if labels.shape != (checked.shape[0],) or not labels.size:
+        raise InvalidCalibration(f"{labels.shape} labels for {checked.shape[0]} test rows")
+    metrics = _scores(checked, labels)
+    metrics |= _sets(calibration.sets(checked, level), labels, classes)
+    metrics["n_test"] = float(labels.size)
+    metrics["n_groups"] = float(labels.size if groups is None else np.unique(np.asarray(groups)).size)
+    for k, label in enumerate(classes):
+        metrics[f"n_class_{label}"] = float((labels == k).sum())
+    shown = range(1, 2) if len(classes) == 2 else range(len(classes))
+    curve = {str(classes[k]): calibration_curve(checked[:, k], labels == k) for k in shown}
+    return Evaluation(metrics, curve)
+
+
+def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:
+    """Area under the ROC curve; K > 2: mean of one class against the rest. None unless every class has rows.
+
+    Equals the chance that a row of the class scores above a row of another, ties counting half (Mann-Whitney).
+
+    Parameters
+    ----------
+    proba : shape (n, K)
+    y_index : shape (n,), class indices
+    """
+    scores = np.asarray(proba, dtype=np.float64)
+    labels = np.asarray(y_index, dtype=np.int64)
+    n_classes = scores.shape[1]
+    counts = np.bincount(labels, minlength=n_classes)
+    if (counts == 0).any():
+        return None
+    areas = []
+    for k in range(n_classes) if n_classes > 2 else (1,):
+        positive, n, m = labels == k, int(counts[k]), int(labels.size - counts[k])
+        above = rankdata(scores[:, k])[positive].sum() - n * (n + 1) / 2
+        areas.append(float(above / (n * m)))
+    return float(np.mean(areas))
+
+
+def brier_score(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float:
+    """Mean squared error of the probabilities: of P(second label) for two classes, summed over classes for more."""
+    return float(squared_errors(proba, y_index).mean())
+
+
+def squared_errors(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> FloatArray:
+    """Squared error of each row's probabilities, shape (n,): what :func:`brier_score` is the mean of."""
+    scores, labels = np.asarray(proba, dtype=np.float64), np.asarray(y_index, dtype=np.int64)
+    n_classes = scores.shape[1]
+    if n_classes == 2:
+        squared: FloatArray = (scores[:, 1] - labels) ** 2
+        return squared
+    happened = np.eye(n_classes)[labels]
+    summed: FloatArray = ((scores - happened) ** 2).sum(axis=1)
+    return summed
+
+
+def log_losses(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> FloatArray:
+    """-log of the true label's probability per row, in nats, shape (n,); probabilities below 2e-16 count as that."""
+    scores = np.asarray(proba, dtype=np.float64)
+    true = np.take_along_axis(scores, np.asarray(y_index, dtype=np.int64)[:, None], axis=1)[:, 0]
+    losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
+    return losses
+
+
+def calibration_curve(
+    probability: FloatArray, happened: npt.NDArray[np.bool_], bins: int = CURVE_BINS
+) -> tuple[CurvePoint, ...]:
+    """Predicted against observed in at most ``bins`` bins of about equal size; equal predictions share a bin.
+
+    Parameters
+    ----------
+    probability : shape (n,), in [0, 1]
+    happened : shape (n,)
+    """
+    edges = np.unique(np.quantile(probability, np.arange(1, bins) / bins, method="inverted_cdf"))
+    where = np.searchsorted(edges, probability, side="left")
+    points = []
+    for b in range(edges.size + 1):
+        inside = where == b
+        n = int(inside.sum())
+        if n:
+            points.append(CurvePoint(float(probability[inside].mean()), float(happened[inside].mean()), n))
+    return tuple(points)
+
+
+def _scores(proba: FloatArray, labels: IntArray) -> dict[str, float]:
+    """Metrics of the probabilities alone."""
+    metrics = {"brier": brier_score(proba, labels), "log_loss": float(log_losses(proba, labels).mean())}
+    shares = np.bincount(labels, minlength=proba.shape[1]) / labels.size
+    base = brier_score(np.broadcast_to(shares, proba.shape), labels)
+    if base > 0:
+        metrics["brier_skill"] = 1.0 - metrics["brier"] / base
+    area = roc_auc(proba, labels)
+    if area is not None:
+        metrics["roc_auc"] = area
+    return metrics
+
+
+def _sets(sets: npt.NDArray[np.bool_], labels: IntArray, classes: Sequence[object]) -> dict[str, float]:
+    """Metrics of the prediction sets, shape (n, K)."""
+    covered = sets[np.arange(labels.size), labels]
+    sizes = sets.sum(axis=1)
+    metrics = {
+        "coverage": float(covered.mean()),
+        "mean_set_size": float(sizes.mean()),
+        "singleton_share": float((sizes == 1).mean()),
+        "empty_share": float((sizes == 0).mean()),
+    }
+    for k, (label, share) in enumerate(zip(classes, coverage_by_class(covered, labels, len(classes)), strict=True)):
+        if share is not None:
+            metrics[f"coverage_class_{label}"] = share
+            metrics[f"mean_set_size_class_{label}"] = float(sizes[labels == k].mean())
+    return metrics

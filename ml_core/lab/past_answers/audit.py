@@ -1,0 +1,224 @@
+"""Everything known about one answer: what was said, to what, by which model, and what has become of all that since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_core.base.clock import utc_text
+from ml_core.base.errors import SuretyError, UnknownFeatureVersion
+from ml_core.base.settings import Settings
+from ml_core.features.columns import Column
+from ml_core.lab.past_answers.log_entry import LogEntry, find_entry
+from ml_core.lab.past_answers.model_now import model_now
+from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
+from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
+from ml_core.serve.log.reader import PredictionLog
+
+__all__ = ["Audit", "audit"]
+
+_WHY = {
+    "circuit_open": "the model's circuit was open",
+    "model_not_loaded": "the model was not loaded",
+    "runner_lost": "the model's process was lost",
+    "stuck": "all threads of the model were busy",
+    "deadline": "the model gave no answer in time",
+    "model_error": "the model raised an error",
+    "bad_output": "the model gave numbers that are no probabilities",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One answer from all sides, each ready for JSON.
+
+    Attributes
+    ----------
+    request_id, at : which answer, and when it was given (UTC)
+    is_erased : whether its subject was erased; then ``answer`` and ``input`` are gone
+    answer : as it was stored, with its set in words
+    input : one row for each column: value, unit and meaning; None where inputs are not kept
+    lineage : all facts on where it came from
+    model_now : see ``model_now``
+    labels : what turned out to be true, with its history
+    log_entry : where it lies, and whether digest and chain still hold
+    batch : the batch call it was part of, None for a single request
+    """
+
+    request_id: str
+    at: str
+    is_erased: bool
+    answer: dict[str, Any] | None
+    input: list[dict[str, Any]] | None
+    lineage: Mapping[str, Any] | None
+    model_now: dict[str, Any] | None
+    labels: dict[str, Any]
+    log_entry: dict[str, Any] | None
+    batch: dict[str, Any] | None
+
+
+def audit(settings: Settings, request_id: str) -> Audit | None:
+    """Everything known about the answer of that id; None where no answer has it.
+
+    Raises
+    ------
+    ValueError
+        It is no id.
+    LogDamaged
+        The log cannot be read.
+    """
+    log = PredictionLog(settings.log)
+    found = log.find(request_id)
+    if found is None:
+        return None
+    entry = _entry(settings, found)
+    answer = found if isinstance(found, LoggedAnswer) else None
+    lineage = answer.lineage if answer is not None else entry.lineage if entry is not None else None
+    return Audit(
+        request_id=found.request_id,
+        at=utc_text(found.at),
+        is_erased=answer is None,
+        answer=None if answer is None else _answer(answer),
+        input=None if answer is None else _input(answer),
+        lineage=lineage,
+        model_now=None if lineage is None else model_now(settings, lineage),
+        labels=_labels(settings, log, found),
+        log_entry=None if entry is None else _entry_facts(entry, answer),
+        batch=None if answer is None or answer.batch_id is None else _batch(log, answer, entry),
+    )
+
+
+# --- the answer ---------------------------------------------------------------------------------------------------
+
+
+def _answer(answer: LoggedAnswer) -> dict[str, Any]:
+    keys = [str(label) for label in answer.lineage["classes"]]
+    return {
+        "prediction": answer.prediction,
+        "prediction_set": list(answer.prediction_set),
+        "in_words": set_in_words(answer.prediction_set),
+        "probabilities": dict(zip(keys, answer.probabilities, strict=True)),
+        "p_values": dict(zip(keys, answer.p_values, strict=True)),
+        "confidence_level": answer.level,
+        "guarantee": answer.lineage["guarantee"],
+        "validity": answer.validity,
+        "validity_reasons": list(answer.validity_reasons),
+        "fallback_reason": answer.reason,
+        "answered_by": _by_whom(answer),
+        "elapsed_ms": answer.elapsed_us / 1000,
+        "client_request_id": answer.client_request_id,
+        "subject_pseudonym": None if answer.subject is None else answer.subject.hex(),
+        "input_hash": answer.input_hash,
+    }
+
+
+def set_in_words(members: tuple[int | str, ...]) -> str:
+    """What a prediction set tells the person who acts on it.
+
+    Examples
+    --------
+    >>> set_in_words((1,)), set_in_words((0, 1))
+    ('act on 1', 'refer to a person: it may be 0 or 1')
+    """
+    if not members:
+        return "refer to a person: unlike anything the model was calibrated on; it never means that there is no risk"
+    if len(members) == 1:
+        return f"act on {members[0]}"
+    return f"refer to a person: it may be {', '.join(map(str, members[:-1]))} or {members[-1]}"
+
+
+def _by_whom(answer: LoggedAnswer) -> str:
+    slot = answer.lineage["slot"]
+    who = {
+        "scorecard": "the scorecard beside the model, with sets of its own calibration",
+        "prior": "nobody: every label, with the class shares as probabilities",
+    }.get(slot, f"the model as {slot}")
+    return who if answer.reason is None else f"{who}, because {_WHY.get(answer.reason, answer.reason)}"
+
+
+def _input(answer: LoggedAnswer) -> list[dict[str, Any]] | None:
+    if answer.input is None:
+        return None
+    columns = _columns(answer)
+    return [
+        {
+            "column": name,
+            "value": value,
+            "unit": columns[name].unit if name in columns else "",
+            "meaning": columns[name].doc if name in columns else "",
+        }
+        for name, value in answer.input.items()
+    ]
+
+
+def _columns(answer: LoggedAnswer) -> Mapping[str, Column]:
+    try:
+        version = get_feature_version(answer.lineage["feature_version"])
+    except UnknownFeatureVersion:  # older than this code, or newer
+        return {}
+    return {column.name: column for column in version.features}
+
+
+# --- what turned out, and where it lies ---------------------------------------------------------------------------
+
+
+def _labels(settings: Settings, log: PredictionLog, found: LoggedAnswer | ErasedAnswer) -> dict[str, Any]:
+    try:
+        history = LabelStore(settings.labels, log.known).history(id_bytes(found.request_id))
+    except SuretyError as error:
+        return {"problem": str(error)}
+    label = history[-1].label if history else None
+    is_covered = None
+    if history and isinstance(found, LoggedAnswer):
+        is_covered = label in found.prediction_set
+    return {
+        "label": label,
+        "is_in_prediction_set": is_covered,
+        "counts_from": utc_text(due_at(found.at, settings.label_horizon_days)),
+        "history": [_label(stored) for stored in history],
+    }
+
+
+def _label(stored: StoredLabel) -> dict[str, Any]:
+    return {
+        "label": stored.label,
+        "observed_at": utc_text(stored.observed_at),
+        "received_at": utc_text(stored.received_at),
+        "source": stored.source,
+        "outcome": stored.outcome,
+    }
+
+
+def _entry(settings: Settings, found: LoggedAnswer | ErasedAnswer) -> LogEntry | None:
+    """The entry of the answer itself, else of the bulk call it was part of."""
+    entry = find_entry(settings.log, found.file, found.request_id)
+    if entry is None and isinstance(found, LoggedAnswer) and found.batch_id is not None:
+        return find_entry(settings.log, found.file, found.batch_id)
+    return entry
+
+
+def _entry_facts(entry: LogEntry, answer: LoggedAnswer | None) -> dict[str, Any]:
+    return {
+        "file": entry.file,
+        "position": entry.position,
+        "digest": entry.digest,
+        "digest_holds": entry.digest_holds,
+        "chain_holds": entry.chain_holds,
+        "commit": list(entry.commit),
+        "segment": entry.segment,
+        "segment_row": answer.batch_index if answer is not None and entry.segment is not None else None,
+    }
+
+
+def _batch(log: PredictionLog, answer: LoggedAnswer, entry: LogEntry | None) -> dict[str, Any]:
+    is_bulk = entry is not None and entry.segment is not None
+    n = entry.segment_rows if entry is not None and is_bulk else len(log.of_batch(answer.batch_id or ""))
+    return {
+        "batch_id": answer.batch_id,
+        "sent_as": "Arrow stream" if is_bulk else "JSON",
+        "row": answer.batch_index,
+        "answers": n,
+    }

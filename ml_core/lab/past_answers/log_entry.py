@@ -1,0 +1,136 @@
+"""The entry of the log behind an answer: where it lies, and whether its digest and the chain around it still hold."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ml_core.base.errors import LogDamaged
+from ml_core.serve.log.database import genesis_head, open_for_reading
+from ml_core.serve.log.entries import ERASED, id_bytes, next_head, stored_digest
+from ml_core.serve.log.log_files import LogFile, log_files
+
+__all__ = ["LogEntry", "find_entry", "is_bulk_call"]
+
+_FIND = """
+SELECT e.*, l.digest AS lineage_digest, l.facts FROM entry e JOIN lineage l ON l.id = e.lineage WHERE e.request_id = ?
+"""
+_LAST_HEAD = "SELECT seq, head FROM entry WHERE seq < ? AND head IS NOT NULL ORDER BY seq DESC LIMIT 1"
+_NEXT_HEAD = "SELECT seq, head FROM entry WHERE seq >= ? AND head IS NOT NULL ORDER BY seq LIMIT 1"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One entry as it lies in the log.
+
+    Attributes
+    ----------
+    file, position : name of the database, and number of the row in it
+    digest : salted sha256 of what was written, hex
+    digest_holds : whether what lies there still has it; None where it was erased, which leaves nothing to hash
+    chain_holds : whether its commit and the next one still give the heads that were written after them
+    commit : first and last position of the commit it was part of
+    lineage : the facts it refers to
+    segment, segment_rows : file and answers of a bulk call; None for a single answer
+    """
+
+    file: str
+    position: int
+    digest: str
+    digest_holds: bool | None
+    chain_holds: bool
+    commit: tuple[int, int]
+    lineage: Mapping[str, Any]
+    segment: str | None = None
+    segment_rows: int | None = None
+
+
+def find_entry(folder: Path, file: str, entry_id: str) -> LogEntry | None:
+    """The entry of that id in that file of the log; None where it is not there.
+
+    Parameters
+    ----------
+    folder : of the log
+    entry_id : ``request_id`` of a single answer, ``batch_id`` of a bulk call
+
+    Raises
+    ------
+    LogDamaged
+        The file cannot be read.
+    """
+    found = _file(folder, file)
+    if found is None:
+        return None
+    with _reading(found) as connection:
+        row = connection.execute(_FIND, (id_bytes(entry_id),)).fetchone()
+        if row is None:
+            return None
+        first, last, holds = _commit(connection, found, row["seq"])
+        following = _commit(connection, found, last + 1)
+    segment = orjson.loads(row["answer"]) if row["kind"] else {}
+    return LogEntry(
+        file=file,
+        position=row["seq"],
+        digest=row["digest"].hex(),
+        digest_holds=_digest_holds(row),
+        chain_holds=holds and following[2],
+        commit=(first, last),
+        lineage=orjson.loads(row["facts"]),
+        segment=segment.get("segment"),
+        segment_rows=segment.get("rows"),
+    )
+
+
+def is_bulk_call(folder: Path, file: str, batch_id: str) -> bool:
+    """Whether a batch came as an Arrow stream, which is one entry, and not as JSON, which is one for each answer.
+
+    Raises
+    ------
+    LogDamaged
+        The file cannot be read.
+    """
+    found = _file(folder, file)
+    if found is None:
+        return False
+    with _reading(found) as connection:
+        row = connection.execute("SELECT kind FROM entry WHERE request_id = ?", (id_bytes(batch_id),)).fetchone()
+    return row is not None and row["kind"] == 1
+
+
+def _file(folder: Path, name: str) -> LogFile | None:
+    return next((file for file in log_files(folder) if file.path.name == name), None)
+
+
+@contextmanager
+def _reading(file: LogFile) -> Iterator[sqlite3.Connection]:
+    with closing(open_for_reading(file.path)) as connection:
+        try:
+            yield connection
+        except sqlite3.DatabaseError as error:
+            raise LogDamaged(file.path.name, str(error)) from error
+
+
+def _digest_holds(row: sqlite3.Row) -> bool | None:
+    if row["answer"] == ERASED:
+        return None
+    facts: bool = hashlib.sha256(row["facts"]).digest() == row["lineage_digest"]
+    return facts and stored_digest(dict(row), row["lineage_digest"]) == row["digest"]
+
+
+def _commit(connection: sqlite3.Connection, file: LogFile, position: int) -> tuple[int, int, bool]:
+    """First and last row of the commit around a position, and whether it gives its head; true beyond the last one."""
+    before = connection.execute(_LAST_HEAD, (position,)).fetchone()
+    start, head = (0, genesis_head(file.day, file.worker)) if before is None else tuple(before)
+    end = connection.execute(_NEXT_HEAD, (position,)).fetchone()
+    if end is None:
+        beyond = connection.execute("SELECT 1 FROM entry WHERE seq >= ? LIMIT 1", (position,)).fetchone()
+        return start + 1, position, beyond is None
+    rows = connection.execute("SELECT digest FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq", (start, end["seq"]))
+    return start + 1, end["seq"], next_head(head, [row["digest"] for row in rows]) == end["head"]

@@ -1,0 +1,80 @@
+"""The artefact as MLflow sees it: a pyfunc that answers frames exactly as the service answers records.
+
+MLflow keeps this file with the model and runs it when the model is loaded, in a process that need not know this
+project; the modules it imports travel with the model as well.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+from ml_core.base.errors import InvalidRows
+from ml_core.lab.data.frames import encode_frame
+from ml_core.serve.model.bundle import read_bundle
+from ml_core.serve.model.prediction_sets import level_from_json
+from ml_core.serve.model.predictor import Predictor, check_golden
+
+__all__ = ["SuretyModel"]
+
+
+class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]  # MLflow is untyped
+    """Prediction sets for a frame of raw columns."""
+
+    def load_context(self, context: Any) -> None:
+        """Verify the artefact, parse it, and let it give its golden answers before it may give others."""
+        self._predictor = Predictor(read_bundle(Path(context.artifacts["bundle"])))
+        check_golden(self._predictor)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:  # noqa: ARG002
+        """Answers for the rows of a frame, in their order and with their index.
+
+        Parameters
+        ----------
+        model_input : the feature version's raw columns; id, group and time columns may be there, the label and unknown
+            columns may not
+        params : ``confidence_level``, in [0.5, 0.999]; the configured level where it is missing or 0
+
+        Returns
+        -------
+        DataFrame
+            ``prediction`` (label), ``probability`` (of label 1; missing where there are more than two),
+            ``p_values`` (label as text to p-value), ``prediction_set`` (list of labels).
+
+        Raises
+        ------
+        InvalidRows
+            Rows that a request with them would be refused for; columns, checks and counts are named, values are not.
+        InvalidRequest
+            The level is out of range.
+        """
+        predictor = self._predictor
+        table = encode_frame(pd.DataFrame(model_input), predictor.bundle.features)
+        if table.problems:
+            checks = [(column, check, count) for (column, check), count in sorted(table.checks.items())]
+            raise InvalidRows("input", len(table.problems), table.n_rows, checks)
+        found = predictor.predict(table.arrays, _level(params, predictor.level))
+        labels, keys = predictor.classes, [str(label) for label in predictor.classes]
+        probability = found.proba[:, 1] if len(labels) == 2 else np.full(table.n_rows, np.nan)
+        return pd.DataFrame(
+            {
+                "prediction": [labels[k] for k in found.predictions.tolist()],
+                "probability": probability,
+                "p_values": [dict(zip(keys, row, strict=True)) for row in found.p_values.tolist()],
+                "prediction_set": [[labels[k] for k in np.flatnonzero(row)] for row in found.sets],
+            },
+            index=model_input.index,
+        )
+
+
+def _level(params: dict[str, Any] | None, configured: Decimal) -> Decimal:
+    asked = (params or {}).get("confidence_level")
+    return configured if not asked else level_from_json(asked)
+
+
+mlflow.models.set_model(SuretyModel())

@@ -1,0 +1,196 @@
+"""Writes a packed model into MLflow: run, parameters, metrics, plots, data set, code, and a registered version."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import ml_core
+from ml_core.lab.config import ModelConfig
+from ml_core.lab.registry.card_record import card_record
+from ml_core.lab.registry.model_card import keep_card
+from ml_core.lab.registry.model_registry import CHALLENGER, ModelRegistry, RegisteredVersion
+from ml_core.lab.training import evaluation_plots as plots
+from ml_core.lab.training.labelled_rows import LabelledRows
+from ml_core.lab.training.packing import PackedModel
+
+__all__ = ["code_state", "register", "travelling_code"]
+
+_PACKAGE = Path(ml_core.__file__).parent
+_PYFUNC = Path(__file__).with_name("mlflow_pyfunc.py")
+_NEEDED_BY_PYFUNC = ("mlflow", "numpy", "onnxruntime", "orjson", "pandas", "pydantic")
+
+
+def register(
+    registry: ModelRegistry, model: PackedModel, config: ModelConfig, rows: LabelledRows, tags: Mapping[str, str]
+) -> tuple[RegisteredVersion, bool]:
+    """The model as a registered version with the alias ``challenger``, and whether the version is new.
+
+    The very same model is registered once: a second training of it finds the version it made before. Its card is
+    written in either case, so that it has the configuration's newest words, and is there even if a run was killed.
+
+    Parameters
+    ----------
+    tags : further tags of run and version
+    """
+    known = _known(registry, config.model, model.model_hash)
+    version = known or _log(registry, model, config, rows, {**_tags(model, config, rows), **code_state(), **tags})
+    registry.set_alias(version, CHALLENGER)
+    record = card_record(model, config.card, rows, _code_in_words(version.tags))
+    keep_card(registry, version, model.folder, record=record)
+    return registry.by_version(version.name, version.version), known is None
+
+
+def code_state() -> dict[str, str]:
+    """Commit of this code and whether it was changed since; empty where git does not keep this code."""
+    commands = {
+        "kept": ["git", "ls-files", "--error-unmatch", str(_PACKAGE / "__init__.py")],  # not so in somebody's .venv
+        "commit": ["git", "rev-parse", "HEAD"],
+        "status": ["git", "status", "--porcelain"],
+    }
+    found = {}
+    for name, command in commands.items():
+        try:
+            done = subprocess.run(command, cwd=_PACKAGE.parent, capture_output=True, text=True, timeout=30, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        if done.returncode:
+            return {}
+        found[name] = done.stdout.strip()
+    return {"code_commit": found["commit"], "code_dirty": "true" if found["status"] else "false"}
+
+
+def _code_in_words(tags: Mapping[str, str]) -> str:
+    commit = tags.get("code_commit", "")
+    return f"{commit}, changed since" if commit and tags.get("code_dirty") == "true" else commit
+
+
+def travelling_code(target: Path) -> Path:
+    """Copy of the modules the pyfunc needs, as a package ``ml_core`` in that folder, and its path.
+
+    Follows the imports of the pyfunc file, so that nothing of training, monitoring or serving travels.
+    """
+    root = target / _PACKAGE.name
+    waiting = [
+        *_imports(_PYFUNC),
+        *(f"ml_core.serve.features.{p.stem}" for p in (_PACKAGE / "serve" / "features").glob("v[0-9]*.py")),
+    ]
+    done: set[Path] = set()
+    while waiting:
+        name = waiting.pop()
+        for source in _files_of(name):
+            if source in done:
+                continue
+            done.add(source)
+            copy = root / source.relative_to(_PACKAGE)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            waiting += _imports(source)
+    return root
+
+
+def _known(registry: ModelRegistry, name: str, model_hash: str) -> RegisteredVersion | None:
+    if name not in registry.names():
+        return None
+    return next((v for v in registry.versions(name) if v.model_hash == model_hash), None)
+
+
+def _tags(model: PackedModel, config: ModelConfig, rows: LabelledRows) -> dict[str, str]:
+    manifest = model.bundle.manifest
+    return {
+        "model_hash": model.model_hash,
+        "feature_version": manifest.feature_version,
+        "calibration_id": manifest.calibration_id,
+        "confidence_level": str(manifest.confidence_level),
+        "guarantee": manifest.guarantee,
+        "data": rows.origin,
+        "delta_table": rows.table,
+        "delta_version": str(rows.table_version),
+        "seed": str(config.seed),
+    }
+
+
+def _log(
+    registry: ModelRegistry, model: PackedModel, config: ModelConfig, rows: LabelledRows, tags: Mapping[str, str]
+) -> RegisteredVersion:
+    experiment = registry.experiment(config.model)
+    with (
+        tempfile.TemporaryDirectory(prefix="surety-log-") as place,
+        registry.session(f"run of {config.model}") as mlflow,
+    ):
+        with mlflow.start_run(experiment_id=experiment, tags=dict(tags)) as run:
+            mlflow.log_params(_params(model, config))
+            for figure, name in plots.figures_of(model):
+                mlflow.log_figure(figure, f"plots/{name}.png")
+                plots.close(figure)
+            data = _log_dataset(mlflow, rows)
+            logged = _log_pyfunc(mlflow, model, Path(place))
+            mlflow.log_metrics(model.evaluation.metrics, model_id=logged.model_id, dataset=data)
+        version = mlflow.register_model(logged.model_uri, config.model, tags={**tags, "run_id": run.info.run_id})
+    return registry.by_version(config.model, str(version.version))
+
+
+def _params(model: PackedModel, config: ModelConfig) -> dict[str, Any]:
+    training = model.bundle.manifest.training
+    return {
+        **training.params,
+        "feature_version": config.feature_version,
+        "guarantee": config.conformal.guarantee,
+        "confidence_level": str(config.conformal.confidence_level),
+        "split_salt": training.split_salt,
+        **{f"split_{part}": share for part, share in training.split_shares.items()},
+        **{f"rows_{part}": n for part, n in training.rows.items()},
+        "early_stopping_rounds": config.training.early_stopping_rounds,
+    }
+
+
+def _log_dataset(mlflow: Any, rows: LabelledRows) -> Any:
+    """Name, digest and schema of the rows; no row."""
+    names = [c.name for c in rows.features.columns if c.role in ("feature", "label")]
+    label = next(c.name for c in rows.features.columns if c.role == "label")
+    data = mlflow.data.from_pandas(rows.frame[names], source=rows.origin, name=rows.origin, targets=label)
+    mlflow.log_input(data, context="training")
+    return data
+
+
+def _log_pyfunc(mlflow: Any, model: PackedModel, place: Path) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec
+
+    folder = place / "bundle"  # its name is part of the path the loader reads
+    shutil.copytree(model.folder, folder)
+    level = ParamSpec("confidence_level", "double", float(model.bundle.manifest.confidence_level))
+    return mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(_PYFUNC),
+        artifacts={"bundle": str(folder)},
+        code_paths=[str(travelling_code(place / "code"))],
+        signature=ModelSignature(params=ParamSchema([level])),
+        pip_requirements=[f"{name}=={installed_version(name)}" for name in _NEEDED_BY_PYFUNC],
+        metadata={"model_hash": model.model_hash},
+    )
+
+
+def _files_of(name: str) -> list[Path]:
+    """The module's file and the ``__init__`` of every package above it."""
+    parts = name.split(".")[1:]
+    files = [_PACKAGE.joinpath(*parts[:depth], "__init__.py") for depth in range(len(parts) + 1)]
+    files.append(_PACKAGE.joinpath(*parts).with_suffix(".py") if parts else files[0])
+    return [file for file in files if file.is_file()]
+
+
+def _imports(source: Path) -> list[str]:
+    """Modules of this project that a file imports."""
+    names = []
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.split(".")[0] == _PACKAGE.name]

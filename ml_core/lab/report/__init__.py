@@ -1,0 +1,3 @@
+"""The report: facts from every store, the page, its plots."""
+
+__all__ = ["collect", "page"]

@@ -1,0 +1,128 @@
+"""What was answered in a period: scores, sets and fallbacks per bucket, from one pass over the log with little kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from ml_core.base.clock import microseconds
+from ml_core.base.errors import LogDamaged
+from ml_core.lab.report.collect_gaps import Gaps
+from ml_core.lab.report.collect_period import DAY, Stretch
+from ml_core.lab.report.facts import AnswerBucket, AnswerHistory
+from ml_core.serve.log.log_files import LogFile, day_of
+from ml_core.serve.log.logged_answers import LoggedAnswer
+from ml_core.serve.log.reader import PredictionLog
+
+__all__ = ["QUANTILES", "AnswersSeen", "files_of", "seen_answers"]
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_CELLS = 1_000
+"""Scores are counted in so many cells of [0, 1], so that a quantile is right to 0.001 whatever the log's size."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswersSeen:
+    """The history, and what the answers say of the models that gave them.
+
+    Attributes
+    ----------
+    history : None without any answer
+    lineages : facts by model hash
+    """
+
+    history: AnswerHistory | None
+    lineages: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """What is counted of one bucket; ``cells`` are of the models' own scores alone."""
+
+    answers: int = 0
+    fallbacks: int = 0
+    cells: list[int] = field(default_factory=lambda: [0] * _CELLS)
+    sizes: Counter[int] = field(default_factory=Counter)
+
+
+def seen_answers(log: PredictionLog, period: Stretch, classes: Sequence[object], gaps: Gaps) -> AnswersSeen:
+    """The answers of a period; files that cannot be read to their end leave a gap.
+
+    Parameters
+    ----------
+    classes : of the champion, for the name of the score; where it is not known, those of the first answer
+    """
+    buckets = [_Bucket() for _ in period.starts]
+    reasons: Counter[str] = Counter()
+    lineages: dict[str, Mapping[str, Any]] = {}
+    for file in files_of(log, period.since, period.until):
+        try:
+            for answer, _ in log.of_file(file):
+                place = period.place(answer.at)
+                if place is not None:
+                    _count(buckets[place], answer)
+                    lineages.setdefault(answer.lineage["model_hash"], answer.lineage)
+                    if answer.reason is not None:
+                        reasons[answer.reason] += 1
+        except LogDamaged as error:
+            gaps.add("answers", error)
+    if not lineages:
+        return AnswersSeen(None, {})
+    labels = classes or next(iter(lineages.values()))["classes"]
+    return AnswersSeen(_history(period, buckets, reasons, labels), lineages)
+
+
+def _history(
+    period: Stretch, buckets: Sequence[_Bucket], reasons: Counter[str], labels: Sequence[object]
+) -> AnswerHistory:
+    largest = max(len(labels), *(size for bucket in buckets for size in bucket.sizes))
+    return AnswerHistory(
+        score_of=_score_name(labels),
+        quantiles=QUANTILES,
+        buckets=tuple(
+            AnswerBucket(
+                start=start,
+                answers=bucket.answers,
+                fallbacks=bucket.fallbacks,
+                quantiles=_quantiles(bucket.cells),
+                set_sizes=tuple(bucket.sizes[n] for n in range(largest + 1)),
+            )
+            for start, bucket in zip(period.starts, buckets, strict=True)
+        ),
+        fallback_reasons=dict(sorted(reasons.items(), key=lambda found: (-found[1], found[0]))),
+    )
+
+
+def files_of(log: PredictionLog, since: datetime, until: datetime) -> list[LogFile]:
+    """Files that may hold answers of that time; a request at midnight may be stored on either day."""
+    first, last = (day_of(microseconds(at)) for at in (since - DAY, until + DAY))
+    return [file for file in log.files() if first <= file.day <= last]
+
+
+def _count(bucket: _Bucket, answer: LoggedAnswer) -> None:
+    bucket.answers += 1
+    bucket.sizes[len(answer.prediction_set)] += 1
+    if answer.reason is not None:
+        bucket.fallbacks += 1
+        return
+    shares = answer.probabilities
+    score = shares[1] if len(shares) == 2 else max(shares)
+    bucket.cells[min(int(score * _CELLS), _CELLS - 1)] += 1
+
+
+def _quantiles(cells: Sequence[int]) -> tuple[float, ...] | None:
+    """Quantiles from counts, each as the middle of its cell."""
+    running = np.cumsum(cells)
+    if not running[-1]:
+        return None
+    places = np.searchsorted(running, np.array(QUANTILES) * running[-1], side="left")
+    return tuple((int(place) + 0.5) / _CELLS for place in places)
+
+
+def _score_name(classes: Sequence[object]) -> str:
+    return f"P({classes[1]})" if len(classes) == 2 else "of the likeliest label"

@@ -1,0 +1,164 @@
+"""Drift as a report tells it: the champion's newest answers against its reference, beside the detector's alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_core.base.clock import moment_of
+from ml_core.base.errors import DataError
+from ml_core.base.settings import Settings
+from ml_core.features.columns import Column
+from ml_core.lab.config import DriftConfig
+from ml_core.lab.drift.drift_check import DriftCheck, check_table
+from ml_core.lab.drift.drift_report import FLAGS, STATES, DriftReport, Finding, should_retrain
+from ml_core.lab.drift.reference_window import CategoryReference, NumberReference
+from ml_core.lab.report.collect_gaps import Gaps
+from ml_core.lab.report.collect_shares import level_shares, number_shares, score_shares
+from ml_core.lab.report.facts import Detector, Drift, FeatureDrift, ScoreShift, Shares
+from ml_core.lab.watching.health_monitor import ledger_path
+from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.live_window import LiveWindow, live_window
+
+__all__ = ["drift_facts"]
+
+_RULES = {
+    "ks_mean_shift": "A feature drifts if its law has changed (two-sample Kolmogorov-Smirnov test, p < {alpha:g}) and "
+    "its mean has moved by more than {shift:g} standard deviations. Each look at each feature may be wrong by chance, "
+    "and looks add up.",
+    "extended": "A feature drifts if its law, its spread, its levels or its missing values have changed (tests "
+    "corrected for their number, p < {alpha:g}) and the change is large. Looks add up.",
+}
+
+
+def drift_facts(
+    settings: Settings, model_hash: str, columns: Sequence[Column], detector: Detector | None, gaps: Gaps
+) -> Drift | None:
+    """The newest answers against the champion's reference; None where nothing has been compared yet.
+
+    Where the log holds no inputs to compare, the window the monitor judged last is told, without pictures.
+
+    Parameters
+    ----------
+    model_hash, columns : of the champion; its feature columns
+    """
+    live = gaps.asked("drift", lambda: _live(settings), None)
+    if live is not None and live.normal.model_hash == model_hash:
+        return _of_live(live, detector)
+    window = gaps.asked("drift", lambda: _last_window(ledger_path(settings), model_hash), None)
+    return None if window is None else _of_window(window, columns, detector)
+
+
+def _live(settings: Settings) -> LiveWindow | None:
+    """As many of the newest answers as the detector takes at a time; None where there are none to compare."""
+    try:
+        return live_window(settings, settings.drift_window_rows)
+    except DataError:  # nothing is live, nothing was asked, or inputs are not kept
+        return None
+
+
+def _last_window(path: Path, model_hash: str) -> dict[str, Any] | None:
+    with Ledger.reading(path) as ledger:
+        windows = [] if ledger is None else ledger.windows(model_hash, 1)
+    return windows[0] if windows else None
+
+
+def _of_live(live: LiveWindow, detector: Detector | None) -> Drift:
+    window = live.normal.window
+    check = check_table(window, live.inputs, DriftConfig(), probabilities=live.scores)
+    columns = {column.name: column for column in live.normal.columns}
+    features = tuple(
+        _feature(report, columns.get(report.feature), _shares(live, report, columns)) for report in check.features
+    )
+    return Drift(
+        rule=check.rule,
+        rule_in_words=_rule_words(check.rule),
+        n_reference=check.rows_reference,
+        n_current=live.rows,
+        since=live.since,
+        until=live.until,
+        features=features,
+        retrain_share=check.threshold_fraction,
+        retrain_advised=check.retrain_advised,
+        scores=_scores(live, check),
+        detector=detector,
+    )
+
+
+def _of_window(window: Mapping[str, Any], columns: Sequence[Column], detector: Detector | None) -> Drift:
+    """What the ledger keeps of a window: reports, and no values."""
+    known = {column.name: column for column in columns}
+    reports = [_report(found) for found in window["reports"]["features"]]
+    share = DriftConfig().threshold_fraction
+    return Drift(
+        rule="extended",
+        rule_in_words=_rule_words("extended"),
+        n_reference=max((report.n_reference for report in reports), default=0),
+        n_current=window["rows"],
+        since=moment_of(window["first_us"]),
+        until=moment_of(window["last_us"]),
+        features=tuple(_feature(report, known.get(report.feature), None) for report in reports),
+        retrain_share=share,
+        retrain_advised=should_retrain(reports, share),
+        detector=detector,
+    )
+
+
+def _rule_words(rule: str) -> str:
+    limits = DriftConfig()
+    return _RULES[rule].format(alpha=limits.alpha, shift=limits.min_shift_fraction)
+
+
+def _shares(live: LiveWindow, report: DriftReport, columns: Mapping[str, Column]) -> Shares | None:
+    reference, values = live.normal.window.columns[report.feature], live.inputs[report.feature]
+    if isinstance(reference, NumberReference):
+        return number_shares(reference, values, whole=columns[report.feature].dtype == "int")
+    return level_shares(reference, values) if isinstance(reference, CategoryReference) else None
+
+
+def _scores(live: LiveWindow, check: DriftCheck) -> tuple[ScoreShift, ...]:
+    """P(label) of each label; of two only the second, which says all of the first."""
+    reports = check.scores[1:] if len(check.scores) == 2 else check.scores
+    found = ((r, score_shares(live.normal.window.scores[r.feature], live.scores[r.feature])) for r in reports)
+    return tuple(ScoreShift(r.feature, shares, r.ks_statistic, r.p_value) for r, shares in found if shares is not None)
+
+
+def _feature(report: DriftReport, column: Column | None, shares: Shares | None) -> FeatureDrift:
+    is_number = report.kind == "number"
+    moved = report.mean_shift if is_number and report.reference_sd else None
+    return FeatureDrift(
+        name=report.feature,
+        state=report.state,
+        is_drifted=report.drifted,
+        is_tested=report.tested,
+        is_warned=report.state == "warned",
+        unit="" if column is None else column.unit,
+        statistic_name="" if report.ks_statistic is None else "KS",
+        statistic=report.ks_statistic,
+        p_value=report.p_value,
+        reference_mean=report.reference_mean if is_number else None,
+        current_mean=report.current_mean if is_number else None,
+        shift_sd=None if moved is None or report.reference_sd is None else moved / report.reference_sd,
+        reference_missing=report.missing_reference,
+        current_missing=report.missing_current,
+        shares=shares,
+        notes=_notes(report),
+    )
+
+
+def _notes(report: DriftReport) -> tuple[str, ...]:
+    """Why it was not judged, or what a state says beyond its name; then what else was noticed."""
+    state: tuple[str, ...] = ()
+    if report.state == "too_few":
+        state = (
+            f"{report.n_current:,} values now, {report.n_reference:,} before: at least 30 are needed on each side",
+        )
+    elif report.state not in {"drifted", "ok", "warned"}:
+        state = (STATES[report.state],)
+    return (*state, *(FLAGS[flag] for flag in report.flags))
+
+
+def _report(kept: Mapping[str, Any]) -> DriftReport:
+    findings = tuple(Finding(**finding) for finding in kept["findings"])
+    return DriftReport(**{**kept, "flags": tuple(kept["flags"]), "findings": findings})

@@ -1,0 +1,151 @@
+"""The report as one self-contained page, and the same as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from ml_core.base.clock import utc_text
+from ml_core.base.errors import DataError
+from ml_core.lab.report import distributions, formats
+from ml_core.lab.report import history_plots as plots
+from ml_core.lab.report.facts import Drift, FeatureDrift, ReportFacts
+from ml_core.lab.report.key_figures import key_figures
+from ml_core.lab.report.status_words import Status, class_words, no_outcomes, status_of
+
+__all__ = ["Written", "report_json", "report_page", "write_report"]
+
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_TEMPLATE = "report.html.jinja"
+_LIMITS = {"large": 6, "steady": 12, "buckets": 400, "journal": 100, "transitions": 100, "files": 60}
+"""How many of each the page shows at once; ``steady`` features are folded away beyond that. The JSON has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where a report lies, what it says first, and how large its page is, bytes."""
+
+    page: Path
+    json: Path
+    status: Status
+    bytes: int
+
+
+def write_report(facts: ReportFacts, page: Path, json: Path) -> Written:
+    """Write the page and its JSON form, each whole or not at all.
+
+    Raises
+    ------
+    DataError
+        A file cannot be written, or both have one name.
+    """
+    if page.absolute() == json.absolute():
+        raise DataError(str(page), "is to be the page and its JSON form: give --out and --json different names")
+    content = report_page(facts).encode()
+    _write(page, content)
+    _write(json, report_json(facts))
+    return Written(page, json, status_of(facts), len(content))
+
+
+def report_page(facts: ReportFacts) -> str:
+    """The page: HTML with its style and pictures inside, no script, nothing fetched. Same facts, same text."""
+    context: Mapping[str, Any] = {
+        "facts": facts,
+        "status": status_of(facts),
+        "figures": key_figures(facts),
+        "pressing": _by_size(facts.drift, steady=False),
+        "steady": _by_size(facts.drift, steady=True),
+        "no_outcomes": no_outcomes(facts),
+        "limits": _LIMITS,
+    }
+    return _environment().get_template(_TEMPLATE).render(context)
+
+
+def report_json(facts: ReportFacts) -> bytes:
+    """All facts under the names of their fields, and the status; moments as everywhere else (``…Z``), UTF-8."""
+    options = (
+        orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_SERIALIZE_NUMPY
+    )
+    return orjson.dumps({"status": status_of(facts), "facts": facts}, default=_moment_text, option=options)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"plots": plots, "distributions": distributions, "class_words": class_words}
+    environment.filters |= {name: getattr(formats, name) for name in formats.__all__ if name != "UNKNOWN"}
+    environment.filters |= {
+        "bands": _bands,
+        "breakable": _breakable,
+        "iso": utc_text,
+        "percent": _percent,
+        "with_code": _with_code,
+    }
+    return environment
+
+
+def _write(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written: {error.strerror or type(error).__name__}") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return formats.percent(share, digits).replace(" ", _NO_BREAK)
+
+
+def _by_size(drift: Drift | None, *, steady: bool) -> list[FeatureDrift]:
+    """Features that were tested and found unchanged, or all others: drifted, then warned, then not judged ones."""
+
+    def place(feature: FeatureDrift) -> tuple[bool, bool, float, str]:
+        size = feature.statistic if feature.shift_sd is None else feature.shift_sd
+        return not feature.is_drifted, not feature.is_warned, -abs(size or 0.0), feature.name
+
+    def is_steady(feature: FeatureDrift) -> bool:
+        return feature.is_tested and not feature.is_drifted and not feature.is_warned
+
+    return sorted((f for f in (drift.features if drift else ()) if is_steady(f) == steady), key=place)
+
+
+def _bands(quantiles: Sequence[float]) -> str:
+    """The bands that quantiles on either side of the median span, the widest first."""
+    pairs = zip(quantiles, reversed(quantiles[len(quantiles) // 2 + 1 :]), strict=False)
+    return ", ".join(f"{_percent(low)} to {_percent(high)}" for low, high in pairs)
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken after its underscores."""
+    return Markup("_<wbr>").join(name.split("_"))
+
+
+def _with_code(text: str) -> Markup:
+    """The text escaped, with what stands between backquotes as code."""
+    split = text.replace(" %", f"{_NO_BREAK}%").split("`")
+    parts = [Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(split)]
+    return Markup("").join(parts)
+
+
+def _moment_text(value: object) -> str:
+    if isinstance(value, datetime):
+        return utc_text(value)
+    raise TypeError(f"{type(value).__name__} is no part of a report")

@@ -1,0 +1,183 @@
+"""Labelled rows with the part of the split each belongs to: what training, gate and promotion look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ml_core.base.errors import DataError
+from ml_core.base.settings import Settings
+from ml_core.features.columns import ColumnArrays, with_role
+from ml_core.lab.config import ModelConfig, SplitConfig
+from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.data.frames import to_arrays
+from ml_core.lab.data.raw_tables import read_raw
+from ml_core.lab.data.splits import split_of
+from ml_core.lab.data.table_frames import column_names
+from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+
+__all__ = ["LabelledRows", "label_rows", "rows_from_file", "rows_from_store"]
+
+Label = int | str
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """n rows of a feature version's raw columns with label, group and part.
+
+    Attributes
+    ----------
+    frame : the raw columns, validated
+    features : the feature version they belong to
+    y_index : shape (n,), position of the label in ``classes``
+    groups : shape (n,), the patient of each row
+    parts : shape (n,), one of train, validation, calibration, test; ``left_out`` for older rows of the last two, where
+        the configuration calibrates and tests on the newest rows only
+    newest : shape (n,), whether a row is one of these
+    classes : the K labels, in order
+    origin : where they came from, for people
+    table, table_version : Delta table and version; empty and -1 when they came from a file
+    """
+
+    frame: pd.DataFrame
+    features: FeatureVersion
+    y_index: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.generic]
+    parts: npt.NDArray[np.str_]
+    classes: tuple[Label, ...]
+    origin: str
+    newest: npt.NDArray[np.bool_]
+    table: str = ""
+    table_version: int = -1
+
+    def part(self, *names: str) -> LabelledRows:
+        """The rows of these parts."""
+        return self._only(np.isin(self.parts, names))
+
+    def recent(self) -> LabelledRows:
+        """The newest rows, which say what is normal today."""
+        return self._only(self.newest)
+
+    def _only(self, kept: npt.NDArray[np.bool_]) -> LabelledRows:
+        return replace(
+            self,
+            frame=self.frame[kept],
+            y_index=self.y_index[kept],
+            groups=self.groups[kept],
+            parts=self.parts[kept],
+            newest=self.newest[kept],
+        )
+
+    @cached_property
+    def columns(self) -> ColumnArrays:
+        """The feature columns as a transform takes them."""
+        return to_arrays(self.frame, self.features)
+
+    @cached_property
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """The transformed rows, float32 (n, d)."""
+        return self.features.transform(self.columns)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows per part."""
+        names, counts = np.unique(self.parts, return_counts=True)
+        return {str(n): int(c) for n, c in zip(names, counts, strict=True)}
+
+    def __len__(self) -> int:
+        return len(self.y_index)
+
+
+def rows_from_store(config: ModelConfig, settings: Settings, table_version: int | None = None) -> LabelledRows:
+    """The rows of the feature store, split as the configuration says.
+
+    Parameters
+    ----------
+    table_version : Delta version; the latest if None
+
+    Raises
+    ------
+    DataError
+        The store has no such table or version; the message says how to make it.
+    """
+    store = FeatureStore(settings.feature_store)
+    try:
+        version = store.latest(config.feature_version) if table_version is None else table_version
+        frame = store.read(config.feature_version, version)
+    except DataError as error:
+        raise DataError(f"no training rows: {error}", "run `surety features run --config ...` first") from error
+    rows = label_rows(frame, config.feature_version, config.split, f"table {config.feature_version} version {version}")
+    return replace(rows, table=config.feature_version, table_version=version)
+
+
+def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
+    """The rows of a file, split as the configuration says.
+
+    The file has the feature version's columns, or is of the kind the configuration's adapter reads.
+    """
+    adapter = config.data.adapter
+    if _has_label(path, config.feature_version):
+        adapter = "columns"
+    frame = read_raw(path, adapter, config.feature_version)
+    return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
+
+
+def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origin: str) -> LabelledRows:
+    """Rows of a frame that has label and group.
+
+    Raises
+    ------
+    DataError
+        There is no label or group column, one of them has nulls, or there is only one class.
+    """
+    version = get_feature_version(version_name)
+    label, group = with_role(version.columns, "label"), with_role(version.columns, "group")
+    if label is None or group is None:
+        raise DataError(f"feature version {version_name}", "has no label or no group column")
+    for column in (label.name, group.name):
+        if column not in frame.columns:
+            raise DataError(origin, f"has no column {column}")
+        if frame[column].isna().any():
+            raise DataError(origin, f"column {column} has nulls")
+    classes, y_index = _classes(frame[label.name], label.levels, origin)
+    groups = frame[group.name].to_numpy()
+    groups = groups.astype(np.int64 if group.dtype == "int" else np.str_)
+    newest = np.arange(len(frame)) >= len(frame) - (split.newest_rows or len(frame))
+    parts = split_of(groups, split)
+    return LabelledRows(
+        frame=frame.reset_index(drop=True),
+        features=version,
+        y_index=y_index,
+        groups=groups,
+        parts=np.where(~newest & np.isin(parts, ("calibration", "test")), "left_out", parts),
+        classes=classes,
+        origin=origin,
+        newest=newest,
+    )
+
+
+def _classes(
+    values: pd.Series,
+    levels: Sequence[Label],
+    origin: str,
+) -> tuple[tuple[Label, ...], npt.NDArray[np.int64]]:
+    """The labels that occur, in the column table's order, and each row's position among them."""
+    found = {value.item() if isinstance(value, np.generic) else value for value in values.unique()}
+    classes = tuple(level for level in levels if level in found)
+    if found - set(classes):
+        raise DataError(origin, f"column {values.name} has {len(found - set(classes))} labels that are no level of it")
+    if len(classes) < 2:
+        raise DataError(origin, "has rows of one class only")
+    position = {label: k for k, label in enumerate(classes)}
+    return classes, values.map(position).to_numpy().astype(np.int64)
+
+
+def _has_label(path: Path, version_name: str) -> bool:
+    label = with_role(get_feature_version(version_name).columns, "label")
+    return label is not None and label.name in column_names(path)

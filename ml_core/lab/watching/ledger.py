@@ -1,0 +1,386 @@
+"""What the monitor remembers: one SQLite file a model name; a label and what it did to a detector are one change.
+
+Only the monitor and the command that acknowledges alarms write to it, one at a time. It keeps no input and no name.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ml_core.base.errors import LogDamaged
+
+__all__ = ["Ledger", "MaturedRow", "Waiting"]
+
+VERSION = 1
+_BUSY_S = 5.0
+_KEEP_WINDOWS = 1_000
+_FOR_EVER = 1 << 62
+_TABLES = """
+CREATE TABLE IF NOT EXISTS fact(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS waiting(request_id BLOB PRIMARY KEY, due_us INTEGER, received_us INTEGER NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS waiting_due ON waiting(due_us);
+CREATE TABLE IF NOT EXISTS matured(
+    n INTEGER PRIMARY KEY,
+    request_id BLOB NOT NULL UNIQUE,
+    at_us INTEGER NOT NULL,
+    entered_us INTEGER NOT NULL,
+    model_hash TEXT NOT NULL,
+    calibration_id TEXT NOT NULL,
+    slot TEXT NOT NULL,
+    own INTEGER NOT NULL,
+    label BLOB NOT NULL,
+    missed INTEGER,
+    probabilities BLOB NOT NULL,
+    p_values BLOB NOT NULL,
+    subject BLOB
+) STRICT;
+CREATE INDEX IF NOT EXISTS matured_model ON matured(model_hash, at_us);
+CREATE TABLE IF NOT EXISTS detector(
+    model_hash TEXT NOT NULL, name TEXT NOT NULL, state BLOB NOT NULL, alarm_since TEXT, PRIMARY KEY(model_hash, name)
+) STRICT;
+CREATE TABLE IF NOT EXISTS evidence(
+    n INTEGER PRIMARY KEY, model_hash TEXT NOT NULL, name TEXT NOT NULL, at_us INTEGER NOT NULL, value REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS drift_window(
+    n INTEGER PRIMARY KEY,
+    model_hash TEXT NOT NULL,
+    first_us INTEGER NOT NULL,
+    last_us INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    p_value REAL NOT NULL,
+    reports BLOB NOT NULL
+) STRICT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A labelled answer that does not count yet.
+
+    Attributes
+    ----------
+    due_us : when it will; None while no answer of that id is known
+    received_us : when its first label came
+    """
+
+    request_id: bytes
+    due_us: int | None
+    received_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class MaturedRow:
+    """An answer whose horizon has passed, with the label that held when it entered.
+
+    Attributes
+    ----------
+    at_us : when it was given; ``entered_us``: when it entered
+    own : whether the model in the slot gave it, and no fallback
+    missed : whether the set at the model's configured level missed the label; None where its own calibration cannot say
+    probabilities, p_values : of every class
+    subject : keyed HMAC of whom it is about, or None
+    """
+
+    request_id: bytes
+    at_us: int
+    entered_us: int
+    model_hash: str
+    calibration_id: str
+    slot: str
+    own: bool
+    label: int | str
+    missed: bool | None
+    probabilities: tuple[float, ...]
+    p_values: tuple[float, ...]
+    subject: bytes | None
+
+
+class Ledger:
+    """The file, open for one look.
+
+    Parameters
+    ----------
+    connection : within a transaction that :func:`Ledger.changing` or :func:`Ledger.reading` has begun
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def changing(cls, path: Path) -> Iterator[Ledger]:
+        """The ledger, whose changes are kept together or, where anything fails, not at all.
+
+        Raises
+        ------
+        LogDamaged
+            It cannot be read or written, or is of another version.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _told(path), closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
+            _prepare(connection, path)
+            connection.execute("BEGIN IMMEDIATE")
+            yield cls(connection)  # where that fails, closing undoes what was begun
+            connection.execute("COMMIT")
+
+    @classmethod
+    @contextmanager
+    def reading(cls, path: Path) -> Iterator[Ledger | None]:
+        """The ledger as it is now; None where the monitor has never run.
+
+        Raises
+        ------
+        LogDamaged
+            It cannot be read, or is of another version.
+        """
+        if not path.is_file():
+            yield None
+            return
+        with _told(path), closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
+            connection.execute("PRAGMA query_only=ON")
+            if not _is_made(connection, path):
+                yield None
+                return
+            connection.execute("BEGIN")
+            yield cls(connection)
+
+    @classmethod
+    def erase(cls, path: Path, pseudonyms: Sequence[bytes], ids: Sequence[bytes]) -> int:
+        """Erase a person's matured and waiting answers; how many there were. Detectors keep what they have counted.
+
+        Raises
+        ------
+        LogDamaged
+            As :meth:`changing`.
+        """
+        if not path.is_file():
+            return 0
+        with _told(path), closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
+            _prepare(connection, path)
+            connection.execute("PRAGMA secure_delete=ON")
+            connection.execute("BEGIN IMMEDIATE")
+            before = connection.total_changes
+            connection.executemany("DELETE FROM matured WHERE subject=?", [(p,) for p in pseudonyms])
+            connection.executemany("DELETE FROM matured WHERE request_id=?", [(i,) for i in ids])
+            connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids])
+            erased = connection.total_changes - before
+            connection.execute("COMMIT")
+            connection.execute("VACUUM")  # index pages keep copies otherwise
+            return erased
+
+    # --- facts ---
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        """What was remembered under that name."""
+        found = self._connection.execute("SELECT value FROM fact WHERE name=?", (name,)).fetchone()
+        return default if found is None else orjson.loads(found[0])
+
+    def remember(self, name: str, value: Any) -> None:
+        """Remember JSON-able values under a name."""
+        self._connection.execute(
+            "INSERT INTO fact VALUES(?,?) ON CONFLICT(name) DO UPDATE SET value=excluded.value",
+            (name, orjson.dumps(value)),
+        )
+
+    # --- labels on their way ---
+
+    def is_matured(self, ids: Sequence[bytes]) -> set[bytes]:
+        """Those of these ids that have entered."""
+        return {i for i in ids if self._connection.execute("SELECT 1 FROM matured WHERE request_id=?", (i,)).fetchone()}
+
+    def wait_for(self, rows: Sequence[Waiting]) -> None:
+        """Keep labelled answers until they are due; one that waits already stays, but may learn when it is due."""
+        self._connection.executemany(
+            "INSERT INTO waiting VALUES(?,?,?) ON CONFLICT(request_id) DO UPDATE "
+            "SET due_us=coalesce(due_us, excluded.due_us)",
+            [(w.request_id, w.due_us, w.received_us) for w in rows],
+        )
+
+    def due(self, now_us: int, limit: int) -> list[bytes]:
+        """Ids that are due, the longest waiting first."""
+        query = "SELECT request_id FROM waiting WHERE due_us <= ? ORDER BY due_us, request_id LIMIT ?"
+        return [row[0] for row in self._connection.execute(query, (now_us, limit))]
+
+    def unknown(self, since_us: int, limit: int) -> list[bytes]:
+        """Ids of which no answer is known, whose label came since then."""
+        query = "SELECT request_id FROM waiting WHERE due_us IS NULL AND received_us >= ? ORDER BY received_us LIMIT ?"
+        return [row[0] for row in self._connection.execute(query, (since_us, limit))]
+
+    def count_waiting(self) -> dict[str, int]:
+        """How many wait for their time (``waiting``), and for an answer to turn up (``unknown``)."""
+        query = "SELECT count(due_us), count(*) FROM waiting"
+        waiting, total = self._connection.execute(query).fetchone()
+        return {"waiting": waiting, "unknown": total - waiting}
+
+    def enter(self, rows: Sequence[MaturedRow]) -> None:
+        """Let answers enter, and stop waiting for them."""
+        self._connection.executemany(
+            "INSERT INTO matured(request_id, at_us, entered_us, model_hash, calibration_id, slot, own, label, missed,"
+            " probabilities, p_values, subject) VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
+            [
+                (
+                    r.request_id, r.at_us, r.entered_us, r.model_hash, r.calibration_id, r.slot, r.own,
+                    orjson.dumps(r.label), r.missed, orjson.dumps(r.probabilities), orjson.dumps(r.p_values), r.subject,
+                )
+                for r in rows
+            ],
+        )  # fmt: skip
+        self.stop_waiting([r.request_id for r in rows])
+
+    def stop_waiting(self, ids: Sequence[bytes]) -> None:
+        """Forget that they wait."""
+        self._connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids])
+
+    def matured(self, model_hash: str, since_us: int = 0, until_us: int = _FOR_EVER) -> list[MaturedRow]:
+        """Answers of a model that have entered and were given in that time, in the order they were given."""
+        query = (
+            "SELECT request_id, at_us, entered_us, model_hash, calibration_id, slot, own, label, missed, probabilities,"
+            " p_values, subject FROM matured WHERE model_hash=? AND at_us >= ? AND at_us < ? ORDER BY at_us, n"
+        )
+        return [_matured(row) for row in self._connection.execute(query, (model_hash, since_us, until_us))]
+
+    def matured_between(self, model_hash: str) -> tuple[int, int, int] | None:
+        """When the first and the last answer of a model was given that has entered, and how many have; None of none."""
+        query = "SELECT min(at_us), max(at_us), count(*) FROM matured WHERE model_hash=?"
+        first, last, count = self._connection.execute(query, (model_hash,)).fetchone()
+        return None if first is None else (int(first), int(last), int(count))
+
+    def count_given(self, since_us: int, until_us: int) -> int:
+        """How many answers of all models have entered that were given in that time."""
+        query = "SELECT count(*) FROM matured WHERE at_us >= ? AND at_us < ?"
+        return int(self._connection.execute(query, (since_us, until_us)).fetchone()[0])
+
+    def count_due(self, now_us: int) -> int:
+        """How many wait whose time has come, and so enter at the next look."""
+        return int(self._connection.execute("SELECT count(*) FROM waiting WHERE due_us <= ?", (now_us,)).fetchone()[0])
+
+    def latest_misses(self, model_hash: str, label: str | None, n: int) -> tuple[int, int]:
+        """Misses among a model's latest ``n`` answers with that label (as text; None: any), and how many they are."""
+        query = (
+            "SELECT coalesce(sum(missed), 0), count(*) FROM (SELECT missed FROM matured WHERE model_hash=? AND own"
+            " AND missed IS NOT NULL AND (? IS NULL OR trim(label, char(34))=?) ORDER BY n DESC LIMIT ?)"
+        )
+        misses, count = self._connection.execute(query, (model_hash, label, label, n)).fetchone()
+        return int(misses), int(count)
+
+    def matured_after(self, n: int) -> list[tuple[int, MaturedRow]]:
+        """Answers of all models that entered after the ``n``-th, each with its number."""
+        query = (
+            "SELECT request_id, at_us, entered_us, model_hash, calibration_id, slot, own, label, missed, probabilities,"
+            " p_values, subject, n FROM matured WHERE n > ? ORDER BY n"
+        )
+        return [(row[12], _matured(row)) for row in self._connection.execute(query, (n,))]
+
+    def count_matured(self, since_n: int = 0) -> tuple[int, int]:
+        """How many have entered after the ``since_n``-th, and the number of the last."""
+        query = "SELECT count(*), coalesce(max(n), 0) FROM matured WHERE n > ?"
+        count, last = self._connection.execute(query, (since_n,)).fetchone()
+        return int(count), max(int(last), since_n)
+
+    # --- detectors ---
+
+    def detectors(self, model_hash: str) -> dict[str, tuple[dict[str, Any], str | None]]:
+        """State, and since when it alarms, of a model's detectors by name."""
+        query = "SELECT name, state, alarm_since FROM detector WHERE model_hash=? ORDER BY name"
+        return {row[0]: (orjson.loads(row[1]), row[2]) for row in self._connection.execute(query, (model_hash,))}
+
+    def keep_detector(self, model_hash: str, name: str, state: Any, alarm_since: str | None) -> None:
+        """Keep a detector's state."""
+        self._connection.execute(
+            "INSERT INTO detector VALUES(?,?,?,?) ON CONFLICT(model_hash, name) DO UPDATE "
+            "SET state=excluded.state, alarm_since=excluded.alarm_since",
+            (model_hash, name, orjson.dumps(state), alarm_since),
+        )
+
+    def forget_detector(self, model_hash: str, name: str) -> None:
+        """Let a detector begin anew."""
+        self._connection.execute("DELETE FROM detector WHERE model_hash=? AND name=?", (model_hash, name))
+
+    def trace(self, model_hash: str, name: str, at_us: int, value: float) -> None:
+        """Keep a detector's evidence for people to look at."""
+        self._connection.execute(
+            "INSERT INTO evidence(model_hash, name, at_us, value) VALUES(?,?,?,?)", (model_hash, name, at_us, value)
+        )
+
+    def trail(self, model_hash: str, name: str, since_us: int = 0) -> list[tuple[int, float]]:
+        """Evidence over time, oldest first: moment in microseconds, and value."""
+        query = "SELECT at_us, value FROM evidence WHERE model_hash=? AND name=? AND at_us >= ? ORDER BY n"
+        return [(row[0], row[1]) for row in self._connection.execute(query, (model_hash, name, since_us))]
+
+    # --- drift ---
+
+    def keep_window(
+        self, model_hash: str, first_us: int, last_us: int, rows: int, p_value: float, reports: Mapping[str, Any]
+    ) -> None:
+        """Keep what a drift window has shown: reports on its ``features`` and ``scores``; the newest 1,000 are kept."""
+        self._connection.execute(
+            "INSERT INTO drift_window(model_hash, first_us, last_us, rows, p_value, reports) VALUES(?,?,?,?,?,?)",
+            (model_hash, first_us, last_us, rows, p_value, orjson.dumps(reports)),
+        )
+        self._connection.execute(
+            "DELETE FROM drift_window WHERE n <= (SELECT max(n) FROM drift_window) - ?", (_KEEP_WINDOWS,)
+        )
+
+    def windows(self, model_hash: str, limit: int) -> list[dict[str, Any]]:
+        """The newest drift windows of a model, newest first."""
+        query = (
+            "SELECT first_us, last_us, rows, p_value, reports FROM drift_window WHERE model_hash=? "
+            "ORDER BY n DESC LIMIT ?"
+        )
+        return [
+            {"first_us": r[0], "last_us": r[1], "rows": r[2], "p_value": r[3], "reports": orjson.loads(r[4])}
+            for r in self._connection.execute(query, (model_hash, limit))
+        ]
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables where they are missing."""
+    connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+    connection.execute("PRAGMA synchronous=FULL")
+    if not _is_made(connection, path):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _TABLES.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute("COMMIT")
+
+
+def _is_made(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the tables are there; refuses those of another version."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, VERSION):
+        problem = f"is a monitor's ledger of version {version}, and this release knows version {VERSION}"
+        raise LogDamaged(path.name, f"{problem}: use the release that wrote it, or move the file away")
+    return bool(version)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LogDamaged(path.name, f"the monitor's ledger: {error}") from error
+
+
+def _matured(row: tuple[Any, ...]) -> MaturedRow:
+    return MaturedRow(
+        request_id=row[0],
+        at_us=row[1],
+        entered_us=row[2],
+        model_hash=row[3],
+        calibration_id=row[4],
+        slot=row[5],
+        own=bool(row[6]),
+        label=orjson.loads(row[7]),
+        missed=None if row[8] is None else bool(row[8]),
+        probabilities=tuple(orjson.loads(row[9])),
+        p_values=tuple(orjson.loads(row[10])),
+        subject=row[11],
+    )

@@ -1,0 +1,160 @@
+"""From labels to matured answers: each enters once, when its horizon has passed, whenever its label came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from ml_core.base.clock import microseconds
+from ml_core.base.errors import DataError
+from ml_core.lab.measuring.live_coverage import misses_of
+from ml_core.lab.watching.ledger import Ledger, MaturedRow, Waiting
+from ml_core.serve.log.labels import LabelStore, due_at
+from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
+from ml_core.serve.log.reader import PredictionLog
+
+__all__ = ["Entered", "take_labels"]
+
+_Due = tuple[bytes, LoggedAnswer, int | str]
+"""Id, answer, and the label that holds."""
+
+_AT_A_TIME = 20_000
+_MINUTE_US = 60_000_000
+_LOOK_AGAIN_S = 86_400.0
+"""How long an id without an answer is looked for again; a row may reach the log a little after its label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """What entered in one look.
+
+    Attributes
+    ----------
+    rows : in the order their answers were given, by the minute
+    lineages : facts by model hash and calibration id; models that differ in their level alone share a calibration
+    """
+
+    rows: tuple[MaturedRow, ...]
+    lineages: dict[tuple[str, str], dict[str, Any]]
+
+
+def take_labels(ledger: Ledger, labels: LabelStore, log: PredictionLog, now: datetime, horizon_days: float) -> Entered:
+    """Take in labels that came, and let the answers enter that are due.
+
+    A label corrected before its answer enters counts as corrected; later corrections are history and change nothing
+    here, since a detector cannot be rewound.
+
+    Raises
+    ------
+    LogDamaged
+        Labels or the prediction log cannot be read.
+    """
+    now_us = microseconds(now)
+    _wait_for_new(ledger, labels, log, horizon_days)
+    _look_for_unknown(ledger, log, now_us, horizon_days)
+    ids = ledger.due(now_us, _AT_A_TIME)
+    answers, current = log.find_many(ids), labels.current(ids)
+    due: list[_Due] = []
+    for request_id in ids:
+        answer, label = answers.get(request_id), current.get(request_id)
+        if isinstance(answer, LoggedAnswer) and label is not None:
+            due.append((request_id, answer, label.label))
+    rows = [_matured(each, now_us, missed=missed) for each, missed in zip(due, _misses(due), strict=True)]
+    rows.sort(key=_shuffled)
+    ledger.stop_waiting(ids)
+    ledger.enter(rows)
+    return Entered(tuple(rows), {_calibrated_by(answer): dict(answer.lineage) for _, answer, _ in due})
+
+
+def _shuffled(row: MaturedRow) -> tuple[int, bytes]:
+    """By the minute, and at random within it: a batch sorted by patient would bring misses in runs, like an alarm."""
+    return row.at_us // _MINUTE_US, row.request_id[8:]
+
+
+def _wait_for_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizon_days: float) -> None:
+    """Let labels wait that came since the last look."""
+    seen = int(ledger.fact("labels_seen", 0))
+    while stored := labels.since(seen, _AT_A_TIME):
+        seen = stored[-1].seq
+        received = {label.request_id: microseconds(label.received_at) for label in reversed(stored)}
+        entered = ledger.is_matured(list(received))
+        left = [request_id for request_id in received if request_id not in entered]
+        answers = log.find_many(left)
+        ledger.wait_for(
+            [
+                Waiting(request_id, _due_us(answer, horizon_days), received[request_id])
+                for request_id in left
+                if not isinstance(answer := answers.get(request_id), ErasedAnswer)
+            ]
+        )
+        ledger.remember("labels_seen", seen)
+
+
+def _look_for_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizon_days: float) -> None:
+    """Look once more for answers whose labels came first."""
+    answers = log.find_many(ledger.unknown(now_us - round(_LOOK_AGAIN_S * 1e6), _AT_A_TIME))
+    ledger.stop_waiting([request_id for request_id, answer in answers.items() if isinstance(answer, ErasedAnswer)])
+    ledger.wait_for(
+        [
+            Waiting(request_id, _due_us(answer, horizon_days), now_us)
+            for request_id, answer in answers.items()
+            if isinstance(answer, LoggedAnswer)
+        ]
+    )
+
+
+def _due_us(answer: LoggedAnswer | None, horizon_days: float) -> int | None:
+    """When an answer counts, in microseconds; None where it is not known."""
+    return None if answer is None else microseconds(due_at(answer.at, horizon_days))
+
+
+def _matured(due: _Due, now_us: int, *, missed: bool | None) -> MaturedRow:
+    request_id, answer, label = due
+    facts = answer.lineage
+    return MaturedRow(
+        request_id=request_id,
+        at_us=microseconds(answer.at),
+        entered_us=now_us,
+        model_hash=facts["model_hash"],
+        calibration_id=facts["calibration_id"],
+        slot=facts["slot"],
+        own=answer.is_the_models_own,
+        label=label,
+        missed=missed,
+        probabilities=answer.probabilities,
+        p_values=answer.p_values,
+        subject=answer.subject,
+    )
+
+
+def _misses(due: Sequence[_Due]) -> list[bool | None]:
+    """Whether each set at its model's configured level missed the label; None where its own calibration cannot say."""
+    missed: list[bool | None] = [None] * len(due)
+    alike: dict[tuple[str, str], list[int]] = {}
+    for n, (_, answer, label) in enumerate(due):
+        is_prior = answer.lineage["slot"] == "prior"  # gives all labels at once, which no calibration decided
+        if label in answer.lineage["classes"] and not is_prior:
+            alike.setdefault(_calibrated_by(answer), []).append(n)
+    for places in alike.values():
+        for n, one in zip(places, _missed([due[n] for n in places]), strict=True):
+            missed[n] = one
+    return missed
+
+
+def _missed(due: Sequence[_Due]) -> Sequence[bool | None]:
+    """The same of answers by one calibration, whose labels their model knows."""
+    facts, p_values = due[0][1].lineage, [answer.p_values for _, answer, _ in due]
+    labels, level = [label for _, _, label in due], Decimal(facts["level"])
+    try:
+        found: list[bool] = misses_of(p_values, labels, facts["classes"], facts["calibration_sizes"], level).tolist()
+    except (DataError, ValueError):  # one of them is not of this calibration, or has another number of classes
+        return [None] if len(due) == 1 else [_missed([one])[0] for one in due]
+    return found
+
+
+def _calibrated_by(answer: LoggedAnswer) -> tuple[str, str]:
+    """Hash of the model, and id of the calibration."""
+    return answer.lineage["model_hash"], answer.lineage["calibration_id"]

@@ -1,1 +1,0 @@
-"""The artefact and what answers with it: everything here is served."""

@@ -1,1 +1,0 @@
-"""Watching what is served: metrics, guards, the monitor."""

@@ -1,1 +1,0 @@
-"""Models on their way: MLflow, promotion, the journal, and into the Bento store."""

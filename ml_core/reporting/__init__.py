@@ -1,1 +1,0 @@
-"""The report: everything a monitored model has to say for itself, on one page and as JSON."""

@@ -1,0 +1,3 @@
+"""What is in a bento: everything that answers requests, and nothing that trains or judges."""
+
+__all__ = ["metrics"]

@@ -1,0 +1,88 @@
+"""The envelope: an answer with its prediction set, and the lineage that lets it be reproduced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_core.serve.rollout.monitor_state import Validity
+
+__all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "Label", "RowError", "Validity"]
+
+Label = int | str
+
+
+# Not frozen: a frozen dataclass of this size takes 4 us longer to make, once per answer.
+@dataclass(slots=True)
+class InferenceLineage:
+    """Where one answer came from.
+
+    Attributes
+    ----------
+    model_name, model_version, model_hash : the registered version, and the sha256 of its manifest
+    feature_version : edition of the features
+    calibration_id : sha256 of the calibration scores
+    input_hash : sha256 over the canonical JSON of the validated feature columns
+    slot : which place the model held, e.g. ``champion``
+    bento : tag of the bento that ran it, None outside a bento
+    timestamp : UTC, ISO 8601 with microseconds
+    """
+
+    model_name: str
+    model_version: str
+    model_hash: str
+    feature_version: str
+    calibration_id: str
+    input_hash: str
+    slot: str
+    bento: str | None
+    timestamp: str
+
+
+@dataclass(slots=True)
+class InferenceResponse:
+    """One answer.
+
+    Attributes
+    ----------
+    prediction : the label with the largest p-value
+    probability : P(label 1) of a binary model, None otherwise
+    confidence : the probability of ``prediction``
+    prediction_set : labels whose p-value exceeds 1 - ``confidence_level``; may be empty
+    p_values : conformal p-value of every label, in (0, 1]
+    guarantee : what the set promises
+    validity : ``valid``, ``suspect`` while an alarm is on, ``unmonitored`` while no monitor watches the model
+    """
+
+    request_id: str
+    prediction: Label
+    probability: float | None
+    confidence: float
+    prediction_set: list[Label]
+    p_values: Mapping[str, float]
+    confidence_level: float
+    guarantee: str
+    validity: Validity
+    validity_reasons: tuple[str, ...]
+    fallback_used: bool
+    fallback_reason: str | None
+    error: None
+    lineage: InferenceLineage
+    client_request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """In the place of an answer: why this row of a batch could not be read."""
+
+    request_id: str
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResponse:
+    """Answers in the order of the records."""
+
+    batch_id: str
+    predictions: list[InferenceResponse | RowError]

@@ -1,0 +1,79 @@
+"""Who answers when the model does not: a scorecard with a calibration of its own, else every label at once."""
+
+from __future__ import annotations
+
+import logging
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+
+from ml_core.base.errors import ArtefactError
+from ml_core.serve.model.bundle import Bundle
+from ml_core.serve.model.prediction_sets import BatchAnswer, ConformalCalibration
+from ml_core.serve.model.scorer import Scorecard
+from ml_core.serve.running.runner import FeatureMatrix, Probabilities, checked
+
+__all__ = ["FallbackAnswer", "FallbackStrategy"]
+
+logger = logging.getLogger(__name__)
+
+
+class FallbackAnswer(NamedTuple):
+    """Answers for n rows: class probabilities float64 (n, K), and p-values, sets and predictions."""
+
+    proba: Probabilities
+    answer: BatchAnswer
+
+
+class FallbackStrategy:
+    """The steps of a fallback chain that need no model.
+
+    Parameters
+    ----------
+    scorecard : trained beside the model on the same rows
+    calibration : made with the scorecard's own scores, so that its sets keep the promise by themselves
+    prior : share of each class among the training rows, shape (K,)
+    """
+
+    def __init__(self, scorecard: Scorecard, calibration: ConformalCalibration, prior: tuple[float, ...]) -> None:
+        self._scorecard = scorecard
+        self._prior = prior
+        self.calibration = calibration
+
+    @classmethod
+    def from_baseline(cls, bundle: Bundle) -> FallbackStrategy:
+        """The chain that travels in an artefact.
+
+        Raises
+        ------
+        ArtefactError
+            ``fallback.json`` holds no scorecard or no prior.
+        """
+        try:
+            shares = tuple(float(bundle.fallback["prior"][str(label)]) for label in bundle.manifest.classes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError("fallback.json", "holds no prior for every class") from error
+        return cls(Scorecard(bundle.fallback.get("scorecard", {})), bundle.scorecard_calibration, shares)
+
+    def by_scorecard(self, features: FeatureMatrix, level: Decimal) -> FallbackAnswer | None:
+        """The scorecard's answers with sets of its own calibration; None where it gives no probabilities.
+
+        Valid for rows that were turned to it before anything about them was known. A row that broke the model is not
+        such a row: see :meth:`by_prior`.
+        """
+        try:
+            scored = checked(self._scorecard.proba(features), len(features), len(self._prior))
+        except Exception:  # numpy on odd values; the next step of the chain has none of this
+            logger.exception("scorecard.failed", extra={"rows": len(features)})
+            return None
+        if scored.fault is not None:
+            return None
+        return FallbackAnswer(scored.proba, self.calibration.rows(scored.proba, level))
+
+    def by_prior(self, rows: int) -> FallbackAnswer:
+        """Every label for every row, which covers whatever the row is; the probabilities are the class shares."""
+        shape = (rows, len(self._prior))
+        most = int(np.argmax(self._prior))
+        answer = BatchAnswer(np.ones(shape), np.ones(shape, dtype=np.bool_), np.full(rows, most, dtype=np.int64))
+        return FallbackAnswer(np.tile(np.array(self._prior, dtype=np.float64), (rows, 1)), answer)

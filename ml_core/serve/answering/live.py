@@ -1,0 +1,129 @@
+"""What is live in one worker: up to three models in their slots, swapped as one value between two requests."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ml_core.serve.answering.envelope import Label
+from ml_core.serve.answering.fallback import FallbackStrategy
+from ml_core.serve.metrics import answer_counter
+from ml_core.serve.model.loader import LoadedModel
+from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits, Mode, Slot
+from ml_core.serve.rollout.routing import takes_challenger
+from ml_core.serve.running.guard import FallbackReason, GuardedRunner
+
+__all__ = ["ORIGINS", "Live", "LiveModel", "Origin", "SlotCounts"]
+
+Origin = Literal["champion", "challenger", "previous", "scorecard", "prior"]
+ORIGINS: tuple[Origin, ...] = ("champion", "challenger", "previous", "scorecard", "prior")
+"""Who can have given an answer: a model in a slot, or the baseline of the model that could not."""
+
+
+class LiveModel:
+    """A loaded model with everything an answer of it needs at hand.
+
+    Parameters
+    ----------
+    model : verified and, unless it only runs in shadow, gated
+    guard : calls it
+
+    Attributes
+    ----------
+    order : what its circuit was told last
+    """
+
+    def __init__(self, model: LoadedModel, guard: GuardedRunner) -> None:
+        bundle = model.predictor.bundle
+        self.model = model
+        self.guard = guard
+        self.order = CircuitOrder()
+        self.baseline = FallbackStrategy.from_baseline(bundle)
+        self.reader = model.predictor.reader
+        self.transform = bundle.features.transform
+        self.feature_version = bundle.features.name
+        self.columns = bundle.features.columns
+        self.calibration = bundle.calibration
+        self.level = model.predictor.level
+        self.manifest = bundle.manifest
+        self.classes: tuple[Label, ...] = model.predictor.classes
+        self.keys = tuple(str(label) for label in model.predictor.classes)
+        self.is_binary = len(self.classes) == 2
+        self._counters: dict[tuple[Origin, FallbackReason | None], Callable[[float], None]] = {}
+
+    def calibration_id(self, origin: Origin) -> str:
+        """Id of the calibration behind an answer; a prior has none, and names the model's."""
+        return self.baseline.calibration.calibration_id if origin == "scorecard" else self.manifest.calibration_id
+
+    def count(self, origin: Origin, reason: FallbackReason | None, n: int = 1) -> None:
+        """Count ``n`` answers in the metrics."""
+        counter = self._counters.get((origin, reason))
+        if counter is None:
+            counter = answer_counter(self.manifest.name, self.model.version, origin, reason or "")
+            self._counters[origin, reason] = counter
+        counter(n)
+
+
+@dataclass(slots=True)
+class SlotCounts:
+    """What one slot has done since the stage began; written by the event loop alone."""
+
+    answers: int = 0
+    calls: int = 0
+    failures: int = 0
+    slow: int = 0
+    fallbacks: Counter[str] = field(default_factory=Counter)
+    set_sizes: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Live:
+    """One moment of the rollout, with its models loaded.
+
+    Attributes
+    ----------
+    champion, challenger, previous : the loaded models; None where a slot is empty
+    generation, stage, mode, weight, flags, guards : of the rollout state
+    counts : by slot
+    """
+
+    champion: LiveModel
+    challenger: LiveModel | None = None
+    previous: LiveModel | None = None
+    generation: int = 0
+    stage: int = 0
+    mode: Mode = "off"
+    weight: float = 0.0
+    flags: Flags = field(default_factory=Flags)
+    guards: GuardLimits | None = None
+    counts: dict[Slot, SlotCounts] = field(default_factory=lambda: {"champion": SlotCounts()})
+
+    def route(self, subject: str | None, client_request_id: str | None) -> Slot:
+        """The slot that answers a request."""
+        if self.mode != "canary" or self.challenger is None:
+            return "champion"
+        chosen = takes_challenger(self.weight, self.challenger.model.tag, subject, client_request_id)
+        return "challenger" if chosen else "champion"
+
+    def at(self, slot: Slot) -> LiveModel | None:
+        """The model in that slot."""
+        found: LiveModel | None = getattr(self, slot)
+        return found
+
+    def models(self) -> list[tuple[Slot, LiveModel]]:
+        """The slots that hold a model."""
+        pairs: list[tuple[Slot, LiveModel | None]] = [
+            ("champion", self.champion),
+            ("challenger", self.challenger),
+            ("previous", self.previous),
+        ]
+        return [(slot, model) for slot, model in pairs if model is not None]
+
+    def share(self, slot: Slot) -> float:
+        """Share of the traffic that a slot answers."""
+        if slot == "previous":
+            return 0.0
+        weight = self.weight if self.mode == "canary" and self.challenger is not None else 0.0
+        return weight if slot == "challenger" else 1.0 - weight

@@ -1,0 +1,334 @@
+"""Shadow mode: after the reply, from a bounded queue, the challenger scores what the champion has answered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import random
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_core.features.columns import ColumnArrays
+from ml_core.serve.answering.envelope import InferenceResponse
+from ml_core.serve.answering.live import Live, LiveModel
+from ml_core.serve.metrics import HOME_FAILURES, SHADOW
+from ml_core.serve.model.prediction_sets import BatchAnswer
+from ml_core.serve.rollout.worker_reports import ShadowReport
+from ml_core.serve.running.runner import FeatureMatrix, Probabilities, score_rows
+
+__all__ = ["Shadow", "ShadowRows"]
+
+logger = logging.getLogger(__name__)
+
+MOST_ROWS = 10_000
+"""Rows that may wait; more are left out and counted."""
+_ROWS_AT_ONCE = 256
+_PAUSE_S = 0.02
+_FILE_BYTES, _FILES = 16_000_000, 4
+_KEEP_S = 30 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRows:
+    """Some rows the champion has answered, and what it said.
+
+    Attributes
+    ----------
+    ids : request ids; None for a bulk call, whose rows have none yet
+    columns : of the n rows
+    features : their matrix by the champion's transform, where it is at hand
+    answer : the envelope of a single row, else the arrays (probabilities, p-values, sets, predictions) of n rows
+    rows, level : n, and the confidence level of the sets
+    """
+
+    ids: list[str] | None
+    columns: ColumnArrays
+    features: FeatureMatrix | None
+    answer: InferenceResponse | tuple[Probabilities, BatchAnswer]
+    rows: int
+    level: Decimal
+
+    @classmethod
+    def of_one(cls, envelope: InferenceResponse, columns: ColumnArrays, features: FeatureMatrix) -> ShadowRows:
+        """One answered request."""
+        level = Decimal(repr(envelope.confidence_level))
+        return cls([envelope.request_id], columns, features, envelope, 1, level)
+
+    @classmethod
+    def of_table(
+        cls,
+        ids: list[str] | None,
+        columns: ColumnArrays,
+        proba: Probabilities,
+        answer: BatchAnswer,
+        level: Decimal,
+    ) -> ShadowRows:
+        """An answered batch."""
+        return cls(ids, columns, None, (proba, answer), len(proba), level)
+
+
+class Shadow:
+    """Scores waiting rows on a thread of its own and keeps count of how champion and challenger differ.
+
+    Parameters
+    ----------
+    folder : where differences are written prediction by prediction, in files of bounded size; None: nowhere
+    name : of this worker's files
+    """
+
+    def __init__(self, folder: Path | None = None, name: str = "worker") -> None:
+        self._folder = folder
+        self._name = name
+        self._waiting: deque[tuple[Live, ShadowRows]] = deque()
+        self._waiting_rows = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._file: logging.Handler | None = None
+        self._is_mute = False
+        self._stage = 0
+        self._counts = dict.fromkeys(("scored", "dropped", "failed", "agreed", "same_set"), 0)
+        self._difference_sum = 0.0
+        self._difference_max = 0.0
+
+    def put(self, live: Live, rows: ShadowRows) -> None:
+        """Take rows for later, where the flags want them; a full queue counts them and lets them go. Never blocks."""
+        if not _wants(live):
+            return
+        with self._lock:
+            self._begin_stage(live)
+            if self._waiting_rows + rows.rows > MOST_ROWS:
+                self._count(live, "dropped", rows.rows)
+                return
+            self._waiting.append((live, rows))
+            self._waiting_rows += rows.rows
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="surety-shadow", daemon=True)
+                self._thread.start()
+
+    def report(self, stage: int) -> ShadowReport:
+        """The counts of that stage; zeros where nothing of it has been shadowed."""
+        with self._lock:
+            if stage != self._stage:
+                return ShadowReport()
+            scored = self._counts["scored"]
+            return ShadowReport(
+                **self._counts,
+                mean_difference=self._difference_sum / scored if scored else None,
+                max_difference=self._difference_max if scored else None,
+            )
+
+    def drain(self, timeout_s: float) -> None:
+        """Score what waits, for at most so long, and stop."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    def _begin_stage(self, live: Live) -> None:
+        if live.stage > self._stage:
+            self._stage = live.stage
+            self._counts = dict.fromkeys(self._counts, 0)
+            self._difference_sum = self._difference_max = 0.0
+
+    def _count(self, live: Live, outcome: str, n: int) -> None:
+        if live.stage == self._stage:
+            self._counts[outcome] += n
+        if live.challenger is not None and n:
+            model = live.challenger
+            SHADOW.labels(model.manifest.name, model.model.version, outcome).inc(n)
+
+    def _work(self) -> None:
+        while True:
+            is_last = self._stopping.is_set()  # read before looking: rows that came before the stop are still scored
+            taken = self._take()
+            if not taken and is_last:
+                return
+            if not taken:
+                self._stopping.wait(_PAUSE_S)
+                continue
+            live = taken[0][0]
+            rows = [part for _, part in taken]
+            n = sum(part.rows for part in rows)
+            try:
+                self._compare(live, rows)
+            except Exception:  # whatever a challenger does must not end its shadowing
+                logger.exception("shadow.failed", extra={"rows": n})
+                with self._lock:
+                    self._count(live, "failed", n)
+
+    def _take(self) -> list[tuple[Live, ShadowRows]]:
+        """Some waiting rows of one moment of the rollout and one level."""
+        taken: list[tuple[Live, ShadowRows]] = []
+        n = 0
+        with self._lock:
+            while self._waiting and n < _ROWS_AT_ONCE:
+                live, rows = self._waiting[0]
+                if taken and (live is not taken[0][0] or rows.level != taken[0][1].level):
+                    break
+                taken.append(self._waiting.popleft())
+                n += taken[-1][1].rows
+            self._waiting_rows -= n
+        return taken
+
+    def _compare(self, live: Live, rows: list[ShadowRows]) -> None:
+        challenger, champion = live.challenger, live.champion
+        if challenger is None:
+            return
+        scored = score_rows(
+            challenger.model.predictor.scorer, _matrix(challenger, champion, rows), len(champion.classes)
+        )
+        good = ~np.isnan(scored.proba[:, 0])
+        theirs = _champions(champion, rows).only(good)
+        proba = scored.proba[good]
+        ours = challenger.calibration.rows(proba, rows[0].level)
+        difference = np.abs(theirs.proba - proba)[np.arange(len(proba)), theirs.predictions]
+        found = _Compared(
+            ids=[i for i, kept in zip(_ids(rows), good.tolist(), strict=True) if kept],
+            champion=theirs,
+            challenger=_Answers(proba, ours.sets, ours.predictions),
+            difference=difference,
+        )
+        self._add(live, found, failed=int((~good).sum()))
+        try:
+            self._write(live, found)
+        except OSError as error:
+            HOME_FAILURES.labels("shadow.not_written").inc()
+            if not self._is_mute:
+                self._is_mute = True
+                logger.warning("shadow.not_written", extra={"reason": type(error).__name__})
+
+    def _add(self, live: Live, found: _Compared, failed: int) -> None:
+        agreed = found.champion.predictions == found.challenger.predictions
+        same_set = (found.champion.sets == found.challenger.sets).all(axis=1)
+        with self._lock:
+            for outcome, n in (
+                ("scored", len(found.ids)),
+                ("failed", failed),
+                ("agreed", int(agreed.sum())),
+                ("same_set", int(same_set.sum())),
+            ):
+                self._count(live, outcome, n)
+            if live.stage == self._stage and len(found.ids):
+                self._difference_sum += float(found.difference.sum())
+                self._difference_max = max(self._difference_max, float(found.difference.max()))
+
+    def _write(self, live: Live, found: _Compared) -> None:
+        """One JSON line for every prediction that has an id: both predictions, both sets, the difference."""
+        if self._folder is None or live.challenger is None:
+            return
+        challenger, champion = live.challenger, live.champion
+        models = {"champion": champion.model.model_hash, "challenger": challenger.model.model_hash}
+        theirs, ours = found.champion, found.challenger
+        for i, request_id in enumerate(found.ids):
+            if request_id is None:
+                continue
+            line = {
+                "request_id": request_id,
+                **models,
+                "prediction": [champion.classes[theirs.predictions[i]], challenger.classes[ours.predictions[i]]],
+                "set": [_labels(champion, theirs.sets[i]), _labels(challenger, ours.sets[i])],
+                "probability": [theirs.proba[i].tolist(), ours.proba[i].tolist()],
+                "difference": found.difference[i].item(),
+            }
+            self._log(json.dumps(line))
+
+    def _log(self, line: str) -> None:
+        if self._file is None:
+            assert self._folder is not None
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _clear_old(self._folder)
+            self._file = logging.handlers.RotatingFileHandler(
+                self._folder / f"{self._name}.jsonl", maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8"
+            )
+        self._file.emit(logging.makeLogRecord({"msg": line}))
+
+
+def _clear_old(folder: Path) -> None:
+    """Remove what workers that are long gone have written."""
+    for path in folder.glob("*.jsonl*"):
+        if time.time() - path.stat().st_mtime > _KEEP_S:
+            path.unlink(missing_ok=True)
+
+
+def _wants(live: Live) -> bool:
+    """Whether a request is to be scored: shadowing is on, and the sample takes it."""
+    flags = live.flags
+    if not flags.shadow or live.challenger is None:
+        return False
+    return flags.shadow_share >= 1.0 or random.random() < flags.shadow_share  # noqa: S311 - no secret
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Answers of one model for n rows: probabilities and sets (n, K), predictions (n,)."""
+
+    proba: Probabilities
+    sets: npt.NDArray[np.bool_]
+    predictions: npt.NDArray[Any]
+
+    def only(self, rows: npt.NDArray[np.bool_]) -> _Answers:
+        return _Answers(self.proba[rows], self.sets[rows], self.predictions[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    ids: list[str | None]
+    champion: _Answers
+    challenger: _Answers
+    difference: npt.NDArray[np.float64]
+
+
+def _ids(rows: list[ShadowRows]) -> list[str | None]:
+    found: list[str | None] = []
+    for part in rows:
+        found += part.ids if part.ids is not None else [None] * part.rows
+    return found
+
+
+def _matrix(challenger: LiveModel, champion: LiveModel, rows: list[ShadowRows]) -> FeatureMatrix:
+    """The challenger's matrix: the champion's where both have one feature version, else from the columns."""
+    same = challenger.feature_version == champion.feature_version
+    ready = [part.features for part in rows if part.features is not None] if same else []
+    if len(ready) == len(rows):
+        return np.concatenate(ready)
+    names = rows[0].columns
+    return challenger.transform({name: np.concatenate([part.columns[name] for part in rows]) for name in names})
+
+
+def _champions(champion: LiveModel, rows: list[ShadowRows]) -> _Answers:
+    """What the champion answered to all rows, as arrays."""
+    position = {label: k for k, label in enumerate(champion.classes)}
+    proba, sets, predictions = [], [], []
+    for part in rows:
+        if isinstance(part.answer, InferenceResponse):
+            one = part.answer
+            proba.append(_proba_of(one, champion))
+            sets.append(np.array([[label in one.prediction_set for label in champion.classes]]))
+            predictions.append(np.array([position[one.prediction]]))
+        else:
+            proba.append(part.answer[0])
+            sets.append(part.answer[1].sets)
+            predictions.append(part.answer[1].predictions)
+    return _Answers(np.concatenate(proba), np.concatenate(sets), np.concatenate(predictions))
+
+
+def _proba_of(one: InferenceResponse, champion: LiveModel) -> Probabilities:
+    """Probabilities an envelope tells of: all of a binary model's, of others only the prediction's."""
+    if one.probability is not None:
+        return np.array([[1.0 - one.probability, one.probability]])
+    row = np.full((1, len(champion.classes)), np.nan)
+    row[0, champion.classes.index(one.prediction)] = one.confidence
+    return row
+
+
+def _labels(model: LiveModel, inside: npt.NDArray[np.bool_]) -> list[Any]:
+    return [label for label, member in zip(model.classes, inside.tolist(), strict=True) if member]

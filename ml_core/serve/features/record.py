@@ -1,0 +1,234 @@
+"""One row of a request: read strictly, encoded for the transform, and written in one canonical way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import getitem, itemgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from pydantic_core import SchemaValidator, ValidationError
+from pydantic_core import core_schema as cs
+
+from ml_core.base.errors import FieldProblem, InvalidRecord
+from ml_core.features.columns import Column, ColumnArrays, features_of
+from ml_core.serve.features.column_rules import (
+    MOMENT_PATTERN,
+    OPTIONAL_ROLES,
+    fault_of,
+    integer_levels,
+    moment_of,
+    shown,
+    shown_name,
+    unknown_field_fault,
+)
+
+__all__ = ["Record", "RecordReader", "Value"]
+
+Value = int | float | str | None
+_UNKNOWN_FIELDS_NAMED = 50
+
+
+@dataclass(slots=True)
+class Record:
+    """A record that passed.
+
+    Attributes
+    ----------
+    values : every feature column in table order; None where a nullable one is missing
+    ids : the id, group and time columns that were sent, kept apart so that none reaches a transform, a hash or a log
+    """
+
+    values: dict[str, Value]
+    ids: dict[str, Value]
+
+
+class RecordReader:
+    """Reads and encodes records of one column table.
+
+    The happy path is one call into pydantic-core, which accepts only what ``rules.fault_of`` accepts; what it
+    refuses is looked at again, value by value, for words a person can act on.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = tuple(columns)
+        self._features = features_of(columns)
+        self._accepted = (*self._features, *(c for c in columns if c.role in OPTIONAL_ROLES))
+        self._id_names = tuple(c.name for c in self._accepted if c.role in OPTIONAL_ROLES)
+        self._validator = SchemaValidator(_core_schema(self._accepted))
+        self._numbers = _Picker(c.name for c in self._features if c.dtype in ("int", "float"))
+        self._texts = _Picker(c.name for c in self._features if c.dtype == "text")
+        categories = [c for c in self._features if c.dtype == "category"]
+        self._categories = _Picker(c.name for c in categories)
+        self._codes = tuple(code_of_level(c) for c in categories)
+
+    def read(self, obj: object) -> Record:
+        """The record an object of parsed JSON stands for.
+
+        Raises
+        ------
+        InvalidRecord
+            With one problem for every field that is wrong, missing or unknown.
+        """
+        try:
+            values = self._validator.validate_python(obj)
+        except (ValidationError, OverflowError):
+            raise InvalidRecord(self._problems(obj)) from None
+        ids = {}
+        for name in self._id_names:
+            if name in values:
+                ids[name] = values.pop(name)
+        return Record(values, ids)
+
+    def arrays(self, records: Sequence[Record]) -> ColumnArrays:
+        """The feature columns of n records, each of shape (n,), as ``ColumnArrays`` says."""
+        rows = [record.values for record in records]
+        n = len(rows)
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        if names := self._numbers.names:  # null becomes NaN by numpy's own conversion
+            numbers = np.array([self._numbers.pick(row) for row in rows], dtype=np.float64).reshape(n, len(names))
+            arrays.update(zip(names, numbers.T, strict=True))
+        if names := self._categories.names:
+            codes = [list(map(getitem, self._codes, self._categories.pick(row))) for row in rows]
+            arrays.update(zip(names, np.array(codes, dtype=np.int64).reshape(n, len(names)).T, strict=True))
+        if (names := self._texts.names) and n:
+            texts = np.empty((n, len(names)), dtype=np.object_)
+            texts[:] = [self._texts.pick(row) for row in rows]
+            arrays.update(zip(names, texts.T, strict=True))
+        elif names:
+            arrays |= dict.fromkeys(names, np.empty(0, dtype=np.object_))
+        return arrays
+
+    def canonical(self, record: Record) -> bytes:
+        """The feature values as JSON, in table order and in one spelling; equal records give equal bytes."""
+        return orjson.dumps(record.values)
+
+    def json_schema(self) -> dict[str, Any]:
+        """JSON schema of a record: units, bounds, levels and what each field means."""
+        return {
+            "type": "object",
+            "properties": {c.name: _property(c) for c in self._accepted},
+            "required": [c.name for c in self._features if not c.nullable],
+            "additionalProperties": False,
+        }
+
+    def _problems(self, obj: object) -> list[FieldProblem]:
+        if not isinstance(obj, Mapping):
+            return [FieldProblem("", f"{shown(obj)} is not an object of named fields")]
+        problems = []
+        for column in self._accepted:
+            if column.name in obj:
+                fault = fault_of(column, obj[column.name])
+                if fault:
+                    problems.append(FieldProblem(column.name, fault.problem))
+            elif not column.nullable and column.role == "feature":
+                problems.append(FieldProblem(column.name, "is missing"))
+        known = {c.name for c in self._accepted}
+        unknown = [name for name in obj if name not in known]
+        problems += [
+            FieldProblem(shown_name(name), unknown_field_fault(self._columns, name).problem)
+            for name in unknown[:_UNKNOWN_FIELDS_NAMED]
+        ]
+        if len(unknown) > _UNKNOWN_FIELDS_NAMED:
+            more = len(unknown) - _UNKNOWN_FIELDS_NAMED
+            problems.append(FieldProblem("", f"has {more} more fields that are not known"))
+        return problems or [FieldProblem("", "cannot be read as a record")]
+
+
+class _Picker:
+    """Takes the values of some names out of a row, always as a tuple."""
+
+    def __init__(self, names: Any) -> None:
+        self.names: tuple[str, ...] = tuple(names)
+        if len(self.names) > 1:
+            self.pick: Any = itemgetter(*self.names)
+        else:  # itemgetter gives a bare value for one name
+            self.pick = lambda row: tuple(row[name] for name in self.names)
+
+
+def code_of_level(column: Column) -> dict[Value, int]:
+    """Position of each level of a category; None stands for missing at -1."""
+    levels: tuple[Value, ...] = column.levels
+    return {None: -1} | {level: code for code, level in enumerate(levels)}
+
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise ValueError
+    return int(value)
+
+
+def _moment_text(value: object) -> object:
+    if moment_of(value) is None:
+        raise ValueError
+    return value
+
+
+def _integer(low: float | None, high: float | None) -> cs.CoreSchema:
+    """Whole numbers, also written as 45.0, but no booleans and no texts."""
+    whole = cs.int_schema(strict=True, ge=_bound(low), le=_bound(high))
+    written_as_float = cs.float_schema(strict=True, ge=low, le=high, allow_inf_nan=False)
+    return cs.union_schema([whole, cs.no_info_after_validator_function(_whole, written_as_float)], mode="left_to_right")
+
+
+def _bound(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _value_schema(column: Column) -> cs.CoreSchema:
+    if column.dtype == "int":
+        return _integer(column.low, column.high)
+    if column.dtype == "float":
+        return cs.float_schema(strict=True, ge=column.low, le=column.high, allow_inf_nan=False)
+    if column.dtype == "text":
+        return cs.str_schema(strict=True, pattern=f"^(?:{column.pattern})$" if column.pattern else None)
+    if column.dtype == "datetime":
+        return cs.no_info_plain_validator_function(_moment_text)
+    levels = cs.literal_schema(list(column.levels))
+    if integer_levels(column):  # a literal 1 would take true for 1
+        numbers = [float(level) for level in column.levels]
+        return cs.chain_schema([_integer(min(numbers), max(numbers)), levels])
+    return levels
+
+
+def _core_schema(accepted: Sequence[Column]) -> cs.CoreSchema:
+    fields = {}
+    for column in accepted:
+        schema = _value_schema(column)
+        if column.role in OPTIONAL_ROLES:
+            fields[column.name] = cs.typed_dict_field(cs.nullable_schema(schema), required=False)
+        elif column.nullable:
+            schema = cs.with_default_schema(cs.nullable_schema(schema), default=None)
+            fields[column.name] = cs.typed_dict_field(schema, required=False)
+        else:
+            fields[column.name] = cs.typed_dict_field(schema, required=True)
+    return cs.typed_dict_schema(fields, extra_behavior="forbid")
+
+
+def _property(column: Column) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": {"int": "integer", "float": "number"}.get(column.dtype, "string")}
+    if column.dtype == "category":
+        schema = {"type": "integer" if integer_levels(column) else "string", "enum": list(column.levels)}
+    if column.dtype == "datetime":
+        schema |= {"pattern": f"^{MOMENT_PATTERN}$", "examples": ["2026-01-31", "2026-01-31T10:15:30Z"]}
+    if column.low is not None:
+        schema["minimum"] = _exact(column, column.low)
+    if column.high is not None:
+        schema["maximum"] = _exact(column, column.high)
+    if column.pattern is not None:
+        schema["pattern"] = f"^(?:{column.pattern})$"
+    if column.examples:
+        schema["examples"] = list(column.examples)
+    if column.nullable or column.role in OPTIONAL_ROLES:
+        schema = {"anyOf": [schema, {"type": "null"}]}
+    schema["description"] = f"{column.doc} Unit: {column.unit}." if column.unit else column.doc
+    if column.unit:
+        schema["x-unit"] = column.unit
+    return schema
+
+
+def _exact(column: Column, bound: float) -> float:
+    return int(bound) if column.dtype == "int" else float(bound)

@@ -1,0 +1,386 @@
+"""Bulk calls: an Arrow IPC stream of records in, an Arrow IPC stream of answers out.
+
+nanoarrow (1 MB) reads and writes the stream; numpy does the rest. A record batch in is a record batch out. Categories
+sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema; a row's ``slot``
+says whose it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import nanoarrow as na
+import numpy as np
+import numpy.typing as npt
+from nanoarrow import ipc
+from nanoarrow.c_array import c_array_from_buffers
+from nanoarrow.c_array_stream import CArrayStream
+
+from ml_core.base.clock import utc_now
+from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
+from ml_core.features.columns import Column
+from ml_core.serve.answering.answers import REASONS, TableAnswer, answering_model, joined
+from ml_core.serve.answering.envelope import Label, Validity
+from ml_core.serve.answering.inference import AskedTable, Elsewhere, InferenceService
+from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
+from ml_core.serve.answering.recording import BulkAnswer
+from ml_core.serve.answering.request_ids import new_id, new_ids
+from ml_core.serve.answering.requests import OnError
+from ml_core.serve.features.table import Cells, EncodedTable, encode_table
+from ml_core.serve.http.replies import Refused
+from ml_core.serve.http.text_codes import text_codes
+from ml_core.serve.model.prediction_sets import BatchAnswer
+from ml_core.serve.rollout.rollout_state import Slot
+
+__all__ = ["answer_stream"]
+
+_NUMBERS = {
+    "c": np.int8, "C": np.uint8, "s": np.int16, "S": np.uint16, "i": np.int32, "I": np.uint32,
+    "l": np.int64, "L": np.uint64, "e": np.float16, "f": np.float32, "g": np.float64,
+}  # fmt: skip
+"""Arrow's format letter of each number type (the C data interface)."""
+_TEXTS = {"u": np.int32, "U": np.int64}
+_PROBLEMS_NAMED = 100
+
+
+async def answer_stream(
+    service: InferenceService,
+    body: bytes,
+    max_rows: int,
+    elsewhere: Elsewhere,
+    *,
+    on_error: OnError,
+    level: Decimal | None,
+) -> tuple[str, bytes, LiveModel]:
+    """Batch id, reply stream and the model that was asked, for a request stream; one slot answers it all.
+
+    Parameters
+    ----------
+    elsewhere : runs the reading and writing off the event loop
+
+    Raises
+    ------
+    Refused
+        Not an Arrow IPC stream, a column type that cannot be read, or too many rows.
+    InvalidRecord
+        ``on_error`` is ``reject`` and a row is bad.
+    ModelUnavailable, Overloaded
+        The model cannot answer for now.
+    LogUnavailable
+        Strict mode, and the answers cannot be stored.
+    """
+    live = service.ready()
+    slot = live.route(None, None)
+    columns = live.champion.columns
+    tables: list[EncodedTable] = await elsewhere(lambda: list(_read(body, columns, max_rows)))
+    if on_error == "reject":
+        _reject(tables)
+    parts = [await _answered(service, live, slot, table, level, elsewhere) for table in tables]
+    bulk = _Bulk(service, live, slot, new_id(), level, await elsewhere(lambda: hashlib.sha256(body).hexdigest()))
+    asked = [part.asked for part in parts if part.asked is not None]
+    answer = await elsewhere(lambda: _logged(bulk, parts)) if asked else None
+    reply: bytes = await elsewhere(lambda: _write(bulk, parts))
+    await service.give_table(live, slot, asked, answer, elsewhere)
+    return bulk.batch_id, reply, live.at(slot) or live.champion
+
+
+@dataclass(frozen=True, slots=True)
+class _Bulk:
+    """One bulk call: what answers it, under which id, and the sha256 of what was asked."""
+
+    service: InferenceService
+    live: Live
+    slot: Slot
+    batch_id: str
+    level: Decimal | None
+    input_hash: str
+
+    @property
+    def asked(self) -> LiveModel:
+        """The model that was asked."""
+        return self.live.at(self.slot) or self.live.champion
+
+    @property
+    def validity(self) -> tuple[Validity, tuple[str, ...]]:
+        """What its answers say of themselves."""
+        return self.service.validity.get(self.asked.model.model_hash, ("unmonitored", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One table of the stream: its rows' ids as ASCII (n, 36), its answers, and what was asked for the good rows."""
+
+    table: EncodedTable
+    ids: npt.NDArray[np.uint8]
+    answer: TableAnswer
+    asked: AskedTable | None
+
+
+async def _answered(
+    service: InferenceService, live: Live, slot: Slot, table: EncodedTable, level: Decimal | None, elsewhere: Elsewhere
+) -> _Part:
+    """Answers of a table's good rows; its bad ones reach no model and get place-holders."""
+    ids = new_ids(table.n_rows)
+    if not table.problems:
+        asked = await service.ask_table(live, slot, table.arrays, level, elsewhere)
+        return _Part(table, ids, asked.table, asked)
+    good = table.good
+    n, k = table.n_rows, len(live.champion.classes)
+    blank = BatchAnswer(np.ones((n, k)), np.zeros((n, k), dtype=np.bool_), np.zeros(n, dtype=np.int64))
+    whole = TableAnswer(np.zeros((n, k)), blank, np.zeros(n, np.int8), np.zeros(n, np.int8), level or Decimal(0))
+    if not good.any():
+        return _Part(table, ids, whole, None)
+    asked = await service.ask_table(
+        live, slot, {name: values[good] for name, values in table.arrays.items()}, level, elsewhere
+    )
+    part = asked.table
+    for mine, theirs in (
+        (whole.proba, part.proba),
+        *zip(whole.answer, part.answer, strict=True),
+        (whole.origins, part.origins),
+        (whole.reasons, part.reasons),
+    ):
+        mine[good] = theirs
+    return _Part(table, ids, whole, asked)
+
+
+def _logged(bulk: _Bulk, parts: Sequence[_Part]) -> BulkAnswer:
+    """The answered rows of all tables as the log takes them."""
+    answered = [(part, part.asked) for part in parts if part.asked is not None]
+    names = answered[0][1].columns
+    table = joined([asked.table for _, asked in answered])
+    validity, reasons = bulk.validity
+    return BulkAnswer(
+        batch_id=bulk.batch_id,
+        ids=np.concatenate([part.ids[part.table.good] if part.table.problems else part.ids for part, _ in answered]),
+        columns={name: np.concatenate([asked.columns[name] for _, asked in answered]) for name in names},
+        table=table,
+        level=str(table.level),
+        validity=validity,
+        validity_reasons=reasons,
+        input_hash=bulk.input_hash,
+        at=utc_now(),
+        elapsed_ms=sum(asked.elapsed_ms for _, asked in answered),
+    )
+
+
+# --- in -----------------------------------------------------------------------------------------------------------
+
+
+def _read(body: bytes, columns: Sequence[Column], max_rows: int) -> Iterator[EncodedTable]:
+    rows = 0
+    try:
+        with na.c_array_stream(ipc.InputStream.from_readable(io.BytesIO(body))) as stream:
+            names = [(field.name, _kind(field)) for field in stream.get_schema().children]
+            if len({name for name, _ in names}) != len(names):
+                raise Refused("invalid_arrow", "a column comes twice")
+            for batch in stream:
+                rows += batch.length
+                if rows > max_rows:
+                    raise Refused("too_large", f"more than {max_rows} rows")
+                if batch.length:
+                    cells = {name: _cells(batch.child(i), kind) for i, (name, kind) in enumerate(names)}
+                    yield encode_table(columns, cells)
+    except (na._utils.NanoarrowException, ValueError, DataError) as error:  # noqa: SLF001 - it has no public name
+        raise Refused("invalid_arrow", "the body is not a readable Arrow IPC stream") from error
+
+
+def _kind(field: Any) -> str:
+    """Format letter of a column's values; refused when it is neither number nor text."""
+    value = field.dictionary if field.dictionary is not None else field
+    if value.format not in _NUMBERS and value.format not in _TEXTS and value.format != "n":
+        name = str(field.name)[:100]
+        raise Refused("invalid_arrow", f"column {name!r} has a type that is neither number nor text")
+    return str(field.format)
+
+
+def _cells(array: Any, kind: str) -> Cells:
+    view = array.view()
+    n, offset = int(view.length), int(view.offset)
+    if kind == "n":
+        return Cells(np.full(n, np.nan), np.ones(n, dtype=np.bool_))
+    missing = _missing(view, n, offset)
+    if array.dictionary is not None:
+        levels_view = array.dictionary.view()
+        levels = _values(levels_view, int(levels_view.length), int(levels_view.offset))
+        codes = _numbers(view, _NUMBERS[kind], n, offset).astype(np.int64)
+        if len(codes) and (codes[~missing] >= len(levels)).any():
+            raise ValueError("a dictionary code has no level")
+        return Cells(codes, missing, levels if isinstance(levels, list) else levels.tolist())
+    if kind in _TEXTS:
+        found = text_codes(*_text_bytes(view, _TEXTS[kind], n, offset)) if n else None
+        if found is not None:
+            return Cells(found[0], missing, found[1])
+    values = _values(view, n, offset)
+    if isinstance(values, list):
+        for row in np.flatnonzero(missing).tolist():
+            values[row] = None
+        return Cells(values)
+    return Cells(values, missing)
+
+
+def _values(view: Any, n: int, offset: int) -> npt.NDArray[Any] | list[Any]:
+    kind = _STORAGE[view.storage_type]
+    return _strings(view, _TEXTS[kind], n, offset) if kind in _TEXTS else _numbers(view, _NUMBERS[kind], n, offset)
+
+
+_STORAGE = {
+    "int8": "c", "uint8": "C", "int16": "s", "uint16": "S", "int32": "i", "uint32": "I", "int64": "l", "uint64": "L",
+    "half_float": "e", "float": "f", "double": "g", "string": "u", "large_string": "U",
+}  # fmt: skip
+
+
+def _numbers(view: Any, dtype: Any, n: int, offset: int) -> npt.NDArray[Any]:
+    return np.frombuffer(view.buffer(1), dtype=dtype)[offset : offset + n] if n else np.empty(0, dtype)
+
+
+def _strings(view: Any, offset_type: Any, n: int, offset: int) -> list[Any]:
+    if not n:
+        return []
+    data, ends = _text_bytes(view, offset_type, n, offset)
+    raw, at = data.tobytes(), ends.tolist()
+    return [raw[start:end].decode("utf-8") for start, end in pairwise(at)]
+
+
+def _text_bytes(
+    view: Any, offset_type: Any, n: int, offset: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Bytes of a text column and where each text begins and ends, checked to lie within them."""
+    ends = np.frombuffer(view.buffer(1), dtype=offset_type)[offset : offset + n + 1].astype(np.int64)
+    data = np.frombuffer(view.buffer(2), dtype=np.uint8) if view.buffer(2).size_bytes else np.empty(0, np.uint8)
+    if len(ends) != n + 1 or ends[0] < 0 or ends[-1] > len(data) or (np.diff(ends) < 0).any():
+        raise ValueError("a text lies outside its column")
+    return data, ends
+
+
+def _missing(view: Any, n: int, offset: int) -> npt.NDArray[np.bool_]:
+    bitmap = view.buffer(0)
+    if not bitmap.size_bytes:
+        return np.zeros(n, dtype=np.bool_)
+    bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
+    missing: npt.NDArray[np.bool_] = bits[offset : offset + n] == 0
+    return missing
+
+
+def _reject(tables: Sequence[EncodedTable]) -> None:
+    problems: list[FieldProblem] = []
+    before = 0
+    for table in tables:
+        for row, faults in sorted(table.problems.items()):
+            problems += [FieldProblem(f"records[{before + row}].{f.field}", f.problem) for f in faults]
+            if len(problems) >= _PROBLEMS_NAMED:
+                raise InvalidRecord(problems[:_PROBLEMS_NAMED])
+        before += table.n_rows
+    if problems:
+        raise InvalidRecord(problems)
+
+
+# --- out ----------------------------------------------------------------------------------------------------------
+
+
+def _write(bulk: _Bulk, parts: Sequence[_Part]) -> bytes:
+    asked = bulk.asked
+    origins = {ORIGINS[i] for part in parts for i in np.unique(part.answer.origins).tolist()}
+    level = bulk.level or bulk.live.flags.confidence_level or asked.level
+    metadata = {
+        "batch_id": bulk.batch_id,
+        "confidence_level": str(level),
+        "guarantee": asked.calibration.guarantee,
+        "validity": bulk.validity[0],
+        "validity_reasons": ",".join(bulk.validity[1]),
+        "fallback_used": "true" if any(part.answer.reasons.any() for part in parts) else "false",
+        **_lineage(bulk, bulk.slot, "lineage"),
+    }
+    for origin in sorted(origins - {bulk.slot}):
+        metadata |= _lineage(bulk, origin, f"lineage_of.{origin}")
+    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=_fields(asked.classes), metadata=metadata, nullable=False))
+    batches = [_record_batch(schema, asked.classes, part) for part in parts]
+    out = io.BytesIO()
+    ipc.StreamWriter.from_writable(out).serialize_stream(CArrayStream.from_c_arrays(batches, schema))
+    return out.getvalue()
+
+
+def _lineage(bulk: _Bulk, origin: Origin, prefix: str) -> dict[str, str]:
+    model = answering_model(bulk.live, bulk.slot, origin)
+    facts = asdict(bulk.service.lineage(model, origin, bulk.input_hash))
+    return {f"{prefix}.{k}": "" if v is None else str(v) for k, v in facts.items()}
+
+
+def _fields(classes: Sequence[Label]) -> dict[str, Any]:
+    label = na.int64() if isinstance(classes[0], int) else na.string()
+    return {
+        "request_id": na.string(nullable=False),
+        "prediction": label,
+        "probability": na.float64(),
+        "confidence": na.float64(),
+        **{f"p_value_{c}": na.float64() for c in classes},
+        **{f"in_set_{c}": na.bool_() for c in classes},
+        "slot": na.string(),
+        "fallback_reason": na.string(),
+        "error": na.string(),
+    }
+
+
+def _record_batch(schema: Any, classes: Sequence[Label], part: _Part) -> Any:
+    table, answer = part.table, part.answer
+    n, found, proba = table.n_rows, answer.answer, answer.proba
+    valid = None if not table.problems else _bits(table.good)
+    rows = np.arange(n)
+    labels = np.array(classes)[found.predictions]
+    columns: list[list[Any]] = [
+        [None, np.arange(0, 36 * n + 1, 36, dtype=np.int32), part.ids.ravel()],
+        [valid, labels.astype(np.int64)]
+        if isinstance(classes[0], int)
+        else _text_buffers(labels.tolist(), rows, n, valid),
+        [valid, np.ascontiguousarray(proba[:, 1])] if len(classes) == 2 else [_bits(rows < 0), np.zeros(n)],
+        [valid, proba[rows, found.predictions]],
+        *([valid, np.ascontiguousarray(found.p_values[:, k])] for k in range(len(classes))),
+        *([valid, _bits(found.sets[:, k])] for k in range(len(classes))),
+        _coded_buffers(ORIGINS, answer.origins, table.good),
+        _coded_buffers(REASONS, answer.reasons, table.good & (answer.reasons > 0)),
+        _error_buffers(table),
+    ]
+    children = [
+        c_array_from_buffers(field, n, buffers) for field, buffers in zip(schema.children, columns, strict=True)
+    ]
+    return c_array_from_buffers(schema, n, [None], children=children)
+
+
+def _coded_buffers(
+    texts: Sequence[str | None], codes: npt.NDArray[np.int8], present: npt.NDArray[np.bool_]
+) -> list[Any]:
+    """Buffers of a text column given by codes; the usual cases, all alike or all missing, cost next to nothing."""
+    n = len(codes)
+    if not present.any():
+        return [_bits(present), np.zeros(n + 1, dtype=np.int32), np.empty(0, dtype=np.uint8)]
+    if present.all() and (codes == codes[0]).all():
+        raw = np.frombuffer(str(texts[codes[0]]).encode(), dtype=np.uint8)
+        return [None, np.arange(0, len(raw) * n + 1, len(raw), dtype=np.int32), np.tile(raw, n)]
+    rows = np.flatnonzero(present)
+    return _text_buffers([str(texts[code]) for code in codes[rows].tolist()], rows, n, _bits(present))
+
+
+def _error_buffers(table: EncodedTable) -> list[Any]:
+    """One text per bad row, ``field: problem; field: problem``; null for a good one."""
+    rows = sorted(table.problems)
+    texts = ["; ".join(f"{f.field}: {f.problem}" for f in table.problems[row]) for row in rows]
+    return _text_buffers(texts, np.array(rows, dtype=np.intp), table.n_rows, _bits(~table.good))
+
+
+def _text_buffers(texts: Sequence[str], rows: npt.NDArray[np.intp], n: int, valid: Any) -> list[Any]:
+    """Buffers of a text column of ``n`` rows of which only ``rows``, ascending, have a text."""
+    encoded = [text.encode() for text in texts]
+    ends = np.zeros(n + 1, dtype=np.int32)
+    ends[rows + 1] = [len(e) for e in encoded]
+    np.cumsum(ends, out=ends)
+    return [valid, ends, np.frombuffer(b"".join(encoded), dtype=np.uint8)]
+
+
+def _bits(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    return np.packbits(flags, bitorder="little")

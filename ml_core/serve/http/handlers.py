@@ -1,0 +1,272 @@
+"""The handlers: one per route, each reading a request, calling the inference core once and packing the reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from functools import partial
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+from ml_core.base.errors import FieldProblem, InvalidRequest
+from ml_core.base.settings import Settings
+from ml_core.serve.answering.envelope import BatchResponse, InferenceResponse, Label, RowError
+from ml_core.serve.answering.inference import InferenceService
+from ml_core.serve.answering.label_intake import LabelDesk
+from ml_core.serve.answering.live import Live, LiveModel
+from ml_core.serve.answering.requests import BatchOptions, BatchRequest, parse_batch, parse_on_error, parse_predict
+from ml_core.serve.features.column_rules import shown_name
+from ml_core.serve.http import arrow_batches as bulk
+from ml_core.serve.http import openapi, strict_json
+from ml_core.serve.http.access import OPEN_TO_ALL, Access
+from ml_core.serve.http.admission import Admission
+from ml_core.serve.http.middleware import BENTOML_PATHS, HttpRequest, Routes
+from ml_core.serve.http.replies import ARROW, JSON, Header, Refused, Reply, json_reply
+from ml_core.serve.http.traffic import Traffic, exposition
+from ml_core.serve.log.labels import LabelCounts
+from ml_core.serve.model.prediction_sets import level_from_json
+
+__all__ = ["VERSION", "HttpApi", "WorkerStatus"]
+
+VERSION = "1"
+RECORD_BYTES = 65_536
+"""Largest body of ``/predict``, and largest batch that is parsed on the event loop: what takes a few milliseconds."""
+
+
+class WorkerStatus(Protocol):
+    """What the health routes ask of the worker."""
+
+    def is_alive(self) -> bool:
+        """Whether no process of the service has been missing for too long."""
+
+    def health(self) -> str:
+        """``ok``, ``degraded`` or ``unavailable``."""
+
+    def report(self) -> dict[str, Any]:
+        """The object of ``/status``. Reads files."""
+
+
+class HttpApi:
+    """Routes of one worker.
+
+    Parameters
+    ----------
+    settings : limits
+    inference : what answers, once something is live
+    status : what the worker and its siblings are doing
+    """
+
+    def __init__(self, settings: Settings, inference: InferenceService, status: WorkerStatus) -> None:
+        self._settings = settings
+        self._inference = inference
+        self._status = status
+        self._labels = LabelDesk(settings)
+        self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
+        self._headers: dict[str, tuple[Header, ...]] = {}
+        self._documents: dict[str, dict[str, Any]] = {}
+        self.admission = Admission(settings)
+        self.access = Access(settings)
+        self.routes: Routes = {
+            "/predict": {"POST": self.predict},
+            "/predict_batch": {"POST": self.predict_batch},
+            "/labels": {"POST": self.labels},
+            "/health": {"GET": self.health},
+            "/livez": {"GET": self.livez},
+            "/healthz": {"GET": self.livez},
+            "/readyz": {"GET": self.readyz},
+            "/status": {"GET": self.status},
+            "/docs.json": {"GET": self.docs},
+            "/metrics": {"GET": self.metrics},
+        }
+        self.traffic = Traffic({*self.routes, *BENTOML_PATHS}, quiet={*OPEN_TO_ALL, "/metrics"})
+
+    def close(self, timeout_s: float) -> None:
+        """Let running batches finish, and take no more."""
+        self.admission.close(timeout_s)
+
+    async def predict(self, request: HttpRequest) -> Reply:
+        """``POST /predict``: one record, answered on the event loop while the model is quick."""
+        _require(request, JSON)
+        body = await request.body(self._record_bytes)
+        with self.admission.request():
+            answer = await self._inference.predict(parse_predict(_json(body)))
+        headers: tuple[Header, ...] = ((b"x-request-id", answer.request_id.encode()), *self._named(answer))
+        if answer.fallback_reason is not None:
+            headers = (*headers, (b"x-fallback-reason", answer.fallback_reason.encode()))
+        return json_reply(answer, headers)
+
+    async def predict_batch(self, request: HttpRequest) -> Reply:
+        """``POST /predict_batch``: many records, as JSON or as an Arrow IPC stream."""
+        if request.content_type == ARROW:
+            return await self._predict_arrow(request)
+        _require(request, JSON, ARROW)
+        options = _query(request.query)
+        body = await request.body(self._settings.max_body_bytes)
+        parse = partial(_parsed_batch, body, self._settings.max_batch_rows, options)
+        if len(body) <= self._record_bytes:
+            with self.admission.request():
+                parsed = parse()
+                if len(parsed.records) <= self._settings.inline_rows:
+                    return self._batch_reply(await self._inference.predict_batch(parsed))
+            async with self.admission.batch() as elsewhere:
+                return await self._large_batch(parsed, elsewhere)
+        _refuse_nesting(body, self._settings.max_batch_rows)
+        async with self.admission.batch() as elsewhere:
+            return await self._large_batch(await elsewhere(parse), elsewhere)
+
+    async def labels(self, request: HttpRequest) -> Reply:
+        """``POST /labels``: what turned out to be true of earlier answers."""
+        _require(request, JSON)
+        body = await request.body(self._settings.max_body_bytes)
+        _refuse_nesting(body, self._settings.max_batch_rows)
+        async with self.admission.batch() as elsewhere:
+            source = "http" if request.caller is None else f"http:{request.caller}"
+            counts = await elsewhere(lambda: self.take_labels(_json(body), source))
+        return json_reply(counts)
+
+    def take_labels(self, body: object, source: str) -> LabelCounts:
+        """Store the labels in a parsed body. Reads and writes files: not for the event loop."""
+        return self._labels.take(body, self._classes(), source)
+
+    async def health(self, _: HttpRequest) -> Reply:
+        """``GET /health``: 200 while anything can answer, else 503; ``degraded`` while fallbacks do."""
+        word = self._status.health()
+        return json_reply({"status": word}, status=503 if word == "unavailable" else 200)
+
+    async def livez(self, _: HttpRequest) -> Reply:
+        """``GET /livez``: 503 once a process of the service has been missing for too long to come back."""
+        return _plain(ok=self._status.is_alive())
+
+    async def readyz(self, _: HttpRequest) -> Reply:
+        """``GET /readyz``: 200 while any step of the chain can answer."""
+        return _plain(ok=self._inference.live is not None)
+
+    async def status(self, _: HttpRequest) -> Reply:
+        """``GET /status``: what is live, how it is doing, and why something is not."""
+        report = await asyncio.to_thread(self._status.report)
+        return json_reply({**report, "access": self.access.report()})
+
+    async def docs(self, _: HttpRequest) -> Reply:
+        """``GET /docs.json``: the OpenAPI document of the served model."""
+        return json_reply(self._document(self._inference.live))
+
+    async def metrics(self, _: HttpRequest) -> Reply:
+        """``GET /metrics``: what all workers of this server count, in Prometheus' text form."""
+        text, content_type = await asyncio.to_thread(exposition)
+        return Reply(200, text, content_type)
+
+    async def _predict_arrow(self, request: HttpRequest) -> Reply:
+        options = _query(request.query)
+        self._inference.ready()
+        body = await request.body(self._settings.max_bulk_bytes)
+        async with self.admission.batch() as elsewhere:
+            batch_id, reply, model = await bulk.answer_stream(
+                self._inference,
+                body,
+                self._settings.max_bulk_rows,
+                elsewhere,
+                on_error=options.on_error,
+                level=options.level,
+            )
+        return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *self._model_headers(model)))
+
+    async def _large_batch(
+        self, parsed: BatchRequest, elsewhere: Callable[[Callable[[], Any]], Awaitable[Any]]
+    ) -> Reply:
+        answer = await self._inference.predict_batch(parsed, elsewhere)
+        reply: Reply = await elsewhere(lambda: self._batch_reply(answer))
+        return reply
+
+    def _batch_reply(self, answer: BatchResponse) -> Reply:
+        headers: tuple[Header, ...] = ((b"x-request-id", answer.batch_id.encode()),)
+        first = next((row for row in answer.predictions if not isinstance(row, RowError)), None)
+        return json_reply(answer, headers if first is None else (*headers, *self._named(first)))
+
+    def _named(self, answer: InferenceResponse) -> tuple[Header, ...]:
+        lineage = answer.lineage
+        found = self._headers.get(lineage.model_hash)
+        return found or self._remember(lineage.model_version, lineage.model_hash)
+
+    def _model_headers(self, model: LiveModel) -> tuple[Header, ...]:
+        found = self._headers.get(model.model.model_hash)
+        return found or self._remember(model.model.version, model.model.model_hash)
+
+    def _remember(self, version: str, model_hash: str) -> tuple[Header, ...]:
+        found = ((b"x-model-version", version.encode()), (b"x-model-hash", model_hash.encode()))
+        self._headers[model_hash] = found
+        return found
+
+    def _classes(self) -> tuple[Label, ...] | None:
+        """Labels of the served model; None while none is live, which keeps no label out."""
+        live = self._inference.live
+        return None if live is None else live.champion.classes
+
+    def _document(self, live: Live | None) -> dict[str, Any]:
+        rows, keyed = self._settings.max_batch_rows, self.access.is_guarded
+        if live is None:
+            return openapi.openapi_document({"type": "object"}, {}, (0, 1), rows, VERSION, keyed=keyed)
+        champion = live.champion
+        key = champion.model.model_hash
+        if key not in self._documents:
+            example = champion.model.predictor.bundle.golden[-1]["record"]
+            schema = champion.reader.json_schema()
+            document = openapi.openapi_document(schema, example, champion.classes, rows, VERSION, keyed=keyed)
+            self._documents = {key: document}
+        return self._documents[key]
+
+
+def _plain(*, ok: bool) -> Reply:
+    return Reply(200 if ok else 503, b"\n" if ok else b"unavailable\n", b"text/plain; charset=utf-8")
+
+
+def _parsed_batch(body: bytes, max_rows: int, options: BatchOptions) -> BatchRequest:
+    return parse_batch(_json(body), max_rows, options)
+
+
+def _json(body: bytes) -> object:
+    try:
+        return strict_json.loads(body)
+    except strict_json.NotJson as error:
+        raise Refused("invalid_json", str(error)) from error
+
+
+def _refuse_nesting(body: bytes, max_rows: int) -> None:
+    """Refuse a large body with far more lists and objects than its records can have, before it is parsed.
+
+    A third of a million empty lists fit into a megabyte, and building them holds up every other thread.
+    """
+    if body.count(b"[") + body.count(b"{") > 100 + _BRACKETS_A_ROW * max_rows:
+        raise InvalidRequest([FieldProblem("records", f"has more in it than {max_rows} flat records can have")])
+
+
+_BRACKETS_A_ROW = 4  # one for the record; texts may have some as well
+
+
+def _require(request: HttpRequest, *types: bytes) -> None:
+    if request.content_type not in types:
+        wanted = " or ".join(t.decode() for t in types)
+        raise Refused("unsupported_media_type", f"send the body as {wanted}")
+
+
+def _query(raw: bytes) -> BatchOptions:
+    """``confidence_level`` and ``on_error`` of a batch, from its query string."""
+    try:
+        given = parse_qs(raw.decode("ascii"), keep_blank_values=True, strict_parsing=bool(raw), max_num_fields=10)
+    except ValueError as error:
+        raise InvalidRequest([FieldProblem("query", "cannot be read")]) from error
+    unknown = sorted(given.keys() - {"confidence_level", "on_error"})
+    if unknown:
+        raise InvalidRequest([FieldProblem(shown_name(name), "is not known here") for name in unknown])
+    twice = sorted(name for name, values in given.items() if len(values) > 1)
+    if twice:
+        raise InvalidRequest([FieldProblem(name, "is given twice") for name in twice])
+    on_error, level = given.get("on_error", ["row"])[0], given.get("confidence_level", [None])[0]
+    return BatchOptions(parse_on_error(on_error), None if level is None else _level(level))
+
+
+def _level(text: str) -> Decimal:
+    try:
+        return level_from_json(strict_json.loads(text.encode()))
+    except strict_json.NotJson as error:
+        raise InvalidRequest([FieldProblem("confidence_level", "must be a number")]) from error

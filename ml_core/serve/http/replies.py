@@ -1,0 +1,134 @@
+"""Replies: status, headers and bytes; and the one table from error code to status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from ml_core.base.errors import FieldProblem, InvalidRecord, InvalidRequest, SuretyError
+
+__all__ = [
+    "ARROW",
+    "JSON",
+    "MESSAGE_OF_CODE",
+    "RETRY_AFTER_S",
+    "STATUS_OF_CODE",
+    "Header",
+    "Refused",
+    "Reply",
+    "error_reply",
+    "json_reply",
+    "reply_to",
+]
+
+Header = tuple[bytes, bytes]
+
+JSON = b"application/json"
+ARROW = b"application/vnd.apache.arrow.stream"
+
+RETRY_AFTER_S = 30
+"""Seconds a caller is asked to wait where nothing better is known; a restart with a loaded model takes less."""
+
+STATUS_OF_CODE: Mapping[str, int] = {
+    "invalid_json": 400,
+    "invalid_arrow": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "body_timeout": 408,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "invalid_record": 422,
+    "invalid_request": 422,
+    "overloaded": 429,
+    "rate_limited": 429,
+    "internal": 500,
+    "model_unavailable": 503,
+    "model_not_loaded": 503,
+    "bad_model_output": 503,
+    "circuit_open": 503,
+    "log_unavailable": 503,
+    "labels_not_stored": 503,
+    "deadline": 504,
+}
+
+MESSAGE_OF_CODE: Mapping[str, str] = {
+    "internal": "something went wrong here; the request can be sent again",
+    "model_unavailable": "no model can answer for now",
+    "model_not_loaded": "no model can answer for now",
+    "bad_model_output": "no model can answer for now",
+    "circuit_open": "no model can answer for now",
+    "log_unavailable": "the answer cannot be stored now, and is not given without that",
+    "labels_not_stored": "the labels cannot be stored now; send them again",
+    "deadline": "the model did not answer in time",
+    "overloaded": "too many requests are being answered; send this one again later",
+}
+"""What callers read where the reason is an internal detail (it is in the log and, for operators, in /status)."""
+
+
+_ASK_AGAIN = frozenset({429, 503})
+
+
+class Refused(Exception):
+    """Raised by the HTTP face to answer with an error object."""
+
+    def __init__(
+        self, code: str, message: str, headers: tuple[Header, ...] = (), retry_after_s: float | None = None
+    ) -> None:
+        self.code = code
+        self.headers = headers
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One HTTP reply, ready to send."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[Header, ...] = field(default=())
+
+
+def json_reply(value: Any, headers: tuple[Header, ...] = (), status: int = 200) -> Reply:
+    """A JSON reply; NaN cannot occur, since nothing that is not finite passes the runner."""
+    return Reply(status, orjson.dumps(value), JSON, headers)
+
+
+def error_reply(
+    code: str,
+    message: str,
+    fields: Iterable[FieldProblem] = (),
+    headers: tuple[Header, ...] = (),
+    retry_after_s: float | None = None,
+) -> Reply:
+    """The one error object of the contract, with the status of its code."""
+    status = STATUS_OF_CODE.get(code, 500)
+    error = {
+        "code": code,
+        "message": MESSAGE_OF_CODE.get(code, message),
+        "fields": [{"field": f.field, "problem": f.problem} for f in fields],
+    }
+    if status in _ASK_AGAIN:
+        wait = RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s))
+        headers = (*headers, (b"retry-after", b"%d" % wait))
+    return json_reply({"error": error}, headers, status)
+
+
+def reply_to(error: Exception) -> Reply:
+    """The reply to an exception raised while answering. Internal ones say nothing of themselves."""
+    if isinstance(error, Refused):
+        return error_reply(error.code, str(error), headers=error.headers, retry_after_s=error.retry_after_s)
+    if isinstance(error, InvalidRecord):
+        return error_reply(error.code, f"{len(error.fields)} field(s) cannot be accepted", error.fields)
+    if isinstance(error, InvalidRequest):
+        return error_reply(error.code, "the request cannot be accepted", error.fields)
+    if isinstance(error, SuretyError) and error.code in STATUS_OF_CODE:
+        return error_reply(error.code, "", retry_after_s=getattr(error, "retry_after_s", None))
+    return error_reply("internal", "")

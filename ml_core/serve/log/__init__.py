@@ -1,0 +1,16 @@
+"""The prediction log and the labels: what was answered, and what turned out to be true."""
+
+__all__ = [
+    "database",
+    "entries",
+    "erasure_requests",
+    "label_requests",
+    "labels",
+    "log_files",
+    "logged_answers",
+    "prediction_store",
+    "pseudonyms",
+    "reader",
+    "segments",
+    "writer",
+]

@@ -1,0 +1,538 @@
+"""One database of the log: its tables, its one writing connection, and connections that only read.
+
+SQLite up to 3.51.2 can, very rarely, damage a WAL file that one connection writes while another checkpoints it. So a
+file has one writing connection, which also checkpoints, and everybody else opens it read-only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Collection, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from ml_core.base.errors import LogDamaged
+from ml_core.serve.log.entries import Lineage, Row, new_salts, next_head, row_digest
+from ml_core.serve.log.log_files import FileLock, LogFile, free_file
+
+__all__ = [
+    "OpenLog",
+    "erase_subjects",
+    "genesis_head",
+    "open_for_change",
+    "open_for_reading",
+    "rows_of_subjects",
+    "settle_wholly",
+]
+
+APPLICATION_ID = 0x53724C67
+VERSION = 1
+_BUSY_MS = 250
+_READ_BUSY_MS = 5_000
+
+_TABLES = """
+CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE lineage(id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, facts BLOB NOT NULL) STRICT;
+CREATE TABLE entry(
+    seq INTEGER PRIMARY KEY,
+    kind INTEGER NOT NULL,
+    request_id BLOB NOT NULL,
+    at_us INTEGER NOT NULL,
+    client_request_id TEXT,
+    subject BLOB,
+    batch_id BLOB,
+    batch_index INTEGER,
+    lineage INTEGER NOT NULL REFERENCES lineage(id),
+    answer BLOB NOT NULL,
+    input BLOB,
+    salt BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    head BLOB
+) STRICT;
+CREATE UNIQUE INDEX entry_request ON entry(request_id);
+CREATE INDEX entry_client ON entry(client_request_id) WHERE client_request_id IS NOT NULL;
+CREATE INDEX entry_subject ON entry(subject) WHERE subject IS NOT NULL;
+CREATE INDEX entry_segment ON entry(at_us) WHERE kind = 1;
+CREATE INDEX entry_batch ON entry(batch_id) WHERE batch_id IS NOT NULL;
+"""
+_INSERT = "INSERT INTO entry VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+_ERASE = """
+UPDATE entry SET answer = x'', input = NULL, salt = x'', client_request_id = NULL, subject = NULL, batch_id = NULL,
+                 batch_index = NULL
+WHERE subject
+"""
+
+
+def genesis_head(day: str, worker: int) -> bytes:
+    """What the first commit of a file chains on, 32 bytes."""
+    return hashlib.sha256(f"surety-prediction-log-{VERSION}/{day}/w{worker}".encode()).digest()
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """A connection that cannot change the file; rows come as ``sqlite3.Row``.
+
+    A file that a worker has only just begun, or that has gone since it was listed, reads as an empty log.
+
+    Raises
+    ------
+    LogDamaged
+        It cannot be read, or is no log of this version.
+    """
+    return _opened(path, "ro")
+
+
+def open_for_change(path: Path) -> sqlite3.Connection:
+    """The one writing connection to a file whose lock the caller holds.
+
+    Raises
+    ------
+    LogDamaged
+        As :func:`open_for_reading`.
+    """
+    return _opened(path, "rw")
+
+
+class _Unborn(Exception):
+    """Holds no log yet."""
+
+
+def rows_of_subjects(connection: sqlite3.Connection, pseudonyms: Sequence[bytes]) -> list[int]:
+    """Numbers of the rows that are about any of these pseudonyms."""
+    marks = ",".join("?" * len(pseudonyms))
+    found = connection.execute(f"SELECT seq FROM entry WHERE subject IN ({marks}) ORDER BY seq", pseudonyms)  # noqa: S608 - marks alone
+    return [int(row[0]) for row in found]
+
+
+def erase_subjects(connection: sqlite3.Connection, pseudonyms: Sequence[bytes]) -> int:
+    """Erase what the rows about these pseudonyms say; how many there were.
+
+    Number, id, time, lineage and digest stay, so that the chain still holds. The indexes are made anew: where SQLite
+    has merged their pages, copies of what they no longer list can be left.
+    """
+    connection.execute("PRAGMA secure_delete=ON").fetchall()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        erased = connection.execute(f"{_ERASE} IN ({','.join('?' * len(pseudonyms))})", pseudonyms).rowcount
+        for index in ("entry_client", "entry_subject", "entry_batch") if erased else ():
+            connection.execute(f"REINDEX {index}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        raise
+    return erased
+
+
+def settle_wholly(connection: sqlite3.Connection) -> None:
+    """Move all that the WAL file holds into the database, and empty it.
+
+    Raises
+    ------
+    sqlite3.OperationalError
+        A reader is in the way.
+    """
+    if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        raise sqlite3.OperationalError("a reader is in the way")
+
+
+class OpenLog:
+    """The database a worker writes to, held by a lock.
+
+    Attributes
+    ----------
+    file : which one
+    seq : number of the last row
+    head : of the chain after it
+    rows_unsettled : rows in the WAL file since the last checkpoint
+    """
+
+    def __init__(self, file: LogFile, lock: FileLock) -> None:
+        self.file = file
+        self._path, self._wal = str(file.path), f"{file.path}-wal"  # looked at with every commit
+        self._lock = lock
+        self._lineages: dict[bytes, int] = {}
+        self._is_durable = False
+        self.rows_unsettled = 0
+        try:
+            self._connection, self.seq, self.head = _writing(file)
+            self._inodes = self._inodes_now()
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def of_day(cls, folder: Path, day: str, damaged: Collection[Path] = ()) -> OpenLog:
+        """The day's first database that nobody else writes to and that is not (known to be) damaged.
+
+        Raises
+        ------
+        OSError, sqlite3.Error
+            The place cannot be written to.
+        """
+        after = 0
+        while True:
+            file, lock = free_file(folder, day, after)
+            after = file.worker
+            if file.path in damaged:
+                lock.release()
+                continue
+            with suppress(LogDamaged):  # what is damaged stays as it is, for people to look at
+                return cls(file, lock)
+
+    def commit(self, rows: Sequence[Row], *, durable: bool) -> None:
+        """Store rows in one transaction, chained to what was there.
+
+        Parameters
+        ----------
+        durable : wait for the disk, so that a power cut loses nothing either
+
+        Raises
+        ------
+        LogDamaged
+            Somebody else writes to this file, or it does not hold what was stored last.
+        sqlite3.Error
+            Nothing of it was stored.
+        """
+        if durable != self._is_durable:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._is_durable = durable
+        salts = new_salts(len(rows))
+        digests = [row_digest(row, salt) for row, salt in zip(rows, salts, strict=True)]
+        head = next_head(self.head, digests)
+        seq = self.seq
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._check_end()
+            new = self._add_lineages(rows)
+            values = [
+                (
+                    seq + i, row.kind, row.request_id, row.at_us, row.client_request_id, row.subject, row.batch_id,
+                    row.batch_index, new.get(row.lineage.digest) or self._lineages[row.lineage.digest], row.answer,
+                    row.input, salt, digest, None if i < len(rows) else head,
+                )
+                for i, (row, salt, digest) in enumerate(zip(rows, salts, digests, strict=True), start=1)
+            ]  # fmt: skip
+            if len(values) == 1:
+                connection.execute(_INSERT, values[0])
+            else:
+                connection.executemany(_INSERT, values)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                with suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            raise
+        self._lineages |= new
+        self.seq, self.head = seq + len(rows), head
+        self.rows_unsettled += len(rows)
+
+    def is_gone(self) -> bool:
+        """Whether somebody has removed or replaced the files under us.
+
+        Raises
+        ------
+        OSError
+            The place cannot be looked at.
+        """
+        return self._inodes_now() != self._inodes or _NO_FILE in self._inodes
+
+    def rescue(self) -> OpenLog:
+        """Write everything that was stored into a new file, as long as we can still read what was removed.
+
+        It takes the old place, or the next free one where something else has it now. This log is closed once the new
+        one is open, so that somebody always holds the rows.
+
+        Raises
+        ------
+        OSError, sqlite3.Error
+            The place cannot be written to; nothing is lost as long as this object lives.
+        """
+        file, lock = self._refuge()
+        draft = file.path.with_name(f".{file.path.name}.rescue")
+        try:
+            _copy(self._connection, draft, file)
+            self._remove_wal()
+            draft.replace(file.path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+            lock.release()
+            raise
+        rescued = self._reopened(file, lock)
+        self._connection.close()
+        self._lock.release()
+        return rescued
+
+    def sync_ahead(self) -> None:
+        """Bring the WAL file to the disk, from another thread, so that the next checkpoint need not wait for that.
+
+        SQLite holds no lock on this file; a descriptor of the database itself must never be closed in this process,
+        which would drop the locks on it.
+        """
+        with suppress(OSError):  # the checkpoint meets it again, and says so
+            descriptor = os.open(self._wal, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def try_out(self) -> None:
+        """Write something that is no row, to see whether that can be done.
+
+        Raises
+        ------
+        sqlite3.Error
+            It cannot.
+        """
+        self._connection.execute("INSERT OR REPLACE INTO fact VALUES('tried_at', unixepoch())")
+
+    def checkpoint(self) -> None:
+        """Move what the WAL file holds into the database, as far as no reader is in the way."""
+        self.rows_unsettled = 0
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def rows_of(self, pseudonyms: Sequence[bytes]) -> list[int]:
+        """Numbers of the rows that are about any of these pseudonyms."""
+        return rows_of_subjects(self._connection, pseudonyms)
+
+    def erase(self, pseudonyms: Sequence[bytes]) -> int:
+        """Erase what the rows about these pseudonyms say, in the WAL file too; how many there were.
+
+        Raises
+        ------
+        sqlite3.Error
+            It was not done, or a reader keeps the WAL file from being emptied: do it again later.
+        """
+        erased = erase_subjects(self._connection, pseudonyms)
+        settle_wholly(self._connection)
+        self.rows_unsettled = 0
+        return erased
+
+    def close(self) -> None:
+        """Checkpoint, close, and give up the lock.
+
+        Leaves a file without WAL mode, where no reader is in the way: it can then be read by who may not write here.
+        """
+        try:
+            with suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA busy_timeout=0")
+                self._connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+            self._connection.close()
+        finally:
+            self._lock.release()
+
+    def _check_end(self) -> None:
+        last = self._connection.execute("SELECT seq FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+        if (0 if last is None else last[0]) != self.seq:
+            raise LogDamaged(self.file.path.name, "does not end with the row that was stored last")
+
+    def _reopened(self, file: LogFile, lock: FileLock) -> OpenLog:
+        problem = FileNotFoundError(f"{file.path.name} has vanished again")
+        try:
+            rescued = OpenLog(file, lock)
+        except LogDamaged as error:  # so it is something else by now
+            raise problem from error
+        if rescued.seq != self.seq:
+            rescued.close()
+            raise problem
+        return rescued
+
+    def _remove_wal(self) -> None:
+        """Remove our WAL file: whatever has the database's name by now is not what it belongs to."""
+        if _identity(self._wal) in {self._inodes[1], _NO_FILE}:
+            Path(self._wal).unlink(missing_ok=True)
+            Path(f"{self._path}-shm").unlink(missing_ok=True)
+
+    def _refuge(self) -> tuple[LogFile, FileLock]:
+        """A place for what is to be rescued, and the lock on it."""
+        if _identity(self._path) in {self._inodes[0], _NO_FILE}:
+            if self._lock.is_there():
+                return self.file, self._lock.again()
+            with suppress(BlockingIOError):
+                return self.file, FileLock(self.file.lock_path)
+        worker = self.file.worker
+        while True:
+            file, lock = free_file(self.file.folder, self.file.day, worker)
+            if not file.path.exists():
+                return file, lock
+            lock.release()
+            worker = file.worker
+
+    def _add_lineages(self, rows: Sequence[Row]) -> dict[bytes, int]:
+        new: dict[bytes, int] = {}
+        for lineage in {row.lineage for row in rows if row.lineage.digest not in self._lineages}:
+            if lineage.digest not in new:
+                new[lineage.digest] = self._lineage_id(lineage)
+        return new
+
+    def _lineage_id(self, lineage: Lineage) -> int:
+        found = self._connection.execute("SELECT id FROM lineage WHERE digest=?", (lineage.digest,)).fetchone()
+        if found is not None:
+            return int(found[0])
+        cursor = self._connection.execute(
+            "INSERT INTO lineage(digest, facts) VALUES(?,?)", (lineage.digest, lineage.text)
+        )
+        return int(cursor.lastrowid or 0)
+
+    def _inodes_now(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        return _identity(self._path), _identity(self._wal)
+
+
+_NO_FILE = (0, 0)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - per commit
+    except FileNotFoundError:
+        return _NO_FILE
+    return found.st_dev, found.st_ino
+
+
+def _writing(file: LogFile) -> tuple[sqlite3.Connection, int, bytes]:
+    """The file's one writing connection, its tables made where it is new; number of its last row, head of its chain."""
+    if file.path.exists() and not file.path.is_file():
+        raise LogDamaged(file.path.name, "is no file")
+    connection = sqlite3.connect(
+        file.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=32
+    )
+    try:
+        last = 0, genesis_head(file.day, file.worker)
+        with suppress(_Unborn):
+            _checked(connection, file.path)
+            last = _last(connection, file)  # before anything is changed: what is damaged stays as it is
+        _begin_wal(connection)
+        connection.execute("PRAGMA secure_delete=ON").fetchall()  # pages keep no copies of rows that were moved
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            _make_tables(connection, file)
+        connection.execute("COMMIT")
+    except BaseException as error:
+        connection.close()
+        if says_damaged(error):
+            raise LogDamaged(file.path.name, str(error)) from error
+        raise
+    return connection, *last
+
+
+def _begin_wal(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+        raise sqlite3.OperationalError("no write-ahead log can be kept here")
+
+
+def _make_tables(connection: sqlite3.Connection, file: LogFile) -> None:
+    for statement in _TABLES.split(";"):
+        connection.execute(statement)
+    head = genesis_head(file.day, file.worker)
+    connection.execute("INSERT INTO fact VALUES('genesis', ?)", (head.hex(),))
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def _copy(connection: sqlite3.Connection, draft: Path, file: LogFile) -> None:
+    """A whole copy of what a connection reads, on the disk, as the file it will be."""
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    draft.unlink(missing_ok=True)
+    with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+        connection.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+        genesis = genesis_head(file.day, file.worker)
+        if copy.execute("SELECT value FROM fact WHERE name='genesis'").fetchone()[0] != genesis.hex():
+            _chain_anew(copy, genesis)
+
+
+def _chain_anew(copy: sqlite3.Connection, genesis: bytes) -> None:
+    """Chain the same commits to another beginning: a chain begins with the name of its file."""
+    head, digests, heads = genesis, [], []
+    for seq, digest, ends in copy.execute("SELECT seq, digest, head IS NOT NULL FROM entry ORDER BY seq"):
+        digests.append(digest)
+        if ends:
+            head = next_head(head, digests)
+            heads.append((head, seq))
+            digests = []
+    copy.execute("BEGIN")
+    copy.executemany("UPDATE entry SET head = ? WHERE seq = ?", heads)
+    copy.execute("UPDATE fact SET value = ? WHERE name = 'genesis'", (genesis.hex(),))
+    copy.execute("COMMIT")
+
+
+def _empty() -> sqlite3.Connection:
+    """What an empty log reads like."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.executescript(_TABLES)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def says_damaged(error: BaseException) -> bool:
+    """Whether SQLite's error is about what a file holds, and not about its place."""
+    return type(error) is sqlite3.DatabaseError or (
+        isinstance(error, sqlite3.OperationalError)
+        and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR  # such as "no such table"
+    )
+
+
+def _opened(path: Path, mode: str) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(
+            f"file:{_quoted(path)}?mode={mode}",
+            uri=True, timeout=_READ_BUSY_MS / 1000, isolation_level=None, check_same_thread=False,
+        )  # fmt: skip
+    except sqlite3.Error as error:
+        if not path.exists():
+            return _empty()
+        raise LogDamaged(path.name, f"cannot be opened: {error}") from error
+    try:
+        _checked(connection, path)
+    except _Unborn:
+        connection.close()
+        return _empty()
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise LogDamaged(path.name, f"is no prediction log: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _checked(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise unless it is a log of this version: ``_Unborn`` where it may still become one."""
+    connection.execute("BEGIN")  # all of it as of one moment: another process may be making the tables
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    if version == application == tables == 0:
+        raise _Unborn
+    if application != APPLICATION_ID or version != VERSION:
+        raise LogDamaged(path.name, f"is no prediction log of version {VERSION}")
+
+
+def _last(connection: sqlite3.Connection, file: LogFile) -> tuple[int, bytes]:
+    """Number of the last row and head of the chain."""
+    found = connection.execute("SELECT seq, head FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+    if found is None:
+        return 0, genesis_head(file.day, file.worker)
+    if found[1] is None:
+        raise LogDamaged(file.path.name, "its last row does not end a commit")
+    return int(found[0]), bytes(found[1])
+
+
+def says_unreadable(error: BaseException) -> bool:
+    """Whether reading or writing a file failed below SQLite."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+
+
+def _quoted(path: Path) -> str:
+    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,179 @@
+"""The file that labels lie in: its tables, connections that read it, and transactions that write it.
+
+It has a rollback journal and no WAL file. Several processes write it, and SQLite up to 3.51.2 can, very rarely, damage
+a WAL file that one connection writes while another checkpoints it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
+
+__all__ = ["LabelFile"]
+
+APPLICATION_ID = 0x53724C62
+VERSION = 1
+_RETRY_S = 0.002
+
+_TABLES = (
+    # AUTOINCREMENT: a number is never given twice, so whoever reads on from one misses nothing
+    """CREATE TABLE label(
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        request_id BLOB NOT NULL CHECK (length(request_id) = 16),
+        label TEXT NOT NULL,
+        observed_at_us INTEGER NOT NULL,
+        received_at_us INTEGER NOT NULL,
+        source TEXT NOT NULL,
+        outcome TEXT NOT NULL CHECK (outcome IN ('accepted', 'conflict', 'unknown'))
+    ) STRICT""",
+    "CREATE INDEX label_request ON label(request_id, seq)",
+)
+
+
+class LabelFile:
+    """One SQLite file. A connection lives for one call, so any thread may make it and a lost file is not held.
+
+    Parameters
+    ----------
+    path : made with its folder on the first write
+    busy_s : longest wait for other processes, seconds
+    """
+
+    def __init__(self, path: Path, busy_s: float) -> None:
+        self.path = path
+        self._busy_s = busy_s
+
+    @contextmanager
+    def reading(self, failing: Callable[[str, str], SuretyError] = LogDamaged) -> Iterator[sqlite3.Connection | None]:
+        """A connection that changes nothing, or None where nothing has been stored yet.
+
+        It is not opened read-only: a writer that was killed may have left a journal, which must be undone first.
+
+        Parameters
+        ----------
+        failing : makes the error of a file that is locked or out of reach, from its name and the reason
+
+        Raises
+        ------
+        LogDamaged
+            The file is no label store of this version.
+        """
+        with self._telling(failing):
+            if not self.path.exists():
+                yield None
+                return
+            with self._connected(f"{self.path.absolute().as_uri()}?mode=rw") as connection:
+                connection.execute("PRAGMA query_only=ON")
+                yield connection if self._is_made(connection) else None
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection in a transaction: committed and flushed at the end, undone on any error.
+
+        Raises
+        ------
+        LabelsNotStored
+            The disk is full or read-only, or others hold the file too long.
+        LogDamaged
+            The file is no label store of this version.
+        """
+        with self._telling(LabelsNotStored):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._connected(f"{self.path.absolute().as_uri()}?mode=rwc") as connection:
+                # FULL flushes a truncated journal too; a deleted one may come back after a power cut and undo a commit
+                connection.execute("PRAGMA journal_mode=TRUNCATE").fetchall()
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("PRAGMA secure_delete=ON")  # what is erased leaves no copy in the file
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    if not self._is_made(connection):
+                        _make(connection)
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        with suppress(sqlite3.Error):
+                            connection.execute("ROLLBACK")
+                    raise
+
+    def _connected(self, uri: str) -> closing[_Patient]:
+        connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Patient)
+        connection.busy_s = self._busy_s
+        return closing(connection)
+
+    def _is_made(self, connection: sqlite3.Connection) -> bool:
+        """Whether the tables are there; False where the file is new and empty.
+
+        Raises
+        ------
+        LogDamaged
+            The file is something else.
+        """
+        application, version, tables = _identity(connection)
+        if (application, version) == (APPLICATION_ID, VERSION):
+            return True
+        if application == APPLICATION_ID:
+            raise LogDamaged(
+                self.path.name,
+                f"holds labels of version {version}, and this release knows version {VERSION}: "
+                "use the release that wrote it, or move the file away",
+            )
+        if application or version or tables:
+            raise LogDamaged(self.path.name, "is a database of something else, not of labels: move it away")
+        return False
+
+    @contextmanager
+    def _telling(self, failing: Callable[[str, str], SuretyError]) -> Iterator[None]:
+        """Our errors for those of SQLite and the system; their words name no value."""
+        try:
+            yield
+        except (sqlite3.OperationalError, OSError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+            raise failing(self.path.name, reason) from error
+        except sqlite3.DatabaseError as error:
+            raise LogDamaged(self.path.name, f"cannot be read: {error}") from error
+
+
+class _Patient(sqlite3.Connection):
+    """A connection whose statements wait ``busy_s`` seconds for a lock, asking for it every few milliseconds.
+
+    SQLite's own wait ends in asking ten times a second. Beside somebody who writes without a pause, as an import does,
+    it misses every gap for seconds (measured: refused after five).
+    """
+
+    busy_s = 0.0
+
+    def execute(self, sql: str, parameters: Sequence[object] = (), /) -> sqlite3.Cursor:  # type: ignore[override]
+        """As SQLite's; a COMMIT that waits for readers keeps new ones out meanwhile."""
+        ends = time.monotonic() + self.busy_s
+        while True:
+            try:
+                return super().execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends:
+                    raise
+                time.sleep(_RETRY_S)
+
+
+def _identity(connection: sqlite3.Connection) -> list[int]:
+    """Whose file it is, of which version, and how many tables and indexes it has, all at one moment."""
+    asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    alone = not connection.in_transaction
+    if alone:  # another process could make the tables between two of the questions
+        connection.execute("BEGIN")
+    told = [connection.execute(question).fetchone()[0] for question in asked]
+    if alone:
+        connection.execute("ROLLBACK")
+    return told
+
+
+def _make(connection: sqlite3.Connection) -> None:
+    for statement in _TABLES:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={VERSION}")

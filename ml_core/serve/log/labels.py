@@ -1,0 +1,316 @@
+"""What turned out to be true of predictions: every label as it was received; the last one holds, none is rewritten."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from ml_core.base.clock import microseconds, moment_of, utc_now
+from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
+from ml_core.serve.log.label_file import LabelFile
+
+__all__ = ["Label", "LabelCounts", "LabelStore", "Outcome", "StoredLabel", "due_at"]
+
+Outcome = Literal["accepted", "conflict", "unknown"]
+
+_BUSY_S = 5.0
+_IDS_AT_ONCE = 500
+_INSERT = (
+    "INSERT INTO label(request_id, label, observed_at_us, received_at_us, source, outcome) VALUES (?, ?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What turned out to be true of one prediction.
+
+    Attributes
+    ----------
+    request_id : of the prediction, 16 bytes
+    label : one of the model's labels
+    observed_at : when it was seen to be true, UTC, not before 1970; None for when it is received
+    """
+
+    request_id: bytes
+    label: int | str
+    observed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLabel:
+    """One label as it was received.
+
+    Attributes
+    ----------
+    seq : place in the order of receipt, from 1; a number is never given twice
+    observed_at, received_at : UTC
+    source : who sent it
+    outcome : the first label of its prediction (accepted), the first while no such prediction was known (unknown), or
+        another label than the one before (conflict)
+    """
+
+    seq: int
+    request_id: bytes
+    label: int | str
+    observed_at: datetime
+    received_at: datetime
+    source: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """What became of labels; each is counted once.
+
+    Attributes
+    ----------
+    accepted : first label of a known prediction
+    duplicate : the same label as now; not stored again
+    conflict : another label than now; stored, and the one that holds from here on
+    unknown : first label of an id no prediction is known by; stored, and joined once the prediction turns up
+    """
+
+    accepted: int = 0
+    duplicate: int = 0
+    conflict: int = 0
+    unknown: int = 0
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(
+            self.accepted + other.accepted,
+            self.duplicate + other.duplicate,
+            self.conflict + other.conflict,
+            self.unknown + other.unknown,
+        )
+
+
+class LabelStore:
+    """Keeps labels and their history; any number of processes may use one file at a time.
+
+    The label received last holds. A correction is a new row, and whether a prediction is known is asked for the counts
+    alone, so a label may come before its prediction.
+
+    Parameters
+    ----------
+    path : the file; made with its folder when the first label comes
+    known : those of some ids by which a prediction is known
+    clock : the time of day
+    busy_s : longest wait for other processes, seconds
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        known: Callable[[Sequence[bytes]], set[bytes]],
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        busy_s: float = _BUSY_S,
+    ) -> None:
+        self.path = path
+        self._file = LabelFile(path, busy_s)
+        self._known = known
+        self._clock = clock
+
+    def add(self, labels: Sequence[Label], source: str) -> LabelCounts:
+        """Store labels as if they were sent one after another, all of them or, where that fails, none.
+
+        To send the same again changes no label that holds, and stores nothing unless an id comes with two labels in it.
+
+        Parameters
+        ----------
+        source : who sent them, kept beside each
+
+        Raises
+        ------
+        LabelsNotStored
+            The disk is full or read-only, or others hold the file too long.
+        LogDamaged
+            The file is no label store of this version.
+        """
+        ids, now = self._texts_now(labels, LabelsNotStored)
+        known = self._known_without_label(ids, now)
+        rows, counts = _judged(labels, now, known)
+        if not rows:  # nothing new: needs no lock, and no room on the disk
+            return counts
+        with self._file.writing() as connection:
+            rows, counts = _judged(labels, _texts_of(connection, ids), known)
+            received = self._clock()
+            values = [
+                (x.request_id, text, microseconds(x.observed_at or received), microseconds(received), source, how)
+                for x, text, how in rows
+            ]
+            connection.executemany(_INSERT, values)
+        return counts
+
+    def erase(self, ids: Collection[bytes]) -> int:
+        """Erase every label that these answers ever had; how many there were.
+
+        Raises
+        ------
+        LabelsNotStored, LogDamaged
+            As :meth:`add`.
+        """
+        if not ids or not self.path.exists():
+            return 0
+        with self._file.writing() as connection:
+            before = connection.total_changes
+            for raw in ids:
+                connection.execute("DELETE FROM label WHERE request_id=?", (raw,))
+            return connection.total_changes - before
+
+    def preview(self, labels: Sequence[Label]) -> LabelCounts:
+        """What :meth:`add` would count, storing nothing.
+
+        Raises
+        ------
+        LogDamaged
+            As :meth:`current`.
+        """
+        ids, now = self._texts_now(labels, LogDamaged)
+        return _judged(labels, now, self._known_without_label(ids, now))[1]
+
+    def current(self, ids: Sequence[bytes]) -> dict[bytes, Label]:
+        """The label that holds, of those ids that have one.
+
+        Raises
+        ------
+        LogDamaged
+            The file cannot be read, or is no label store of this version.
+        """
+        with self._file.reading() as connection:
+            rows = [] if connection is None else list(_now(connection, ids))
+        return {request_id: Label(request_id, _value(text), moment_of(us)) for request_id, text, us in rows}
+
+    def history(self, request_id: bytes) -> list[StoredLabel]:
+        """Every label of one id, in the order of receipt.
+
+        Raises
+        ------
+        LogDamaged
+            As :meth:`current`.
+        """
+        return self._stored("SELECT * FROM label WHERE request_id = ? ORDER BY seq", (request_id,))
+
+    def since(self, seq: int, limit: int) -> list[StoredLabel]:
+        """At most ``limit`` labels received after the one with that number, in the order of receipt.
+
+        What is stored later has a higher number: whoever goes on from the last one seen sees each label once.
+
+        Raises
+        ------
+        LogDamaged
+            As :meth:`current`.
+        """
+        return self._stored("SELECT * FROM label WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
+
+    def counts(self) -> dict[Outcome, int]:
+        """How many stored labels came in which way; accepted and unknown together are the ids that have a label.
+
+        Raises
+        ------
+        LogDamaged
+            As :meth:`current`.
+        """
+        found: dict[Outcome, int] = {"accepted": 0, "conflict": 0, "unknown": 0}
+        with self._file.reading() as connection:
+            if connection is not None:
+                found.update(connection.execute("SELECT outcome, count(*) FROM label GROUP BY outcome"))
+        return found
+
+    def _texts_now(
+        self, labels: Sequence[Label], failing: Callable[[str, str], SuretyError]
+    ) -> tuple[list[bytes], dict[bytes, str]]:
+        """The labels' ids, each once, and the text of the label that holds for those that have one."""
+        ids = list(dict.fromkeys(label.request_id for label in labels))
+        with self._file.reading(failing) as connection:
+            return ids, {} if connection is None else _texts_of(connection, ids)
+
+    def _known_without_label(self, ids: Sequence[bytes], now: Mapping[bytes, str]) -> set[bytes]:
+        """Of the ids that have no label, those by which a prediction is known."""
+        without = [request_id for request_id in ids if request_id not in now]
+        return self._known(without) if without else set()
+
+    def _stored(self, query: str, values: tuple[object, ...]) -> list[StoredLabel]:
+        with self._file.reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(query, values).fetchall()
+        return [
+            StoredLabel(seq, request_id, _value(text), moment_of(observed), moment_of(received), source, outcome)
+            for seq, request_id, text, observed, received, source, outcome in rows
+        ]
+
+
+def due_at(predicted_at: datetime, horizon_days: float) -> datetime:
+    """When the label of a prediction begins to count.
+
+    Monitors use a label from that moment on and not before, however early it came. "Readmitted" is known on day 5,
+    "not readmitted" on day 30: whoever counts labels as they come has the first kind alone for weeks, and judges the
+    model by it. A label or a correction that comes later counts when it comes; what was counted is not counted back.
+
+    Parameters
+    ----------
+    horizon_days : after how many days the outcome is certain (``SURETY_LABEL_HORIZON_DAYS``)
+
+    Examples
+    --------
+    >>> due_at(datetime(2026, 11, 23, 10, 15), horizon_days=30).isoformat()
+    '2026-12-23T10:15:00'
+    """
+    return predicted_at + timedelta(days=horizon_days)
+
+
+def _judged(
+    labels: Sequence[Label], now: Mapping[bytes, str], known: set[bytes]
+) -> tuple[list[tuple[Label, str, Outcome]], LabelCounts]:
+    """Labels to store, each with its text and outcome, and the counts of all.
+
+    Parameters
+    ----------
+    now : text of the label that holds, by id
+    known : ids of known predictions, as far as they have no label
+    """
+    texts = dict(now)
+    rows: list[tuple[Label, str, Outcome]] = []
+    for label in labels:
+        text, before = json.dumps(label.label, ensure_ascii=False), texts.get(label.request_id)
+        if text == before:
+            continue
+        outcome: Outcome = "conflict"
+        if before is None:
+            outcome = "accepted" if label.request_id in known else "unknown"
+        texts[label.request_id] = text
+        rows.append((label, text, outcome))
+    how = [outcome for _, _, outcome in rows]
+    duplicates = len(labels) - len(rows)
+    return rows, LabelCounts(how.count("accepted"), duplicates, how.count("conflict"), how.count("unknown"))
+
+
+def _texts_of(connection: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, str]:
+    return {request_id: text for request_id, text, _ in _now(connection, ids)}
+
+
+def _now(connection: sqlite3.Connection, ids: Sequence[bytes]) -> Iterator[tuple[bytes, str, int]]:
+    """Id, text and time of the label that holds, for those ids that have one.
+
+    A few ids at a time, so that a reader of many never keeps a writer waiting long.
+    """
+    rest = iter(ids)
+    while some := list(islice(rest, _IDS_AT_ONCE)):
+        marks = ",".join("?" * len(some))
+        last = f"SELECT max(seq) FROM label WHERE request_id IN ({marks}) GROUP BY request_id"  # noqa: S608 - marks alone
+        query = f"SELECT request_id, label, observed_at_us FROM label WHERE seq IN ({last})"  # noqa: S608 - text of ours
+        yield from connection.execute(query, some).fetchall()
+
+
+@lru_cache(maxsize=1_024)
+def _value(text: str) -> int | str:
+    value: int | str = json.loads(text)
+    return value

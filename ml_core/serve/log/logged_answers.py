@@ -1,0 +1,178 @@
+"""One answer as it was given, made of what the log holds of it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from ml_core.base.clock import moment_of
+from ml_core.base.errors import LogDamaged
+from ml_core.serve.log.entries import ERASED, id_text
+from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.segments import Segment, SegmentEntry
+
+__all__ = ["ErasedAnswer", "LoggedAnswer", "answer_in", "answers_in_segment", "entry_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedAnswer:
+    """One answer as it was given.
+
+    Attributes
+    ----------
+    request_id, batch_id : as in the answer; ``batch_index`` is the row of a batch call
+    at : when it was given, UTC
+    client_request_id : the caller's own name for it
+    subject : keyed HMAC of whom it is about, 32 bytes
+    lineage : facts on where it came from: ``model_name``, ``model_version``, ``model_hash``, ``feature_version``,
+        ``calibration_id``, ``slot``, ``bento``, ``classes``, ``level``, ``calibration_sizes``, ``columns``, ...
+    prediction : the label
+    probabilities, p_values : of the lineage's classes, in their order
+    prediction_set : labels
+    level : confidence level of the set, decimal text
+    reason : why it is not the model's own answer, None where it is
+    validity, validity_reasons : as in the answer
+    elapsed_us : time the model took
+    input : feature values by column, None where inputs are not kept
+    input_hash : sha256 of the input's canonical JSON, hex
+    file : name of the database it lies in
+    """
+
+    request_id: str
+    at: datetime
+    client_request_id: str | None
+    subject: bytes | None
+    batch_id: str | None
+    batch_index: int | None
+    lineage: Mapping[str, Any]
+    prediction: int | str
+    probabilities: tuple[float, ...]
+    p_values: tuple[float, ...]
+    prediction_set: tuple[int | str, ...]
+    level: str
+    reason: str | None
+    validity: str
+    validity_reasons: tuple[str, ...]
+    elapsed_us: int
+    input: Mapping[str, Any] | None
+    input_hash: str
+    file: str
+
+    @property
+    def is_the_models_own(self) -> bool:
+        """Whether the model in the slot gave it, and no fallback."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class ErasedAnswer:
+    """What is left of an answer whose subject was erased."""
+
+    request_id: str
+    at: datetime
+    file: str
+
+
+def entry_of(row: sqlite3.Row, file: LogFile) -> SegmentEntry | None:
+    """What an entry says of its segment; None for an answer."""
+    if not row["kind"]:
+        return None
+    with _sound(row, file):
+        return SegmentEntry(**orjson.loads(row["answer"]))
+
+
+@contextmanager
+def _sound(row: sqlite3.Row, file: LogFile) -> Iterator[None]:
+    """Name the row that is not what it was when it was stored."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as error:
+        problem = f"row {row['seq']} is not what was stored; `surety log verify` tells more"
+        raise LogDamaged(file.path.name, problem) from error
+
+
+@lru_cache(maxsize=256)
+def _facts(raw: bytes) -> Mapping[str, Any]:
+    """Facts of a lineage; thousands of answers share them."""
+    facts: Mapping[str, Any] = orjson.loads(raw)
+    return facts
+
+
+def answer_in(row: sqlite3.Row, file: LogFile) -> LoggedAnswer | ErasedAnswer:
+    """The answer in an entry of the database, or what is left of it.
+
+    Raises
+    ------
+    LogDamaged
+        It is not what was stored.
+    """
+    with _sound(row, file):
+        if row["answer"] == ERASED:
+            return ErasedAnswer(id_text(row["request_id"]), moment_of(row["at_us"]), file.path.name)
+        return _parsed(row, file)
+
+
+def _parsed(row: sqlite3.Row, file: LogFile) -> LoggedAnswer:
+    said, facts = orjson.loads(row["answer"]), _facts(row["facts"])
+    classes = facts["classes"]
+    values = None if row["input"] is None else dict(zip(facts["columns"], orjson.loads(row["input"]), strict=True))
+    return LoggedAnswer(
+        request_id=id_text(row["request_id"]),
+        at=moment_of(row["at_us"]),
+        client_request_id=row["client_request_id"],
+        subject=row["subject"],
+        batch_id=None if row["batch_id"] is None else id_text(row["batch_id"]),
+        batch_index=row["batch_index"],
+        lineage=facts,
+        prediction=classes[said["prediction"]],
+        probabilities=tuple(said["probabilities"]),
+        p_values=tuple(said["p_values"]),
+        prediction_set=tuple(classes[k] for k in said["members"]),
+        level=said["level"],
+        reason=said["reason"],
+        validity=said["validity"],
+        validity_reasons=tuple(said["validity_reasons"]),
+        elapsed_us=said["elapsed_us"],
+        input=values,
+        input_hash=said["input_hash"],
+        file=file.path.name,
+    )
+
+
+def answers_in_segment(
+    segment: Segment, row: sqlite3.Row, file: LogFile, places: Sequence[int]
+) -> Iterator[LoggedAnswer]:
+    """Some rows of a bulk call."""
+    at, batch_id = moment_of(row["at_us"]), id_text(row["request_id"])
+    elapsed_us = orjson.loads(row["answer"])["elapsed_us"]
+    for n, values in zip(places, segment.records(places), strict=True):
+        facts = segment.lineages[segment.slot_names[segment.slots[n]]]
+        classes = facts["classes"]
+        yield LoggedAnswer(
+            request_id=id_text(segment.ids[n].tobytes()),
+            at=at,
+            client_request_id=None,
+            subject=None,
+            batch_id=batch_id,
+            batch_index=n,
+            lineage=facts,
+            prediction=classes[segment.predictions[n]],
+            probabilities=tuple(segment.probabilities[n].tolist()),
+            p_values=tuple(segment.p_values[n].tolist()),
+            prediction_set=tuple(classes[k] for k in segment.sets[n].nonzero()[0]),
+            level=segment.level,
+            reason=segment.reason_names[segment.reasons[n]],
+            validity=segment.validity,
+            validity_reasons=tuple(segment.validity_reasons),
+            elapsed_us=elapsed_us,
+            input=values,
+            input_hash=segment.input_hash,
+            file=file.path.name,
+        )

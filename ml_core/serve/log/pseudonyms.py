@@ -1,0 +1,108 @@
+"""Who an answer is about, as a keyed HMAC: the log can find a person again, and tells nobody who it is."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import time
+from pathlib import Path
+
+from ml_core.base.errors import ConfigError
+
+__all__ = ["Pseudonyms"]
+
+logger = logging.getLogger(__name__)
+
+_KEY_BYTES = 32
+_RETRY_S = 1.0
+
+
+class Pseudonyms:
+    """Keyed HMAC-SHA-256 of subjects. The key is made on first use, outside the log, readable by its owner alone.
+
+    Where it cannot be written for now (a full or read-only disk), one in memory is used, and written once that is
+    possible.
+
+    Parameters
+    ----------
+    path : file with one key (hex) a line; the first is used, the others were used before and still find their rows
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or holds no key.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._retry_at = 0.0
+        self._is_saved = path.exists()
+        if self._is_saved:
+            self._keys = _read(path)
+            return
+        self._keys = [secrets.token_bytes(_KEY_BYTES)]
+        try:
+            _make(path, self._keys[0])
+            self._is_saved = True
+        except FileExistsError:  # another process was first
+            self._keys, self._is_saved = _read(path), True
+        except OSError as error:
+            logger.warning("subjects.key_not_saved", extra={"reason": type(error).__name__})
+
+    def of(self, subject: str) -> bytes:
+        """The subject's pseudonym, 32 bytes."""
+        if not self._is_saved and time.monotonic() >= self._retry_at:
+            self._save()
+        return hmac.digest(self._keys[0], subject.encode(), "sha256")
+
+    def all_of(self, subject: str) -> list[bytes]:
+        """The subject's pseudonyms under every key that was ever used."""
+        return [hmac.digest(key, subject.encode(), "sha256") for key in self._keys]
+
+    def _save(self) -> None:
+        """Write the key that was used so far: as the first, or, where others have made one meanwhile, below theirs."""
+        self._retry_at = time.monotonic() + _RETRY_S
+        try:
+            try:
+                _make(self._path, self._keys[0])
+            except FileExistsError:
+                _append(self._path, self._keys[0])
+                self._keys = _read(self._path)
+        except (OSError, ConfigError):
+            return
+        self._is_saved = True
+        logger.warning("subjects.key_saved", extra={"keys": len(self._keys)})
+
+
+def _read(path: Path) -> list[bytes]:
+    try:
+        keys = [bytes.fromhex(line) for line in path.read_text(encoding="ascii").split()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), f"the key of subjects cannot be read: {type(error).__name__}") from error
+    if not keys or any(len(key) < _KEY_BYTES for key in keys):
+        raise ConfigError(str(path), f"holds no key of {_KEY_BYTES} bytes")
+    return keys
+
+
+def _make(path: Path, key: bytes) -> None:
+    """Write a new file, whole or not at all; ``FileExistsError`` where there is one already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(f"{key.hex()}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)  # fails where another process was first
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _append(path: Path, key: bytes) -> None:
+    with path.open("a", encoding="ascii") as file:
+        file.write(f"\n{key.hex()}\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,306 @@
+"""A bulk call in the log: its rows in one Arrow IPC file, which one entry of the database names and vouches for.
+
+Every column is numbers of fixed width: ids as 16 bytes, categories and texts as codes whose levels stand in the
+schema's metadata, so that a hundred thousand rows take some milliseconds to write. Anything that reads Arrow reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nanoarrow as na
+import numpy as np
+import numpy.typing as npt
+import orjson
+from nanoarrow import ipc
+from nanoarrow.c_array import c_array_from_buffers
+from nanoarrow.c_array_stream import CArrayStream
+
+from ml_core.base.errors import LogDamaged
+from ml_core.features.columns import Column, ColumnArrays
+
+__all__ = ["Segment", "SegmentEntry", "read_segment", "write_segment"]
+
+_META = "surety"
+_DTYPES: Mapping[str, Any] = {
+    "double": np.float64,
+    "int32": np.int32,
+    "int16": np.int16,
+    "int8": np.int8,
+    "bool": np.int8,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEntry:
+    """What the database says of a segment.
+
+    Attributes
+    ----------
+    segment : path of the file below the log's folder
+    rows : answers in it
+    sha256 : of its bytes, hex
+    first_ms, last_ms : range of the times in its rows' ids
+    elapsed_us : time the models took
+    """
+
+    segment: str
+    rows: int
+    sha256: str
+    first_ms: int
+    last_ms: int
+    elapsed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The answers of a bulk call as arrays, n rows, K classes.
+
+    Attributes
+    ----------
+    ids : uint8 (n, 16)
+    inputs : feature columns as in ``ColumnArrays``, each (n,); None where inputs are not kept
+    probabilities, p_values : float64 (n, K); ``sets`` : bool (n, K); ``predictions`` : int (n,), class positions
+    slots, reasons : int8 (n,), positions in ``slot_names`` and ``reason_names``
+    level : confidence level of the sets, decimal text
+    validity, validity_reasons : of the whole call
+    input_hash : sha256 of the request's body, hex
+    lineages : facts by slot name
+    kinds, levels : what an input column holds, and what the codes of a category stand for; known once it was read
+    """
+
+    ids: npt.NDArray[np.uint8]
+    inputs: ColumnArrays | None
+    probabilities: npt.NDArray[np.float64]
+    p_values: npt.NDArray[np.float64]
+    sets: npt.NDArray[np.bool_]
+    predictions: npt.NDArray[Any]
+    slots: npt.NDArray[np.int8]
+    reasons: npt.NDArray[np.int8]
+    slot_names: Sequence[str]
+    reason_names: Sequence[str | None]
+    level: str
+    validity: str
+    validity_reasons: Sequence[str]
+    input_hash: str
+    lineages: Mapping[str, Mapping[str, Any]]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def records(self, places: Sequence[int]) -> Iterator[dict[str, Any] | None]:
+        """Feature values of some rows as a request has them; None where inputs are not kept."""
+        if self.inputs is None:
+            return iter([None] * len(places))
+        columns = [
+            _plain(kind, self.inputs[name][places], self.levels.get(name, ())) for name, kind in self.kinds.items()
+        ]
+        return (dict(zip(self.kinds, values, strict=True)) for values in zip(*columns, strict=True))
+
+
+def write_segment(
+    folder: Path,
+    day: str,
+    batch_id: str,
+    segment: Segment,
+    columns: Sequence[Column],
+    *,
+    durable: bool,
+    elapsed_us: int,
+) -> SegmentEntry:
+    """Write the file, whole or not at all.
+
+    Parameters
+    ----------
+    folder : of the log
+    columns : the feature columns
+    durable : wait for the disk
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    raw = _encoded(segment, columns)
+    name = f"bulk/{day}/{batch_id}.arrow"
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(raw)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(path)
+        if durable:
+            _sync(path.parent)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    times = _milliseconds(segment.ids)
+    return SegmentEntry(
+        name, len(segment), hashlib.sha256(raw).hexdigest(), int(times.min()), int(times.max()), elapsed_us
+    )
+
+
+def read_segment(folder: Path, entry: SegmentEntry, *, verify: bool = True) -> Segment:
+    """The segment that an entry of the database names.
+
+    Raises
+    ------
+    LogDamaged
+        Its file is missing, is not the one that was written, or cannot be read.
+    """
+    path = folder / entry.segment
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise LogDamaged(entry.segment, f"cannot be read: {type(error).__name__}") from error
+    if verify and hashlib.sha256(raw).hexdigest() != entry.sha256:
+        raise LogDamaged(entry.segment, "is not the file that was written")
+    try:
+        return _decoded(raw)
+    except (na._utils.NanoarrowException, ValueError, LookupError, TypeError) as error:  # noqa: SLF001 - it has no public name
+        raise LogDamaged(entry.segment, "is no segment") from error
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk keep a folder's names."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encoded(segment: Segment, columns: Sequence[Column]) -> bytes:
+    n, k = segment.p_values.shape
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    levels: dict[str, Sequence[Any]] = {}
+    for column in columns if segment.inputs is not None else ():
+        values = segment.inputs[column.name]  # type: ignore[index]  # columns are empty without inputs
+        arrays[f"input.{column.name}"], found = _coded(column, values)
+        if found is not None:
+            levels[column.name] = found
+    for c in range(k):
+        arrays[f"probability.{c}"] = np.ascontiguousarray(segment.probabilities[:, c])
+        arrays[f"p_value.{c}"] = np.ascontiguousarray(segment.p_values[:, c])
+        arrays[f"in_set.{c}"] = segment.sets[:, c].astype(np.int8)
+    arrays |= {"prediction": segment.predictions.astype(np.int32), "slot": segment.slots, "reason": segment.reasons}
+    meta = {
+        "levels": levels,
+        "kinds": {column.name: column.dtype for column in columns} if segment.inputs is not None else None,
+        "slot_names": list(segment.slot_names),
+        "reason_names": list(segment.reason_names),
+        "level": segment.level,
+        "validity": segment.validity,
+        "validity_reasons": list(segment.validity_reasons),
+        "input_hash": segment.input_hash,
+        "lineages": segment.lineages,
+    }
+    fields = {"request_id": na.fixed_size_binary(16, nullable=False), **{name: _type(a) for name, a in arrays.items()}}
+    schema = na.c_schema(
+        na.Schema(na.Type.STRUCT, fields=fields, metadata={_META: orjson.dumps(meta).decode()}, nullable=False)
+    )
+    buffers = [np.ascontiguousarray(segment.ids), *arrays.values()]
+    children = [
+        c_array_from_buffers(field, n, [None, buffer]) for field, buffer in zip(schema.children, buffers, strict=True)
+    ]
+    batch = c_array_from_buffers(schema, n, [None], children=children)
+    out = io.BytesIO()
+    ipc.StreamWriter.from_writable(out).serialize_stream(CArrayStream.from_c_arrays([batch], schema))
+    return out.getvalue()
+
+
+def _coded(column: Column, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Sequence[Any] | None]:
+    """A column as numbers, and the levels that its codes stand for."""
+    if column.dtype == "category":
+        return values.astype(np.int16), list(column.levels)
+    if column.dtype == "text":
+        known: dict[Any, int] = {None: -1}
+        codes = [known.setdefault(text, len(known) - 1) for text in values.tolist()]
+        return np.array(codes, dtype=np.int32), [text for text in known if text is not None]
+    return np.ascontiguousarray(values, dtype=np.float64), None
+
+
+def _type(array: npt.NDArray[Any]) -> Any:
+    return {
+        "float64": na.float64, "int32": na.int32, "int16": na.int16, "int8": na.int8,
+    }[array.dtype.name](nullable=False)  # fmt: skip
+
+
+def _decoded(raw: bytes) -> Segment:
+    with na.c_array_stream(ipc.InputStream.from_readable(io.BytesIO(raw))) as stream:
+        schema = stream.get_schema()
+        meta = orjson.loads(dict((schema.metadata or {}).items())[_META.encode()])
+        names = [field.name for field in schema.children]
+        (batch,) = list(stream)
+        views = {name: batch.child(i).view() for i, name in enumerate(names)}
+        ids = np.frombuffer(bytes(views.pop("request_id").buffer(1)), np.uint8).reshape(-1, 16)
+        arrays = {
+            name: np.frombuffer(bytes(view.buffer(1)), _DTYPES[view.storage_type]) for name, view in views.items()
+        }
+    k = sum(name.startswith("p_value.") for name in arrays)
+    kinds = meta["kinds"]
+    inputs = None
+    if kinds is not None:
+        inputs = {
+            name: _uncoded(kind, arrays[f"input.{name}"], meta["levels"].get(name)) for name, kind in kinds.items()
+        }
+    return Segment(
+        ids=ids,
+        inputs=inputs,
+        probabilities=np.stack([arrays[f"probability.{c}"] for c in range(k)], axis=1),
+        p_values=np.stack([arrays[f"p_value.{c}"] for c in range(k)], axis=1),
+        sets=np.stack([arrays[f"in_set.{c}"] for c in range(k)], axis=1).astype(np.bool_),
+        predictions=arrays["prediction"],
+        slots=arrays["slot"],
+        reasons=arrays["reason"],
+        slot_names=meta["slot_names"],
+        reason_names=meta["reason_names"],
+        level=meta["level"],
+        validity=meta["validity"],
+        validity_reasons=meta["validity_reasons"],
+        input_hash=meta["input_hash"],
+        lineages=meta["lineages"],
+        kinds=kinds or {},
+        levels=meta["levels"],
+    )
+
+
+def _plain(kind: str, values: npt.NDArray[Any], levels: Sequence[Any]) -> list[Any]:
+    """A column's values as a request has them."""
+    if kind == "category":
+        return [None if code < 0 else levels[code] for code in values.tolist()]
+    if kind == "text":
+        return list(values.tolist())
+    if kind == "int":
+        return [None if value != value else int(value) for value in values.tolist()]  # noqa: PLR0124 - NaN
+    return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - NaN
+
+
+def _uncoded(kind: str, codes: npt.NDArray[Any], levels: Sequence[Any] | None) -> npt.NDArray[Any]:
+    """A column as ``ColumnArrays`` has it."""
+    if kind == "category":
+        return codes.astype(np.int64)
+    if kind == "text":
+        texts = np.array([*(levels or ()), None], dtype=np.object_)
+        found: npt.NDArray[Any] = texts[codes]
+        return found
+    return codes
+
+
+def _milliseconds(ids: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Unix milliseconds in the first 48 bits of UUIDv7, shape (n,)."""
+    wide = np.zeros((len(ids), 8), dtype=np.uint8)
+    wide[:, 2:] = ids[:, :6]
+    return wide.view(">i8").ravel().astype(np.int64)

@@ -1,0 +1,342 @@
+"""Stores answers before they are given: one thread a worker, which commits whatever has come whenever it is idle.
+
+Standard mode gives an answer once it is committed, which survives a crash of any process; where the store fails,
+answers go on, their rows wait in a bounded queue, and what does not fit is counted as lost. Strict mode also waits for
+the disk, and gives no answer that is not stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ml_core.base.errors import ArtefactError, LogDamaged, LogUnavailable
+from ml_core.serve.log.backlog import Backlog, Ticket, by_day, release
+from ml_core.serve.log.database import OpenLog, says_damaged, says_unreadable
+from ml_core.serve.log.entries import Row
+from ml_core.serve.log.erasure_requests import standing_erasures
+from ml_core.serve.log.log_files import day_of
+from ml_core.serve.log.outcome_notifier import Listener
+from ml_core.serve.log.prediction_store import LogCounts
+
+__all__ = ["LogWriter"]
+
+logger = logging.getLogger(__name__)
+
+STANDARD_WAIT_S = 0.1
+"""Longest an answer waits for its commit in standard mode; the row is stored a little later then."""
+STRICT_WAIT_S = 1.0
+_BATCH_ROWS = 1_000
+_IDLE_S = 0.5
+_SETTLE_IDLE_ROWS, _SETTLE_ROWS = 200, 2_000
+"""Rows in the WAL file from which on it is moved into the database: when nobody waits, and at the latest."""
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 1.0
+_ERASE_EVERY_S = 5.0
+_BUSY_S, _GATHER_S = 0.003, 0.0006
+"""A commit so soon after the last waits a moment for others to come along: handing a row over and back costs more CPU
+than storing it (0.49 ms a request without this, 0.32 with it, at 4 connections)."""
+_SLOW = "it is slow"
+_OF_THE_PLACE = (sqlite3.OperationalError, OSError, LogDamaged)
+"""What says nothing about the rows: they can be stored later, or in another file."""
+
+
+class LogWriter:
+    """The log of one worker.
+
+    Parameters
+    ----------
+    folder : of the model name's log
+    is_strict : whether strict mode is on; asked at each call
+    count : told of every answer's outcome soon after it, from a thread of its own
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        is_strict: Callable[[], bool] = lambda: False,
+        count: Listener = lambda _outcome, _answers: None,
+    ) -> None:
+        self._folder = folder
+        self._is_strict = is_strict
+        self._backlog = Backlog(count)
+        self._hand: list[Ticket] = []
+        self._damaged: set[Path] = set()
+        self._log: OpenLog | None = None
+        self._ahead: threading.Thread | None = None
+        self._problem = ""
+        self._is_slow = False
+        self._retry_at = 0.0
+        self._retry_s = _RETRY_FIRST_S
+        self._drop_at = float("inf")
+        self._erase_at = 0.0
+        self._stored_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="surety-log", daemon=True)
+
+    def start(self) -> None:
+        """Open today's database, if that can be done, and store from now on."""
+        self._backlog.start()
+        self._thread.start()
+
+    @property
+    def counts(self) -> LogCounts:
+        """What was done so far."""
+        return self._backlog.counts(self._problem or (_SLOW if self._is_slow else ""))
+
+    async def store(self, rows: Sequence[Row]) -> None:
+        """Return once the rows are stored, or, in standard mode, as soon as waiting for it would hold up the answer.
+
+        Raises
+        ------
+        LogUnavailable
+            Strict mode, and they are not stored.
+        """
+        if not rows:
+            return
+        loop, strict = asyncio.get_running_loop(), self._is_strict()
+        ticket = Ticket(rows, loop, strict=strict)
+        waiting = ticket.future
+        assert waiting is not None
+        if not self._admitted(ticket) or (not strict and self._need_not_wait()):
+            return
+        timer = loop.call_later(STRICT_WAIT_S if strict else STANDARD_WAIT_S, self._give_up, ticket, waiting)
+        try:
+            stored = await waiting
+        except asyncio.CancelledError:
+            self._backlog.let_go(ticket)
+            raise
+        finally:
+            timer.cancel()
+        if strict and not stored:
+            raise LogUnavailable(self._problem or _SLOW)
+
+    def missed(self, answers: int, problem: str) -> None:
+        """Count answers whose rows could not even be brought here.
+
+        Raises
+        ------
+        LogUnavailable
+            Strict mode: they must not be given.
+        """
+        strict = self._is_strict()
+        self._backlog.miss(answers, strict=strict)
+        logger.error("log.not_stored", extra={"reason": problem, "answers": answers})
+        if strict:
+            raise LogUnavailable(problem)
+
+    def close(self, timeout_s: float) -> None:
+        """Store what waits, within that time; count the rest as lost; close the database."""
+        self._drop_at = time.monotonic() + timeout_s
+        if self._backlog.end() and self._thread.is_alive():
+            self._thread.join(timeout_s + _RETRY_MOST_S)
+            self._backlog.close(_RETRY_MOST_S)
+
+    # --- on the event loop ---
+
+    def _admitted(self, ticket: Ticket) -> bool:
+        """Take it in; where that cannot be, count it as lost, or refuse it in strict mode."""
+        refused = ticket.strict and self._problem and time.monotonic() < self._retry_at
+        if not refused and self._thread.is_alive() and self._backlog.put(ticket):
+            return True
+        self._backlog.miss(ticket.answers, strict=ticket.strict)
+        if ticket.strict:
+            raise LogUnavailable(self._problem or "too many rows wait")
+        return False
+
+    def _need_not_wait(self) -> bool:
+        """Whether an answer would wait in vain, and there is room enough to let callers come as fast as they like."""
+        return bool(self._problem or self._is_slow) and not self._backlog.is_half_full
+
+    def _give_up(self, ticket: Ticket, waiting: asyncio.Future[bool]) -> None:
+        fate = self._backlog.give_up(ticket)
+        if fate is None and not ticket.strict:
+            self._is_slow = True  # until the next commit, so that it does not cost every caller the whole wait
+        if not waiting.done():
+            waiting.set_result(fate == "stored")
+
+    # --- on the thread ---
+
+    def _run(self) -> None:
+        self._begin()
+        more = True
+        while (more or self._hand) and time.monotonic() < self._drop_at:
+            if self._problem:
+                time.sleep(max(0.0, min(self._retry_at, self._drop_at) - time.monotonic()))
+            if not self._hand:
+                self._hand, more = self._take()
+            if self._hand:
+                self._store()
+            elif more:
+                self._rest()
+            if time.monotonic() >= self._erase_at:
+                self._erase_requested()
+        self._end()
+
+    def _begin(self) -> None:
+        """Open today's database: the first answer need not wait for that, and what is wrong shows early."""
+        try:
+            self._opened(_today())
+        except (*_OF_THE_PLACE, sqlite3.Error) as error:
+            self._failed(error)
+
+    def _take(self) -> tuple[list[Ticket], bool]:
+        """What waits, and whether more may come; under load with what comes in a moment."""
+        found, more = self._backlog.take(_BATCH_ROWS, _IDLE_S)
+        if found and more and time.monotonic() - self._stored_at < _BUSY_S:
+            time.sleep(_GATHER_S)
+            later, more = self._backlog.take(_BATCH_ROWS, 0.0)
+            found += later
+        return found, more
+
+    def _store(self) -> None:
+        """Commit what is in hand. What may wait stays there where that fails."""
+        self._hand = self._backlog.wanted(self._hand)
+        try:
+            for day, part in by_day(self._hand):
+                self._commit(day, part)
+        except _OF_THE_PLACE as error:
+            self._failed(error)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a row must not end the thread
+            if says_damaged(error):
+                self._failed(error)
+            else:
+                self._store_one_by_one()
+        self._settle()
+
+    def _store_one_by_one(self) -> None:
+        """A row that cannot be stored must not hold up the others."""
+        for ticket in self._hand:
+            try:
+                self._commit(day_of(ticket.rows[0].at_us), [ticket])
+            except _OF_THE_PLACE as error:
+                self._failed(error)
+                return
+            except Exception as error:  # noqa: BLE001 - as above
+                if says_damaged(error):
+                    self._failed(error)
+                    return
+                logger.error("log.row_refused", extra={"reason": f"{type(error).__name__}: {error}"})  # noqa: TRY400 - a traceback might quote values
+                self._decided([ticket], stored=False)
+
+    def _commit(self, day: str, tickets: Sequence[Ticket]) -> None:
+        log = self._opened(day)
+        log.commit([row for ticket in tickets for row in ticket.rows], durable=any(ticket.strict for ticket in tickets))
+        self._decided(tickets, stored=True)
+        self._stored_at = time.monotonic()
+        self._recovered(log)  # after that, so that nobody finds the store slow once it has answered
+
+    def _decided(self, tickets: Sequence[Ticket], *, stored: bool) -> None:
+        self._backlog.decide(tickets, stored=stored)
+        self._hand = [ticket for ticket in self._hand if ticket.fate is None]
+
+    def _recovered(self, log: OpenLog) -> None:
+        if self._problem:
+            logger.warning("log.recovered", extra={"file": log.file.path.name})
+        self._problem, self._retry_s, self._is_slow = "", _RETRY_FIRST_S, False
+
+    def _failed(self, error: Exception) -> None:
+        """Try again later; meanwhile give the answers, or refuse them in strict mode."""
+        problem = f"{type(error).__name__}: {error}"
+        if not self._problem:
+            logger.error("log.not_stored", extra={"reason": problem})
+        self._problem = problem
+        self._retry_at = time.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, _RETRY_MOST_S)
+        with suppress(sqlite3.Error, OSError):
+            self._leave_file(error)
+        self._hand = self._backlog.kept(self._hand)
+        release(self._hand, stored=False)
+
+    def _leave_file(self, error: Exception) -> None:
+        """Go on in the next file where this one is damaged, and open it afresh where it could not be read."""
+        log = self._log
+        damaged = isinstance(error, LogDamaged) or says_damaged(error)
+        if log is None or not (damaged or (says_unreadable(error) and not log.is_gone())):
+            return
+        if damaged:
+            self._damaged.add(log.file.path)
+        self._log = None
+        log.close()
+
+    def _opened(self, day: str) -> OpenLog:
+        if self._log is not None and self._log.is_gone():
+            self._rescue(self._log)
+        if self._log is not None and self._log.file.day != day:
+            self._close_log(self._log)
+        if self._log is None:
+            self._log = OpenLog.of_day(self._folder, day, self._damaged)
+        return self._log
+
+    def _rescue(self, log: OpenLog) -> None:
+        self._log = log.rescue()
+        facts = {"file": log.file.path.name, "to": self._log.file.path.name, "rows": log.seq}
+        logger.warning("log.rescued", extra=facts)
+
+    def _close_log(self, log: OpenLog) -> None:
+        self._log = None
+        log.close()
+
+    def _rest(self) -> None:
+        """What is done while nothing waits."""
+        try:
+            if self._log is not None and self._log.is_gone():
+                self._rescue(self._log)
+            today = _today()
+            if self._problem:
+                log = self._opened(today)
+                log.try_out()
+                self._recovered(log)
+            elif self._log is not None and self._log.file.day < today:
+                self._close_log(self._log)
+            elif self._log is not None and self._log.rows_unsettled >= _SETTLE_IDLE_ROWS:
+                self._log.checkpoint()
+        except (*_OF_THE_PLACE, sqlite3.Error) as error:
+            self._failed(error)
+
+    def _erase_requested(self) -> None:
+        """Erase what somebody has asked to be erased from the file that only this thread may change."""
+        self._erase_at = time.monotonic() + _ERASE_EVERY_S
+        log = self._log
+        if log is None:
+            return
+        try:
+            for erasure in standing_erasures(self._folder, log.file.path.name):
+                rows = erasure.carry_out(log, log.file.path.name)
+                logger.warning("log.erased", extra={"file": log.file.path.name, "rows": rows})
+        except (sqlite3.Error, OSError, ArtefactError) as error:
+            logger.warning("log.not_erased", extra={"reason": f"{type(error).__name__}: {error}"})
+
+    def _settle(self) -> None:
+        """Keep the WAL file small under load. What is on the disk already does not hold up commits meanwhile."""
+        log = self._log
+        if log is None or log.rows_unsettled < _SETTLE_ROWS:
+            return
+        if self._ahead is None:
+            self._ahead = threading.Thread(target=log.sync_ahead, name="surety-log-sync", daemon=True)
+            self._ahead.start()
+        elif not self._ahead.is_alive():
+            self._ahead = None
+            try:
+                log.checkpoint()
+            except sqlite3.Error as error:
+                logger.warning("log.not_settled", extra={"reason": str(error)})
+
+    def _end(self) -> None:
+        left = [*self._hand, *self._backlog.take(1 << 62, 0.0)[0]]
+        self._decided(left, stored=False)
+        try:
+            if self._log is not None and self._log.is_gone():
+                self._rescue(self._log)
+            if self._log is not None:
+                self._close_log(self._log)
+        except (sqlite3.Error, OSError) as error:
+            logger.error("log.not_closed", extra={"reason": f"{type(error).__name__}: {error}"})  # noqa: TRY400 - a traceback might quote values
+
+
+def _today() -> str:
+    return day_of(time.time_ns() // 1_000)

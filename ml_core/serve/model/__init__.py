@@ -1,0 +1,13 @@
+"""The model artefact, its scorers, and the conformal sets it answers with."""
+
+__all__ = [
+    "bundle",
+    "conformity_scores",
+    "loader",
+    "manifest",
+    "model_home",
+    "prediction_sets",
+    "predictor",
+    "promotion_record",
+    "scorer",
+]

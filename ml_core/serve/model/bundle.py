@@ -1,0 +1,274 @@
+"""The artefact: a folder of plain files that is verified byte by byte before anything in it is parsed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import orjson
+
+from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, InvalidCalibration
+from ml_core.features.columns import table_hash
+from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.serve.model.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest
+from ml_core.serve.model.prediction_sets import ConformalCalibration
+
+__all__ = [
+    "CALIBRATION_FILE",
+    "FALLBACK_FILE",
+    "GOLDEN_FILE",
+    "KNOWN_FILES",
+    "ONNX_FILE",
+    "REFERENCE_FILE",
+    "REQUIRED_FILES",
+    "XGBOOST_FILE",
+    "Bundle",
+    "pack_calibration",
+    "read_bundle",
+    "verify_folder",
+    "write_bundle",
+]
+
+ONNX_FILE = "model.onnx"
+XGBOOST_FILE = "model.ubj"
+CALIBRATION_FILE = "calibration.npz"
+FALLBACK_FILE = "fallback.json"
+REFERENCE_FILE = "reference.npz"
+GOLDEN_FILE = "golden.json"
+REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
+KNOWN_FILES = frozenset((*REQUIRED_FILES, XGBOOST_FILE))
+
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_FILE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified model folder, parsed; nothing of it is read from disk again.
+
+    Attributes
+    ----------
+    manifest, model_hash : the manifest and the sha256 (hex) of its bytes
+    features : the feature version it was trained with, of the same module hash
+    onnx : the serialised scorer
+    calibration : what the model's prediction sets are made with
+    fallback : content of ``fallback.json`` (prior and scorecard)
+    scorecard_calibration : what the scorecard's sets are made with
+    golden : records and the exact answers they must give
+    """
+
+    manifest: Manifest
+    model_hash: str
+    features: FeatureVersion
+    onnx: bytes
+    calibration: ConformalCalibration
+    fallback: dict[str, Any]
+    scorecard_calibration: ConformalCalibration
+    golden: list[dict[str, Any]]
+
+
+def pack_calibration(model: ConformalCalibration, scorecard: ConformalCalibration) -> bytes:
+    """Bytes of ``calibration.npz``: sorted float64 scores per class, of the model and of the scorecard."""
+    arrays: dict[str, Any] = {"guarantee": np.array([model.guarantee])}
+    for part, calibration in (("model", model), ("scorecard", scorecard)):
+        for k, scores in enumerate(calibration.scores):
+            arrays[f"{part}_{k}"] = scores
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
+    """Write a model folder and say its ``model_hash``.
+
+    Parameters
+    ----------
+    folder : a new or empty folder
+    facts : every field of ``Manifest`` but ``format_version`` and ``files``
+    files : name to content; the required ones and, where there is one, ``model.ubj``
+
+    Raises
+    ------
+    ArtefactError
+        A file is missing or unknown, or the folder is not empty.
+    """
+    _check_names(files)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ArtefactError(str(folder.name), "the folder for a new model is not empty")
+    entries = {name: FileEntry(size=len(raw), sha256=_sha256(raw)) for name, raw in files.items()}
+    manifest = Manifest.model_validate({**facts, "format_version": 1, "files": entries})
+    for name, raw in files.items():
+        (folder / name).write_bytes(raw)
+    raw_manifest = manifest.to_bytes()
+    (folder / MANIFEST_FILE).write_bytes(raw_manifest)
+    return _sha256(raw_manifest)
+
+
+def read_bundle(
+    folder: Path, expected_hash: str | None = None, admit: Callable[[str], None] = lambda _: None
+) -> Bundle:
+    """The model in that folder: verified whole first, then parsed from the very bytes that were verified.
+
+    Parameters
+    ----------
+    folder : holds ``manifest.json`` and exactly the files it names
+    expected_hash : the ``model_hash`` it must have, where the caller knows it
+    admit : raises where a model of that hash is not wanted; called before anything but the manifest is parsed
+
+    Raises
+    ------
+    ChecksumMismatch
+        A file is not the one the manifest names, or the manifest is not the one expected.
+    FeatureVersionMismatch
+        The feature module or column table here is not the one the model was trained with.
+    ArtefactError
+        Any other reason not to trust the folder: missing, extra, linked, nested or unreadable files.
+    """
+    manifest, model_hash, content = verify_folder(folder, expected_hash)
+    admit(model_hash)
+    features = _matching_features(manifest)
+    calibration, scorecard_calibration = _parse_calibration(content[CALIBRATION_FILE], len(manifest.classes))
+    if calibration.calibration_id != manifest.calibration_id:
+        raise ChecksumMismatch(CALIBRATION_FILE, "is not the calibration that the manifest names")
+    return Bundle(
+        manifest=manifest,
+        model_hash=model_hash,
+        features=features,
+        onnx=content[ONNX_FILE],
+        calibration=calibration,
+        fallback=_parse_json(FALLBACK_FILE, content[FALLBACK_FILE], dict),
+        scorecard_calibration=scorecard_calibration,
+        golden=_parse_json(GOLDEN_FILE, content[GOLDEN_FILE], list),
+    )
+
+
+def verify_folder(folder: Path, expected_hash: str | None = None) -> tuple[Manifest, str, dict[str, bytes]]:
+    """Manifest, ``model_hash`` and verified content of every file; no parser but the manifest's has run.
+
+    Raises
+    ------
+    ArtefactError
+        As ``read_bundle``.
+    """
+    present = _list_plain_files(folder)
+    if MANIFEST_FILE not in present:
+        raise ArtefactError(MANIFEST_FILE, f"is missing in {folder.name}")
+    raw = _read(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    model_hash = _sha256(raw)
+    if expected_hash is not None and model_hash != expected_hash:
+        raise ChecksumMismatch(MANIFEST_FILE, f"has sha256 {model_hash[:12]}…, expected {expected_hash[:12]}…")
+    manifest = parse_manifest(raw)
+    _check_names(manifest.files)
+    for name in sorted(present - manifest.files.keys() - {MANIFEST_FILE}):
+        raise ArtefactError(name, "is not named in the manifest")
+    for name in sorted(manifest.files.keys() - present):
+        raise ArtefactError(name, "is named in the manifest but missing")
+    return manifest, model_hash, {n: _read_verified(folder / n, e) for n, e in manifest.files.items()}
+
+
+def _check_names(files: Mapping[str, Any]) -> None:
+    for name in REQUIRED_FILES:
+        if name not in files:
+            raise ArtefactError(name, "a model folder needs this file")
+    for name in sorted(files.keys() - KNOWN_FILES):
+        raise ArtefactError(name, "is no file of a model folder")
+
+
+def _list_plain_files(folder: Path) -> set[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise ArtefactError(folder.name, "is no readable model folder") from error
+    for entry in entries:
+        if entry.is_symlink():
+            raise ArtefactError(entry.name, "is a symbolic link")
+        if not entry.is_file(follow_symlinks=False):
+            raise ArtefactError(entry.name, "is no plain file")
+    return {entry.name for entry in entries}
+
+
+def _read(path: Path, limit: int, size: int | None = None) -> bytes:
+    """Content of a plain file, opened without following a link, or waiting for a pipe, that has appeared meanwhile.
+
+    Parameters
+    ----------
+    limit : most bytes it may have
+    size : bytes it must have, where that is known; another size is refused before a byte is read
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise ArtefactError(path.name, "cannot be opened") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtefactError(path.name, "is no plain file")
+        if status.st_size > limit:
+            raise ArtefactError(path.name, f"has {status.st_size} bytes, more than the {limit} allowed")
+        if size is not None and status.st_size != size:
+            raise ChecksumMismatch(path.name, f"has {status.st_size} bytes, the manifest says {size}")
+        return file.read(status.st_size + 1)
+
+
+def _read_verified(path: Path, entry: FileEntry) -> bytes:
+    raw = _read(path, _MAX_FILE_BYTES, entry.size)
+    if _sha256(raw) != entry.sha256:
+        raise ChecksumMismatch(path.name, "its sha256 is not the one in the manifest")
+    return raw
+
+
+def _matching_features(manifest: Manifest) -> FeatureVersion:
+    features = get_feature_version(manifest.feature_version)
+    if features.module_hash != manifest.feature_module_sha256:
+        raise FeatureVersionMismatch(features.name, manifest.feature_module_sha256, features.module_hash)
+    if table_hash(features.columns) != manifest.column_table_sha256:
+        raise FeatureVersionMismatch(features.name, manifest.column_table_sha256, table_hash(features.columns))
+    if len(features.feature_names) != manifest.n_features:
+        raise ArtefactError(MANIFEST_FILE, f"names {manifest.n_features} features, {features.name} has other ones")
+    return features
+
+
+def _parse_calibration(raw: bytes, n_classes: int) -> tuple[ConformalCalibration, ConformalCalibration]:
+    try:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+            content = {name: arrays[name] for name in arrays.files}
+        guarantee = str(content.pop("guarantee")[0])
+    except (ValueError, KeyError, OSError, EOFError, IndexError) as error:
+        raise ArtefactError(CALIBRATION_FILE, "is no table of calibration scores") from error
+    names = {f"{part}_{k}" for part in ("model", "scorecard") for k in range(n_classes)}
+    if content.keys() != names or guarantee not in ("class_conditional", "marginal"):
+        raise ArtefactError(CALIBRATION_FILE, f"does not hold the scores of {n_classes} classes")
+    kind = cast("Literal['class_conditional', 'marginal']", guarantee)
+    if any(array.dtype != np.float64 for array in content.values()):
+        raise ArtefactError(CALIBRATION_FILE, "has scores that are not float64")
+    try:
+        model, scorecard = (
+            ConformalCalibration(kind, tuple(content[f"{part}_{k}"] for k in range(n_classes)))
+            for part in ("model", "scorecard")
+        )
+    except InvalidCalibration as error:
+        raise ArtefactError(CALIBRATION_FILE, str(error)) from error
+    return model, scorecard
+
+
+def _parse_json(name: str, raw: bytes, kind: type) -> Any:
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ArtefactError(name, "is not JSON") from error
+    if not isinstance(value, kind):
+        raise ArtefactError(name, f"holds no JSON {kind.__name__}")
+    return value
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

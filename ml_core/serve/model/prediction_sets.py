@@ -1,0 +1,283 @@
+"""Conformal p-values, prediction sets at any level and the predicted label, from kept calibration scores.
+
+Decisions are made on integer ranks with an exact decimal level, so no rounding can move a label in or out of a set.
+The array path and the single-row path give bit-identical answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import cached_property
+from math import floor
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_core.base.errors import BadModelOutput, FieldProblem, InvalidCalibration, InvalidRequest
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray, checked_probabilities
+
+__all__ = [
+    "HIGHEST_LEVEL",
+    "LOWEST_LEVEL",
+    "BatchAnswer",
+    "ConformalCalibration",
+    "Guarantee",
+    "RowAnswer",
+    "level_from_json",
+    "misses_allowed",
+]
+
+Guarantee = Literal["class_conditional", "marginal"]
+
+LOWEST_LEVEL = Decimal("0.5")
+HIGHEST_LEVEL = Decimal("0.999")
+
+MOST_ROWS = 2**26 - 1
+"""Most calibration rows of one class for which comparing p-values as floats is exact.
+
+Two different p-values a/b and c/d with b, d <= 2**26 differ by at least 1/(bd) >= 2**-52, while all reals that round to
+one float64 in (0, 1] lie within 2**-53 of each other. So different p-values stay different floats, in the same order,
+and equal ones become the same float (IEEE division rounds the exact quotient).
+"""
+
+_LEVELS_REMEMBERED = 256  # callers may ask for any level; what is remembered must stay bounded
+
+
+class RowAnswer(NamedTuple):
+    """Conformal answer for one row.
+
+    Attributes
+    ----------
+    p_values : one per class, in (0, 1]; large means "like the calibration rows of that class"
+    members : indices of the labels in the set, ascending; may be empty
+    prediction : index of the label with the largest p-value
+    """
+
+    p_values: list[float]
+    members: list[int]
+    prediction: int
+
+
+class BatchAnswer(NamedTuple):
+    """Conformal answers for n rows: ``p_values`` (n, K), ``sets`` bool (n, K), ``predictions`` (n,) class indices."""
+
+    p_values: FloatArray
+    sets: npt.NDArray[np.bool_]
+    predictions: IntArray
+
+
+def level_from_json(value: object) -> Decimal:
+    """The confidence level written in a request, exactly: 0.9 becomes Decimal("0.9"), not 0.90000000000000002.
+
+    Raises
+    ------
+    InvalidRequest
+        Not a number, or outside [0.5, 0.999].
+
+    Examples
+    --------
+    >>> level_from_json(0.95)
+    Decimal('0.95')
+    """
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        raise InvalidRequest([FieldProblem("confidence_level", "must be a number")])
+    if not 0.0 < value < 1.0 or not LOWEST_LEVEL <= Decimal(repr(value)) <= HIGHEST_LEVEL:  # NaN fails the first
+        raise InvalidRequest([FieldProblem("confidence_level", f"must lie between {LOWEST_LEVEL} and {HIGHEST_LEVEL}")])
+    return Decimal(repr(value))
+
+
+def misses_allowed(n: int, level: Decimal) -> int:
+    """Rank a label must exceed to enter the set: floor((n + 1) * alpha), in exact arithmetic.
+
+    p > alpha with p = rank / (n + 1) is the same as rank > (n + 1) * alpha, and rank is a whole number.
+    0 means that ``n`` rows are too few for the level: every label enters.
+
+    Examples
+    --------
+    >>> misses_allowed(9, Decimal("0.9")), misses_allowed(8, Decimal("0.9")), misses_allowed(99, Decimal("0.9"))
+    (1, 0, 10)
+    """
+    return floor((n + 1) * (1 - Fraction(level)))
+
+
+@dataclass(frozen=True, eq=False)
+class ConformalCalibration:
+    """What is kept of the calibration set: its sorted scores, per class.
+
+    With guarantee ``class_conditional``, rows of each class are covered with probability >= level while live rows of
+    that class stay exchangeable with its calibration rows (Vovk 2012, arXiv:1209.2673), whatever the share of the
+    classes. With ``marginal`` only rows as a whole are.
+
+    Attributes
+    ----------
+    guarantee : ``class_conditional`` or ``marginal``
+    scores : one float64 array per class, ascending, finite; for ``marginal`` the same pooled scores for every class
+
+    Raises
+    ------
+    InvalidCalibration
+        Fewer than two classes, scores not ascending or not finite, too many rows, or ``marginal`` with unequal arrays.
+    """
+
+    guarantee: Guarantee
+    scores: tuple[FloatArray, ...]
+
+    def __post_init__(self) -> None:
+        if self.guarantee not in ("class_conditional", "marginal"):
+            raise InvalidCalibration(f"unknown guarantee {self.guarantee!r}")
+        if len(self.scores) < 2:
+            raise InvalidCalibration(f"{len(self.scores)} class(es), at least 2 are needed")
+        kept = tuple(_frozen_scores(index, scores) for index, scores in enumerate(self.scores))
+        if self.guarantee == "marginal" and any(not np.array_equal(kept[0], s) for s in kept[1:]):
+            raise InvalidCalibration("a marginal calibration has one pooled array, the same for every class")
+        object.__setattr__(self, "scores", kept)
+
+    @property
+    def n_classes(self) -> int:
+        """Number K of classes."""
+        return len(self.scores)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Calibration rows behind each class (for ``marginal``: all of them, for each)."""
+        return tuple(int(s.size) for s in self.scores)
+
+    @cached_property
+    def calibration_id(self) -> str:
+        """sha256 (hex) over the guarantee and the scores as little-endian float64: equal id, equal sets."""
+        digest = hashlib.sha256(f"{self.guarantee}:{self.n_classes}".encode())
+        for scores in self.scores:
+            digest.update(scores.size.to_bytes(8, "little"))
+            digest.update(scores.astype("<f8", copy=False).tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _compact(self) -> tuple[tuple[array[float], int], ...]:
+        """(scores, n + 1) per class for :func:`bisect.bisect_left`: plain floats come out, 8 bytes a score stay."""
+        return tuple((array("d", s.tobytes()), int(s.size) + 1) for s in self.scores)
+
+    @cached_property
+    def _remembered(self) -> dict[Decimal, tuple[int, ...]]:
+        return {}
+
+    def _misses(self, level: Decimal) -> tuple[int, ...]:
+        """:func:`misses_allowed` per class, remembered for levels asked before."""
+        known = self._remembered.get(level)
+        if known is None:
+            known = tuple(misses_allowed(n, level) for n in self.sizes)
+            if len(self._remembered) >= _LEVELS_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[level] = known
+        return known
+
+    def thresholds(self, level: Decimal) -> tuple[float, ...]:
+        """Largest score with which a label enters the set, per class; infinity where the rows are too few.
+
+        The ceil((n + 1)(1 - alpha))-th smallest calibration score. Never clamped to the largest score, which would
+        under-cover.
+        """
+        pairs = zip(self.scores, self._misses(level), strict=True)
+        return tuple(float(s[s.size - m]) if m else float("inf") for s, m in pairs)
+
+    def ranks(self, proba: npt.ArrayLike) -> IntArray:
+        """1 + number of calibration scores of the label's class that are as strange or stranger; shape (n, K).
+
+        Parameters
+        ----------
+        proba : shape (n, K), in [0, 1]
+
+        Raises
+        ------
+        BadModelOutput
+            Wrong shape, or a value that is NaN or outside [0, 1].
+        """
+        scores = 1.0 - checked_probabilities(proba, self.n_classes)
+        ranks = np.empty(scores.shape, dtype=np.int64)
+        for k, calibration in enumerate(self.scores):
+            ranks[:, k] = calibration.size + 1 - np.searchsorted(calibration, scores[:, k], side="left")
+        return ranks
+
+    def p_values(self, proba: npt.ArrayLike) -> FloatArray:
+        """Unsmoothed conformal p-value of every label: rank / (n_k + 1), in (0, 1], shape (n, K)."""
+        return self._p_values(self.ranks(proba))
+
+    def sets(self, proba: npt.ArrayLike, level: Decimal) -> npt.NDArray[np.bool_]:
+        """Membership of every label in the prediction set (p > 1 - level), bool, shape (n, K)."""
+        return self._sets(self.ranks(proba), level)
+
+    def predictions(self, p_values: FloatArray, proba: npt.ArrayLike) -> IntArray:
+        """Index of the label with the largest p-value; ties go to the larger probability, then to class order.
+
+        Being the largest, it is in every set that is not empty.
+        """
+        largest = p_values == p_values.max(axis=1, keepdims=True)
+        winners: IntArray = np.where(largest, np.asarray(proba, dtype=np.float64), -1.0).argmax(axis=1)
+        return winners
+
+    def rows(self, proba: npt.ArrayLike, level: Decimal) -> BatchAnswer:
+        """p-values, sets and predictions of n rows in one pass; row i never depends on row j.
+
+        Raises
+        ------
+        BadModelOutput
+            As :meth:`ranks`.
+        """
+        array64 = np.asarray(proba, dtype=np.float64)
+        ranks = self.ranks(array64)
+        p_values = self._p_values(ranks)
+        return BatchAnswer(p_values, self._sets(ranks, level), self.predictions(p_values, array64))
+
+    def row(self, proba: Sequence[float], level: Decimal) -> RowAnswer:
+        """The answer for one row in plain Python, equal to the array path bit for bit.
+
+        Parameters
+        ----------
+        proba : K floats in [0, 1], in class order
+
+        Raises
+        ------
+        BadModelOutput
+            Wrong length, or a value that is NaN or outside [0, 1].
+        """
+        if len(proba) != len(self._compact):
+            raise BadModelOutput(f"{len(proba)} class probabilities, expected {len(self._compact)}")
+        p_values: list[float] = []
+        members: list[int] = []
+        prediction, top, top_probability = 0, 0.0, 0.0
+        misses = self._remembered.get(level) or self._misses(level)
+        for k, (scores, n_plus_1) in enumerate(self._compact):
+            p = float(proba[k])  # a float32 would make 1 - p a float32
+            if not 0.0 <= p <= 1.0:
+                raise BadModelOutput("a class probability is not a number in [0, 1]")
+            rank = n_plus_1 - bisect_left(scores, 1.0 - p)
+            p_value = rank / n_plus_1
+            p_values.append(p_value)
+            if rank > misses[k]:
+                members.append(k)
+            if p_value > top or (p_value == top and p > top_probability):
+                prediction, top, top_probability = k, p_value, p
+        return RowAnswer(p_values, members, prediction)
+
+    def _p_values(self, ranks: IntArray) -> FloatArray:
+        return ranks / (np.array(self.sizes, dtype=np.float64) + 1.0)
+
+    def _sets(self, ranks: IntArray, level: Decimal) -> npt.NDArray[np.bool_]:
+        return ranks > np.array(self._misses(level), dtype=np.int64)
+
+
+def _frozen_scores(index: int, scores: FloatArray) -> FloatArray:
+    """A private read-only copy, or an error naming the class by its index."""
+    kept = np.array(scores, dtype=np.float64, copy=True)
+    if kept.ndim != 1 or kept.size > MOST_ROWS:
+        raise InvalidCalibration(f"class {index}: scores have shape {kept.shape}; one axis, at most {MOST_ROWS} rows")
+    if not bool(np.isfinite(kept).all()) or bool((kept[1:] < kept[:-1]).any()):
+        raise InvalidCalibration(f"class {index}: scores are not finite and ascending")
+    kept.setflags(write=False)
+    return kept

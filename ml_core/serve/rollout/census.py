@@ -1,0 +1,117 @@
+"""Counts the processes of one service: who reports, who is missing, and for how long."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from ml_core.base.clock import utc_now, utc_text
+from ml_core.serve.rollout.worker_reports import WorkerReport, beating
+
+__all__ = ["Census", "Identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which process this is.
+
+    Attributes
+    ----------
+    server : the same for all processes that one ``bentoml serve`` has started, and for no others
+    role, index : ``api`` or ``runner``, and its number there
+    """
+
+    server: str
+    role: str
+    index: int
+    pid: int
+    started_at: str
+
+    @classmethod
+    def of_this_process(cls, role: str, index: int) -> Identity:
+        """The identity of this process; its server is the process that started it, on this host."""
+        parent = psutil.Process().ppid()
+        try:
+            began = psutil.Process(parent).create_time() if parent else 0.0
+        except psutil.Error:
+            began = 0.0
+        host = "".join(c for c in socket.gethostname() if c.isalnum())[:40]
+        return cls(f"{host}-{parent}-{int(began * 100)}", role, index, os.getpid(), utc_text(utc_now()))
+
+
+class Census:
+    """Looks at reports and remembers since when somebody is missing.
+
+    Parameters
+    ----------
+    server : whose processes
+    expected : how many there should be, by role
+    pid : of the process that counts; while its own report is missing, none can be believed
+    clock : monotonic seconds, the clock of the reports
+    is_running : whether there is a process of that id
+    """
+
+    def __init__(
+        self,
+        server: str,
+        expected: Mapping[str, int],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        pid: int | None = None,
+        is_running: Callable[[int], bool] | None = None,
+    ) -> None:
+        self.server = server
+        self.expected = dict(expected)
+        self.alive = dict.fromkeys(expected, 0)
+        self._clock = clock
+        self._pid = pid
+        self._is_running = is_running or _is_running
+        self._missing_since: float | None = None
+        self.last_seen: dict[str, frozenset[int]] = {}
+
+    def look(self, reports: Iterable[WorkerReport]) -> list[WorkerReport]:
+        """Take in what is reported now; the reports of lost processes of this server.
+
+        Where not even one's own report is there, the folder is the trouble and not the others: nobody is counted out.
+        """
+        own = [r for r in reports if r.server == self.server]
+        now = self._clock()
+        living = beating(own, now)
+        pids = {r.pid for r in living}
+        if self._pid is not None and self._pid not in pids:
+            self._missing_since = None
+            return []
+        for role in self.expected:
+            of_role = frozenset(r.pid for r in living if r.role == role)
+            # One that was replaced at once still counts for a moment beside the one that came for it.
+            self.alive[role] = min(len(of_role), self.expected[role])
+            if of_role:
+                self.last_seen[role] = of_role
+        if all(self.alive[role] >= n for role, n in self.expected.items()):
+            self._missing_since = None
+        elif self._missing_since is None:
+            self._missing_since = now
+        return [r for r in own if r.pid not in pids]
+
+    @property
+    def missing_s(self) -> float:
+        """How long somebody has been missing without a break; 0 where nobody is."""
+        return 0.0 if self._missing_since is None else self._clock() - self._missing_since
+
+    def has_lost(self, role: str) -> bool:
+        """Whether that role has reported before, does so no more, and none of its processes is running."""
+        if self.alive.get(role, 0) or role not in self.last_seen:
+            return False
+        return not any(self._is_running(pid) for pid in self.last_seen[role])
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

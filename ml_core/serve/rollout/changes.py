@@ -1,0 +1,138 @@
+"""The changes a rollout can take: each from one state to the next, refused where it makes no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from ml_core.base.errors import ConfigError, RolloutRefused
+from ml_core.serve.rollout.rollout_state import CircuitMode, CircuitOrder, Flags, GuardLimits, RolloutState, Slot
+
+__all__ = ["Change", "canary", "circuit", "flags", "full", "promoted", "rollback", "shadow"]
+
+Change = Callable[[RolloutState], RolloutState]
+"""From a state to the next; generation, time and author are stamped by whoever keeps the state."""
+
+
+def shadow(challenger: str) -> Change:
+    """Score every request with the challenger as well, after the reply."""
+
+    def change(state: RolloutState) -> RolloutState:
+        return _divided(state, challenger, mode="shadow", weight=0.0, guards=None)
+
+    return change
+
+
+def canary(challenger: str, weight: float, guards: GuardLimits) -> Change:
+    """Let the challenger answer that share of the requests while the guards watch it."""
+
+    def change(state: RolloutState) -> RolloutState:
+        if not 0.0 < weight < 1.0:
+            raise RolloutRefused("canary", f"a weight of {weight:g} is not between 0 and 1: use `full` for all of it")
+        return _divided(state, challenger, mode="canary", weight=weight, guards=guards)
+
+    return change
+
+
+def full(challenger: str, promotion_seen: str = "") -> Change:
+    """Make the challenger the champion in one step; the old one stays loaded, ready to come back."""
+
+    def change(state: RolloutState) -> RolloutState:
+        if challenger == state.champion:
+            raise RolloutRefused("full", f"{challenger} is the champion already")
+        settled = _settled(state, promotion_seen)
+        return settled.model_copy(update={"champion": challenger, "previous": state.champion})
+
+    return change
+
+
+def rollback(guard: str = "") -> Change:
+    """Take the challenger out, or, where there is none, put the previous champion back.
+
+    Parameters
+    ----------
+    guard : which guard wants it; "" where a person does
+    """
+
+    def change(state: RolloutState) -> RolloutState:
+        counts = {**state.rollbacks, guard: state.rollbacks.get(guard, 0) + 1} if guard else state.rollbacks
+        counted = state.model_copy(update={"rollbacks": counts})
+        if state.mode != "off":
+            return _settled(counted, state.promotion_seen)
+        if state.previous is None:
+            raise RolloutRefused("rollback", "there is no challenger to take out and no previous champion to put back")
+        back = {"champion": state.previous, "previous": state.champion}
+        return _settled(counted, state.promotion_seen).model_copy(update=back)
+
+    return change
+
+
+def promoted(tag: str, promotion_seen: str) -> Change:
+    """Take up a newer promotion record: what it names is the champion, nothing is tried out beside it."""
+
+    def change(state: RolloutState) -> RolloutState:
+        settled = _settled(state, promotion_seen)
+        if tag == state.champion:
+            return settled
+        return settled.model_copy(update={"champion": tag, "previous": state.champion})
+
+    return change
+
+
+def flags(values: Mapping[str, Any]) -> Change:
+    """Set flags by name.
+
+    Raises
+    ------
+    ConfigError
+        An unknown flag, or a value it cannot have; the message names it.
+    """
+
+    def change(state: RolloutState) -> RolloutState:
+        for name in sorted(values.keys() - Flags.model_fields.keys()):
+            raise ConfigError(f"flag {name}", f"is not known; there are {', '.join(Flags.model_fields)}")
+        try:
+            found = Flags.model_validate({**state.flags.model_dump(), **values})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ConfigError(f"flag {'.'.join(map(str, first['loc'][:1]))}", first["msg"]) from error
+        if len(set(found.fallback)) != len(found.fallback):
+            raise ConfigError("flag fallback", "names a step twice")
+        return state.model_copy(update={"flags": found})
+
+    return change
+
+
+def circuit(slot: Slot, mode: CircuitMode, *, reset: bool = False) -> Change:
+    """Tell the circuits of a slot how to behave, or to start anew."""
+
+    def change(state: RolloutState) -> RolloutState:
+        if getattr(state, slot) is None:
+            raise RolloutRefused("breaker", f"there is no {slot}")
+        before = state.circuits.get(slot, CircuitOrder())
+        order = CircuitOrder(mode=mode, resets=before.resets + int(reset))
+        return state.model_copy(update={"circuits": {**state.circuits, slot: order}})
+
+    return change
+
+
+def _divided(state: RolloutState, challenger: str, **traffic: Any) -> RolloutState:
+    if challenger == state.champion:
+        raise RolloutRefused(challenger, "is the champion already: there is nothing to compare")
+    return state.model_copy(update={"challenger": challenger, "stage": state.generation + 1, **traffic})
+
+
+def _settled(state: RolloutState, promotion_seen: str) -> RolloutState:
+    """Only the champion answers; orders for circuits of the divided traffic are taken back."""
+    rest: dict[str, Any] = {
+        "challenger": None,
+        "mode": "off",
+        "weight": 0.0,
+        "guards": None,
+        "circuits": {},
+        "stage": state.generation + 1,
+        "promotion_seen": promotion_seen or state.promotion_seen,
+    }
+    return state.model_copy(update=rest)

@@ -1,0 +1,151 @@
+"""What the monitor publishes, and what it makes of an answer: valid, suspect or unmonitored."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ml_core.base.documents import Document, read_document
+from ml_core.base.errors import ArtefactError
+from ml_core.base.settings import Settings
+
+__all__ = [
+    "Alarm",
+    "ModelHealth",
+    "MonitorState",
+    "MonitorView",
+    "Validities",
+    "Validity",
+    "boot_id",
+    "is_fresh",
+    "validity_by_model",
+]
+
+Validity = Literal["valid", "suspect", "unmonitored"]
+Validities = Mapping[str, tuple[Validity, tuple[str, ...]]]
+"""Validity and its reasons by model hash; a model that is left out is unmonitored."""
+
+
+class Alarm(Document):
+    """Something that is wrong with a model, until a new champion comes or somebody acknowledges it.
+
+    Attributes
+    ----------
+    reason : short code that answers carry, such as ``coverage:1`` or ``drift``
+    since : when it went off, UTC
+    says : one sentence for people
+    false_alarm : how rarely it goes off while nothing is wrong, in words
+    """
+
+    reason: str
+    since: str
+    says: str
+    false_alarm: str
+
+
+class ModelHealth(Document):
+    """One model as the monitor sees it.
+
+    Attributes
+    ----------
+    model_version : as in answers
+    alarms : those that are on
+    """
+
+    model_version: str
+    alarms: tuple[Alarm, ...] = ()
+
+
+class MonitorState(Document):
+    """What the monitor wrote last.
+
+    Attributes
+    ----------
+    published_at : UTC
+    boot, beat_s : the system's boot and its monotonic clock when this was written
+    models : by model hash; a model that is not in here is not monitored
+    """
+
+    model_name: str
+    published_at: str
+    boot: str
+    beat_s: float
+    models: dict[str, ModelHealth] = Field(default_factory=dict)
+
+
+@cache
+def boot_id() -> str:
+    """Names this run of the system, so that monotonic clocks of two runs are not compared; "" where unknown."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def is_fresh(state: MonitorState, now_s: float, timeout_s: float) -> bool:
+    """Whether the monitor has published so lately that it can be taken to be alive."""
+    return state.boot == boot_id() and 0.0 <= now_s - state.beat_s <= timeout_s
+
+
+def validity_by_model(state: MonitorState | None, now_s: float, timeout_s: float) -> Validities:
+    """Validity and its reasons by model hash; models that are left out are unmonitored.
+
+    Parameters
+    ----------
+    now_s : monotonic clock
+    timeout_s : silence after which nothing is monitored any more
+    """
+    if state is None or not is_fresh(state, now_s, timeout_s):
+        return {}
+    return {
+        model_hash: ("suspect", tuple(alarm.reason for alarm in health.alarms)) if health.alarms else ("valid", ())
+        for model_hash, health in state.models.items()
+    }
+
+
+class MonitorView:
+    """What a worker sees of the monitor: the published state, read again only when it has changed.
+
+    Parameters
+    ----------
+    settings : where it lies, and how long silence may last
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = settings.monitor_state
+        self._timeout_s = settings.monitor_timeout_s
+        self._seen: tuple[int, int] | None = None
+        self.state: MonitorState | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether what was read last is of a monitor that is alive."""
+        return self.state is not None and is_fresh(self.state, time.monotonic(), self._timeout_s)
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the monitor published what was read last; None where it has not since the system started."""
+        if self.state is None or self.state.boot != boot_id():
+            return None
+        return max(0.0, time.monotonic() - self.state.beat_s)
+
+    def look(self) -> Validities:
+        """Validity and its reasons by model hash, as of now."""
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - twice a second
+            seen = (found.st_mtime_ns, found.st_ino)
+        except OSError:
+            seen = None
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                self.state = read_document(self._path, MonitorState)
+            except ArtefactError:
+                self.state = None
+        return validity_by_model(self.state, time.monotonic(), self._timeout_s)

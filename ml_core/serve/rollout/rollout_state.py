@@ -1,0 +1,112 @@
+"""The rollout of one model name, typed: champion, challenger, mode, flags. Every worker obeys the newest generation."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import Field
+
+from ml_core.base.documents import Document
+
+__all__ = [
+    "FALLBACK_STEPS",
+    "CircuitMode",
+    "CircuitOrder",
+    "FallbackStep",
+    "Flags",
+    "GuardLimits",
+    "Mode",
+    "RolloutState",
+    "Slot",
+]
+
+Slot = Literal["champion", "challenger", "previous"]
+Mode = Literal["off", "shadow", "canary"]
+FallbackStep = Literal["previous", "scorecard", "prior"]
+CircuitMode = Literal["auto", "forced_open", "disabled", "metrics_only"]
+
+FALLBACK_STEPS: tuple[FallbackStep, ...] = ("previous", "scorecard", "prior")
+
+
+class Flags(Document):
+    """Settings that are changed while the service runs, obeyed by every worker within a second."""
+
+    confidence_level: Decimal | None = Field(
+        None, ge=Decimal("0.5"), le=Decimal("0.999"), description="Level of requests that name none; null: the model's."
+    )
+    shadow: bool = Field(True, description="Whether shadow mode scores at all; false pauses it.")
+    shadow_share: float = Field(1.0, ge=0, le=1, description="Share of requests that shadow mode scores.")
+    fallback: tuple[FallbackStep, ...] = Field(
+        FALLBACK_STEPS, description="Who answers when the model cannot, in this order; empty: 503 or 504 instead."
+    )
+    log_mode: Literal["standard", "strict"] = Field(
+        "standard",
+        description="standard: answers are stored before they are given, and given also where that fails; "
+        "strict: stored on disk, or not given (503).",
+    )
+
+
+class CircuitOrder(Document):
+    """What an operator tells the circuits of one slot; ``resets`` grows by one each time they are to start anew."""
+
+    mode: CircuitMode = "auto"
+    resets: int = Field(0, ge=0)
+
+
+class GuardLimits(Document):
+    """What a canary may not exceed. Each limit is judged by evidence that may be looked at as often as one likes.
+
+    Attributes
+    ----------
+    false_alarm : probability that a canary within all limits is ever taken back, over all guards together
+    minimum : answers of the challenger before any guard may trip
+    error_share : largest share of calls in which the model failed
+    fallback_share : largest share of answers that were a fallback's
+    slow_ms, slow_share : largest share of model calls that took longer than ``slow_ms``
+    set_size, classes : largest mean number of labels in a prediction set, and how many labels there are
+    """
+
+    false_alarm: float = Field(0.01, gt=0, lt=1)
+    minimum: int = Field(100, ge=1)
+    error_share: float = Field(0.02, gt=0, lt=1)
+    fallback_share: float = Field(0.05, gt=0, lt=1)
+    slow_ms: float = Field(100.0, gt=0)
+    slow_share: float = Field(0.05, gt=0, lt=1)
+    set_size: float = Field(gt=0)
+    classes: int = Field(2, ge=2)
+
+
+class RolloutState(Document):
+    """The whole rollout of one model name at one moment.
+
+    Attributes
+    ----------
+    generation : grows by one at every change
+    stage : the generation at which traffic was last divided anew; counts that guards judge start there
+    champion, challenger, previous : tags; ``previous`` stays loaded so that going back takes no loading
+    mode, weight : ``canary`` gives the challenger that share of the traffic, ``shadow`` none of the answers
+    guards : limits of the running canary
+    circuits : operators' orders for the circuits of a slot
+    rollbacks : canaries that guards have taken back since the state was made, by the guard that tripped first
+    promotion_seen : ``promoted_at`` of the promotion record when the champion was last set; a newer record is taken up
+        when a server starts
+    changed_at, changed_by, why : of the last change
+    """
+
+    model_name: str
+    generation: int = Field(ge=1)
+    stage: int = Field(ge=1)
+    champion: str
+    challenger: str | None = None
+    previous: str | None = None
+    mode: Mode = "off"
+    weight: float = Field(0.0, ge=0, le=1)
+    guards: GuardLimits | None = None
+    flags: Flags = Flags()
+    circuits: dict[Slot, CircuitOrder] = Field(default_factory=dict)
+    rollbacks: dict[str, int] = Field(default_factory=dict)
+    promotion_seen: str = ""
+    changed_at: str
+    changed_by: str
+    why: str

@@ -1,0 +1,111 @@
+"""Keeps the rollout state of one model name: swapped atomically, changed under a lock, journalled before it counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_core.base.clock import utc_now, utc_text
+from ml_core.base.documents import read_document, write_document
+from ml_core.base.errors import NotLoaded, RolloutConflict
+from ml_core.base.journal import Journal, locked, who
+from ml_core.base.settings import Settings
+from ml_core.serve.rollout.changes import Change
+from ml_core.serve.rollout.rollout_state import RolloutState
+
+__all__ = ["RolloutStore"]
+
+
+class RolloutStore:
+    """The one place that reads and writes the state.
+
+    Parameters
+    ----------
+    settings : where it lies
+    model_name : whose state; the configured model's unless told otherwise
+    """
+
+    def __init__(self, settings: Settings, model_name: str = "") -> None:
+        self.model_name = model_name or settings.model_name
+        self.path: Path = settings.rollouts / f"{self.model_name}.json"
+        self._lock = settings.rollouts / f"{self.model_name}.lock"
+        self._journal = Journal(settings.journal)
+
+    def read(self) -> RolloutState | None:
+        """The state now, or None before a service or command has made one.
+
+        Raises
+        ------
+        ArtefactError
+            The file is there and is no rollout state.
+        """
+        return read_document(self.path, RolloutState)
+
+    def begin(self, champion: str, promotion_seen: str, *, by: str = "", why: str) -> RolloutState:
+        """The state, made with that champion where there is none yet."""
+        with locked(self._lock):
+            found = self.read()
+            if found is not None:
+                return found
+            first = RolloutState(
+                model_name=self.model_name,
+                generation=1,
+                stage=1,
+                champion=champion,
+                promotion_seen=promotion_seen,
+                changed_at=utc_text(utc_now()),
+                changed_by=by or who(),
+                why=why,
+            )
+            self._write(None, first)
+            return first
+
+    def change(
+        self, change: Change, *, why: str, by: str = "", expected: int | None = None, dry_run: bool = False
+    ) -> tuple[RolloutState, RolloutState]:
+        """Apply a change; the states before and after.
+
+        Parameters
+        ----------
+        why, by : for the journal; ``by`` is the login name unless told otherwise
+        expected : the generation the change was decided on; None takes whichever is there
+
+        Raises
+        ------
+        NotLoaded
+            There is no state yet.
+        RolloutConflict
+            The state is not of the expected generation.
+        RolloutRefused, ConfigError
+            The change makes no sense from here.
+        """
+        with locked(self._lock):
+            before = self.read()
+            if before is None:
+                raise NotLoaded(
+                    f"nothing of {self.model_name} is live: start the service, or promote and import a model"
+                )
+            if expected is not None and before.generation != expected:
+                raise RolloutConflict(expected, before.generation)
+            stamp = {
+                "generation": before.generation + 1,
+                "changed_at": utc_text(utc_now()),
+                "changed_by": by or who(),
+                "why": why,
+            }
+            after = RolloutState.model_validate({**change(before).model_dump(), **stamp})
+            if not dry_run:
+                self._write(before, after)
+            return before, after
+
+    def _write(self, before: RolloutState | None, after: RolloutState) -> None:
+        """Journal first: a change that took effect is never missing there."""
+        facts = {
+            "model": self.model_name,
+            "generation": after.generation,
+            "who": after.changed_by,
+            "why": after.why,
+            "before": None if before is None else before.model_dump(mode="json"),
+            "after": after.model_dump(mode="json"),
+        }
+        self._journal.append("rollout.changed", facts)
+        write_document(self.path, after)

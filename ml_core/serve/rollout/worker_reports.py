@@ -1,0 +1,204 @@
+"""What each process of a service writes about itself once a second, for its siblings, the monitor and people."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ml_core.base.documents import Document, clear_drafts, read_document, write_document
+from ml_core.base.errors import ArtefactError
+from ml_core.serve.rollout.rollout_state import Slot
+
+__all__ = [
+    "LOST_AFTER_S",
+    "REPORT_EVERY_S",
+    "CircuitReport",
+    "LogReport",
+    "ShadowReport",
+    "SlotReport",
+    "WorkerReport",
+    "beating",
+    "clear_lost",
+    "read_reports",
+    "report_path",
+    "set_sizes",
+    "summed",
+    "write_report",
+]
+
+REPORT_EVERY_S = 1.0
+LOST_AFTER_S = 3.0
+"""A process that has not reported for so long is lost; it reports every second, from a thread of its own."""
+_KEEP_LOST_S = 86_400.0
+
+
+class CircuitReport(Document):
+    """One circuit as it stands in one process."""
+
+    state: str
+    mode: str
+    reason: str | None
+    calls_in_window: int
+    error_rate: float | None
+    p95_ms: float | None
+    retry_after_s: float | None
+    opened: int
+
+
+class SlotReport(Document):
+    """What one slot of one process has done since the stage began.
+
+    Attributes
+    ----------
+    where : ``loop``, ``pool`` or ``runner``: where the model's arithmetic runs now
+    answers : requests that were routed here
+    failures : answers for which the model was called and failed
+    fallbacks : answers that were a fallback's, by reason
+    slow : model calls longer than the guards' ``slow_ms``
+    set_sizes : answers by the number of labels in their set, as text because JSON keys are
+    """
+
+    slot: Slot
+    tag: str
+    model_hash: str
+    model_version: str
+    where: str
+    circuit: CircuitReport
+    answers: int = 0
+    failures: int = 0
+    calls: int = 0
+    slow: int = 0
+    fallbacks: dict[str, int] = Field(default_factory=dict)
+    set_sizes: dict[str, int] = Field(default_factory=dict)
+
+
+class ShadowReport(Document):
+    """Shadow scoring of one process since the stage began.
+
+    Attributes
+    ----------
+    scored, dropped, failed : requests scored, left out because the queue was full, and given up because scoring failed
+    agreed, same_set : scored ones with the same prediction, and with the same set
+    mean_difference, max_difference : of the probabilities of the champion's prediction, absolute
+    """
+
+    scored: int = 0
+    dropped: int = 0
+    failed: int = 0
+    agreed: int = 0
+    same_set: int = 0
+    mean_difference: float | None = None
+    max_difference: float | None = None
+
+
+class LogReport(Document):
+    """The prediction log of one process since it started.
+
+    Attributes
+    ----------
+    mode : ``standard`` or ``strict``
+    stored, lost : answers that are in the log, and that never will be
+    refused, unanswered : answers that strict mode kept back, and rows stored after it had given up
+    pending : rows that wait
+    problem : why nothing can be stored now, None where it can
+    """
+
+    mode: str
+    stored: int
+    lost: int
+    refused: int
+    unanswered: int
+    pending: int
+    problem: str | None
+
+
+class WorkerReport(Document):
+    """One process of a service.
+
+    Attributes
+    ----------
+    server : names the ``bentoml serve`` it belongs to
+    role, index : ``api`` or ``runner``, and its number there, from 1
+    beat_s : when it wrote this, on the system's monotonic clock
+    generation, stage : of the rollout state it obeys; 0 where it has none
+    problem : why it does not do what the rollout state says, None where it does
+    """
+
+    server: str
+    role: Literal["api", "runner"]
+    index: int
+    pid: int
+    started_at: str
+    beat_s: float
+    generation: int
+    stage: int
+    problem: str | None = None
+    slots: tuple[SlotReport, ...] = ()
+    shadow: ShadowReport = ShadowReport()
+    log: LogReport | None = None
+    rejected: int = 0
+    abandoned: int = 0
+    stuck: int = 0
+
+
+def report_path(folder: Path, report: WorkerReport) -> Path:
+    """Where that process's report lies."""
+    return folder / f"{report.server}-{report.role}-{report.index}-{report.pid}.json"
+
+
+def write_report(folder: Path, report: WorkerReport) -> None:
+    """Replace the process's report; not flushed to disk, since it is worth nothing after a power cut."""
+    write_document(report_path(folder, report), report, durable=False)
+
+
+def read_reports(folder: Path) -> list[WorkerReport]:
+    """All reports in that folder, of living and lost processes; what cannot be read is passed over."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            report = read_document(path, WorkerReport)
+        except ArtefactError:
+            continue
+        if report is not None:
+            found.append(report)
+    return found
+
+
+def beating(reports: Iterable[WorkerReport], now_s: float | None = None) -> list[WorkerReport]:
+    """Those that reported within the last ``LOST_AFTER_S`` seconds (monotonic clock)."""
+    now = time.monotonic() if now_s is None else now_s
+    return [r for r in reports if 0.0 <= now - r.beat_s <= LOST_AFTER_S]
+
+
+def clear_lost(folder: Path, stage: int, now_s: float | None = None) -> None:
+    """Remove reports of lost processes that no guard needs: of other stages, and old ones."""
+    now = time.monotonic() if now_s is None else now_s
+    clear_drafts(folder)
+    for report in read_reports(folder):
+        age = now - report.beat_s
+        if not 0.0 <= age <= _KEEP_LOST_S or (report.stage != stage and age > 2 * LOST_AFTER_S):
+            report_path(folder, report).unlink(missing_ok=True)
+
+
+def summed(reports: Iterable[WorkerReport], stage: int, slot: Slot) -> SlotReport | None:
+    """The counts of one slot over all processes that obeyed that stage, lost ones too; None where none reported."""
+    parts = [s for r in reports if r.stage == stage and r.role == "api" for s in r.slots if s.slot == slot]
+    if not parts:
+        return None
+    fallbacks: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for part in parts:
+        fallbacks.update(part.fallbacks)
+        sizes.update(part.set_sizes)
+    totals = {name: sum(getattr(p, name) for p in parts) for name in ("answers", "failures", "calls", "slow")}
+    return parts[-1].model_copy(update={**totals, "fallbacks": dict(fallbacks), "set_sizes": dict(sizes)})
+
+
+def set_sizes(report: SlotReport) -> dict[int, int]:
+    """Answers by the number of labels in their set."""
+    return {int(size): count for size, count in report.set_sizes.items()}

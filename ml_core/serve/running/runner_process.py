@@ -1,0 +1,154 @@
+"""The runner's process of the isolated service: holds the models the rollout names and scores arrays with them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import numpy as np
+
+from ml_core.base.errors import ArtefactError, SuretyError
+from ml_core.base.settings import Settings
+from ml_core.serve.model.loader import LoadedModel, ModelLoader
+from ml_core.serve.rollout.census import Identity
+from ml_core.serve.rollout.rollout_state import RolloutState
+from ml_core.serve.rollout.rollout_store import RolloutStore
+from ml_core.serve.rollout.worker_reports import REPORT_EVERY_S, WorkerReport, write_report
+from ml_core.serve.running.isolated_runner import HopAnswer
+from ml_core.serve.running.runner import ConformalRunner, FeatureMatrix, Runner, score_rows
+
+__all__ = ["RunnerDesk"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.25
+_RETRY_S = 3.0
+_KEEP_S = 15.0
+"""How long a model that the rollout names no more is kept: API workers let go of it at their own pace."""
+
+
+class RunnerDesk:
+    """Models by hash, kept as the rollout says.
+
+    Parameters
+    ----------
+    settings : home, name of the model
+    loader : finds, verifies and checks models
+    identity : this process
+    """
+
+    def __init__(self, settings: Settings, loader: ModelLoader, identity: Identity) -> None:
+        self._settings = settings
+        self._loader = loader
+        self._identity = identity
+        self._store = RolloutStore(settings)
+        self._models: dict[str, tuple[Runner, LoadedModel]] = {}
+        self._state: RolloutState | None = None
+        self._problem = ""
+        self._reported_at = 0.0
+        self._retry_at: dict[str, float] = {}
+        self._named_at: dict[str, float] = {}
+        self._warned: set[str] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="surety-follower", daemon=True)
+
+    def begin(self) -> None:
+        """Load what the rollout names now, then follow it."""
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stopping.set()
+
+    def score(self, model_hash: str, features: FeatureMatrix) -> HopAnswer:
+        """Probabilities float64 (n, K), NaN in the rows the model failed on, and how; None where it is not loaded.
+
+        Parameters
+        ----------
+        features : float32 (n, d)
+        """
+        held = next((m for m in self._models.values() if m[1].model_hash == model_hash), None)
+        if held is None:
+            return None
+        runner, model = held
+        scored = score_rows(runner, np.ascontiguousarray(features, dtype=np.float32), len(model.predictor.classes))
+        return scored.proba, scored.fault
+
+    def look(self) -> None:
+        """One look: load what is new, let go of what is no more named, report once a second or when there is news."""
+        before = (self._state, self._problem)
+        try:
+            self._state = self._store.read() or self._state
+        except ArtefactError as error:
+            self._warn("rollout.unreadable", str(error))
+        self._load_missing()
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_EVERY_S or before != (self._state, self._problem):
+            self._reported_at = now
+            self._report()
+
+    def _load_missing(self) -> None:
+        tags = self._tags()
+        if all(tag in self._models for tag in tags):
+            self._problem = ""
+        for tag, gated in tags.items():
+            if tag in self._models or time.monotonic() < self._retry_at.get(tag, 0.0):
+                continue
+            try:
+                model = self._loader.load(tag, gated=gated)
+            except SuretyError as error:
+                self._problem = str(error)
+                self._retry_at[tag] = time.monotonic() + _RETRY_S
+                self._warn("model.not_loaded", f"{tag}: {error}")
+                continue
+            self._models = {**self._models, tag: (ConformalRunner(model), model)}
+            logger.info("model.loaded", extra={"tag": tag, "model_hash": model.model_hash})
+        now = time.monotonic()
+        self._named_at.update(dict.fromkeys(tags, now))
+        self._models = {t: held for t, held in self._models.items() if now - self._named_at.get(t, 0.0) < _KEEP_S}
+
+    def _tags(self) -> dict[str, bool]:
+        """Tags to hold, and whether they must be gated."""
+        state = self._state
+        try:
+            tags = {self._loader.served_tag() if self._settings.model or state is None else state.champion: True}
+        except SuretyError as error:
+            self._warn("model.not_loaded", str(error))
+            tags = {}
+        if state is not None:
+            for tag in (state.previous, state.challenger):
+                if tag is not None:
+                    tags.setdefault(tag, tag != state.challenger or state.mode == "canary")
+        return tags
+
+    def _follow(self) -> None:
+        while not self._stopping.wait(_LOOK_EVERY_S):
+            try:
+                self.look()
+            except Exception:  # nothing that goes wrong here may end the following
+                logger.exception("rollout.look_failed")
+
+    def _report(self) -> None:
+        me = self._identity
+        report = WorkerReport(
+            server=me.server,
+            role="runner",
+            index=me.index,
+            pid=me.pid,
+            started_at=me.started_at,
+            beat_s=time.monotonic(),
+            generation=self._state.generation if self._state is not None else 0,
+            stage=self._state.stage if self._state is not None else 0,
+            problem=self._problem or None,
+        )
+        try:
+            write_report(self._settings.worker_reports, report)
+        except OSError as error:
+            self._warn("report.not_written", type(error).__name__)
+
+    def _warn(self, event: str, problem: str) -> None:
+        if (key := f"{event} {problem}") not in self._warned:
+            self._warned.add(key)
+            logger.warning(event, extra={"reason": problem})

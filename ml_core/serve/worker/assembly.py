@@ -1,0 +1,197 @@
+"""From a rollout state to loaded models in their slots: beside the old ones, which stay wherever something fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from ml_core.base.errors import ModelUnavailable, SuretyError
+from ml_core.base.settings import Settings
+from ml_core.serve.answering.live import Live, LiveModel, SlotCounts
+from ml_core.serve.model.bundle import Bundle
+from ml_core.serve.model.loader import LoadedModel, ModelLoader
+from ml_core.serve.model.predictor import check_golden
+from ml_core.serve.model.scorer import Scorer
+from ml_core.serve.rollout.contract import check_same_contract
+from ml_core.serve.rollout.rollout_state import CircuitOrder, RolloutState, Slot
+from ml_core.serve.running.circuit_breaker import CircuitBreaker
+from ml_core.serve.running.guard import AsyncRunner, GuardedRunner, model_breaker
+from ml_core.serve.running.runner import ConformalRunner, Runner
+
+__all__ = ["Assembler", "RunnerOf", "start_anew"]
+
+logger = logging.getLogger(__name__)
+
+RunnerOf = Callable[[LoadedModel], "Runner | AsyncRunner"]
+_SPEED_ROWS = 8
+
+
+class Assembler:
+    """Loads what a rollout state names and keeps what is loaded already.
+
+    Parameters
+    ----------
+    settings : circuit, deadline and pool of every model
+    loader : finds, verifies and checks models
+    runner_of : where a model's arithmetic runs; in this process unless told otherwise
+    scorer_of : gives the scorer that the golden records are checked with where it does not run in this process
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        loader: ModelLoader,
+        runner_of: RunnerOf = ConformalRunner,
+        scorer_of: Callable[[Bundle], Scorer] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._loader = loader
+        self._runner_of = runner_of
+        self._scorer_of = scorer_of
+
+    def assemble(self, state: RolloutState | None, old: Live | None) -> tuple[Live | None, str]:
+        """The models of that state in their slots, and why it is not all of them ("" where it is).
+
+        The champion failing leaves everything as it was. A challenger failing leaves the champion alone; a previous
+        champion failing is only missed when somebody goes back.
+        """
+        try:
+            champion = self._model(self._champion_tag(state), old, gated=True)
+        except SuretyError as error:
+            logger.exception("model.not_loaded", extra={"code": error.code, "reason": str(error)})
+            if old is None or state is None:
+                return old, str(error)
+            kept = replace(old, flags=state.flags)
+            _obey(state, kept)
+            return kept, str(error)
+        if state is None:
+            return Live(champion), ""
+        challenger, problem = self._challenger(state, champion, old)
+        live = Live(
+            champion=champion,
+            challenger=challenger,
+            previous=self._previous(state, champion, challenger, old),
+            generation=state.generation,
+            stage=state.stage,
+            mode=state.mode if challenger is not None else "off",
+            weight=state.weight,
+            flags=state.flags,
+            guards=state.guards,
+            counts=_counts(state, old),
+        )
+        _obey(state, live)
+        return live, problem
+
+    def finish(self, live: Live) -> None:
+        """Let models whose runner was out of reach answer once their golden records reproduce."""
+        for _, model in live.models():
+            if model.guard.unavailable == "model_not_loaded":
+                try:
+                    check_golden(model.model.predictor)
+                except ModelUnavailable:
+                    continue
+                except SuretyError as error:
+                    logger.error("model.not_loaded", extra={"code": error.code, "reason": str(error)})  # noqa: TRY400 - one line
+                    continue
+                model.guard.unavailable = None
+                logger.info("model.loaded", extra=_facts(model))
+
+    def _champion_tag(self, state: RolloutState | None) -> str:
+        """``SURETY_MODEL`` comes before the rollout, which comes before the promotion record it began with."""
+        if self._settings.model or state is None:
+            return self._loader.served_tag()
+        return state.champion
+
+    def _challenger(self, state: RolloutState, champion: LiveModel, old: Live | None) -> tuple[LiveModel | None, str]:
+        if state.challenger is None or state.mode == "off":
+            return None, ""
+        try:
+            model = self._model(state.challenger, old, gated=state.mode == "canary")
+            check_same_contract(model.model.tag, model.manifest, champion.manifest)
+        except SuretyError as error:
+            logger.exception("challenger.not_loaded", extra={"code": error.code, "reason": str(error)})
+            return None, str(error)
+        return model, ""
+
+    def _previous(
+        self, state: RolloutState, champion: LiveModel, challenger: LiveModel | None, old: Live | None
+    ) -> LiveModel | None:
+        """The previous champion; None where it is the challenger, since a model holds one slot at a time."""
+        taken = {model.model.tag for model in (champion, challenger) if model is not None}
+        if state.previous is None or state.previous in taken:
+            return None
+        try:
+            model = self._model(state.previous, old, gated=True)
+            check_same_contract(model.model.tag, model.manifest, champion.manifest)
+        except SuretyError as error:
+            logger.warning("previous.not_loaded", extra={"code": error.code, "reason": str(error)})
+            return None
+        return model
+
+    def _model(self, tag: str, old: Live | None, *, gated: bool) -> LiveModel:
+        """The model under that tag: the loaded one, or a new one that has reproduced its golden answers."""
+        for _, known in old.models() if old is not None else ():
+            if known.model.tag == tag and (not gated or _is_gated(known.model)):
+                return known
+        loaded = self._loader.verified(tag, gated=gated, scorer_of=self._scorer_of)
+        name = f"{loaded.predictor.bundle.manifest.name} v{loaded.version}"
+        breaker = model_breaker(name, self._settings)
+        guard = GuardedRunner(self._runner_of(loaded), breaker, len(loaded.predictor.classes), self._settings)
+        model = LiveModel(loaded, guard)
+        try:
+            check_golden(loaded.predictor)
+        except ModelUnavailable:
+            if old is not None:
+                raise
+            guard.unavailable = "model_not_loaded"  # its runner is not there yet: until then its baseline answers
+            return model
+        self._warm(model)
+        logger.info("model.loaded", extra=_facts(model))
+        return model
+
+    def _warm(self, model: LiveModel) -> None:
+        """Let the model score a few golden records, so that its first caller pays for nothing."""
+        records = [model.reader.read(entry["record"]) for entry in model.model.predictor.bundle.golden[:_SPEED_ROWS]]
+        model.guard.learn_speed(model.transform(model.reader.arrays(records)))
+
+
+def _obey(state: RolloutState, live: Live) -> None:
+    """Tell the circuits of every slot what the operator wants, once for each order."""
+    for slot, model in live.models():
+        order = state.circuits.get(slot, CircuitOrder())
+        if order != model.order:
+            _tell(model.guard.breaker, order, model.order)
+            model.order = order
+
+
+def start_anew(model: LiveModel) -> None:
+    """Forget what the circuit of a model has seen, but not what an operator told it."""
+    model.guard.breaker.reset()
+    _tell(model.guard.breaker, model.order, model.order)
+
+
+def _tell(breaker: CircuitBreaker, order: CircuitOrder, before: CircuitOrder) -> None:
+    if order.resets > before.resets:
+        breaker.reset()
+    {
+        "auto": breaker.automatic,
+        "forced_open": breaker.force_open,
+        "disabled": breaker.disable,
+        "metrics_only": breaker.watch_only,
+    }[order.mode]()
+
+
+def _is_gated(model: LoadedModel) -> bool:
+    return model.gate is not None and model.gate.passed
+
+
+def _counts(state: RolloutState, old: Live | None) -> dict[Slot, SlotCounts]:
+    """Counts go on while the traffic is divided as before, and start anew where it is not."""
+    if old is not None and old.stage == state.stage:
+        return old.counts
+    return {"champion": SlotCounts(), "challenger": SlotCounts(), "previous": SlotCounts()}
+
+
+def _facts(model: LiveModel) -> dict[str, str]:
+    return {"tag": model.model.tag, "model_hash": model.model.model_hash, "where": model.guard.where}

@@ -1,1 +1,0 @@
-"""Answering requests: the runner and the inference core."""

@@ -1,1 +1,0 @@
-"""Making an artefact: rows, learner, conversion, calibration, evaluation, packing."""

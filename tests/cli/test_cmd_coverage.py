@@ -1,0 +1,123 @@
+"""coverage check as a person types it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ml_core.base.clock import utc_now
+from ml_core.serve.rollout import changes
+from tests.cli.typing_surety import command_line
+from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients, unforeseen
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    with command_line(tmp_path, monkeypatch, capsys) as typed:
+        yield typed
+
+
+@pytest.fixture
+def ward(tmp_path, run):
+    ward = Ward(tmp_path)
+    yield ward
+    ward.close()
+
+
+def matured(ward: Ward, rows) -> None:
+    ward.answer(rows)
+    ward.pass_days(HORIZON_DAYS + 1)
+    ward.look()
+
+
+def test_coverage_of_a_valid_model_lies_in_its_bands_and_exits_with_zero(run, ward):
+    rows = patients(300, seed=1)
+    matured(ward, rows)
+    told = run("coverage", "check")
+    assert (told.code, told.err) == (0, "")
+    positive = int(rows["readmission_30d"].sum())
+    bands = {band["label"]: band for band in told.result["bands"]}
+    assert {label: band["n"] for label, band in bands.items()} == {None: 300, 0: 300 - positive, 1: positive}
+    assert all(band["lower"] <= band["observed"] <= band["upper"] and band["inside"] for band in bands.values())
+    assert {d["alarm"]: (d["labels"], d["on"]) for d in told.result["detectors"]} == {
+        "coverage:0": (300 - positive, False),
+        "coverage:1": (positive, False),
+    }
+    assert {d["needed"] for d in told.result["detectors"]} == {50_000.0}
+    facts = ("model", "slot", "matured", "waiting", "unknown")
+    assert [told.result[name] for name in facts] == [ward.home.v1, "champion", 300, 0, 0]
+
+
+def test_lost_coverage_exits_with_three_and_names_the_class(run, ward):
+    matured(ward, unforeseen(150, seed=1))
+    told = run("coverage", "check")
+    lost = next(d for d in told.result["detectors"] if d["on"])
+    assert (told.code, lost["alarm"], lost["misses"] == lost["labels"]) == (3, "coverage:1", True)
+    assert lost["evidence"] >= lost["needed"]
+    assert next(band for band in told.result["bands"] if band["label"] == 1)["inside"] is False
+
+
+def test_a_window_of_answers_does_not_switch_an_alarm_off(run, ward):
+    matured(ward, unforeseen(150, seed=1))
+    told = run("coverage", "check", "--since", "1h")
+    assert (told.code, told.result["matured"], told.result["bands"]) == (3, 0, [])
+    assert "no label" in told.err
+    age_days = (utc_now() - ward.now).days + 40
+    assert run("coverage", "check", "--since", f"{age_days}d").result["matured"] == 150
+
+
+def test_labels_that_wait_for_their_horizon_are_counted_and_not_judged(run, ward):
+    ward.answer(patients(200, seed=2))
+    ward.pass_days(6)
+    ward.look()
+    told = run("coverage", "check")
+    assert (told.code, told.result["matured"], told.result["detectors"]) == (0, 0, [])
+    assert told.result["waiting"] > 0
+    assert f"{told.result['waiting']} wait for their horizon" in told.err
+
+
+def test_a_table_shows_bands_and_detectors(run, ward, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    matured(ward, unforeseen(150, seed=1))
+    told = run("coverage", "check", "--output", "table")
+    assert (told.code, "coverage:1" in told.out, "observed" in told.out) == (3, True, True)
+
+
+def test_another_slot_is_judged_by_its_own_answers(run, ward):
+    matured(ward, unforeseen(150, seed=1))
+    ward.home.change(changes.full(ward.home.v2))
+    ward.look()
+    assert run("coverage", "check").code == 0
+    told = run("coverage", "check", "--slot", "previous")
+    assert (told.code, told.result["model"]) == (3, ward.home.v1)
+    assert run("coverage", "check", "--slot", "challenger").code == 1
+
+
+def test_where_nothing_is_live_or_no_monitor_has_run_the_command_is_broken(run, tmp_path):
+    told = run("coverage", "check")
+    assert (told.code, told.out, "start the service" in told.err) == (1, "", True)
+    ward = Ward(tmp_path)
+    told = run("coverage", "check")
+    assert (told.code, told.out, "surety monitor" in told.err) == (1, "", True)
+    ward.close()
+
+
+def test_a_ledger_that_cannot_be_read_is_one_line(run, ward):
+    matured(ward, patients(30, seed=1))
+    (ledger,) = ward.home.settings.monitor.glob("*.ledger.db")
+    ledger.write_bytes(b"no database " * 100)
+    told = run("coverage", "check")
+    assert (told.code, told.out, told.err.count("\n"), ledger.name in told.err) == (1, "", 1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("check", "now"), ("check", "--since", "30"), ("check", "--slot", "loser"), ("check", "--output", "csv")],
+)
+def test_wrong_usage_exits_with_two(run, arguments):
+    assert run("coverage", *arguments).code == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("check",)])
+def test_help_has_an_example(run, arguments):
+    told = run("coverage", *arguments, "--help")
+    assert (told.code, "Example: surety coverage check" in told.out) == (0, True)

@@ -1,0 +1,147 @@
+"""The feature store: versions that stay, order that stays, writes that are not made twice."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml_core.base.errors import DataError, UnknownFeatureVersion
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.data.frames import to_arrays
+from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.serve.features.versions import get_feature_version
+from tests.raw_rows import valid_rows
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore(tmp_path / "features")
+
+
+def cohort(n, seed=1):
+    return make_cohort(n, seed=seed)[0]
+
+
+def test_versions_can_be_read_back_for_ever(store):
+    frames = [cohort(n, seed=n) for n in (50, 30, 40)]
+    versions = [store.overwrite("v1", frame) for frame in frames]
+    assert versions == [0, 1, 2]
+    assert store.latest("v1") == 2
+    for version, frame in zip(versions, frames, strict=True):
+        read = store.read("v1", version)
+        assert read["patient_id"].tolist() == frame["patient_id"].tolist()
+        np.testing.assert_array_equal(read["glucose"], frame["glucose"])
+
+
+def test_no_version_is_ever_forgotten_by_delta_itself(store, tmp_path):
+    from deltalake import DeltaTable
+
+    store.overwrite("v1", cohort(20, seed=1))
+    store.overwrite("v1", cohort(20, seed=2))
+    delta = DeltaTable(str(tmp_path / "features" / "v1"))
+    assert delta.metadata().configuration["delta.enableExpiredLogCleanup"] == "false"
+    delta.create_checkpoint()
+    delta.cleanup_metadata()
+    assert delta.vacuum(dry_run=False) == []
+    assert store.read("v1", 0)["patient_id"].tolist() == cohort(20, seed=1)["patient_id"].tolist()
+
+
+def test_appended_rows_follow_in_order_and_the_version_before_is_untouched(store):
+    a, b, c = cohort(500, 1), cohort(300, 2), cohort(10, 3)
+    assert [store.append("v1", frame) for frame in (a, b, c)] == [0, 1, 2]
+    assert store.read("v1")["patient_id"].tolist() == [*a["patient_id"], *b["patient_id"], *c["patient_id"]]
+    assert len(store.read("v1", 0)) == 500
+
+
+def test_the_same_overwrite_or_append_again_makes_no_version(store):
+    frame = cohort(50)
+    assert [store.overwrite("v1", frame) for _ in range(3)] == [0, 0, 0]
+    assert [store.append("v1", frame) for _ in range(3)] == [1, 1, 1]
+    assert len(store.read("v1")) == 100
+    assert store.overwrite("v1", frame) == 2  # the content is another now, so this is a change
+
+
+def test_equal_rows_in_other_types_are_the_same_content(store):
+    frame = cohort(50)
+    other = frame.astype({"age": "float64", "readmission_30d": "Int64", "patient_id": object, "glucose": "Float64"})
+    other["encounter_date"] = other["encounter_date"].dt.strftime("%Y-%m-%d")
+    assert [store.overwrite("v1", f) for f in (frame, other, frame[sorted(frame.columns)])] == [0, 0, 0]
+
+
+def test_one_changed_cell_is_another_content(store):
+    frame = cohort(50)
+    changed = frame.copy()
+    changed.loc[7, "bmi"] = 33.3
+    nulled = frame.copy()
+    nulled.loc[7, "bmi"] = None
+    assert [store.overwrite("v1", f) for f in (frame, changed, nulled)] == [0, 1, 2]
+
+
+def test_columns_have_one_type_each_nulls_included(store):
+    version = get_feature_version("v2")
+    frame = pd.DataFrame(valid_rows(version.columns, 60, seed=1)).assign(
+        patient_nbr=range(1, 61), readmission_30d=[0, 1] * 30
+    )
+    store.overwrite("v2", frame)
+    read = store.read("v2")
+    assert list(read.columns) == [c.name for c in version.columns]
+    assert read["encounter_id"].isna().all()
+    a, b = to_arrays(frame, version), to_arrays(read, version)
+    for name, values in a.items():
+        np.testing.assert_array_equal(values, b[name])
+
+
+def test_the_matrix_is_the_transform_of_the_version_and_is_kept(store, tmp_path):
+    frames = [cohort(20, seed=1), cohort(30, seed=2)]
+    for frame in frames:
+        store.overwrite("v1", frame)
+    version = get_feature_version("v1")
+    for number, frame in enumerate(frames):
+        expected = version.transform(to_arrays(frame, version))
+        for _ in range(2):  # computed, then from the cache
+            assert store.matrix("v1", number).tobytes() == expected.tobytes()
+    assert len(list((tmp_path / "features" / "cache" / "v1").iterdir())) == 2
+
+
+def test_a_cut_off_cache_file_is_computed_again(store, tmp_path):
+    store.overwrite("v1", cohort(20))
+    expected = store.matrix("v1").tobytes()
+    (cached,) = (tmp_path / "features" / "cache" / "v1").iterdir()
+    for content in (b"", cached.read_bytes()[:200]):
+        cached.write_bytes(content)
+        assert store.matrix("v1").tobytes() == expected
+
+
+def test_a_table_made_anew_never_meets_the_old_ones_cache(store, tmp_path):
+    import shutil
+
+    store.overwrite("v1", cohort(20, seed=1))
+    old = store.matrix("v1", 0)
+    shutil.rmtree(tmp_path / "features" / "v1")
+    store.overwrite("v1", cohort(20, seed=2))
+    assert store.matrix("v1", 0).tobytes() != old.tobytes()
+
+
+def test_what_is_not_there_is_a_clear_error(store):
+    with pytest.raises(DataError, match="no such table"):
+        store.latest("v1")
+    store.overwrite("v1", cohort(5))
+    with pytest.raises(DataError, match="has no version 7"):
+        store.read("v1", 7)
+    with pytest.raises(UnknownFeatureVersion):
+        store.overwrite("v99", cohort(5))
+    with pytest.raises(DataError, match="has no column readmission_30d"):
+        store.overwrite("v1", cohort(5).drop(columns="readmission_30d"))
+
+
+def test_a_damaged_data_file_is_a_clear_error(store, tmp_path):
+    store.overwrite("v1", cohort(500))
+    (data,) = (tmp_path / "features" / "v1").glob("*.parquet")
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(DataError, match="cannot be read"):
+        store.read("v1")
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        FeatureStore(tmp_path / "file").overwrite("v1", cohort(5))

@@ -1,0 +1,162 @@
+"""The loop in one call, on a real registry, a real log and outcomes that came late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_core.base.errors import RetrainBusy
+from ml_core.base.journal import Journal
+from ml_core.lab.config import ModelConfig, RetrainConfig
+from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.journeys import retrain as loop
+from ml_core.lab.journeys.outcomes_table import new_rows
+from ml_core.lab.journeys.retrain import decide, last_retraining, retrain
+from ml_core.lab.training.labelled_rows import rows_from_store
+from ml_core.serve.log.log_files import FileLock
+from ml_core.serve.rollout.rollout_store import RolloutStore
+from tests.homes import bento_store
+from tests.lab.watching.ward import Ward, patients
+from tests.toy_models import toy_config, toy_frame
+
+
+@pytest.fixture
+def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with bento_store(tmp_path / "bento"):
+        place = Ward(tmp_path)
+        FeatureStore(place.home.settings.feature_store).overwrite("v1", toy_frame())
+        yield place
+        place.close()
+
+
+def config(**retraining: Any) -> ModelConfig:
+    facts = {"cool_down_days": 7.0, "min_new_labels": 100, "live_rows": 1_000, **retraining}
+    return toy_config(retrain=RetrainConfig(**facts), gate={"min_roc_auc": 0.6, "min_positives": 20})
+
+
+def known_outcomes(ward: Ward, n: int = 400, seed: int = 31) -> None:
+    ward.answer(patients(n, seed=seed))
+    ward.pass_days(31)
+    ward.look()
+
+
+def test_too_few_new_labels_are_a_reason_to_wait(ward: Ward) -> None:
+    known_outcomes(ward, 50)
+    found = decide(config(), ward.home.settings, if_drift=False, force=False)
+    assert (found.go, found.new_labels, len(found.against)) == (False, 50, 1)
+    assert decide(config(), ward.home.settings, if_drift=False, force=True).go
+
+
+def test_without_drift_or_alarm_nothing_is_trained_if_drift_is_asked_for(ward: Ward) -> None:
+    known_outcomes(ward)
+    found = retrain(config(), ward.home.settings, lambda _: None, if_drift=True)
+    assert (found.version, found.decision.against) == (None, ("neither drift nor an alarm",))
+    assert last_retraining(ward.home.settings) is None
+
+
+def test_drift_of_the_newest_answers_is_a_reason_and_is_named(ward: Ward) -> None:
+    known_outcomes(ward)
+    old = patients(600, seed=32)
+    ward.answer(old.assign(age=(old["age"] + 15).clip(0, 120), glucose=(old["glucose"] * 1.3).clip(30, 600)))
+    found = decide(config(live_rows=600), ward.home.settings, if_drift=True, force=False)
+    assert found.go
+    assert found.reasons[0].startswith("drift: ")
+    assert "age" in found.reasons[0]
+
+
+def test_it_trains_on_what_became_known_and_starts_the_shadow(ward: Ward) -> None:
+    known_outcomes(ward)
+    settings = ward.home.settings
+    before = len(FeatureStore(settings.feature_store).read("v1"))
+    found = retrain(config(), settings, lambda _: None, shadow=True)
+    assert found.decision.go
+    assert (found.rows_added, found.is_new, found.shadow) == (400, True, True)
+    assert len(FeatureStore(settings.feature_store).read("v1")) == before + 400
+    state = RolloutStore(settings).read()
+    assert state is not None
+    assert (state.mode, state.challenger) == ("shadow", found.tag)
+    done = last_retraining(settings)
+    assert done is not None
+    assert (done.model_hash, done.outcomes_upto) == (found.model_hash, 400)
+    assert "model.retrained" in {entry["event"] for entry in Journal(settings.journal).entries()}
+    cooling = decide(config(), settings, if_drift=False, force=False)
+    assert not cooling.go
+    assert "cool-down" in cooling.against[0]
+
+
+def test_killed_before_the_end_the_same_call_ends_with_the_same_model(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_outcomes(ward)
+    settings = ward.home.settings
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "validate_deployment", die)
+        with pytest.raises(Killed):
+            retrain(config(), settings, lambda _: None)
+    rows = len(FeatureStore(settings.feature_store).read("v1"))
+    assert last_retraining(settings) is None
+    found = retrain(config(), settings, lambda _: None)
+    assert (found.is_new, found.rows_added) == (False, 0)
+    assert len(FeatureStore(settings.feature_store).read("v1")) == rows
+    assert last_retraining(settings) is not None
+
+
+def test_a_patient_whom_the_store_knows_keeps_his_name_and_part(ward: Ward) -> None:
+    known = toy_frame().head(300)
+    ward.answer(known)
+    strangers = patients(100, seed=77)
+    strangers["patient_id"] = [f"stranger-{i}" for i in range(len(strangers))]
+    ward.answer(strangers)
+    ward.pass_days(31)
+    ward.look()
+    found = new_rows(ward.home.settings, "v1", 0).frame
+    names = set(found["patient_id"])
+    assert {str(name) for name in known["patient_id"]} <= names
+    assert not any(name.startswith("stranger") for name in names)
+    assert sum(name.startswith("h-") for name in names) == 100
+
+
+def test_the_table_says_up_to_which_outcome_it_goes(ward: Ward) -> None:
+    known_outcomes(ward)
+    settings = ward.home.settings
+    store = FeatureStore(settings.feature_store)
+    found = new_rows(settings, "v1", 0)
+    version = store.extend("v1", found.frame, found.upto)
+    assert store.extended_upto("v1") == found.upto
+    assert store.extend("v1", found.frame, found.upto) == version
+    store.overwrite("v1", toy_frame())
+    assert store.extended_upto("v1") == 0
+
+
+def test_the_promise_can_be_about_the_newest_rows_alone(ward: Ward) -> None:
+    known_outcomes(ward, 400)
+    settings = ward.home.settings
+    changed = config()
+    changed = changed.model_copy(update={"split": changed.split.model_copy(update={"newest_rows": 2_000})})
+    found = retrain(changed, settings, lambda _: None)
+    rows = rows_from_store(changed, settings, found.table_version)
+    newest = set(range(len(rows) - 2_000, len(rows)))
+    assert {"left_out", "train", "test"} <= set(rows.counts)
+    for part in ("calibration", "test"):
+        assert set(rows.part(part).frame.index) <= newest
+    assert len(rows.part("train").recent()) < len(rows.part("train"))
+    assert found.gate is not None
+    assert "split_newest_rows" not in found.gate.failed_rules
+
+
+def test_a_second_run_at_the_same_time_is_refused(ward: Ward) -> None:
+    held = FileLock(ward.home.settings.home / "retrain" / f"{ward.home.settings.model_name}.lock")
+    with pytest.raises(RetrainBusy):
+        retrain(config(), ward.home.settings, lambda _: None, force=True)
+    held.release()

@@ -1,0 +1,145 @@
+"""Coverage and performance from rows whose sets are known by hand: nine calibration rows, so p > 0.1 is rank 2 of 10."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ml_core.base.clock import microseconds
+from ml_core.lab.report.collect_gaps import Gaps
+from ml_core.lab.report.collect_outcomes import known_outcomes, label_facts, outcome_facts
+from ml_core.lab.report.collect_period import DAY, Known, Stretch, period_of
+from ml_core.lab.report.facts import Detector, Labels
+from ml_core.lab.watching.calibration_facts import keep_promise
+from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.serve.log.reader import PredictionLog
+from tests.serve.log.filled import THIRD, bulk_row, fill, row, settings_in
+from tests.toy_models import toy_model
+
+BEGAN = datetime(2026, 3, 2, tzinfo=UTC)
+THREE_DAYS = Stretch(BEGAN, BEGAN + 3 * DAY, DAY)
+MODEL, CALIBRATION = "aa", toy_model().bundle.manifest.calibration_id
+QUIET = Detector(1.0, 5e4, 10, "promise")
+
+
+def matured(n: int, day: int, label: int, *, covered: bool, **facts) -> MaturedRow:
+    """The n-th answer; its set holds its label or not."""
+    at_us = microseconds(BEGAN + timedelta(days=day, minutes=n))
+    p_values = tuple(0.1 if k == label and not covered else 0.5 for k in (0, 1))
+    usual = {
+        "request_id": n.to_bytes(16, "big"), "at_us": at_us, "entered_us": at_us, "model_hash": MODEL,
+        "calibration_id": CALIBRATION, "slot": "champion", "own": True, "label": label, "missed": not covered,
+        "probabilities": (0.7, 0.3) if label == 0 else (0.4, 0.6), "p_values": p_values, "subject": None,
+    }  # fmt: skip
+    return MaturedRow(**{**usual, **facts})
+
+
+ROWS = [
+    *(matured(n, 0, 0, covered=n < 27) for n in range(30)),
+    *(matured(30 + n, 0, 1, covered=n < 10) for n in range(25)),
+    *(matured(100 + n, 2, 1, covered=True) for n in range(4)),
+    matured(200, 1, 1, covered=False, own=False),
+    matured(201, 1, 1, covered=False, calibration_id="another"),
+    matured(202, 1, 1, covered=False, missed=None),
+    matured(203, 1, 1, covered=False, model_hash="bb"),
+    matured(204, 5, 1, covered=False),
+]
+
+
+def ledger(tmp_path, guarantee="class_conditional"):
+    path = tmp_path / "toy.ledger.db"
+    facts = {
+        "model_hash": MODEL, "calibration_id": CALIBRATION, "classes": [0, 1], "calibration_sizes": [9, 9],
+        "level": "0.9", "guarantee": guarantee,
+    }  # fmt: skip
+    with Ledger.changing(path) as found:
+        keep_promise(found, facts, {})
+        found.enter(ROWS)
+    return path
+
+
+def told(path, detectors=None):
+    return outcome_facts(path, MODEL, toy_model().bundle.manifest, THREE_DAYS, detectors or {})
+
+
+def test_coverage_is_of_the_models_own_answers_day_by_day(tmp_path):
+    coverage, _ = told(ledger(tmp_path), {"coverage:1": QUIET})
+    zero, one = coverage.classes
+    assert [(b.rows, b.observed) for b in zero.buckets] == [(30, 0.9), (0, None), (0, None)]
+    assert [(b.rows, b.observed) for b in one.buckets] == [(25, 0.4), (0, None), (4, 1.0)]
+    assert (one.rows, one.observed, one.promised) == (29, pytest.approx(14 / 29), 0.9)
+    assert (zero.detector, one.detector) == (None, QUIET)
+    assert [b.start for b in one.buckets] == [BEGAN, BEGAN + DAY, BEGAN + 2 * DAY]
+
+
+def test_a_promise_to_all_classes_together_has_one_history(tmp_path):
+    coverage, _ = told(ledger(tmp_path, "marginal"), {"coverage:all": QUIET})
+    (judged,) = coverage.classes
+    assert (judged.label, judged.rows, judged.detector) == ("all", 59, QUIET)
+    assert judged.buckets[0].observed == pytest.approx(37 / 55)
+    assert 0.0 < judged.buckets[0].lower < judged.buckets[0].upper <= 1.0
+
+
+def test_performance_is_told_where_there_are_enough_of_both_outcomes(tmp_path):
+    _, performance = told(ledger(tmp_path))
+    first, second, third = performance.buckets
+    assert (first.rows, first.positives, first.auc) == (55, 25, 1.0)
+    assert first.brier == pytest.approx((30 * 0.3**2 + 25 * 0.4**2) / 55)
+    assert (second.rows, second.auc, third.rows, third.auc) == (0, None, 4, None)
+
+
+def test_no_outcome_in_the_period_leaves_detectors_and_no_history(tmp_path):
+    path = ledger(tmp_path)
+    later = Stretch(BEGAN + 30 * DAY, BEGAN + 31 * DAY, DAY)
+    coverage, performance = outcome_facts(path, MODEL, toy_model().bundle.manifest, later, {"coverage:1": QUIET})
+    assert [(c.buckets, c.observed, c.detector) for c in coverage.classes] == [((), None, None), ((), None, QUIET)]
+    assert performance is None
+
+
+def test_what_is_known_of_a_model_is_counted(tmp_path):
+    path = ledger(tmp_path)
+    assert known_outcomes(path, MODEL) == Known(BEGAN, BEGAN + timedelta(days=5, minutes=204), 63)
+    assert known_outcomes(path, "cc") is None
+    assert known_outcomes(tmp_path / "none.db", MODEL) is None
+
+
+@pytest.fixture
+def log(tmp_path):
+    """Ten answers on 5 January, and on the 7th five and a bulk call of a hundred."""
+    settings = settings_in(tmp_path)
+    fill(settings, [row(n) for n in range(10)])
+    fill(settings, [row(n, THIRD) for n in range(5)] + [bulk_row(settings, 1, THIRD, answers=100)], THIRD)
+    return PredictionLog(settings.log)
+
+
+NOON = datetime(2026, 1, 8, 12, tzinfo=UTC)
+
+
+def labels(log, path, horizon: float, gaps: Gaps | None = None):
+    period = period_of(NOON, 30 * DAY, timedelta(days=horizon))
+    return label_facts(path, log, period, horizon, gaps or Gaps())
+
+
+def test_answers_wait_until_their_horizon_has_passed_those_of_bulk_calls_too(log, tmp_path):
+    none = tmp_path / "none.db"
+    assert labels(log, none, 2) == Labels(waiting=105, horizon_days=2, next_at=NOON + timedelta(days=1, hours=-3))
+    assert labels(log, none, 30).waiting == 115
+    assert labels(log, none, 0) == Labels(horizon_days=0)
+
+
+def test_without_a_monitor_no_outcome_is_called_missing(log, tmp_path):
+    assert labels(log, tmp_path / "none.db", 2).missing == 0
+    assert labels(log, ledger(tmp_path), 2).missing == 10
+
+
+def test_files_that_cannot_be_read_are_not_counted_and_leave_a_gap(log, tmp_path):
+    damaged = log.files()[0].path
+    damaged.write_bytes(b"no database at all" * 1_000)
+    gaps = Gaps()
+    assert labels(log, tmp_path / "none.db", 30, gaps).waiting == 105
+    assert [(gap.part, damaged.name in gap.reason) for gap in gaps.found] == [("coverage", True)]
+
+
+def test_without_a_promise_nothing_can_be_judged(tmp_path):
+    assert told(tmp_path / "none.db") == (None, None)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from ml_core.features.columns import Column
+from ml_core.lab.training.training_reference import MOST_ORDER_STATISTICS, SHARED_BY, order_statistics, reference_bytes
+
+COLUMNS = (
+    Column("age", "int", "Age.", low=0, high=120),
+    Column("sex", "category", "Sex.", levels=("f", "m"), nullable=True),
+    Column("code", "text", "Code.", pattern=".*", nullable=True, examples=("a",)),
+)
+
+
+def read(raw: bytes) -> dict:
+    with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+@pytest.fixture
+def reference() -> dict:
+    n = 1_000
+    age = np.arange(n, dtype=np.float64) % 90
+    age[:100] = np.nan
+    code = np.array(["common" if i % 2 else None for i in range(n)], dtype=object)
+    code[1::200] = "rare"
+    columns = {"age": age, "sex": np.array([-1, 0, 1, 1] * 250), "code": code}
+    groups = np.arange(n)
+    scores = np.column_stack([np.linspace(0, 1, n), np.linspace(1, 0, n)])
+    return read(reference_bytes(COLUMNS, columns, groups, scores, groups, (0, 1)))
+
+
+def test_numbers_are_described_by_order_statistics_moments_and_missing_rate(reference):
+    assert len(reference["values/age"]) == reference["count/age"][0] == 900
+    assert (np.diff(reference["values/age"]) >= 0).all()
+    assert reference["missing_rate/age"][0] == pytest.approx(0.1)
+    assert reference["mean/age"][0] == pytest.approx((np.arange(100, 1_000) % 90).mean())
+    assert reference["sd/age"][0] == pytest.approx((np.arange(100, 1_000) % 90).std())
+
+
+def test_categories_are_counted_per_level(reference):
+    assert reference["levels/sex"].tolist() == [250, 500]
+    assert reference["missing_rate/sex"][0] == pytest.approx(0.25)
+
+
+def test_a_text_that_few_patients_have_is_not_published(reference):
+    assert reference["texts/code"].tolist() == ["common"]
+    assert (reference["texts_count/code"][0], reference["texts_other/code"][0]) == (495, 5)
+
+
+def test_the_score_distribution_is_there_for_every_label(reference):
+    assert len(reference["scores/0"]) == len(reference["scores/1"]) == 1_000
+
+
+def test_no_extreme_is_one_patients():
+    values = np.concatenate([[-1e9], np.linspace(0, 1, 500), [1e9]])
+    found = order_statistics(values, np.arange(502))
+    assert (found >= np.sort(values)[SHARED_BY - 1]).all()
+    assert (found <= np.sort(values)[-SHARED_BY]).all()
+    assert len(found) == 502
+
+
+def test_rows_of_one_patient_do_not_make_an_extreme_shared():
+    values = np.concatenate([np.full(50, -100.0), np.arange(100, dtype=np.float64)])
+    groups = np.concatenate([np.zeros(50, dtype=np.int64), np.arange(1, 101)])
+    assert order_statistics(values, groups).min() == SHARED_BY - 2
+
+
+def test_fewer_patients_than_may_be_published_give_nothing():
+    assert order_statistics(np.arange(9.0), np.arange(9)).size == 0
+    assert order_statistics(np.arange(90.0), np.repeat(np.arange(9), 10)).size == 0
+
+
+def test_large_columns_keep_evenly_spaced_ranks():
+    values = np.random.default_rng(0).permutation(250_000).astype(np.float64)
+    found = order_statistics(values, np.arange(250_000))
+    assert len(found) == MOST_ORDER_STATISTICS
+    steps = np.diff(found[20:-20])
+    assert set(steps.tolist()) <= {24.0, 25.0, 26.0}
+
+
+def test_the_same_rows_give_the_same_bytes():
+    columns = {"age": np.arange(50.0), "sex": np.zeros(50, dtype=np.int64), "code": np.array(["a"] * 50, dtype=object)}
+    args = (COLUMNS, columns, np.arange(50), np.full((50, 2), 0.5), np.arange(50), (0, 1))
+    assert reference_bytes(*args) == reference_bytes(*args)

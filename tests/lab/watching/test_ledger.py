@@ -1,0 +1,332 @@
+"""What the monitor remembers: changes are kept together or not at all, and come back as they were."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml_core.base.errors import LogDamaged
+from ml_core.lab.drift.sequential import start_drift, update_drift
+from ml_core.lab.measuring.live_coverage import start_detector, update
+from ml_core.lab.watching import ledger as module
+from ml_core.lab.watching.alarms import coverage_detector, drift_detector
+from ml_core.lab.watching.ledger import VERSION, Ledger, Waiting
+from tests.lab.watching.answered import matured_row
+
+A, B = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "monitor" / "toy.ledger.db"
+
+
+def everything(path: Path) -> list[list[tuple[object, ...]]]:
+    """All rows of all tables."""
+    with closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type='table' ORDER BY name").fetchall()
+        return [connection.execute(f"SELECT * FROM {name}").fetchall() for (name,) in tables]
+
+
+def change(ledger: Ledger) -> None:
+    """A bit of everything."""
+    ledger.remember("labels_seen", 7)
+    ledger.wait_for([Waiting(b"w" * 16, 5, 1)])
+    ledger.enter([matured_row(1), matured_row(2)])
+    ledger.keep_detector(A, "coverage:1", asdict(start_detector(0.1)), None)
+    ledger.trace(A, "coverage:1", 1, 0.5)
+    ledger.keep_window(A, 1, 2, 100, 0.5, {"features": []})
+
+
+# --- together or not at all ---------------------------------------------------------------------------------------
+
+
+def test_what_fails_in_the_middle_leaves_nothing(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        ledger.remember("labels_seen", 3)
+    before = everything(path)
+
+    def fail() -> None:
+        with Ledger.changing(path) as ledger:
+            change(ledger)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert everything(path) == before
+
+
+def in_a_process_that_is_killed(work: Callable[[], object]) -> None:
+    """Fork, let the child work and kill itself."""
+    child = os.fork()
+    if child == 0:
+        work()
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("first_asked_by", ["a reader", "a writer"])
+def test_what_a_killed_process_had_begun_is_undone_by_whoever_comes_next(path: Path, first_asked_by: str) -> None:
+    with Ledger.changing(path) as ledger:
+        change(ledger)
+    before = everything(path)
+
+    def work() -> None:
+        with Ledger.changing(path) as ledger:
+            ledger._connection.execute("PRAGMA cache_size=1")  # so that it writes into the file before the commit
+            ledger.enter([matured_row(n, subject=b"s" * 32) for n in range(10, 3_000)])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    in_a_process_that_is_killed(work)
+    assert path.with_name(f"{path.name}-journal").stat().st_size > 0
+    if first_asked_by == "a reader":
+        with Ledger.reading(path) as seen:
+            assert seen is not None
+            assert (seen.fact("labels_seen"), seen.count_matured()) == (7, (2, 2))
+    else:
+        with Ledger.changing(path) as ledger:
+            assert ledger.count_matured() == (2, 2)
+    assert everything(path) == before
+
+
+def test_a_reader_sees_one_moment_while_another_process_writes(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        change(ledger)
+    with Ledger.changing(path) as ledger:
+        ledger.enter([matured_row(3)])
+        with Ledger.reading(path) as seen:
+            assert seen is not None
+            assert seen.count_matured() == (2, 2)
+    with Ledger.reading(path) as seen:
+        assert seen is not None
+        assert seen.count_matured() == (3, 3)
+
+
+def test_of_two_writers_one_waits_and_then_says_who_has_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BUSY_S", 0.05)
+    with Ledger.changing(path), pytest.raises(LogDamaged, match="locked"), Ledger.changing(path):
+        pytest.fail("both write")
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_what_was_there(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        change(ledger)
+    before = everything(path)
+
+    def fill() -> None:
+        with Ledger.changing(path) as ledger:
+            (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
+            ledger._connection.execute(f"PRAGMA max_page_count={pages + 5}")
+            ledger.enter([matured_row(n) for n in range(10, 3_000)])
+
+    with pytest.raises(LogDamaged, match="disk is full"):
+        fill()
+    assert everything(path) == before
+
+
+def test_an_answer_enters_once(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        ledger.enter([matured_row(1)])
+
+    def again() -> None:
+        with Ledger.changing(path) as ledger:
+            ledger.enter([matured_row(2), matured_row(1, label=0)])
+
+    with pytest.raises(LogDamaged):
+        again()
+    with Ledger.reading(path) as seen:
+        assert seen is not None
+        assert seen.matured(A) == [matured_row(1)]
+
+
+# --- files that are not ours --------------------------------------------------------------------------------------
+
+
+def test_where_the_monitor_has_never_run_there_is_nothing_and_nothing_is_made(path: Path) -> None:
+    with Ledger.reading(path) as seen:
+        assert seen is None
+    assert not path.parent.exists()
+
+
+def test_a_file_that_is_still_empty_is_none_yet_and_becomes_one(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()
+    with Ledger.reading(path) as seen:
+        assert seen is None
+    with Ledger.changing(path) as ledger:
+        change(ledger)
+    with Ledger.reading(path) as seen:
+        assert seen is not None
+
+
+def asking(path: Path, how: str) -> None:
+    with Ledger.changing(path) if how == "change" else Ledger.reading(path):
+        pytest.fail("it was taken for a ledger")
+
+
+@pytest.mark.parametrize("how", ["change", "read"])
+def test_a_ledger_of_another_version_is_refused_and_left(path: Path, how: str) -> None:
+    with Ledger.changing(path) as ledger:
+        change(ledger)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version={VERSION + 1}")
+    before = path.read_bytes()
+    with pytest.raises(LogDamaged, match=rf"toy.ledger.db.*version {VERSION + 1}.*version {VERSION}"):
+        asking(path, how)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["change", "read"])
+@pytest.mark.parametrize("content", [b"no database " * 100, b"SQLite format 3\0" + bytes(200)])
+def test_a_damaged_ledger_is_told_by_its_name_and_left(path: Path, how: str, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(LogDamaged, match=r"toy\.ledger\.db"):
+        asking(path, how)
+    assert path.read_bytes() == content
+
+
+def test_damage_that_shows_only_in_the_middle_is_told_as_well(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        change(ledger)
+        ledger.enter([matured_row(n) for n in range(10, 500)])
+    content = bytearray(path.read_bytes())
+    content[4_096:] = b"\xff" * (len(content) - 4_096)
+    path.write_bytes(bytes(content))
+
+    def read() -> None:
+        with Ledger.reading(path) as seen:
+            assert seen is not None
+            seen.matured(A)
+
+    with pytest.raises(LogDamaged, match=r"toy\.ledger\.db"):
+        read()
+
+
+# --- what comes back ----------------------------------------------------------------------------------------------
+
+shares = st.floats(0, 1)
+rows = st.builds(
+    matured_row,
+    n=st.just(0),
+    request_id=st.binary(min_size=16, max_size=16),
+    at_us=st.integers(0, 1 << 55),
+    model_hash=st.sampled_from([A, B]),
+    label=st.integers(-(2**63), 2**63 - 1) | st.text(),
+    missed=st.booleans() | st.none(),
+    own=st.booleans(),
+    probabilities=st.lists(shares, max_size=5).map(tuple),
+    p_values=st.lists(shares, max_size=5).map(tuple),
+    subject=st.none() | st.binary(min_size=32, max_size=32),
+)
+
+
+@contextmanager
+def in_memory() -> Iterator[Ledger]:
+    """A ledger without a file."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.executescript(module._TABLES)
+        yield Ledger(connection)
+
+
+@settings(deadline=None)
+@given(found=st.lists(rows, max_size=6, unique_by=lambda row: row.request_id))
+def test_rows_come_back_as_they_entered_and_in_the_order_they_were_given(found: list[module.MaturedRow]) -> None:
+    with in_memory() as ledger:
+        ledger.enter(found)
+        for model in (A, B):
+            assert ledger.matured(model) == sorted((r for r in found if r.model_hash == model), key=lambda r: r.at_us)
+        assert [row for _, row in ledger.matured_after(0)] == found
+        assert [row for _, row in ledger.matured_after(2)] == found[2:]
+        assert ledger.count_matured(1) == (max(0, len(found) - 1), max(1, len(found)))
+
+
+@settings(deadline=None)
+@given(misses=st.lists(st.booleans(), max_size=300), p_values=st.lists(shares, max_size=30))
+def test_detectors_come_back_to_the_bit(misses: list[bool], p_values: list[float]) -> None:
+    coverage, drift = update(start_detector(0.1123456789, 500.0), misses), start_drift(10.0)
+    for p_value in p_values:
+        drift = update_drift(drift, p_value)
+    with in_memory() as ledger:
+        ledger.keep_detector(A, "coverage:1", asdict(coverage), "then")
+        ledger.keep_detector(A, "drift", asdict(drift), None)
+        kept = ledger.detectors(A)
+        assert (coverage_detector(kept["coverage:1"][0]), kept["coverage:1"][1]) == (coverage, "then")
+        assert (drift_detector(kept["drift"][0]), kept["drift"][1]) == (drift, None)
+        assert ledger.detectors(B) == {}
+
+
+def test_who_waits_keeps_his_time_and_learns_it_if_it_was_not_known(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        ledger.wait_for([Waiting(b"1" * 16, 50, 1), Waiting(b"2" * 16, None, 2)])
+        ledger.wait_for([Waiting(b"1" * 16, 99, 8), Waiting(b"2" * 16, 40, 9)])
+        assert ledger.due(39, 10) == []
+        assert ledger.due(50, 10) == [b"2" * 16, b"1" * 16]
+        assert ledger.due(50, 1) == [b"2" * 16]
+        assert ledger.count_waiting() == {"waiting": 2, "unknown": 0}
+
+
+def test_only_ids_whose_label_came_lately_are_looked_for_again(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        ledger.wait_for([Waiting(bytes([n]) * 16, None, n) for n in range(1, 5)])
+        assert ledger.unknown(3, 10) == [b"\3" * 16, b"\4" * 16]
+        assert ledger.unknown(0, 2) == [b"\1" * 16, b"\2" * 16]
+
+
+def test_a_detector_that_is_forgotten_leaves_those_of_others(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        for model in (A, B):
+            ledger.keep_detector(model, "coverage:1", asdict(start_detector(0.1)), "then")
+            ledger.keep_detector(model, "drift", asdict(start_drift(10.0)), "then")
+        ledger.forget_detector(A, "coverage:1")
+        assert {model: list(ledger.detectors(model)) for model in (A, B)} == {A: ["drift"], B: ["coverage:1", "drift"]}
+
+
+def test_evidence_is_kept_in_its_order_by_detector(path: Path) -> None:
+    with Ledger.changing(path) as ledger:
+        for at_us, value in ((1, 0.5), (2, 0.25), (3, 4.0)):
+            ledger.trace(A, "coverage:1", at_us, value)
+            ledger.trace(B, "coverage:1", at_us, -value)
+        assert ledger.trail(A, "coverage:1") == [(1, 0.5), (2, 0.25), (3, 4.0)]
+        assert ledger.trail(A, "coverage:1", since_us=2) == [(2, 0.25), (3, 4.0)]
+        assert ledger.trail(A, "drift") == []
+
+
+def test_the_newest_drift_windows_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEEP_WINDOWS", 3)
+    with Ledger.changing(path) as ledger:
+        for n in range(5):
+            ledger.keep_window(A, n, n + 1, 100, n / 10, {"features": [{"feature": "age"}], "scores": []})
+        found = ledger.windows(A, 10)
+        assert [(w["first_us"], w["p_value"]) for w in found] == [(4, 0.4), (3, 0.3), (2, 0.2)]
+        assert ledger.windows(A, 1) == found[:1]
+        assert found[0]["reports"]["features"] == [{"feature": "age"}]
+        assert ledger.windows(B, 10) == []
+
+
+def test_an_erased_person_leaves_nothing_in_the_file_and_others_stay(path: Path) -> None:
+    person, other = b"p" * 32, b"o" * 32
+    with Ledger.changing(path) as ledger:
+        ledger.enter([matured_row(n, subject=person if n % 2 else other) for n in range(1, 200)])
+        ledger.wait_for([Waiting(b"w" * 16, 5, 1), Waiting(b"x" * 16, None, 1)])
+    assert Ledger.erase(path, [person], [b"w" * 16]) == 101
+    with Ledger.reading(path) as seen:
+        assert seen is not None
+        assert {row.subject for row in seen.matured(A)} == {other}
+        assert seen.count_waiting() == {"waiting": 0, "unknown": 1}
+    assert person not in path.read_bytes()
+    assert Ledger.erase(path, [person], []) == 0
+
+
+def test_nothing_is_erased_where_the_monitor_has_never_run(path: Path) -> None:
+    assert Ledger.erase(path, [b"p" * 32], []) == 0
+    assert not path.exists()

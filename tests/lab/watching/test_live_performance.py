@@ -1,0 +1,152 @@
+"""How a live model has done on its own matured answers."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from ml_core.base.errors import DataError, LogDamaged
+from ml_core.base.settings import Settings
+from ml_core.lab.measuring.live_coverage import Promise
+from ml_core.lab.watching.health_monitor import ledger_path
+from ml_core.lab.watching.ledger import VERSION, MaturedRow
+from ml_core.lab.watching.live_performance import Realised, bands_of, matured_of, performance_of, realised
+from ml_core.serve.rollout import changes
+from tests.lab.watching.answered import matured_row
+from tests.lab.watching.ward import Ward, patients
+
+DAYS = 31
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    place = Ward(tmp_path)
+    yield place
+    place.close()
+
+
+def of_rows(found: Realised, rows: tuple[MaturedRow, ...], promise: Promise | None) -> Realised:
+    return replace(found, rows=rows, promise=promise)
+
+
+@pytest.fixture
+def nothing_yet(ward: Ward) -> Realised:
+    """A live model of which nothing has matured."""
+    ward.look()
+    return realised(ward.home.settings)
+
+
+def test_where_nothing_is_live_nothing_has_done_anything(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="start the service"):
+        realised(Settings(home=tmp_path, model_name="toy"))
+
+
+def test_where_the_monitor_has_never_run_it_is_asked_for(ward: Ward) -> None:
+    with pytest.raises(DataError, match="surety monitor"):
+        realised(ward.home.settings)
+
+
+def test_a_slot_without_a_model_is_named(ward: Ward) -> None:
+    ward.look()
+    with pytest.raises(DataError, match="challenger"):
+        realised(ward.home.settings, slot="challenger")
+
+
+def test_a_ledger_that_cannot_be_read_is_no_empty_one(ward: Ward) -> None:
+    ward.look()
+    ledger_path(ward.home.settings).write_bytes(b"no database " * 100)
+    with pytest.raises(LogDamaged):
+        realised(ward.home.settings)
+
+
+def test_without_matured_answers_there_are_neither_bands_nor_numbers(nothing_yet: Realised) -> None:
+    assert (nothing_yet.promise, nothing_yet.rows, nothing_yet.detectors) == (None, (), {})
+    assert (bands_of(nothing_yet), performance_of(nothing_yet)) == ((), None)
+
+
+def test_answers_are_those_of_the_asked_for_time(ward: Ward) -> None:
+    ward.answer(patients(50, seed=1))
+    ward.pass_days(10)
+    middle = ward.now
+    ward.answer(patients(70, seed=2))
+    ward.pass_days(DAYS)
+    ward.look()
+    assert len(realised(ward.home.settings).rows) == 120
+    later = realised(ward.home.settings, since=middle)
+    assert (len(later.rows), later.rows[0].at_us) == (70, round(middle.timestamp() * 1e6))
+    assert later.detectors == realised(ward.home.settings).detectors  # they have seen everything
+
+
+def test_each_slot_has_the_answers_of_its_model_alone(ward: Ward) -> None:
+    ward.answer(patients(50, seed=1))
+    ward.home.change(changes.full(ward.home.v2))
+    ward.look()
+    ward.answer(patients(30, seed=2))
+    ward.pass_days(DAYS)
+    ward.look()
+    found = {slot: realised(ward.home.settings, slot=slot) for slot in ("champion", "previous")}
+    assert {slot: (f.model.tag, len(f.rows)) for slot, f in found.items()} == {
+        "champion": (ward.home.v2, 30),
+        "previous": (ward.home.v1, 50),
+    }
+    assert {slot: sum(d.labels for d in f.detectors.values()) for slot, f in found.items()} == {
+        "champion": 30,
+        "previous": 50,
+    }
+
+
+def test_the_promise_is_that_of_the_artefact_with_the_effects_of_its_calibration_rows(ward: Ward) -> None:
+    ward.answer(patients(20, seed=1))
+    ward.pass_days(DAYS)
+    ward.look()
+    found = realised(ward.home.settings)
+    promise, manifest = found.promise, found.model.manifest
+    assert promise is not None
+    assert promise.effects is not None
+    assert (promise.classes, promise.level, promise.guarantee) == (
+        manifest.classes,
+        manifest.confidence_level,
+        manifest.guarantee,
+    )
+    assert promise.effects.per_class == tuple(manifest.metrics[f"calibration_effect_class_{k}"] for k in (0, 1))
+
+
+def test_answers_about_one_patient_belong_together_and_others_to_nobody_else(ward: Ward) -> None:
+    rows = (
+        matured_row(1, subject=b"p" * 32),
+        matured_row(2, subject=b"p" * 32),
+        matured_row(3),
+        matured_row(4),
+    )
+    groups = matured_of(rows).groups
+    assert groups is not None
+    assert (groups[0] == groups[1], len(set(groups))) == (True, 3)
+
+
+def test_three_classes_have_three_bands_and_no_area_under_a_curve(nothing_yet: Realised) -> None:
+    labels = ("home", "again", "dead")
+    promise = Promise(labels, (9, 19, 4), Decimal("0.9"))
+    rows = tuple(
+        matured_row(n, label=labels[n % 3], probabilities=(0.5, 0.3, 0.2), p_values=(0.1, 0.15, 0.2)) for n in range(90)
+    )
+    found = of_rows(nothing_yet, rows, promise)
+    bands = {band.label: (band.n, band.covered) for band in bands_of(found)}
+    assert bands == {None: (90, 60), "home": (30, 0), "again": (30, 30), "dead": (30, 30)}
+    judged = performance_of(found)
+    assert judged is not None
+    assert (judged.n_per_class, judged.auc, judged.unjudged["auc"]) == ((30, 30, 30), None, "not_binary")
+    assert judged.brier == pytest.approx(((0.5**2 + 0.7**2 + 0.2**2) + (0.5**2 + 0.3**2 + 0.8**2) + 0.38) / 3)
+
+
+def test_a_ledger_of_another_version_is_refused(ward: Ward) -> None:
+    ward.look()
+    with closing(sqlite3.connect(ledger_path(ward.home.settings))) as connection:
+        connection.execute(f"PRAGMA user_version={VERSION + 1}")
+    with pytest.raises(LogDamaged, match="version"):
+        realised(ward.home.settings)

@@ -1,0 +1,99 @@
+"""Where a model stands, told from what lies in the home."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from ml_core.base.documents import write_document
+from ml_core.base.journal import Journal
+from ml_core.lab.watching.next_step import standing
+from ml_core.serve.model.promotion_record import gate_path
+from ml_core.serve.rollout import changes
+from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.worker_reports import write_report
+from tests.serve.answering.stored import Home, Worker
+from tests.serve.rollout.states import report, slot_report
+from tests.toy_models import NAME, passed_gate
+
+ENDPOINT = "http://ward:3000/"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def serving(home: Home) -> None:
+    """v1 is promoted and live, and its worker reports."""
+    home.promote(home.v1)
+    Worker(home)
+    slot = slot_report("champion", tag=home.v1, model_hash=home.hash_of(home.v1))
+    write_report(home.settings.worker_reports, report(1, time.monotonic(), slots=(slot,)))
+
+
+def watched(home: Home, *alarms: str) -> None:
+    """The monitor has just published, with these alarms on for v1."""
+    on = tuple(Alarm(reason=a, since="2026-01-01T00:00:00Z", says="…", false_alarm="…") for a in alarms)
+    state = MonitorState(
+        model_name=NAME, published_at="2026-01-01T00:00:00Z", boot=boot_id(), beat_s=time.monotonic(),
+        models={home.hash_of(home.v1): ModelHealth(model_version="1", alarms=on)},
+    )  # fmt: skip
+    write_document(home.settings.monitor_state, state)
+
+
+def test_nothing_is_known_of_a_model_nobody_has_made(home: Home) -> None:
+    found = standing(home.settings, ENDPOINT)
+    assert asdict(found) == {
+        "model_registered": False,
+        "registry_uri": f"sqlite:///{home.settings.home.absolute() / 'mlflow.db'}",
+        "drift_status": "nominal",
+        "deployment_gate": "failed",
+        "api_endpoint": "http://ward:3000/predict",
+        "next_action": "train a model: surety train --config configs/NAME.yaml",
+    }
+
+
+def test_credentials_of_the_registry_are_not_shown(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://anna:secret@registry.example:8443/mlflow")
+    assert standing(home.settings, ENDPOINT).registry_uri == "https://registry.example:8443/mlflow"
+
+
+def test_a_registered_challenger_is_to_be_promoted_and_its_gate_is_told(home: Home) -> None:
+    model_hash = home.hash_of(home.v3)
+    facts = {"model": NAME, "version": "3", "model_hash": model_hash}
+    Journal(home.settings.journal).append("model.registered", facts)
+    write_document(gate_path(home.settings.gates, model_hash), passed_gate(model_hash))
+    found = standing(home.settings, ENDPOINT)
+    assert (found.model_registered, found.deployment_gate) == (True, "passed")
+    assert "surety promote" in found.next_action
+
+
+def test_each_thing_that_is_missing_is_the_next_to_do(home: Home) -> None:
+    home.promote(home.v1)
+    assert "make serve" in standing(home.settings, ENDPOINT).next_action
+    serving(home)
+    assert "surety monitor" in standing(home.settings, ENDPOINT).next_action
+    watched(home)
+    found = standing(home.settings, ENDPOINT)
+    assert (found.next_action, found.deployment_gate, found.drift_status) == ("none", "passed", "nominal")
+
+
+def test_alarms_are_told_and_only_drift_is_drift(home: Home) -> None:
+    serving(home)
+    watched(home, "coverage:1")
+    found = standing(home.settings, ENDPOINT)
+    assert (found.drift_status, "coverage:1" in found.next_action) == ("nominal", True)
+    watched(home, "coverage:1", "drift")
+    found = standing(home.settings, ENDPOINT)
+    assert (found.drift_status, "retrain" in found.next_action) == ("drift_detected", True)
+
+
+def test_a_challenger_on_trial_is_what_comes_next(home: Home) -> None:
+    serving(home)
+    watched(home)
+    home.change(changes.shadow(home.v2))
+    assert "rollout canary" in standing(home.settings, ENDPOINT).next_action

@@ -1,0 +1,155 @@
+"""A ward on one machine: a served model with its log, outcomes that come late, and a monitor with a clock of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ml_core.base.settings import Settings
+from ml_core.lab.data.cohort import make_cohort
+from ml_core.lab.measuring.live_coverage import DetectorState
+from ml_core.lab.watching.alarms import coverage_detector
+from ml_core.lab.watching.health_monitor import Watch, WatchLook, ledger_path
+from ml_core.lab.watching.ledger import Ledger
+from ml_core.serve.answering.envelope import InferenceResponse
+from ml_core.serve.answering.recording import Recorder
+from ml_core.serve.answering.requests import BatchRequest
+from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.labels import Label, LabelStore
+from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.pseudonyms import Pseudonyms
+from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.log.writer import LogWriter
+from ml_core.serve.model.loader import ModelLoader
+from tests.serve.answering.builders import until
+from tests.serve.answering.stored import Home, Worker
+
+HORIZON_DAYS = 30.0
+START = datetime(2026, 3, 1, 8, tzinfo=UTC)
+
+
+class Ward:
+    """Answers rows of the synthetic cohort, keeps them in the log, and tells outcomes when they are known.
+
+    Readmissions are known after five days, their absence after the horizon.
+
+    Parameters
+    ----------
+    champion : folder of another artefact to serve than the toy model's
+    """
+
+    def __init__(self, folder: Path, workers: int = 1, champion: Path | None = None, **settings: Any) -> None:
+        self.home = Home(folder / "home", **settings)
+        self.home.promote(self.home.v1 if champion is None else self.home.add("4", champion))
+        self.now = START
+        chosen = self.home.settings
+        self.workers = [Worker(self.home, index) for index in range(1, workers + 1)]
+        self.writers = [LogWriter(chosen.log) for _ in self.workers]
+        for worker, writer in zip(self.workers, self.writers, strict=True):
+            recorder = Recorder(writer, chosen.log, Pseudonyms(chosen.subject_key), keep_inputs=chosen.log_inputs)
+            worker.service._recorder = recorder
+            worker.service._now = lambda: self.now
+            writer.start()
+        self.log = PredictionLog(chosen.log)
+        self.labels = LabelStore(chosen.labels, self.log.known, clock=lambda: self.now)
+        self.watch = Watch(chosen, ModelLoader(chosen), now=lambda: self.now)
+        self.due: list[tuple[datetime, str, int]] = []
+
+    def answer(self, rows: pd.DataFrame) -> list[InferenceResponse]:
+        """Answer the rows, shared out among the workers, and remember when each outcome will be known."""
+        records, outcomes = records_of(rows)
+        found: list[InferenceResponse] = []
+        for n, worker in enumerate(self.workers):
+            mine = records[n :: len(self.workers)]
+            batch = asyncio.run(worker.service.predict_batch(BatchRequest(list(mine))))
+            answers = [answer for answer in batch.predictions if isinstance(answer, InferenceResponse)]
+            assert len(answers) == len(mine)
+            until(lambda n=n: self.writers[n].counts.pending == 0)  # a busy machine answers before it has stored
+            for answer, outcome in zip(answers, outcomes[n :: len(self.workers)], strict=True):
+                known = self.now + timedelta(days=5 if outcome else HORIZON_DAYS)
+                self.due.append((known, answer.request_id, outcome))
+            found += answers
+        return found
+
+    def pass_days(self, days: float) -> None:
+        """Let time pass, and tell the outcomes that have become known."""
+        self.now += timedelta(days=days)
+        told = [(i, outcome) for known, i, outcome in self.due if known <= self.now]
+        self.due = [(known, i, outcome) for known, i, outcome in self.due if known > self.now]
+        if told:
+            self.labels.add([Label(id_bytes(i), outcome, self.now) for i, outcome in told], "ward")
+
+    def look(self) -> WatchLook:
+        """The monitor looks, and the workers look at what it has published."""
+        found = self.watch.look()
+        for worker in self.workers:
+            worker.follower.look()
+        return found
+
+    def another_monitor(self, name: str, **settings: Any) -> Watch:
+        """A monitor of the same log and labels that nobody knows of: it has a home of its own."""
+        home = self.home.settings.home.parent / name
+        home.mkdir()
+        for shared in ("log", "labels", "rollout", "models"):
+            (home / shared).symlink_to(self.home.settings.home / shared)
+        other = Settings(**{**self.home.settings.model_dump(), **settings, "home": home})
+        return Watch(other, now=lambda: self.now)
+
+    def detectors(self, tag: str, watch: Watch | None = None) -> dict[str, DetectorState]:
+        """Coverage detectors of that model, as this or another monitor keeps them."""
+        with Ledger.reading(ledger_path((watch or self.watch)._settings)) as ledger:
+            assert ledger is not None
+            kept = ledger.detectors(self.home.hash_of(tag))
+            return {name: coverage_detector(state) for name, (state, _) in kept.items() if name.startswith("coverage:")}
+
+    def answered_files(self) -> list[LogFile]:
+        """Files that hold answers: a writer makes today's as well, when it starts."""
+        return answered_files(self.home.settings)
+
+    def close(self) -> None:
+        """Stop the writers."""
+        for writer in self.writers:
+            writer.close(5.0)
+
+
+def answered_files(settings: Settings) -> list[LogFile]:
+    """Files of the log that hold answers."""
+    log = PredictionLog(settings.log)
+    return [file for file in log.files() if next(iter(log.of_file(file)), None) is not None]
+
+
+def patients(n: int, seed: int, **knobs: Any) -> pd.DataFrame:
+    """Rows of the synthetic cohort's law."""
+    frame, _ = make_cohort(n, seed, **knobs)
+    return frame
+
+
+def records_of(rows: pd.DataFrame) -> tuple[list[dict[str, Any]], list[int]]:
+    """Rows as requests have them, and their outcomes."""
+    version = get_feature_version("v1")
+    names = [column.name for column in version.features]
+    whole = {column.name for column in version.features if column.dtype == "int"}
+    group = next(column.name for column in version.columns if column.role == "group")
+    records = []
+    for row in rows.to_dict("records"):
+        record: dict[str, Any] = {group: str(row[group])}
+        for name in names:
+            value = row[name]
+            missing = value is None or (isinstance(value, float) and np.isnan(value))
+            record[name] = None if missing else int(value) if name in whole else float(value)
+        records.append(record)
+    return records, rows["readmission_30d"].astype(int).tolist()
+
+
+def unforeseen(n: int, seed: int) -> pd.DataFrame:
+    """Patients of the usual law, but the readmitted look like the healthiest: class 1 loses its coverage, 0 does not."""
+    rows = patients(n, seed)
+    healthy = {"age": 40, "glucose": 90.0, "bmi": 24.0, "bp_systolic": 125.0}
+    rows.loc[rows["readmission_30d"] == 1, list(healthy)] = list(healthy.values())
+    return rows

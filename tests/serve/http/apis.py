@@ -1,0 +1,13 @@
+"""HTTP faces for tests: the routes of one worker, without siblings."""
+
+from __future__ import annotations
+
+from ml_core.base.settings import Settings
+from ml_core.serve.answering.inference import InferenceService
+from ml_core.serve.http.handlers import HttpApi
+from ml_core.serve.worker.status import Status
+
+
+def http_api(settings: Settings, inference: InferenceService) -> HttpApi:
+    """The routes of a worker that is alone."""
+    return HttpApi(settings, inference, Status(settings, inference))

@@ -1,0 +1,57 @@
+"""Ids, moments, and the plainest thing that keeps labels, to hold the real one against."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ml_core.serve.log.labels import Label, LabelCounts, LabelStore
+
+NOW = datetime(2026, 11, 23, 10, 15, 30, 123456, UTC)
+SPACE = uuid.UUID("01936f0e-7c8a-7b52-9d5f-0d3f6a1c2b4e")
+
+
+def rid(n: int) -> bytes:
+    """The n-th request id."""
+    return uuid.uuid5(SPACE, str(n)).bytes
+
+
+def text_of(n: int) -> str:
+    return str(uuid.UUID(bytes=rid(n)))
+
+
+def store_in(folder: Path, known: Iterable[bytes] = (), **options) -> LabelStore:
+    """A store that knows these predictions (a set may grow afterwards)."""
+    known = known if isinstance(known, set) else set(known)
+    return LabelStore(
+        folder / "labels" / "toy.db",
+        lambda ids: known & set(ids),
+        **{"clock": lambda: NOW, "busy_s": 0.2, **options},
+    )
+
+
+class Ledger:
+    """Labels in a list, judged one at a time as the words of the contract say."""
+
+    def __init__(self, known: Iterable[bytes]) -> None:
+        self.known = set(known)
+        self.rows: list[tuple[bytes, int | str, str]] = []
+        self.holds: dict[bytes, int | str] = {}
+
+    def add(self, labels: Sequence[Label]) -> LabelCounts:
+        outcomes = [self._add(label.request_id, label.label) for label in labels]
+        return LabelCounts(*map(outcomes.count, ("accepted", "duplicate", "conflict", "unknown")))
+
+    def _add(self, request_id: bytes, label: int | str) -> str:
+        if request_id in self.holds:
+            before = self.holds[request_id]
+            if before == label and type(before) is type(label):
+                return "duplicate"
+            outcome = "conflict"
+        else:
+            outcome = "accepted" if request_id in self.known else "unknown"
+        self.holds[request_id] = label
+        self.rows.append((request_id, label, outcome))
+        return outcome

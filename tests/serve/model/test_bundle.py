@@ -1,0 +1,161 @@
+"""A model folder is believed only whole; damage of every kind is in tests/security/test_artefacts.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ml_core.serve.model.bundle as bundle_module
+from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, GoldenMismatch
+from ml_core.serve.model.bundle import (
+    CALIBRATION_FILE,
+    GOLDEN_FILE,
+    ONNX_FILE,
+    pack_calibration,
+    read_bundle,
+    verify_folder,
+    write_bundle,
+)
+from ml_core.serve.model.manifest import MANIFEST_FILE, parse_manifest
+from ml_core.serve.model.predictor import Predictor, check_golden
+from tests.toy_models import copied_bundle, toy_model, toy_record
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return copied_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def no_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test if anything but the manifest is parsed."""
+
+    def parsed(*_: object, **__: object) -> None:
+        pytest.fail("a parser saw an unverified file")
+
+    monkeypatch.setattr(bundle_module, "_parse_json", parsed)
+    monkeypatch.setattr(bundle_module, "_parse_calibration", parsed)
+
+
+def rewritten(folder: Path, to: Path, **contents: bytes) -> Path:
+    """The same artefact with other file contents under a manifest that is right about them."""
+    manifest, _, files = verify_folder(folder)
+    facts = manifest.model_dump(exclude={"files", "format_version"})
+    write_bundle(to, facts, {**files, **{name.replace("__", "."): raw for name, raw in contents.items()}})
+    return to
+
+
+def test_whole_folder_is_read_and_reproduces_its_golden_answers(folder: Path) -> None:
+    bundle = read_bundle(folder, toy_model().model_hash)
+    check_golden(Predictor(bundle))
+    assert bundle.model_hash == toy_model().model_hash
+
+
+def test_file_of_another_size_is_not_even_read(folder: Path, no_parser: None) -> None:
+    os.truncate(folder / ONNX_FILE, (1 << 30) - 1)  # a hole: it takes no room
+    tracemalloc.start()
+    try:
+        with pytest.raises(ChecksumMismatch, match=ONNX_FILE):
+            read_bundle(folder, toy_model().model_hash)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_named_pipe_that_appears_after_the_look_is_refused_without_waiting_for_it(
+    folder: Path, no_parser: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = bundle_module._list_plain_files(folder)
+    monkeypatch.setattr(bundle_module, "_list_plain_files", lambda _: listed)
+    (folder / ONNX_FILE).unlink()
+    os.mkfifo(folder / ONNX_FILE)
+    with pytest.raises(ArtefactError, match=ONNX_FILE):
+        read_bundle(folder)
+
+
+def test_link_that_appears_after_the_look_is_not_followed(
+    folder: Path, tmp_path: Path, no_parser: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = bundle_module._list_plain_files(folder)
+    monkeypatch.setattr(bundle_module, "_list_plain_files", lambda _: listed)
+    shutil.move(folder / ONNX_FILE, tmp_path / "elsewhere")
+    (folder / ONNX_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtefactError, match=ONNX_FILE):
+        read_bundle(folder)
+
+
+def test_another_models_folder_is_refused_where_the_hash_is_known(folder: Path, tmp_path: Path) -> None:
+    golden = json.loads((folder / GOLDEN_FILE).read_bytes())
+    other = rewritten(folder, tmp_path / "other", golden__json=json.dumps(golden[:5]).encode())
+    with pytest.raises(ChecksumMismatch, match=MANIFEST_FILE):
+        read_bundle(other, toy_model().model_hash)
+
+
+def test_changed_feature_module_is_refused(folder: Path, tmp_path: Path) -> None:
+    manifest, _, files = verify_folder(folder)
+    facts = {**manifest.model_dump(exclude={"files", "format_version"}), "feature_module_sha256": "0" * 64}
+    write_bundle(tmp_path / "other", facts, files)
+    with pytest.raises(FeatureVersionMismatch, match="must be a new version"):
+        read_bundle(tmp_path / "other")
+
+
+def test_calibration_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(folder)
+    swapped = pack_calibration(bundle.scorecard_calibration, bundle.calibration)
+    with pytest.raises(ChecksumMismatch, match=CALIBRATION_FILE):
+        read_bundle(rewritten(folder, tmp_path / "other", calibration__npz=swapped))
+
+
+def test_pickled_arrays_are_refused(folder: Path, tmp_path: Path) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, guarantee=np.array([object()], dtype=object), allow_pickle=True)
+    with pytest.raises(ArtefactError, match=CALIBRATION_FILE):
+        read_bundle(rewritten(folder, tmp_path / "other", calibration__npz=buffer.getvalue()))
+
+
+def test_scorer_that_is_no_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = rewritten(folder, tmp_path / "other", model__onnx=b"not a model")
+    with pytest.raises(ArtefactError, match=ONNX_FILE):
+        Predictor(read_bundle(other))
+
+
+def test_model_that_no_longer_gives_its_golden_answers_is_refused(folder: Path, tmp_path: Path) -> None:
+    golden = json.loads((folder / GOLDEN_FILE).read_bytes())
+    golden[7]["proba"][1] = float(np.nextafter(golden[7]["proba"][1], 1))
+    other = rewritten(folder, tmp_path / "other", golden__json=json.dumps(golden).encode())
+    with pytest.raises(GoldenMismatch, match="record 7"):
+        check_golden(Predictor(read_bundle(other)))
+
+
+def test_model_without_golden_records_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = rewritten(folder, tmp_path / "other", golden__json=b"[]")
+    with pytest.raises(GoldenMismatch):
+        check_golden(Predictor(read_bundle(other)))
+
+
+def test_artefact_holds_no_time_host_run_or_path() -> None:
+    raw = (toy_model().folder / MANIFEST_FILE).read_text()
+    for trace in (os.uname().nodename, str(Path.home()), str(toy_model().folder)):
+        assert trace not in raw
+    assert not re.search(r"20[0-9]{2}-[0-9]{2}", raw)
+    assert parse_manifest(raw.encode()).training.table == ""
+
+
+def test_one_row_and_many_give_the_same_bits() -> None:
+    predictor = Predictor(toy_model().bundle)
+    records = [predictor.reader.read(toy_record(age=age, glucose=60.5 + 3 * age)) for age in range(120)]
+    together = predictor.predict(predictor.reader.arrays(records))
+    for i, record in enumerate(records):
+        alone = predictor.predict(predictor.reader.arrays([record]))
+        assert np.array_equal(alone.proba[0], together.proba[i])
+        assert np.array_equal(alone.p_values[0], together.p_values[i])
+        assert np.array_equal(alone.sets[0], together.sets[i])

@@ -1,1 +1,0 @@
-"""The HTTP face in pieces: reading bodies, writing replies, describing both."""
