@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ml_core.base.errors import ArtefactError
+from ml_core.base.files import clear_drafts, write_whole
 
-__all__ = ["Document", "clear_drafts", "read_document", "write_document"]
+__all__ = ["Document", "read_document", "write_document"]
 
 
 class Document(BaseModel):
@@ -46,29 +43,8 @@ def read_document(path: Path, kind: type[_D]) -> _D | None:
 
 
 def write_document(path: Path, document: Document, *, durable: bool = True) -> None:
-    """Write it beside the place, then rename it over; ``durable`` also waits for the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write it whole; ``durable`` also waits for the disk, and removes drafts of processes that were killed."""
     if durable:
         clear_drafts(path.parent, f".{path.name}.*")
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(document.model_dump_json(indent=2) + "\n")
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def clear_drafts(folder: Path, pattern: str = ".*.json.*") -> None:
-    """Remove what writers that were killed have left: drafts that nobody has touched for a minute."""
-    for draft in folder.glob(pattern):
-        with suppress(OSError):
-            if time.time() - draft.stat().st_mtime > _DRAFT_S:
-                draft.unlink()
-
-
-_DRAFT_S = 60.0
+    with write_whole(path, durable=durable, mode=0o600) as draft:
+        draft.write_text(document.model_dump_json(indent=2) + "\n", encoding="utf-8")

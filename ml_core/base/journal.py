@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ml_core.base.clock import utc_now, utc_text
+from ml_core.base.files import locked
 
-__all__ = ["Journal", "locked", "who"]
+__all__ = ["Journal", "who"]
 
 
 class Journal:
@@ -33,17 +32,13 @@ class Journal:
         """Add an entry ``{"at", "event", "by", **facts}`` and return once it is on disk."""
         entry = {"at": utc_text(utc_now()), "event": event, "by": who(), **facts}
         line = orjson.dumps(entry, default=str, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            end = file.seek(0, os.SEEK_END)
-            if end and os.pread(descriptor, 1, end - 1) != b"\n":
+        with locked(self._path, mode=0o644) as lock:
+            end = os.lseek(lock.descriptor, 0, os.SEEK_END)
+            if end and os.pread(lock.descriptor, 1, end - 1) != b"\n":
                 line = b"\n" + line  # a writer died in its line: what it left stays a line of its own
-            written = 0
-            while written < len(line):
-                written += file.write(line[written:]) or 0
-            os.fsync(descriptor)
+            while line:
+                line = line[os.write(lock.descriptor, line) :]
+            os.fsync(lock.descriptor)
 
     def entries(self) -> list[dict[str, Any]]:
         """All whole entries, oldest first; what a crash left unfinished is passed over."""
@@ -60,15 +55,6 @@ def who() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return ""
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever has it; the system frees it when a process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,15 +158,7 @@ def _summary(found: DriftCheck) -> dict[str, Any]:
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:
-    from ml_core.base.errors import DataError
+    from ml_core.base.files import written_for_user
 
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_for_user(path) as draft:
         draft.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise DataError(str(path), f"cannot be written: {error.strerror or type(error).__name__}") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()

@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.lab.config import ModelConfig
 from ml_core.base.errors import DataError, InvalidRows
-from ml_core.features.columns import ColumnArrays
-from ml_core.lab.data.raw_tables import Adapter, RawTable, read_source
-from ml_core.lab.data.table_frames import write_table
-from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.schemas import Verdict, judge
-from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.base.settings import Settings
+from ml_core.features.columns import ColumnArrays
+from ml_core.lab.config import ModelConfig
+from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.data.frames import to_arrays
+from ml_core.lab.data.raw_tables import Adapter, RawTable, read_source
+from ml_core.lab.data.schemas import Verdict, judge
+from ml_core.lab.data.table_frames import write_table
+from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 
 __all__ = ["FeaturePipeline", "PipelineConfig", "PipelineResult"]
 

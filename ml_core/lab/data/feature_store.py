@@ -7,10 +7,8 @@ leaves behind belong to no version and are never read. The transformed matrix be
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from ml_core.base.errors import DataError
+from ml_core.base.files import FileLock, write_whole
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
 from ml_core.serve.features.column_rules import integer_levels, moment_of
@@ -181,13 +180,13 @@ class FeatureStore:
     @contextmanager
     def _only_writer(self, version_name: str) -> Iterator[None]:
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            lock = (self._root / f"{version_name}.lock").open("w")
+            lock = FileLock(self._root / f"{version_name}.lock", wait=True)
         except OSError as error:
             raise DataError(str(self._root), f"cannot be written: {error.strerror}") from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
             yield
+        finally:
+            lock.release()
 
 
 # --- between frames and Arrow -------------------------------------------------------------------------------------
@@ -252,8 +251,5 @@ def _parts(column: Any) -> Sequence[bytes]:
 
 
 def _save(matrix: npt.NDArray[np.float32], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
+    with write_whole(path) as draft, draft.open("wb") as file:
         np.save(file, matrix, allow_pickle=False)
-    draft.replace(path)

@@ -9,9 +9,9 @@ from typing import Literal
 import pandas as pd
 
 from ml_core.base.errors import DataError
+from ml_core.features.columns import Column
 from ml_core.lab.data import diabetes130
 from ml_core.lab.data.cohort import make_cohort
-from ml_core.features.columns import Column
 from ml_core.lab.data.table_frames import column_names, read_table, type_text
 from ml_core.serve.features.versions import get_feature_version
 

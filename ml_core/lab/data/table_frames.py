@@ -16,6 +16,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
+from ml_core.base.files import written_for_user
 from ml_core.features.columns import Column
 from ml_core.serve.features.column_rules import integer_levels
 
@@ -72,18 +73,11 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         The format is another, or the place cannot be written.
     """
     as_csv = _is_csv(path)
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_for_user(path) as draft:
         if as_csv:
             frame.to_csv(draft, index=False, lineterminator="\n")
         else:
             frame.to_parquet(draft, index=False)
-        draft.replace(path)
-    except OSError as error:
-        raise DataError(str(path), f"cannot be written: {error.strerror or type(error).__name__}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def type_text(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:

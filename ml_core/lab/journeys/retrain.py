@@ -15,6 +15,7 @@ from typing import Any
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import DataError, RetrainBusy
+from ml_core.base.files import FileLock
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
@@ -29,7 +30,6 @@ from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.watching.health_monitor import Watch, ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_window import live_window
-from ml_core.serve.log.log_files import FileLock
 from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorView

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import read_document, write_document
 from ml_core.base.errors import RegistryError
-from ml_core.base.journal import Journal, locked, who
+from ml_core.base.files import locked
+from ml_core.base.journal import Journal, who
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.promotion_rules import PromotionCriteria, compare, gate_rule, score, shared_rows

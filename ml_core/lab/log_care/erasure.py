@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.files import drafts_of
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import ERASED, write_record
 from ml_core.lab.log_care.log_days import LogDay, is_live
@@ -173,7 +174,7 @@ def _renew(settings: Settings, day: LogDay) -> str:
         if sealed.outcome in {"busy", "broken"}:
             problem = sealed.detail
             day.sealed.unlink(missing_ok=True)
-    for draft in day.sealed.parent.glob(f".{day.sealed.name}.*"):
+    for draft in drafts_of(day.sealed):
         draft.unlink(missing_ok=True)
     return problem
 
@@ -199,7 +200,7 @@ class _ClosedLog:
 @contextmanager
 def _closed(file: LogFile) -> Iterator[_ClosedLog]:
     with only_closed(file), closing(open_for_change(file.path)) as connection:
-        for draft in file.folder.glob(f".{file.path.name}.rescue*"):
+        for draft in drafts_of(file.path):
             draft.unlink(missing_ok=True)
         yield _ClosedLog(connection)
 

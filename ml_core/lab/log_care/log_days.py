@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from ml_core.base.errors import LogBusy
+from ml_core.base.files import drafts_of
 from ml_core.serve.log.log_files import LogFile, log_files, only_closed
 
 __all__ = ["LogDay", "is_live", "log_days"]
@@ -53,9 +54,9 @@ class LogDay:
     @property
     def drafts(self) -> list[Path]:
         """What was being written when its writer was killed, or is being written now."""
-        copies = self.sealed.parent.glob(f".{self.sealed.name}.*")
-        rescued = self.folder.glob(f".predictions-{self.name}-w*.db.rescue*")
-        return sorted([*copies, *rescued, *self.bulk.glob("*.draft")])
+        rescued = self.folder.glob(f".predictions-{self.name}-w*.db.*")
+        bulk = self.bulk.glob("*.draft")
+        return sorted(p for p in (*drafts_of(self.sealed), *rescued, *bulk) if p.suffix != ".lock")
 
     def everything(self) -> list[Path]:
         """All its files, databases first and locks last."""

@@ -5,7 +5,6 @@ The databases stay what is believed; the copy says in its metadata which state o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -15,6 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ml_core.base.files import drafts_of, write_whole
 from ml_core.serve.log.logged_answers import LoggedAnswer
 
 __all__ = ["shown_by", "write_copy"]
@@ -63,23 +63,15 @@ def write_copy(
     """
     meta = {_META: orjson.dumps({"format": _FORMAT, "files": state})}
     schema = _schema(pa.int64() if labels_are_whole else pa.string()).with_metadata(meta)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
+    for left in drafts_of(path):  # the day is held, so whoever began them is gone
+        left.unlink(missing_ok=True)
     rows = 0
-    try:
-        with draft.open("wb") as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for batch in _batches(answers, BATCH_ROWS):
-                    columns = _columns(batch, int if labels_are_whole else str)
-                    writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=schema))
-                    rows += len(batch)
-                    step(len(batch))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    with write_whole(path, durable=True) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+        for batch in _batches(answers, BATCH_ROWS):
+            columns = _columns(batch, int if labels_are_whole else str)
+            writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=schema))
+            rows += len(batch)
+            step(len(batch))
     return rows
 
 

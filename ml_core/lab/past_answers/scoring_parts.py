@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, DataError
+from ml_core.base.files import FileLock, write_whole
 
 __all__ = ["Outcome", "Parts", "Plan"]
 
@@ -90,23 +90,21 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._lock.exists() and any(self.folder.iterdir()):
             raise DataError(str(self.folder), "is in the way: it holds something else than the parts of a scoring run")
-        with self._lock.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataError(str(self._out), "another run is writing it: wait until that has ended") from error
-            if not self._lock.exists() or not os.path.samestat(os.fstat(file.fileno()), self._lock.stat()):
-                raise DataError(str(self._out), "another run has ended this very moment: look at what it made")
-            try:
-                if not self._plan.exists():
-                    self.clear()
-                yield
-            finally:
-                if not self._plan.exists():
-                    self.clear()
-                    self._lock.unlink()
-                    with suppress(OSError):  # somebody may have come for the lock just now
-                        self.folder.rmdir()
+        try:
+            lock = FileLock(self._lock)
+        except BlockingIOError as error:
+            raise DataError(str(self._out), "another run is writing it: wait until that has ended") from error
+        try:
+            if not self._plan.exists():
+                self.clear()
+            yield
+        finally:
+            if not self._plan.exists():
+                self.clear()
+                self._lock.unlink()
+                with suppress(OSError):  # somebody may have come for the lock just now
+                    self.folder.rmdir()
+            lock.release()
 
     def check_free(self, *, force: bool) -> None:
         """Raise unless a run that begins now would replace nothing, or may; one that goes on has asked before."""
@@ -145,12 +143,13 @@ class Parts:
 
     def add(self, number: int, table: pa.Table) -> None:
         """Keep a finished part; it is there whole or not at all, whatever happens."""
-        draft = self.folder / "draft"
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        with (
+            write_whole(self._part(number), durable=True) as draft,
+            pa.OSFile(str(draft), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema, options=options) as writer,
+        ):
             writer.write_table(table)
-        _flush(draft)
-        draft.replace(self._part(number))
 
     def tables(self) -> Iterator[pa.Table]:
         """All parts, one after another.

@@ -9,7 +9,8 @@ from typing import Any
 
 from ml_core.base.documents import read_document, write_document
 from ml_core.base.errors import ArtefactError, RegistryError
-from ml_core.base.journal import Journal, locked
+from ml_core.base.files import locked
+from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.registry.mlflow_session import quiet_environment
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from markupsafe import Markup, escape
 
 from ml_core.base.clock import utc_text
 from ml_core.base.errors import DataError
+from ml_core.base.files import written_for_user
 from ml_core.lab.report import distributions, formats
 from ml_core.lab.report import history_plots as plots
 from ml_core.lab.report.facts import Drift, FeatureDrift, ReportFacts
@@ -98,16 +98,8 @@ def _environment() -> Environment:
 
 
 def _write(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_for_user(path) as draft:
         draft.write_bytes(content)
-        draft.replace(path)
-    except OSError as error:
-        raise DataError(str(path), f"cannot be written: {error.strerror or type(error).__name__}") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
 
 
 def _percent(share: float | None, digits: int = 1) -> str:

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 from ml_core.base.clock import utc_now
 from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, ConfigError
-from ml_core.base.journal import locked
+from ml_core.base.files import locked
 
 __all__ = ["ROLES", "ApiKey", "ApiKeys", "KeyRing", "Role", "add_key", "fingerprint", "read_keys", "revoke_key"]
 

@@ -14,8 +14,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from ml_core.base.errors import LogDamaged
+from ml_core.base.files import FileLock, write_whole
 from ml_core.serve.log.entries import Lineage, Row, new_salts, next_head, row_digest
-from ml_core.serve.log.log_files import FileLock, LogFile, free_file
+from ml_core.serve.log.log_files import LogFile, free_file
 
 __all__ = [
     "OpenLog",
@@ -252,14 +253,11 @@ class OpenLog:
             The place cannot be written to; nothing is lost as long as this object lives.
         """
         file, lock = self._refuge()
-        draft = file.path.with_name(f".{file.path.name}.rescue")
         try:
-            _copy(self._connection, draft, file)
-            self._remove_wal()
-            draft.replace(file.path)
+            with write_whole(file.path, mode=0o600) as draft:
+                _copy(self._connection, draft, file)
+                self._remove_wal()
         except BaseException:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
             lock.release()
             raise
         rescued = self._reopened(file, lock)
@@ -437,8 +435,6 @@ def _make_tables(connection: sqlite3.Connection, file: LogFile) -> None:
 
 def _copy(connection: sqlite3.Connection, draft: Path, file: LogFile) -> None:
     """A whole copy of what a connection reads, on the disk, as the file it will be."""
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    draft.unlink(missing_ok=True)
     with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         connection.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")

@@ -19,7 +19,7 @@ from pydantic import StringConstraints
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import Document, read_document, write_document
-from ml_core.base.journal import locked
+from ml_core.base.files import locked
 
 __all__ = ["Erasable", "Erasure", "ErasureRequest", "ErasureRows", "ask_to_erase", "one_at_a_time", "standing_erasures"]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ml_core.base.errors import LogBusy
+from ml_core.base.files import FileLock
 
-__all__ = ["FileLock", "LogFile", "day_of", "log_files", "only_closed"]
+__all__ = ["LogFile", "day_of", "log_files", "only_closed"]
 
 _NAME = re.compile(r"predictions-(\d{4}-\d{2}-\d{2})-w(\d{2,})\.db")
 _MOST_WRITERS = 1_000
@@ -43,47 +42,6 @@ class LogFile:
     def lock_path(self) -> Path:
         """Held by whoever may change the database."""
         return self.folder / f".{self.path.name}.lock"
-
-
-class FileLock:
-    """An exclusive lock on a file, given up when the process dies; raises ``BlockingIOError`` where it is taken."""
-
-    def __init__(self, path: Path, descriptor: int | None = None) -> None:
-        self._path = path
-        if descriptor is not None:
-            self._descriptor = descriptor
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = _locked(path)
-        while not self.is_there():  # whoever had it has removed the file since we opened it
-            os.close(self._descriptor)
-            self._descriptor = _locked(path)
-
-    def again(self) -> FileLock:
-        """The same lock for somebody else to hold as well; it is given up once both have done so."""
-        return FileLock(self._path, os.dup(self._descriptor))
-
-    def is_there(self) -> bool:
-        """Whether others still find the file that is locked here."""
-        try:
-            found, held = self._path.stat(), os.fstat(self._descriptor)
-        except FileNotFoundError:
-            return False
-        return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
-
-    def release(self) -> None:
-        """Give it up."""
-        os.close(self._descriptor)
-
-
-def _locked(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def day_of(at_us: int) -> str:

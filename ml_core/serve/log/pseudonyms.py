@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from ml_core.base.errors import ConfigError
+from ml_core.base.files import write_whole
 
 __all__ = ["Pseudonyms"]
 
@@ -88,17 +89,8 @@ def _read(path: Path) -> list[bytes]:
 
 def _make(path: Path, key: bytes) -> None:
     """Write a new file, whole or not at all; ``FileExistsError`` where there is one already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(f"{key.hex()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)  # fails where another process was first
-    finally:
-        draft.unlink(missing_ok=True)
+    with write_whole(path, durable=True, exclusive=True, mode=0o600) as draft:
+        draft.write_text(f"{key.hex()}\n", encoding="ascii")
 
 
 def _append(path: Path, key: bytes) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_array_stream import CArrayStream
 
 from ml_core.base.errors import LogDamaged
+from ml_core.base.files import write_whole
 from ml_core.features.columns import Column, ColumnArrays
 
 __all__ = ["Segment", "SegmentEntry", "read_segment", "write_segment"]
@@ -132,20 +132,8 @@ def write_segment(
     raw = _encoded(segment, columns)
     name = f"bulk/{day}/{batch_id}.arrow"
     path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    try:
-        with draft.open("wb") as file:
-            file.write(raw)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        draft.replace(path)
-        if durable:
-            _sync(path.parent)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    with write_whole(path, durable=durable) as draft:
+        draft.write_bytes(raw)
     times = _milliseconds(segment.ids)
     return SegmentEntry(
         name, len(segment), hashlib.sha256(raw).hexdigest(), int(times.min()), int(times.max()), elapsed_us
@@ -171,15 +159,6 @@ def read_segment(folder: Path, entry: SegmentEntry, *, verify: bool = True) -> S
         return _decoded(raw)
     except (na._utils.NanoarrowException, ValueError, LookupError, TypeError) as error:  # noqa: SLF001 - it has no public name
         raise LogDamaged(entry.segment, "is no segment") from error
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk keep a folder's names."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _encoded(segment: Segment, columns: Sequence[Column]) -> bytes:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ml_core.base.journal import locked
+from ml_core.base.files import locked
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import read_document, write_document
 from ml_core.base.errors import NotLoaded, RolloutConflict
-from ml_core.base.journal import Journal, locked, who
+from ml_core.base.files import locked
+from ml_core.base.journal import Journal, who
 from ml_core.base.settings import Settings
 from ml_core.serve.rollout.changes import Change
 from ml_core.serve.rollout.rollout_state import RolloutState

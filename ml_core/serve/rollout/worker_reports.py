@@ -10,8 +10,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from ml_core.base.documents import Document, clear_drafts, read_document, write_document
+from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError
+from ml_core.base.files import clear_drafts
 from ml_core.serve.rollout.rollout_state import Slot
 
 __all__ = [
@@ -178,7 +179,7 @@ def beating(reports: Iterable[WorkerReport], now_s: float | None = None) -> list
 def clear_lost(folder: Path, stage: int, now_s: float | None = None) -> None:
     """Remove reports of lost processes that no guard needs: of other stages, and old ones."""
     now = time.monotonic() if now_s is None else now_s
-    clear_drafts(folder)
+    clear_drafts(folder, ".*.json.*")
     for report in read_reports(folder):
         age = now - report.beat_s
         if not 0.0 <= age <= _KEEP_LOST_S or (report.stage != stage and age > 2 * LOST_AFTER_S):

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from ml_core.base.errors import DataError
-from ml_core.lab.data.raw_tables import read_raw, read_source
 from ml_core.lab.data.diabetes130 import (
     PUBLISHED_COLUMNS,
     PUBLISHED_CSV_SHA256,
@@ -16,6 +15,7 @@ from ml_core.lab.data.diabetes130 import (
     to_v2,
 )
 from ml_core.lab.data.fetch import FETCH_STEPS, fetch_diabetes130
+from ml_core.lab.data.raw_tables import read_raw, read_source
 from ml_core.lab.data.schemas import judge
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "diabetes130.parquet"

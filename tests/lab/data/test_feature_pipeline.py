@@ -4,14 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ml_core.lab.config import DataConfig, ModelConfig
 from ml_core.base.errors import DataError, InvalidRows
+from ml_core.base.settings import Settings
+from ml_core.lab.config import DataConfig, ModelConfig
 from ml_core.lab.data.cohort import make_cohort
-from ml_core.lab.data.table_frames import write_table
 from ml_core.lab.data.feature_pipeline import FeaturePipeline, PipelineConfig
 from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.features.versions import get_feature_version
-from ml_core.base.settings import Settings
 from tests.raw_rows import valid_rows
 
 

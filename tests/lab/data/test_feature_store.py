@@ -6,8 +6,8 @@ import pytest
 
 from ml_core.base.errors import DataError, UnknownFeatureVersion
 from ml_core.lab.data.cohort import make_cohort
-from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.data.frames import to_arrays
 from ml_core.serve.features.versions import get_feature_version
 from tests.raw_rows import valid_rows
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import DataError
-from ml_core.lab.data.table_blocks import open_table
 from ml_core.features.columns import Column
+from ml_core.lab.data.table_blocks import open_table
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.table import encode_table
 

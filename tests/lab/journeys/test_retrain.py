@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ml_core.base.errors import RetrainBusy
+from ml_core.base.files import FileLock
 from ml_core.base.journal import Journal
 from ml_core.lab.config import ModelConfig, RetrainConfig
 from ml_core.lab.data.feature_store import FeatureStore
@@ -16,7 +17,6 @@ from ml_core.lab.journeys import retrain as loop
 from ml_core.lab.journeys.outcomes_table import new_rows
 from ml_core.lab.journeys.retrain import decide, last_retraining, retrain
 from ml_core.lab.training.labelled_rows import rows_from_store
-from ml_core.serve.log.log_files import FileLock
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from tests.homes import bento_store
 from tests.lab.watching.ward import Ward, patients

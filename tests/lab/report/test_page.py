@@ -121,7 +121,7 @@ def test_headings_descend_without_a_gap(outline):
 def test_templates_and_style_are_in_the_wheel(pytestconfig):
     builder = WheelBuilder(str(pytestconfig.rootpath))
     packed = {file.distribution_path for file in builder.recurse_included_files()}
-    folder = pytestconfig.rootpath / "ml_core" / "reporting"
+    folder = pytestconfig.rootpath / "ml_core" / "lab" / "report"
     needed = {f"ml_core/lab/report/{p.name}" for p in folder.iterdir() if p.suffix in {".jinja", ".css"}}
     assert "ml_core/lab/report/report.html.jinja" in needed <= packed
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from ml_core.base.errors import LogDamaged
+from ml_core.base.files import FileLock
 from ml_core.serve.log.database import OpenLog, open_for_change, open_for_reading
 from ml_core.serve.log.entries import Lineage
-from ml_core.serve.log.log_files import FileLock, LogFile, log_files
+from ml_core.serve.log.log_files import LogFile, log_files
 from tests.serve.log.builders import DAY, entries, ids_in, ids_of, row, small_disk, wal_of
 
 ROOT = Path(__file__).resolve().parents[3]

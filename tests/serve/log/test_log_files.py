@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ml_core.base.errors import LogBusy
-from ml_core.serve.log.log_files import FileLock, LogFile, day_of, free_file, log_files, only_closed
+from ml_core.base.files import FileLock
+from ml_core.serve.log.log_files import LogFile, day_of, free_file, log_files, only_closed
 from tests.serve.log.builders import DAY, DAY_US, NOON_US
 
 

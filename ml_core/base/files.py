@@ -1,0 +1,163 @@
+"""The one way to write a file whole, and the one way to lock a file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ml_core.base.errors import DataError
+
+__all__ = ["FileLock", "clear_drafts", "drafts_of", "locked", "sync_folder", "write_whole", "written_for_user"]
+
+_STALE_S = 60.0
+"""A draft that nobody has touched for this long belongs to a process that was killed."""
+
+
+@contextmanager
+def write_whole(path: Path, *, durable: bool = False, exclusive: bool = False, mode: int = 0o644) -> Iterator[Path]:
+    """A draft beside ``path`` to write to; it becomes ``path`` when the block ends, and goes away when the block fails.
+
+    Readers see the old file or the whole new one, whenever a process is killed. The folder is made where it is missing.
+
+    Parameters
+    ----------
+    durable : wait until content and name are on the disk
+    exclusive : raise ``FileExistsError`` where ``path`` is there by the end of the block, instead of replacing it
+    mode : permissions of the new file, less the umask
+
+    Raises
+    ------
+    OSError
+        The place cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.draft")
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    try:
+        yield draft
+        if durable:
+            _sync(draft)
+        if exclusive:
+            os.link(draft, path)
+        else:
+            draft.replace(path)
+        if durable:
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_for_user(path: Path) -> Iterator[Path]:
+    """As ``write_whole``, for a file that somebody asked for by name.
+
+    Raises
+    ------
+    DataError
+        It cannot be written, with the reason.
+    """
+    try:
+        with write_whole(path) as draft:
+            yield draft
+    except OSError as error:
+        raise DataError(str(path), f"cannot be written: {error.strerror or type(error).__name__}") from error
+
+
+def drafts_of(path: Path) -> list[Path]:
+    """Drafts of that file: being written now, or left by a process that was killed."""
+    return sorted(p for p in path.parent.glob(f".{path.name}.*") if p.suffix != ".lock")
+
+
+def clear_drafts(folder: Path, pattern: str) -> None:
+    """Remove those drafts of the folder that nobody has touched for a minute."""
+    for draft in folder.glob(pattern):
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _STALE_S:
+                draft.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    _sync(folder)
+
+
+class FileLock:
+    """An exclusive lock on a file, which the system gives up when the process dies.
+
+    Parameters
+    ----------
+    path : made with its folder where it is missing
+    wait : wait for whoever has it; otherwise ``BlockingIOError``
+    mode : permissions of a new file
+
+    Attributes
+    ----------
+    descriptor : of the open file, for reading and appending
+    """
+
+    def __init__(self, path: Path, *, wait: bool = False, mode: int = 0o600) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.descriptor = _open_locked(path, wait, mode)
+        while not self.is_there():  # whoever had it has removed the file since we opened it
+            os.close(self.descriptor)
+            self.descriptor = _open_locked(path, wait, mode)
+
+    def again(self) -> FileLock:
+        """The same lock for somebody else to hold as well; it is given up once both have done so."""
+        twin = object.__new__(FileLock)
+        twin._path = self._path
+        twin.descriptor = os.dup(self.descriptor)
+        return twin
+
+    def is_there(self) -> bool:
+        """Whether others still find the file that is locked here."""
+        try:
+            found, held = self._path.stat(), os.fstat(self.descriptor)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+
+    def release(self) -> None:
+        """Give it up."""
+        os.close(self.descriptor)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[FileLock]:
+    """Hold the lock on that file inside the block.
+
+    Raises
+    ------
+    BlockingIOError
+        Somebody else has it, and ``wait`` is off.
+    """
+    lock = FileLock(path, wait=wait, mode=mode)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _open_locked(path: Path, wait: bool, mode: int) -> int:  # noqa: FBT001 - private
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
