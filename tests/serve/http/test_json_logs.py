@@ -25,5 +25,5 @@ def test_exception_is_told_without_its_message() -> None:
     except ValueError:
         line = line_of(exc_info=sys.exc_info())
     assert line["exception"] == "ValueError"
-    assert "test_logs.py" in str(line["through"])
+    assert "test_json_logs.py" in str(line["through"])
     assert "MRN-777" not in json.dumps(line)
