@@ -1,5 +1,6 @@
-"""Golden vectors, worked out by hand from the documentation, and the sha256 of every module: a registered version never changes."""
+"""A registered feature version never changes: golden vectors worked out by hand, the sha256 of its module, its imports."""
 
+import ast
 import hashlib
 from pathlib import Path
 
@@ -21,6 +22,8 @@ FROZEN = {
         "5b980dda0b23816ffecce3537682548b751fa6e640a3423675a11b7960a22c1a",
     ),
 }
+
+VERSIONS = Path(__file__).parents[3] / "ml_core" / "serve" / "features"
 
 NAN = float("nan")
 NO_DRUG = dict.fromkeys(
@@ -148,7 +151,27 @@ def test_v2_knows_every_kind_of_admission_discharge_source_and_specialty():
 @pytest.mark.parametrize("name", known_versions())
 def test_a_registered_version_is_the_one_that_was_frozen(name):
     version = get_feature_version(name)
-    source = Path(__file__).parents[3] / "ml_core" / "serve" / "features" / f"{name}.py"
     module_hash, columns_hash = FROZEN[name]
-    assert version.module_hash == hashlib.sha256(source.read_bytes()).hexdigest() == module_hash
+    assert version.module_hash == hashlib.sha256((VERSIONS / f"{name}.py").read_bytes()).hexdigest() == module_hash
     assert table_hash(version.columns) == columns_hash
+
+
+def imports_of(source):
+    """Every module that this source imports, relative imports with their dots."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+@pytest.mark.parametrize("name", known_versions())
+def test_a_version_imports_one_address_of_ml_core(name):
+    """This address is in the hash of every model, so it can never move; a second one would be one more."""
+    found = imports_of((VERSIONS / f"{name}.py").read_text())
+    assert {module for module in found if module.startswith(("ml_core", "."))} == {"ml_core.features.columns"}
+
+
+def test_every_form_of_import_is_seen():
+    source = "import ml_core.a\ndef f():\n    from ml_core.b import c\n    from . import d\n    from ..e import f\n"
+    assert list(imports_of(source)) == ["ml_core.a", "ml_core.b", ".", "..e"]
