@@ -9,27 +9,28 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 HEAD = """# Reliability
 
-What this service promises when something breaks, the test that shows it with real processes (`make test-slow`), and the figure it
-gave last. Behaviours of the circuit breaker have a test each, named B01 to B49, in `tests/serve/running/test_circuit_breaker*.py`;
-coverage under faults (B50) is in `tests/statistical/test_coverage_under_faults.py`. A goal that a figure misses is said in
-[figures](figures.md). The page is written by `make reliability` from the last run; times are of a two-core virtual machine.
+This page lists what the service promises when something breaks. Each row names the test that shows it with real processes
+(`make test-slow`) and the figure of the last run. `make reliability` writes the page. Times are of a virtual machine with two
+cores. [Figures](figures.md) names the goals that are missed. Each behaviour of the circuit breaker (B01 to B49) has its own test in
+`tests/serve/running/test_circuit_breaker*.py`. Coverage under faults (B50) is tested in
+`tests/statistical/test_coverage_under_faults.py`.
 
 """
 
 TAIL = """
 ## What one machine cannot show
 
-- **Power loss.** Files that decide something are flushed before they are renamed into place, and the journal before a change counts; that the disk
-  keeps what it has confirmed is taken on trust.
-- **A real out-of-memory kill.** Batches that are too large are refused before they are attempted, and a killed worker is F1.
-- **The wall clock.** Circuits, deadlines, reports and guards use the system's monotonic clock, and ids stay unique when the wall clock jumps; the jump
-  is simulated inside a process.
-- **Headers that drip.** A body that comes too slowly is cut; a request whose head never ends holds one descriptor until a proxy before the service
-  cuts it. Put one there.
-- **Several machines.** One home is one machine. Several replicas behind a load balancer each have their own rollout, unless a deployment tool gives
-  them the same commands.
-- **A stuck runner.** A call of the isolated runner that never comes back blocks its process: answers come from the fallback until somebody ends that
-  process, since only a process that has gone is replaced.
+- **Power loss.** Files that decide something are flushed before they are renamed into place. The journal is flushed before a change
+  counts. We trust the disk to keep what it has confirmed.
+- **A real out-of-memory kill.** Batches that are too large are refused before any work on them. F1 shows a killed worker.
+- **The wall clock.** Circuits, deadlines, reports and guards use the monotonic clock of the system. Request ids stay unique when the
+  wall clock jumps. The tests simulate the jump inside a process.
+- **Slow request heads.** A body that arrives too slowly is cut off. A request whose head never ends holds one descriptor until a proxy
+  in front of the service cuts it off. Use such a proxy.
+- **Several machines.** One home is on one machine. Replicas behind a load balancer each have their own rollout, unless a deployment
+  tool gives them the same commands.
+- **A stuck runner.** A call of the isolated runner that never returns blocks its process. Fallbacks answer until somebody ends that
+  process, because only a process that has ended is replaced.
 """
 
 

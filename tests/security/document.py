@@ -9,8 +9,8 @@ PAGE = ROOT / "docs" / "security-figures.md"
 
 HEAD = """# Security, in figures
 
-What the service refuses, the test that tries it with real files, processes and certificates, and the figure it gave last. What is
-behind each line is told in [security](security.md). The page is written by `make security` from the last run.
+This page lists what the service refuses. Each row names the test that tries it with real files, processes and certificates, and the
+figure of the last run. [Security](security.md) explains each line. `make security` writes this page.
 
 """
 
