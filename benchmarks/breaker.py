@@ -1,4 +1,4 @@
-"""What a call through the circuit breaker costs: `python -m benchmarks.breaker`."""
+"""Measures the cost of a call through the circuit breaker: `python -m benchmarks.breaker`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ THREADS = 16
 
 
 def us_each(work: Callable[[], object]) -> float:
-    """Microseconds of one call in one thread: the median of a few rounds."""
+    """Microseconds of one call in one thread; the median of several rounds."""
     found = []
     for _ in range(ROUNDS):
         before = time.perf_counter()
@@ -28,7 +28,7 @@ def us_each(work: Callable[[], object]) -> float:
 
 
 def us_among_threads(breaker: CircuitBreaker) -> list[float]:
-    """Microseconds of every single acquire and succeed, of threads that do nothing else; sorted."""
+    """Microseconds of each acquire and succeed, in threads that do nothing else; sorted."""
     found: list[list[int]] = [[] for _ in range(THREADS)]
     start = threading.Barrier(THREADS)
 

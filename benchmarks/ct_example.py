@@ -1,8 +1,8 @@
-"""Continuous training where no home is configured: the example some weeks on, in a home of its own (`make ct`).
+"""Continuous training where no home is configured (`make ct`): makes an example home with some weeks of answers.
 
-A model of the synthetic cohort is trained, gated, promoted and served by a real `bentoml serve`; later encounters, drifted
-or not, are asked over HTTP; their outcomes are told and count at once; the monitor looks once. Then comes
-`python -m ml_core.cli.cmd_ct`, the very command that runs on a real home, and its exit status is this one's.
+A model of the synthetic cohort is trained, gated, promoted and served by a real `bentoml serve`. Later encounters, with or
+without drift, are sent over HTTP. Their labels are sent and count at once. The monitor looks once. Then
+`python -m ml_core.cli.cmd_ct` runs as it does on a real home. Its exit status is the exit status of this program.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ RETRAIN = {"min_new_labels": 500, "live_rows": 1_500}
               help="Later patients are older and have more sugar in their blood, or are as before.")  # fmt: skip
 @click.option("--place", type=click.Path(path_type=Path), default=PLACE, help="Where it all lies; emptied first.")
 def main(place: Path, *, drift: bool) -> None:
-    """Make the home and its answers, then turn once; the exit status is that of `python -m ml_core.cli.cmd_ct`."""
+    """Make the home and its answers, then train once; exit with the status of `python -m ml_core.cli.cmd_ct`."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise click.UsageError(
             "MLFLOW_TRACKING_URI is set and SURETY_HOME is not. The example never touches a real registry: set SURETY_HOME "
@@ -50,7 +50,7 @@ def main(place: Path, *, drift: bool) -> None:
 
 
 def prepare(place: Path, *, drift: bool) -> tuple[dict[str, str], Path]:
-    """A home with a champion and answers whose outcome is known: the environment that leads to it, and its YAML."""
+    """Make a home with a champion and labelled answers; its environment variables, and the path of its YAML."""
     shutil.rmtree(place, ignore_errors=True)
     (place / "bentoml").mkdir(parents=True)
     environment = _environment(place)
@@ -92,7 +92,7 @@ def _written_config(place: Path) -> Path:
 
 
 def _live(environment: dict[str, str], rows: pd.DataFrame, config: Path) -> None:
-    """Serve, ask every row, tell every outcome."""
+    """Serve, send every row, send every label."""
     port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(port)]
     server = start(command, port, ready="/readyz", env=environment)
@@ -107,7 +107,7 @@ def _live(environment: dict[str, str], rows: pd.DataFrame, config: Path) -> None
 
 
 def _batches(rows: pd.DataFrame, version_name: str) -> Iterator[tuple[list[dict[str, Any]], list[int]]]:
-    """Records as a hospital's system would send them, and what became of them."""
+    """Batches of records as a hospital's system would send them, each with its labels."""
     version = get_feature_version(version_name)
     roles = {column.role: column.name for column in version.columns}
     names = [roles["group"], *(column.name for column in features_of(version.columns))]

@@ -1,11 +1,15 @@
-"""A model's whole life on real encounters, in minutes, with late outcomes (`make demo-lifecycle`).
+"""Shows the whole life of a model on real encounters in some minutes, with late labels (`make demo-lifecycle`).
 
-The first half of Diabetes 130-US by encounter id is the past that a model is trained on; encounters of the second half,
-without the patients already seen, are asked one after another at a steady rate. One day passes in half a second:
-readmissions become known after five days, their absence after thirty. The second half is not like the first, which the
-monitor has to notice by itself; a model of the newest encounters takes over. Then one column comes in another unit, and
-is mended. Then only patients of 70 and older come. The monitor has to notice and say why, retraining has to learn the
-new mix, and the new model has to make answers valid again; no request may fail on the way.
+A model is trained on the first half of Diabetes 130-US by encounter id. Encounters of the second half, without patients of
+the first half, are sent at a steady rate. One day takes half a second: a readmission is known after five days, its absence
+after thirty.
+
+1. The second half differs from the first. The monitor must notice this, and a model of the newest encounters takes over.
+2. One column arrives in another unit, and is corrected.
+3. Only patients of 70 and older arrive. The monitor must notice and give the reason, retraining must learn the new mix, and
+   the new model must make answers valid again.
+
+No request may fail.
 """
 
 from __future__ import annotations
@@ -58,8 +62,8 @@ class Phase:
 
     Attributes
     ----------
-    rows : asked during it, in order, each once, ``rate`` a second
-    beside : what happens meanwhile
+    rows : sent during it, in order, each once, ``rate`` a second
+    beside : runs at the same time
     """
 
     name: str
@@ -80,7 +84,7 @@ class Phase:
 
 
 class Demo:
-    """The service, its monitor, the world that asks and later tells, and the operator."""
+    """The service, its monitor, the callers who send records and later labels, and the operator."""
 
     def __init__(self, environment: dict[str, str], config: Path, phases: list[Phase]) -> None:
         self.environment = environment
@@ -130,7 +134,7 @@ class Demo:
             telling.cancel()
 
     async def ask(self, client: httpx.AsyncClient, phase: Phase) -> None:
-        """The phase's encounters at a steady rate, whatever becomes of the earlier ones."""
+        """Send the encounters of the phase at a steady rate, without waiting for earlier answers."""
         version = get_feature_version("v2")
         records = list(_records(phase.rows, version))
         outcomes = phase.rows["readmission_30d"].astype(int).tolist()
@@ -165,7 +169,7 @@ class Demo:
         self.due.append((time.perf_counter() + days * DAY_S, body["request_id"], outcome))
 
     async def tell(self, client: httpx.AsyncClient) -> None:
-        """Outcomes once they are known, twice a day."""
+        """Send labels once they are known, twice a day."""
         while True:
             await asyncio.sleep(DAY_S)
             now = time.perf_counter()
@@ -181,7 +185,7 @@ class Demo:
                 self.told.update(reply.json())
 
     async def alarm(self, reason: str, timeout_s: float) -> str | None:
-        """Wait for an alarm of the champion; what it says."""
+        """Wait for an alarm of the champion; its sentence."""
         ends = time.perf_counter() + timeout_s
         while time.perf_counter() < ends:
             for found in self.alarms():
@@ -205,7 +209,7 @@ class Demo:
         ]
 
     async def surety(self, *arguments: str, statuses: tuple[int, ...] = (0,)) -> Any:
-        """Run a command beside the load; its JSON."""
+        """Run a command while the load goes on; its JSON."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ml_core.cli.main", *arguments, cwd=ROOT, env=self.environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -216,29 +220,29 @@ class Demo:
         return json.loads(out) if out.strip() else {}
 
     def note(self, text: str) -> None:
-        """Something that happened, with its time."""
+        """Record an event with its time."""
         self.now.notes.append(text)
         self.console.print(f"{time.perf_counter() - self.began:8.1f} s  {text}")
 
     def need(self, holds: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence
-        """Count what did not come about."""
+        """Count an expectation that does not hold."""
         if not holds:
             self.problems.append(what)
             self.console.print(f"[red]          not so: {what}[/red]")
 
 
-# --- what happens beside the load ---------------------------------------------------------------------------------
+# --- what happens during the load ----------------------------------------------------------------------------------
 
 
 async def _second_half(demo: Demo) -> None:
-    """Nothing is injected: whatever sounds, the hospitals have changed by themselves."""
+    """The second half as it is: every alarm is due to a real difference between the halves."""
     await asyncio.sleep(len(demo.now.rows) / demo.now.rate + HORIZON_DAYS * DAY_S)
     for reason, says in demo.alarms():
         demo.note(f"alarm {reason}: {says}")
 
 
 async def _quiet(demo: Demo) -> None:
-    """The new model's own world, in which nothing may sound."""
+    """Encounters like those the new model was trained on: no alarm may fire."""
     await asyncio.sleep(len(demo.now.rows) / demo.now.rate + HORIZON_DAYS * DAY_S + 2)
     found = demo.alarms()
     demo.note(f"alarms of the new model: {', '.join(reason for reason, _ in found) or 'none'}")
@@ -292,7 +296,7 @@ async def _retrain(demo: Demo) -> None:
 
 
 async def _shadowed(demo: Demo) -> str:
-    """What all workers have found in shadow so far."""
+    """Shadow results of all workers so far."""
     assert demo.server is not None
     async with httpx.AsyncClient() as client:
         status = (await client.get(f"http://127.0.0.1:{demo.server.port}/status")).json()
@@ -336,11 +340,11 @@ async def _recovered(demo: Demo) -> None:
     demo.note(f"surety log verify: {json.dumps(verified)[:300]}")
 
 
-# --- before it begins ---------------------------------------------------------------------------------------------
+# --- preparation ---------------------------------------------------------------------------------------------------
 
 
 def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
-    """The past, a model of it that is promoted and imported, and the encounters to come."""
+    """Train, promote and import a model of the first half; its environment variables, its YAML and the phases."""
     shutil.rmtree(PLACE, ignore_errors=True)
     (PLACE / "bentoml").mkdir(parents=True)
     environment = {
@@ -359,7 +363,7 @@ def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
     config = yaml.safe_load((ROOT / "configs" / "diabetes130.yaml").read_text())
     config["data"] = {"source": str(PLACE / "past.parquet"), "adapter": "columns"}
     config["gate"]["min_roc_auc"] = (
-        MIN_AUC  # the lower end of what is published: readmissions of the old are told worse
+        MIN_AUC  # the lower end of what is published: readmissions of old patients are harder to predict
     )
     config["retrain"] = {"cool_down_days": 0, "min_new_labels": 1_000, "live_rows": 1_000}
     first, path = PLACE / "past.yaml", PLACE / "demo.yaml"
@@ -376,9 +380,9 @@ def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
 
 
 def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
-    """The first half by encounter id, the second without its patients, and how many encounters that left out.
+    """The first half by encounter id, the second half without patients of the first, and the number left out.
 
-    The file has no dates, and neighbouring ids are of one hospital, so the second half comes in an order by lot.
+    The second half is shuffled, because the file has no dates and neighbouring ids come from one hospital.
     """
     frame = read_raw(source, "diabetes130", "v2").sort_values("encounter_id").reset_index(drop=True)
     half = len(frame) // 2
@@ -439,7 +443,7 @@ def _serve(environment: dict[str, str]) -> Server:
 
 
 def main() -> None:
-    """Run it, write ``result.json``, and exit with 1 where a request failed or something did not come about."""
+    """Run it, write ``result.json``, and exit with 1 if a request failed or an expected event did not happen."""
     demo = Demo(*prepare())
     asyncio.run(demo.run())
     sent, failed = sum(p.sent for p in demo.phases), sum(p.failed for p in demo.phases)

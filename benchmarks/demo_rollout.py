@@ -1,8 +1,8 @@
-"""Three minutes at a steady load through every change and fault, with a live table (`make demo-rollout`).
+"""Runs every change and fault under a steady load in three minutes, with a live table (`make demo-rollout`).
 
-A new version is imported, shadowed, given a tenth of the traffic, made champion, taken back; a corrupt model is offered;
-the runner's process is killed, slowed, made to raise, and healed. At the end the promise is checked: no failed request,
-no answer from a model that is not verified and gated, and each answer names the model that gave it.
+A new version is imported, runs in shadow, gets a tenth of the traffic, becomes champion, and is rolled back. A corrupt model
+is offered. The process of the runner is killed, slowed down, made to raise, and healed. At the end the program checks that no
+request failed, that only verified and gated models answered, and that each answer names the model that gave it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RECORD = {"age": 71, "glucose": 182.5, "bmi": 31.2, "bp_systolic": 148}
 
 @dataclass
 class Phase:
-    """One part of the run, and what was seen in it."""
+    """One part of the run, and its results."""
 
     name: str
     seconds: float
@@ -67,7 +67,7 @@ class Demo:
 
     def __init__(self, environment: dict[str, str], versions: dict[str, str]) -> None:
         self.environment = environment
-        self.versions = versions  # model hash -> version, of the gated models alone
+        self.versions = versions  # model hash -> version, of gated models only
         self.settings = Settings(home=Path(environment["SURETY_HOME"]), model_name=MODEL)
         self.fault = Path(environment["SURETY_TEST_FAULT"])
         self.phases = _phases()
@@ -100,7 +100,7 @@ class Demo:
             self.server.stop()
 
     async def load(self, live: LiveTable) -> None:
-        """Requests at a steady rate, whatever becomes of the earlier ones."""
+        """Send requests at a steady rate, without waiting for earlier answers."""
         limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
         assert self.server is not None
         address = f"http://127.0.0.1:{self.server.port}"
@@ -169,7 +169,7 @@ class Demo:
         return Group(table, *(Text(problem, style="red") for problem in self.problems[:5]))
 
     async def surety(self, *arguments: str, status: int = 0) -> dict[str, Any]:
-        """Run a command beside the load."""
+        """Run a command while the load goes on."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ml_core.cli.main", *arguments, cwd=ROOT, env=self.environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -213,7 +213,7 @@ async def _rollback(demo: Demo) -> None:
 
 
 async def _corrupt(demo: Demo) -> None:
-    """Offer a damaged model by the command, which refuses it, and behind its back, so that the workers must."""
+    """Offer a damaged model: by the command, which must refuse it, and by the state file, which the workers must refuse."""
     tag = next(t for t in _tags(demo) if t.endswith("deadbeef"))
     await demo.surety("rollout", "full", tag, "--model", MODEL, status=1)
     store = RolloutStore(demo.settings)
@@ -274,11 +274,11 @@ def _phases() -> list[Phase]:
     ]
 
 
-# --- before it begins ---------------------------------------------------------------------------------------------
+# --- preparation ---------------------------------------------------------------------------------------------------
 
 
 def prepare() -> tuple[dict[str, str], dict[str, str]]:
-    """Stores of its own: v1 promoted and imported, v2 gated and waiting in MLflow, and a damaged copy of it."""
+    """Make separate stores: v1 promoted and imported, v2 gated and still in MLflow, and a damaged copy of v2."""
     shutil.rmtree(PLACE, ignore_errors=True)
     (PLACE / "bentoml").mkdir(parents=True)
     environment = {

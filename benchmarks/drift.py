@@ -1,4 +1,4 @@
-"""What a drift check costs: `python -m benchmarks.drift`."""
+"""Measures the cost of a drift check: `python -m benchmarks.drift`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Row = tuple[str, str, str, str]
 
 
 def ms_each(work: Callable[[], object], rounds: int) -> list[float]:
-    """Milliseconds of each of a few calls, after one that is not counted."""
+    """Milliseconds of each of several calls, after one call that is not counted."""
     work()
     found = []
     for _ in range(rounds):
@@ -41,7 +41,7 @@ def ms_each(work: Callable[[], object], rounds: int) -> list[float]:
 
 
 def rows(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    """Twenty features; every other one misses one value in twenty."""
+    """Rows of twenty features; in every second feature one value in twenty is missing."""
     found = {f"x{i}": rng.normal(size=n) for i in range(FEATURES)}
     for i in range(0, FEATURES, 2):
         found[f"x{i}"][rng.random(n) < 0.05] = np.nan
@@ -49,7 +49,7 @@ def rows(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
 
 
 def published(reference: dict[str, np.ndarray]) -> ReferenceWindow:
-    """The reference as it travels with a model: at most 10,000 order statistics a column."""
+    """The reference as a model carries it: at most 10,000 order statistics per column."""
     columns = tuple(Column(name, "float", "X.", nullable=True) for name in reference)
     patients = np.arange(REFERENCE_ROWS)
     raw = reference_bytes(columns, reference, patients, np.full((100, 1), 0.5), np.arange(100), (0,))
@@ -57,7 +57,7 @@ def published(reference: dict[str, np.ndarray]) -> ReferenceWindow:
 
 
 def loop_of_scipy(reference: dict[str, np.ndarray], current: dict[str, np.ndarray]) -> list[bool]:
-    """The same rule as it is usually written."""
+    """The same rule as a loop over ``scipy.stats.ks_2samp``."""
     found = []
     for name, before in reference.items():
         a, b = before[~np.isnan(before)], current[name][~np.isnan(current[name])]
@@ -66,7 +66,7 @@ def loop_of_scipy(reference: dict[str, np.ndarray], current: dict[str, np.ndarra
 
 
 def one_window() -> list[Row]:
-    """20 features, 1,000 current rows, the reference of a model."""
+    """Time 1,000 current rows of 20 features against the reference of a model."""
     rng = np.random.default_rng(0)
     reference, current = rows(rng, REFERENCE_ROWS), rows(rng, CURRENT_ROWS)
     window, frame = published(reference), pd.DataFrame(current)
@@ -87,7 +87,7 @@ def one_window() -> list[Row]:
 
 
 def large_windows() -> list[Row]:
-    """10^7 against 10^7 values of one feature: the whole way from unsorted values to the p-value."""
+    """Time 10^7 against 10^7 values of one feature, from unsorted values to the p-value."""
     rng = np.random.default_rng(1)
     before, now = rng.normal(size=LARGE), rng.normal(size=LARGE)
     whole = ms_each(lambda: p_values([distance_of_sorted(np.sort(before), np.sort(now))]), LARGE_ROUNDS)

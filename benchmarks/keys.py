@@ -1,4 +1,4 @@
-"""What checking a key costs, and whether the time taken tells anything of it: `python -m benchmarks.keys`."""
+"""Measures the cost of checking a key, and whether the time reveals the key: `python -m benchmarks.keys`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEYS = 20
 
 
 def us_each(ring: KeyRing, key: bytes) -> float:
-    """Microseconds of CPU of one check, over a block of them."""
+    """Microseconds of CPU per check, measured over a block of checks."""
     before = time.thread_time_ns()
     for _ in range(BLOCK):
         ring.holder(key)
@@ -22,7 +22,7 @@ def us_each(ring: KeyRing, key: bytes) -> float:
 
 
 def compared(ring: KeyRing, first: bytes, second: bytes) -> tuple[float, float]:
-    """Median microseconds of both, measured in turns, since the machine's pace drifts."""
+    """Median microseconds of both, measured in turns because the speed of the machine varies."""
     pairs = [(us_each(ring, first), us_each(ring, second)) for _ in range(CALLS // BLOCK)]
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 

@@ -1,8 +1,8 @@
-"""Closed-loop HTTP load from a process of its own: every connection sends its next body when its answer is in.
+"""Sends closed-loop HTTP load from a separate process: a connection sends its next body after the answer to the last.
 
     python -m benchmarks.load PORT PATH BODIES CONNECTIONS REQUESTS
 
-BODIES is a file with one JSON body a line; they are sent in turn. Prints one JSON object.
+BODIES is a file with one JSON body per line. The bodies are sent in turn. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Caller(asyncio.Protocol):
 
 
 class Work:
-    """Requests still to send, and what came of those sent."""
+    """Requests that are still to be sent, and results of those that were sent."""
 
     def __init__(self, requests: list[bytes], total: int, finished: asyncio.Event, connections: int) -> None:
         self._requests = cycle(requests)
@@ -81,7 +81,7 @@ class Work:
 
 
 def encode(path: str, body: bytes) -> bytes:
-    """A whole HTTP/1.1 request."""
+    """A whole HTTP/1.1 request as bytes."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 

@@ -1,7 +1,7 @@
-"""What storing an answer before it is given costs: `python -m benchmarks.prediction_log [SECONDS]`.
+"""Measures the cost of storing an answer before it is sent: `python -m benchmarks.prediction_log [SECONDS]`.
 
-Two processes, a writer each, store rows of the size of the hospital model's (about 700 bytes of input) in one folder.
-Rows come at a rate, whatever has become of the earlier ones; what is timed is how long ``store`` holds up an answer.
+Two processes with one writer each store rows in one folder. The rows have the size of the hospital model's (about 700 bytes
+of input). They arrive at a fixed rate, without waiting for earlier rows. The time is how long ``store`` delays an answer.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from ml_core.serve.log.writer import LogWriter
 
 WRITERS = 2
 RATE = 1_000
-"""Rows a second that each writer is offered."""
+"""Rows per second that are offered to each writer."""
 SECONDS = 20.0
 CALLERS = 64
-"""Of each writer, where it is to store as much as it can."""
+"""Callers of each writer in the test of the highest rate."""
 N_FEATURES = 44
 _TICK_S = 0.001
 
@@ -39,7 +39,7 @@ Store = Callable[[list[Row]], Awaitable[None]]
 
 
 def a_row() -> Row:
-    """One answer to a record of the hospital model's size."""
+    """One answer to a record of the size of the hospital model's."""
     dice = random.Random(1)
     values = [round(dice.uniform(0, 1_000), 12) if i % 3 else f"level {i}" for i in range(N_FEATURES)]
     answer = answer_of(
@@ -59,16 +59,16 @@ def a_row() -> Row:
 
 
 def fresh(row: Row) -> Row:
-    """The same answer given now, about somebody."""
+    """The same answer with the present time, a new id and a subject."""
     return row._replace(request_id=uuid_utils.uuid7().bytes, at_us=time.time_ns() // 1_000, subject=os.urandom(32))
 
 
 async def nothing(_rows: list[Row]) -> None:
-    """Stores nothing: what the callers themselves cost."""
+    """Stores nothing; measures the cost of the callers alone."""
 
 
 async def offered(store: Store, rate: int, seconds: float) -> tuple[list[float], float]:
-    """Milliseconds that ``store`` took for each row, and how late rows were called in at worst."""
+    """Milliseconds of ``store`` for each row, and the longest delay of a call behind its schedule."""
     row, took, tasks = a_row(), [], set()
     latest = 0.0
 
@@ -92,7 +92,7 @@ async def offered(store: Store, rate: int, seconds: float) -> tuple[list[float],
 
 
 async def driven(store: Store, seconds: float) -> int:
-    """How many rows so many callers get stored who each send the next row when the last is there."""
+    """Rows that this many callers store when each sends its next row after the last is stored."""
     row, ends, n = a_row(), time.monotonic() + seconds, 0
 
     async def caller() -> None:
@@ -106,11 +106,11 @@ async def driven(store: Store, seconds: float) -> int:
 
 
 def work(folder: Path, mode: str, seconds: float) -> dict[str, Any]:
-    """What one writer's process measured."""
+    """Measurements of one writer's process."""
     writer = LogWriter(folder, lambda: mode == "strict")
     writer.start()
     time.sleep(0.2)
-    sys.stdin.readline()  # all of them begin at once
+    sys.stdin.readline()  # all processes start at the same time
     found: dict[str, Any] = {}
     began = time.monotonic()
     if mode == "most":
@@ -131,7 +131,7 @@ def work(folder: Path, mode: str, seconds: float) -> dict[str, Any]:
 
 
 def measured(mode: str, seconds: float) -> list[dict[str, Any]]:
-    """What all writers measured together."""
+    """Measurements of all writers together."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.prediction_log", "work", folder, mode, str(seconds)]
         processes = [

@@ -1,4 +1,4 @@
-"""What the figures are measured on: the hospital model in stores of its own, its records, and the baselines."""
+"""Prepares what the figures are measured on: the hospital model in separate stores, its records, and the baselines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Prepared:
 
 
 def prepare() -> Prepared:
-    """Whatever is missing is made; the second run finds everything there."""
+    """Make what is missing; a second run makes nothing."""
     PLACE.mkdir(parents=True, exist_ok=True)
     config = load_config(CONFIG)
     if not (ROOT / config.data.source).exists():
@@ -74,7 +74,7 @@ def prepare() -> Prepared:
 
 
 def _other_version(model: str) -> str:
-    """A second version of the model, gated and imported, to be shadowed and canaried."""
+    """Make a second version of the model, gated and imported, for shadow and canary."""
     folder = PLACE / "bentoml" / "models" / model
     if not list(folder.glob("v2-*")):
         other = yaml.safe_load(CONFIG.read_text())
@@ -97,7 +97,7 @@ def _records(rows: LabelledRows) -> list[dict[str, Any]]:
 
 
 def _bodies(rows: LabelledRows) -> Path:
-    """10,000 different records of test patients, one body a line."""
+    """Write 10,000 different records of test patients, one body per line."""
     lines = dict.fromkeys(json.dumps({"features": record}) for record in _records(rows.part("test")))
     if len(lines) < N_RECORDS:
         raise SystemExit(f"only {len(lines)} different records")
@@ -107,7 +107,7 @@ def _bodies(rows: LabelledRows) -> Path:
 
 
 def bulk_index(rows: LabelledRows) -> np.ndarray[Any, Any]:
-    """Positions of 100,000 rows; the last few hundred come twice."""
+    """Positions of 100,000 rows; some hundred rows appear twice at the end."""
     return np.arange(N_BULK) % len(rows)
 
 
@@ -125,7 +125,7 @@ def _stream(rows: LabelledRows, *, coded: bool) -> bytes:
 
 
 def _naive(rows: LabelledRows) -> Path:
-    """The same trees inside MAPIE, pickled, as the naive server wants them."""
+    """Write the same trees inside MAPIE, pickled, for the naive server."""
     path = PLACE / "naive.pkl"
     if not path.exists():
         import pandas as pd
@@ -147,7 +147,7 @@ def _naive(rows: LabelledRows) -> Path:
 
 
 def _versions() -> Path:
-    """The serving lock without its hashes: pip takes hashes only when it is told of every package."""
+    """The serving lock without hashes: pip accepts hashes only if every package has one."""
     lock = (ROOT / "requirements" / "serve.lock").read_text().splitlines()
     path = PLACE / "versions.txt"
     path.write_text("\n".join(line.removesuffix(" \\") for line in lock if line[:1].isalnum()))
@@ -155,7 +155,7 @@ def _versions() -> Path:
 
 
 def _stock() -> str:
-    """A Python with BentoML as pip installs it and nothing of ours (no uvloop, no httptools)."""
+    """A Python environment with BentoML as pip installs it and nothing else (no uvloop, no httptools)."""
     folder = PLACE / "stock"
     python = str(folder / "bin" / "python")
     if not Path(python).exists():

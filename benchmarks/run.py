@@ -1,7 +1,7 @@
-"""Measures every figure in one run and prints them as one table, with the machine beside it (`make bench`).
+"""Measures every figure in one run and prints one table and the machine (`make bench`).
 
-CPU is that of the server's whole process tree, divided by the requests answered: on a shared machine it is steadier
-than any clock. Servers that are compared run side by side and take turns; a ratio is the median of its pairs.
+CPU is the CPU time of the server's whole process tree, divided by the number of answers. On a shared machine it varies less
+than elapsed time. Servers that are compared run at the same time and take turns. A ratio is the median of the ratios of all pairs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def serve_naive(model: Path) -> Server:
 
 
 def watch(prepared: Prepared) -> subprocess.Popen[bytes]:
-    """The monitor beside the service; what it uses is not the service's."""
+    """Run the monitor beside the service; its CPU does not count as the service's."""
     command = [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "10s", "--model", prepared.model]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -65,7 +65,7 @@ def median(values: list[float]) -> float:
 
 
 def per_request(prepared: Prepared) -> list[Row]:
-    """CPU per answer of ours, stock echo and the naive server, in turns; the tail; memory; time to ready."""
+    """CPU per answer of our service, stock echo and naive server, in turns; the tail; memory; time to ready."""
     echo, ours, naive = serve_echo(prepared.stock_python), serve_ours(), serve_naive(prepared.naive)
     monitor = watch(prepared)
     try:
@@ -118,7 +118,7 @@ def per_request(prepared: Prepared) -> list[Row]:
 
 
 def extras(prepared: Prepared) -> list[Row]:
-    """What shadow mode, a canary and a process for the model add to a request, in turns with the plain service."""
+    """CPU per request that shadow mode, a canary and a separate model process add, in turns with the plain service."""
     plain = serve_ours()
     try:
         rows = [_with_rollout(plain, prepared, *change) for change in (("shadow", []), ("canary", ["0.5"]))]
@@ -143,7 +143,7 @@ def extras(prepared: Prepared) -> list[Row]:
 
 
 def _side_by_side(inline: Server, other: Server, prepared: Prepared) -> str:
-    """CPU per answer of another way to run the model, and how many times that of the event loop's."""
+    """CPU per answer of another way to run the model, and its ratio to that on the event loop."""
     for server in (inline, other):
         load(server, "/predict", prepared.bodies, CONNECTIONS, 1_000)
     found: list[tuple[float, float]] = []
@@ -155,7 +155,7 @@ def _side_by_side(inline: Server, other: Server, prepared: Prepared) -> str:
 
 
 def _with_rollout(server: Server, prepared: Prepared, change: str, arguments: list[str]) -> Row:
-    """CPU that a mode adds: rounds with it and without it, in turns."""
+    """CPU that a mode adds; rounds with the mode and without it take turns."""
     added = []
     for _ in range(ROUNDS):
         before = float(str(load(server, "/predict", prepared.bodies, CONNECTIONS, REQUESTS // 2)["cpu_ms"]))
@@ -177,7 +177,7 @@ def _surety(prepared: Prepared, *arguments: str) -> None:
 def ready(prepared: Prepared) -> list[Row]:
     """Seconds from the command to ``/readyz``, in turns."""
     ratios, seconds = [], []
-    for server in (serve_echo(prepared.stock_python), serve_ours()):  # not counted: modules are compiled
+    for server in (serve_echo(prepared.stock_python), serve_ours()):  # not counted: Python compiles modules
         server.stop()
     for _ in range(ROUNDS):
         pair = []
@@ -203,7 +203,7 @@ def timed(call: Callable[[], object], repeats: int) -> float:
 
 
 def in_process(prepared: Prepared) -> list[Row]:
-    """From the parsed body to the envelope, and the conformal step alone; 2,000 different records in a row."""
+    """Cost from the parsed body to the envelope, and of the conformal step alone, over 2,000 different records."""
     from ml_core.base.settings import load_settings
     from ml_core.serve.answering.inference import InferenceService
     from ml_core.serve.answering.requests import parse_predict
@@ -249,7 +249,7 @@ def in_process(prepared: Prepared) -> list[Row]:
 
 
 def bulk(prepared: Prepared, scorer: Any) -> list[Row]:
-    """100,000 rows through HTTP as an Arrow stream, against the scorer alone on the ready matrix."""
+    """Cost of 100,000 rows over HTTP as an Arrow stream, and of the scorer alone on the finished matrix."""
     matrix = prepared.rows.matrix[bulk_index(prepared.rows)]
     server = serve_ours()
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""Starts a server, waits until it is ready, and reads what its whole process tree has cost."""
+"""Starts a server, waits until it is ready, and reads the CPU and memory of its whole process tree."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def start(
 
 
 def load(server: Server, path: str, bodies: Path, connections: int, total: int) -> dict[str, object]:
-    """Run the load generator in a process of its own, and add the server's CPU per answer (ms)."""
+    """Run the load generator in a separate process; its result with the server's CPU per answer (ms) added."""
     arguments = [str(server.port), path, str(bodies), str(connections), str(total)]
     before = server.cpu_seconds()
     done = subprocess.run(

@@ -1,9 +1,9 @@
-"""A long run at half of the capacity, with the circuit opening and closing all the while (`make soak MINUTES=20`).
+"""A long run at half of the capacity, while the circuit opens and closes (`make soak MINUTES=20`).
 
-A real service with two workers, its log on and the monitor beside it, is asked at a steady rate. Every few minutes an
-operator forces the circuit open, or the model fails until it opens by itself. Memory, descriptors, threads, the log's WAL
-files and the 99th percentile of every minute are held against what the service promises: flat. Exit status 1 when a promise
-is broken beyond doubt; where the run was too short to tell, the table says so.
+A real service with two workers, the log and a monitor gets requests at a steady rate. Every few minutes an operator forces
+the circuit open, or the model fails until the circuit opens. Memory, descriptors, threads, the WAL files of the log and the
+99th percentile of every minute must not grow. The exit status is 1 if one of them certainly grows. If the run was too short
+to decide, the table says so.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ PLACE = ROOT / "build" / "soak"
 WORKERS, CONNECTIONS = 2, 16
 SAMPLE_S = 5.0
 FORCED_S = 5.0
-"""How long the circuit is kept open, or the model failing."""
+"""Seconds for which the circuit stays open or the model fails."""
 WAIT_S = 5
-"""First wait of the circuit before it probes, so that one flap is over before the next."""
+"""First wait of the circuit before it probes; short, so that one flap ends before the next."""
 RSS_MB_PER_HOUR, P99_DRIFT = 1.0, 0.10
 MORE_DESCRIPTORS, MORE_THREADS = 4.0, 2.0
-"""Growth that counts as none: a look finds some connections more or fewer."""
+"""Growth that does not count: samples differ by some connections."""
 WAL_DRIFT = 0.10
 LEAST_MINUTES = 10.0
-"""Of what is judged, for a series to be called broken: a service that has just begun still grows."""
+"""Minutes of judged samples that are needed to call a series broken: a service that has just started still grows."""
 BODIES = [{"features": record} for record in RECORDS]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at the processes.
+    """One sample of the processes.
 
     Attributes
     ----------
@@ -76,9 +76,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A minute of the run (less in a short try): its load, and the medians of its samples.
+    """One minute of the run (less in a short run): its load, and the medians of its samples.
 
-    ``failed`` counts requests by status, or by what became of the connection.
+    ``failed`` counts requests by status, or by the error of the connection.
     """
 
     at_min: float
@@ -99,7 +99,7 @@ class Plan:
 
     Attributes
     ----------
-    stretch_s : length of one point of every series
+    stretch_s : length of one stretch, which is one point of every series
     warm_up : stretches that are not judged
     flap_s : from one opening of the circuit to the next
     """
@@ -111,7 +111,7 @@ class Plan:
 
     @classmethod
     def of(cls, minutes: float, flap_minutes: float | None) -> Plan:
-        """A run of that length: minutes as points, half an hour or a quarter of it to warm up."""
+        """A run of that length; a point is a minute, the warm-up half an hour or a quarter of the run."""
         stretch_s = 60.0 if minutes >= 10 else max(5.0, minutes * 5)
         warm_up = round(min(30.0, minutes / 4) * 60 / stretch_s)
         flap = flap_minutes if flap_minutes is not None else (10.0 if minutes >= 120 else min(2.0, minutes / 4))
@@ -134,7 +134,7 @@ class Row:
 
 @dataclass
 class Run:
-    """What a soak is made of, and what it has seen."""
+    """The parts of a soak run, and its samples so far."""
 
     served: Served
     place: FaultPlace
@@ -147,7 +147,7 @@ class Run:
     answered: int = 0
 
     def look(self) -> None:
-        """Sample every process; one that has just gone is left out."""
+        """Sample every process; one that has just ended is left out."""
         rss, descriptors, threads = 0, 0, 0
         root = psutil.Process(self.served.pid)
         for process in (root, *root.children(recursive=True)):
@@ -160,7 +160,7 @@ class Run:
         self.samples.append(Sample(time.monotonic(), rss / 1e6, descriptors, threads, own / 1e6, wal / 1e3))
 
     def stretch(self, rate: float, seconds: float, began_s: float) -> Stretch:
-        """Load for so long, and what came of it."""
+        """Send load for some seconds; the samples and results of that stretch."""
         first = len(self.samples)
         at_min = (time.monotonic() - began_s) / 60
         load = Load(
@@ -192,7 +192,7 @@ class Run:
         return found
 
     def flap(self) -> None:
-        """Open the circuit for a moment: by an operator and by a failing model in turn."""
+        """Open the circuit for a moment, in turn by an operator and by a failing model."""
         if self.flaps % 2 == 0:
             self.place.change(circuit("champion", "forced_open"))
             time.sleep(FORCED_S)
@@ -210,7 +210,7 @@ class Run:
 def judge(
     stretches: Sequence[Stretch], stretch_s: float, *, failed_requests: Mapping[str, int], lost_rows: int
 ) -> list[Row]:
-    """Every promise, held against the stretches after the warm-up."""
+    """The verdict on every promise, from the stretches after the warm-up."""
     minutes = max(len(stretches) - 1, 1) * stretch_s / 60
 
     def row(what: str, found: Trend, limit: float, sign: str = "<=") -> Row:
@@ -243,7 +243,7 @@ def _counts(kinds: Mapping[str, int]) -> str:
 
 
 def prepared() -> FaultPlace:
-    """The example's model, made by the first run, on a home with nothing answered yet."""
+    """A home with the example's model and no answers; the first run makes the model."""
     place = FaultPlace(PLACE, MODEL)
     if not (PLACE / "made").exists():
         place.surety("data", "make", "--out", "data/cohort.parquet", "--rows", "12000")
@@ -275,7 +275,7 @@ def running(place: FaultPlace) -> Iterator[Run]:
 
 
 def capacity(run: Run) -> float:
-    """Answers a second with every connection busy, the load generator on the same machine; the first round is not counted."""
+    """Answers per second with every connection busy and the load generator on the same machine, without the first round."""
     path = PLACE / "bodies.jsonl"
     path.write_text("\n".join(map(json.dumps, BODIES)))
     command = [sys.executable, "-m", "benchmarks.load", str(run.served.port), "/predict", str(path), str(CONNECTIONS)]
@@ -292,7 +292,7 @@ def capacity(run: Run) -> float:
 
 
 def enough_room(run: Run, rate: float, plan: Plan) -> None:
-    """Stop where the log of the run would not fit on the disk."""
+    """Exit if the log of the run would not fit on the disk."""
     used = sum(path.stat().st_size for path in run.place.settings.log.rglob("*") if path.is_file())
     needed = used / run.answered * rate * plan.minutes * 60
     free = shutil.disk_usage(PLACE).free
@@ -303,7 +303,7 @@ def enough_room(run: Run, rate: float, plan: Plan) -> None:
 
 @contextmanager
 def in_background(run: Run, flap_s: float) -> Iterator[None]:
-    """Samples and flaps for as long as the block lasts; what goes wrong there ends the run at its end."""
+    """Take samples and open circuits while the block runs; an error there is raised at its end."""
     ended = threading.Event()
     problems: list[Exception] = []
 
@@ -311,7 +311,7 @@ def in_background(run: Run, flap_s: float) -> Iterator[None]:
         while not ended.wait(every_s):
             try:
                 do()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the main thread must say it
+            except Exception as error:  # noqa: BLE001 - the main thread reports every error
                 problems.append(error)
                 return
 
@@ -333,14 +333,14 @@ def in_background(run: Run, flap_s: float) -> Iterator[None]:
 
 
 def stored(place: FaultPlace) -> int:
-    """Answers in the log, which nobody writes any more."""
+    """Number of answers in the log, after all writers have ended."""
     reader, ever = PredictionLog(place.settings.log), timedelta(days=3)
     now = datetime.now(UTC)
     return sum(reader.given(file, now - ever, now + ever)[0] for file in reader.files())
 
 
 def soak(plan: Plan, rate: float | None) -> tuple[Run, float, list[Row]]:
-    """Run as planned; what was seen, the rate, and the verdicts."""
+    """Carry out the plan; returns the run, the rate and the verdicts."""
     console = Console(width=130)
     place = prepared()
     with running(place) as run:
@@ -387,7 +387,7 @@ def main() -> int:
 
 
 def show(plan: Plan, run: Run, rows: Sequence[Row]) -> None:
-    """The verdicts as a table, with what they rest on."""
+    """Print the verdicts and their data as a table."""
     judged = len(run.stretches) - plan.warm_up
     table = Table(
         title=f"Soak of {plan.minutes:g} minutes: {run.sent:,} requests, {run.flaps} openings of the circuit",
@@ -401,7 +401,7 @@ def show(plan: Plan, run: Run, rows: Sequence[Row]) -> None:
 
 
 def keep(plan: Plan, run: Run, rate: float, rows: Sequence[Row]) -> None:
-    """Leave the figures for docs/reliability.md."""
+    """Keep the figures for docs/reliability.md."""
     figure: dict[str, Any] = {"requests": run.sent, "a second": round(rate), "openings of the circuit": run.flaps}
     figure |= {row.what: f"{row.found} {_SAID[row.verdict]}" for row in rows}
     FIGURES.record(

@@ -1,4 +1,4 @@
-"""What a series does over time: its slope with an interval that allows for neighbours being alike, held against a limit."""
+"""Estimates the slope of a series with an interval that allows for autocorrelation, and compares it with a limit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["CONFIDENCE", "Trend", "Verdict", "trend", "verdict"]
 
 Verdict = Literal["holds", "broken", "open"]
 CONFIDENCE = 0.999
-"""Of the interval, both sides together: a flat series is called broken once in two thousand runs."""
+"""Of the two-sided interval: a flat series is called broken once in two thousand runs."""
 _MOST_ALIKE = 0.9
 
 
@@ -23,7 +23,7 @@ class Trend:
 
     Attributes
     ----------
-    growth : by the straight line that fits best
+    growth : of the least-squares line
     low, high : its interval at ``CONFIDENCE``; infinite where there are too few points
     """
 
@@ -32,15 +32,15 @@ class Trend:
     high: float
 
     def per(self, spans: float) -> Trend:
-        """The same as a rate, where the series took so many of a unit of time."""
+        """The same growth as a rate, for a series that took this many units of time."""
         return Trend(self.growth / spans, self.low / spans, self.high / spans)
 
 
 def trend(values: Sequence[float]) -> Trend:
     """Growth of a series of points at equal distances.
 
-    The line is fitted by least squares. What is left over is taken as an autoregression of the first order, so that the
-    number of independent points is n (1 - r) / (1 + r) with r their correlation with their neighbours, if positive.
+    The line is fitted by least squares. The residuals are modelled as a first-order autoregression. The number of
+    independent points is n (1 - r) / (1 + r), with r the lag-one correlation of the residuals if it is positive, else 0.
 
     References
     ----------
@@ -68,7 +68,7 @@ def trend(values: Sequence[float]) -> Trend:
 
 
 def verdict(found: Trend, limit: float) -> Verdict:
-    """Whether growth is below the limit beyond doubt, above it beyond doubt, or could be either."""
+    """Whether growth is certainly below the limit, certainly above it, or undecided."""
     if found.low > limit:
         return "broken"
     return "holds" if found.high <= limit else "open"
