@@ -1,4 +1,4 @@
-"""The documents as tests read them: their blocks of code, their code spans, and the commands in both."""
+"""Reads the documents for tests: their code blocks, their code spans, and the commands in both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def blocks(document: Path) -> list[Block]:
 
 
 def commands_of(block: Block) -> Iterator[list[str]]:
-    """Calls of ``surety`` in a block of shell, as words; of a console block, those behind its prompts."""
+    """Calls of ``surety`` in a shell block, as lists of words; in a console block only those after a prompt."""
     text = block.text.replace("\\\n", " ")
     if block.kind == "console":
         text = "\n".join(re.findall(r"^\$ (surety .*)$", text, re.MULTILINE))
@@ -55,7 +55,7 @@ def commands_of(block: Block) -> Iterator[list[str]]:
 
 
 def spans(document: Path) -> list[str]:
-    """Every code span of a document's sentences and tables."""
+    """Every code span in the text and the tables of a document."""
     prose = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
 

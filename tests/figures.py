@@ -1,4 +1,4 @@
-"""What suites measured: one entry a promise in a JSON file of build/, its last figure with its test; and a table of it."""
+"""Keeps what test suites measured in a JSON file in build/, one entry per promise, and makes a table of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FigureBook"]
 
 
 class FigureBook:
-    """The figures of one suite, kept over its runs; tests in several processes may write at once.
+    """The figures of one suite, kept between runs. Tests in several processes may write at the same time.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class FigureBook:
         name : such as "F1 kill -9"
         promise : in words
         figure : a number, a text, or a dict or list of them
-        test : who measured it, as ``path::function``; the running test where left out
+        test : the test that measured it, as ``path::function``; the running test by default
         """
         test = test or os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
         entry = {
@@ -55,7 +55,7 @@ class FigureBook:
             beside.replace(self.path)
 
     def known(self) -> dict[str, Any]:
-        """Every entry by name; none where nothing has been measured yet."""
+        """Every entry by name; empty if nothing was measured yet."""
         try:
             found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -63,7 +63,7 @@ class FigureBook:
         return found
 
     def table(self, heading: str, order: Callable[[str], Any] = str) -> str:
-        """A Markdown table of all of them; ``order`` gives the key by which names are sorted."""
+        """A Markdown table of all entries; ``order`` is the sort key of their names."""
         rows = [f"| {heading} | promise | last figure | test |", "|---|---|---|---|"]
         for name, entry in sorted(self.known().items(), key=lambda item: order(item[0])):
             test = entry["test"].split("[")[0].split("::")[-1]
@@ -80,13 +80,13 @@ def _words(figure: Any) -> str:
 
 
 def _is_old(known: str, test: str) -> bool:
-    """Whether a figure was left by this very test under another name, by one without cases, or by one that has gone."""
+    """Whether a figure is from this test under another name, from a test without cases, or from a removed test."""
     same_function = known.partition("[")[0] == test.partition("[")[0]
     return known == test or (same_function and ("[" in known) != ("[" in test)) or not _exists(known)
 
 
 def _exists(test: str) -> bool:
-    """Whether there still is a test of that name; figures of others are of no use."""
+    """Whether a test of that name still exists."""
     file, _, name = test.partition("::")
     try:
         return f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8")

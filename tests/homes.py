@@ -47,7 +47,7 @@ def road_config(**changes: Any) -> ModelConfig:
 
 
 def weak_config(**changes: Any) -> ModelConfig:
-    """The same model, trained so little that the usual one beats it by far."""
+    """The same model with so little training that the usual one is much better."""
     training = TrainingConfig(rounds=1, early_stopping_rounds=1, params={"max_depth": 1, "learning_rate": 0.3})
     gate = {"min_roc_auc": 0.5}
     return road_config(**{"training": training, "gate": gate, **changes})
@@ -55,7 +55,7 @@ def weak_config(**changes: Any) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Home:
-    """A home of its own for one test."""
+    """A separate home for one test."""
 
     settings: Settings
     config: ModelConfig
@@ -96,7 +96,7 @@ def road_rows() -> LabelledRows:
 
 
 def trained(config: ModelConfig, rows: LabelledRows | None = None) -> PackedModel:
-    """A model of that configuration on the prepared rows, in a folder that lives as long as the tests."""
+    """A model of that configuration, trained on the prepared rows, in a folder that stays until the tests end."""
     folder = Path(tempfile.mkdtemp(prefix="surety-model-")) / "bundle"
     atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
     return train_model(config, rows or road_rows(), folder, lambda _: None)
@@ -104,13 +104,13 @@ def trained(config: ModelConfig, rows: LabelledRows | None = None) -> PackedMode
 
 @cache
 def road_model() -> PackedModel:
-    """The honest model."""
+    """The usual model."""
     return trained(road_config())
 
 
 @cache
 def weak_model() -> PackedModel:
-    """A model worse than the honest one, and as honest."""
+    """A valid model that is worse than the usual one."""
     return trained(weak_config())
 
 
@@ -122,20 +122,20 @@ def _registered_master() -> Path:
 
 
 def table_home(to: Path) -> Home:
-    """A home with the feature table alone."""
+    """A home with only the feature table."""
     shutil.copytree(_master() / "features", to / "features")
     return Home(settings_in(to), road_config())
 
 
 def registered_home(to: Path) -> Home:
-    """A home whose registry holds the honest model as version 1, challenger."""
+    """A home whose registry holds the usual model as version 1, challenger."""
     shutil.copytree(_registered_master(), to)
     return Home(settings_in(to), road_config())
 
 
 @contextmanager
 def bento_store(folder: Path) -> Iterator[Path]:
-    """Use this folder as BentoML's model store meanwhile."""
+    """Use this folder as BentoML's model store inside the block."""
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.models import ModelStore
 
@@ -148,12 +148,12 @@ def bento_store(folder: Path) -> Iterator[Path]:
 
 
 def remade(source: Path, to: Path, files: Mapping[str, bytes] | None = None, **facts: Any) -> str:
-    """A bundle with other content, but whole: all hashes right, golden records answered anew. Its ``model_hash``.
+    """Change a bundle so that it stays valid: all hashes fit, golden records have new answers. Returns its ``model_hash``.
 
     Parameters
     ----------
-    files : replaced ones
-    facts : replaced fields of the manifest
+    files : the files to replace
+    facts : the fields of the manifest to replace
     """
     manifest, _, content = verify_folder(source)
     kept = {k: v for k, v in manifest.model_dump().items() if k not in ("files", "format_version")}

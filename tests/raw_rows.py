@@ -1,4 +1,4 @@
-"""Raw rows of a feature version: valid ones, and ones with anything at all in them."""
+"""Random raw rows of a feature version: valid rows, and rows with arbitrary values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def valid_rows(columns: tuple[Column, ...], n: int, seed: int) -> list[Row]:
-    """n records whose feature columns are drawn over the whole of what the table allows, some null."""
+    """n records with random feature values from the whole range that the table allows; some are null."""
     rng = np.random.default_rng(seed)
     return [{c.name: _draw(c, rng) for c in features_of(columns)} for _ in range(n)]
 
@@ -33,7 +33,7 @@ def _draw(column: Column, rng: np.random.Generator) -> Any:
 
 
 def valid_values(column: Column) -> st.SearchStrategy[Any]:
-    """Values that the column takes, borders and other spellings included."""
+    """Values that the column accepts, with bounds and other spellings."""
     if integer_levels(column):
         values = st.sampled_from(column.levels).flatmap(lambda level: st.sampled_from([level, float(level)]))
     elif column.dtype == "category":
@@ -58,7 +58,7 @@ WRONG_ANYWHERE = st.sampled_from([
 
 
 def any_values(column: Column) -> st.SearchStrategy[Any]:
-    """Values that the column takes, values just outside, and values of every other kind."""
+    """Values that the column accepts, values just outside, and values of every other type."""
     choices = [valid_values(column), WRONG_ANYWHERE]
     for bound in (column.low, column.high):
         if bound is not None:
@@ -78,7 +78,7 @@ def any_values(column: Column) -> st.SearchStrategy[Any]:
 
 @st.composite
 def any_rows(draw: st.DrawFn, columns: tuple[Column, ...], *, with_unknown: bool = False) -> Row:
-    """A record that is valid but for up to four fields, which may hold anything or be absent."""
+    """A valid record in which up to four fields hold an arbitrary value or are missing."""
     accepted = [c for c in columns if c.role != "label"]
     row = {c.name: draw(valid_values(c)) for c in accepted}
     for column in draw(st.lists(st.sampled_from(accepted), max_size=4, unique=True)):
@@ -96,7 +96,7 @@ def any_rows(draw: st.DrawFn, columns: tuple[Column, ...], *, with_unknown: bool
 
 
 def object_frame(rows: list[Row]) -> pd.DataFrame:
-    """The rows as a frame of Python objects, null where a row lacks a field that another has."""
+    """The rows as a frame of Python objects; a field that only other rows have is null."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pd.DataFrame(
         {name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names}, index=range(len(rows))

@@ -88,7 +88,7 @@ def loaded_toy() -> LoadedModel:
 
 
 def toy_live(runner: Runner | None = None, settings: Settings | None = None, **facts: Any) -> Live:
-    """The toy model as the champion, with whatever runner; ``facts`` are those of ``Live``."""
+    """The toy model as the champion, with the given runner; ``facts`` are arguments of ``Live``."""
     model, settings = loaded_toy(), settings or Settings()
     guard = GuardedRunner(runner or ConformalRunner(model), model_breaker(NAME, settings), 2, settings)
     return Live(LiveModel(model, guard), **facts)

@@ -1,4 +1,4 @@
-"""Class probabilities made by hand or by a known law, for tests of calibration and evaluation."""
+"""Class probabilities from known distributions, for tests of calibration and evaluation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows as a scorer leaves them: ``proba`` (n, K), true class index ``y`` (n,), ``groups`` (n,)."""
+    """Scored rows: ``proba`` (n, K), true class index ``y`` (n,), ``groups`` (n,)."""
 
     proba: np.ndarray
     y: np.ndarray
@@ -20,9 +20,9 @@ class ScoredRows:
 
 
 def binary_rows(n: int, seed: int, base: float = -2.3, spread: float = 0.9, grid: int | None = None) -> ScoredRows:
-    """Rows of a well calibrated binary model (11 % positives by default), each its own group.
+    """Rows of a well calibrated binary model (11 % positives by default); each row is its own group.
 
-    ``grid`` rounds P(1) to multiples of 1/grid and casts to float32 first, as tree models do: many ties.
+    ``grid`` casts P(1) to float32 and rounds it to multiples of 1/grid. This gives many ties, as tree models do.
     """
     rng = np.random.default_rng(seed)
     p1 = 1.0 / (1.0 + np.exp(-(base + spread * rng.normal(size=n))))
@@ -44,7 +44,7 @@ def many_class_rows(n: int, n_classes: int, seed: int, grid: int | None = None) 
 
 
 def repeated_patients(n_patients: int, seed: int, grid: int | None = None) -> ScoredRows:
-    """Encounters of patients who come 1 to 6 times and resemble themselves, so rows are not independent."""
+    """Encounters of patients with 1 to 6 similar encounters each, so rows are not independent."""
     rng = np.random.default_rng(seed)
     visits = 1 + np.minimum(rng.geometric(0.6, size=n_patients) - 1, 5)
     groups = np.repeat(np.arange(n_patients), visits)

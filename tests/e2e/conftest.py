@@ -1,4 +1,4 @@
-"""The road that models take, command by command, and the hospital data walked along it once."""
+"""Runs the commands that make and promote a model, once for the example and once for the hospital data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
 
 
 def written_config(place: Workplace, name: str, **changes: dict[str, object]) -> Path:
-    """A configuration of the project with some sections changed, in the place's own folder."""
+    """A configuration of the project with some sections changed, written to the folder of the place."""
     raw = yaml.safe_load((ROOT / "configs" / name).read_text())
     for section, values in changes.items():
         raw[section] = {**raw[section], **values}
@@ -25,7 +25,7 @@ def written_config(place: Workplace, name: str, **changes: dict[str, object]) ->
 
 
 def walk(place: Workplace, config: Path) -> None:
-    """Features, training, gate, promotion, import: the README's commands, one by one."""
+    """Run the README's commands one by one: features, training, gate, promotion, import."""
     for command in (
         ["features", "run", "--config", str(config)],
         ["train", "--config", str(config)],
@@ -38,7 +38,7 @@ def walk(place: Workplace, config: Path) -> None:
 
 @pytest.fixture(scope="session")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    """Diabetes 130, promoted and imported; fewer trees than the project's configuration, to save time."""
+    """A place with Diabetes 130 promoted and imported; fewer trees than in the configuration, to save time."""
     if not DATA.exists():
         pytest.skip(f"needs the hospital data at {DATA} (surety data fetch)")
     place = Workplace(tmp_path_factory.mktemp("hospital"), "readmission_diabetes130")

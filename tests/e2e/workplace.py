@@ -1,4 +1,4 @@
-"""A place with stores of its own, in which the commands and real servers run as processes."""
+"""A place with separate stores, in which commands and real servers run as processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READY_WITHIN_S = 90
 
 @dataclass
 class Workplace:
-    """``SURETY_HOME``, ``BENTOML_HOME`` and a folder to run in, all below one temporary folder."""
+    """``SURETY_HOME``, ``BENTOML_HOME`` and a working folder, all in one temporary folder."""
 
     folder: Path
     model: str
@@ -39,7 +39,7 @@ class Workplace:
         return self.folder / "run"
 
     def copied_home(self, to: Path) -> Path:
-        """A copy of the home without what was answered so far, for a test that counts or judges answers."""
+        """A copy of the home without earlier answers, for a test that counts or judges answers."""
         shutil.copytree(self.folder / "home", to, ignore=shutil.ignore_patterns("log", "labels", "monitor", "workers"))
         return to
 
@@ -55,7 +55,7 @@ class Workplace:
         return {**clean, **places, **self.more, **more}
 
     def surety(self, *arguments: str, status: int = 0) -> Any:
-        """Run the command, expect that exit status, and give back its result (None where it has none)."""
+        """Run the command, expect that exit status, and return its result (None if it has none)."""
         done = subprocess.run(
             [sys.executable, "-m", "ml_core.cli.main", *arguments],
             cwd=self.run, env=self.environment(), capture_output=True, text=True, timeout=600,
@@ -84,7 +84,7 @@ class Workplace:
         options: Sequence[str] = (),
         **more: str,
     ) -> Iterator[str]:
-        """Address of a running ``bentoml serve`` with those options; ended, workers and all, afterwards."""
+        """Address of a running ``bentoml serve`` with those options; all its processes end with the block."""
         port = free_port()
         log = self.folder / f"serve-{port}.log"
         with log.open("wb") as out:
@@ -109,7 +109,7 @@ class Workplace:
                 kill_group(process.pid)
 
     def refused_start(self, **more: str) -> str:
-        """What a server says that is expected to end by itself, with an error."""
+        """Output of a server that is expected to end by itself with an error."""
         done = subprocess.run(
             [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(free_port())],
             cwd=ROOT, env=self.environment(**more), capture_output=True, text=True, timeout=READY_WITHIN_S,

@@ -1,4 +1,4 @@
-"""The stores of the fault suite, made once: v1 promoted, v2 gated, v3 with no gate passed; and places to break them in."""
+"""The stores of the fault suite, made once (v1 promoted, v2 gated, v3 without a passed gate), and places with copies."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stores(tmp_path_factory: pytest.TempPathFactory) -> FaultPlace:
     """Three versions of the example model; nothing is served from here.
 
-    SURETY_FAULT_STORES names a folder to make them in and to find them in again, for whoever works on this suite.
+    SURETY_FAULT_STORES may name a folder where they are made once and found again in later runs.
     """
     kept = os.environ.get("SURETY_FAULT_STORES")
     folder = Path(kept) if kept else tmp_path_factory.mktemp("stores")
@@ -36,13 +36,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> FaultPlace:
 
 @pytest.fixture(scope="session")
 def place_for(stores: FaultPlace, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], FaultPlace]:
-    """Makes a place with the models of the stores, for one server or some that share it."""
+    """Makes a place with the models of the stores, for one server or for several servers that share it."""
     return lambda name: stores.copy(tmp_path_factory.mktemp(name))
 
 
 @pytest.fixture
 def place(place_for: Callable[[str], FaultPlace], request: pytest.FixtureRequest) -> FaultPlace:
-    """A place of the test's own."""
+    """A separate place for one test."""
     return place_for(request.node.originalname[:30])
 
 

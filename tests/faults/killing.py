@@ -1,9 +1,9 @@
-"""Kills a process that writes, again and again, at a random moment, and looks at what it has left (F12).
+"""Kills a writing process many times at a random moment, and checks what it has left (F12).
 
     python -m tests.faults.killing import|change TIMES SEED
 
 Run in the environment of a workplace. Everything is imported once; each victim is a fork of this process. Prints one JSON
-object: how often what was found, and how far the victims had come.
+object: how often each state was found, and how far the victims had got.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ml_core.serve.rollout.rollout_store import RolloutStore
 
 
 def killed_after(delay_s: float, work: Callable[[], object]) -> bool:
-    """Fork, let the child work, kill it; whether it was still at work."""
+    """Fork, let the child work, kill it; whether it was still working."""
     child = os.fork()
     if child == 0:
         try:
@@ -39,12 +39,12 @@ def killed_after(delay_s: float, work: Callable[[], object]) -> bool:
 
 
 def kill_imports(settings: Settings, times: int, dice: random.Random) -> dict[str, Any]:
-    """Version 2 comes into the Bento store while version 1 serves: after each kill it is whole or not there at all."""
+    """Kill imports of version 2 while version 1 serves: after each kill version 2 is whole or not there."""
     import bentoml.mlflow
     import mlflow.pyfunc
     import mlflow.store.artifact.local_artifact_repo
     import mlflow.store.model_registry.sqlalchemy_store
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - so that no victim spends its life importing
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - so that no victim spends its time importing
 
     from ml_core.lab.registry.importer import import_version, stored_path
     from ml_core.lab.registry.model_registry import ModelRegistry
@@ -76,7 +76,7 @@ def kill_imports(settings: Settings, times: int, dice: random.Random) -> dict[st
         assert loader.load(old).tag == old, "the old one no longer loads"
         try:
             loader.tags()
-        except Exception as error:  # noqa: BLE001 - whatever keeps commands from naming the other models
+        except Exception as error:  # noqa: BLE001 - any error that keeps commands from naming the other models
             found[f"listing broken by {type(error).__name__}"] += 1
         try:
             loader.load(new)
@@ -91,7 +91,7 @@ def kill_imports(settings: Settings, times: int, dice: random.Random) -> dict[st
 
 
 def kill_changes(settings: Settings, times: int, dice: random.Random) -> dict[str, Any]:
-    """The rollout goes to and fro between two versions as fast as it can: after each kill its state is one of those."""
+    """Kill changes of the rollout between two versions: after each kill the state names one of them."""
     store = RolloutStore(settings)
     loader = ModelLoader(settings)
     one = loader.served_tag()

@@ -1,11 +1,11 @@
-"""Open-loop HTTP load from a process of its own: requests leave at a rate, whatever has become of the earlier ones.
+"""Sends open-loop HTTP load from a separate process: requests leave at a fixed rate, whether or not earlier ones have ended.
 
     python -m tests.faults.load
 
-Its first line of stdin is a JSON object: port, method, path, bodies (texts, sent in turn), headers, rate (a second), connections (most open
-at a time), total (requests; null: until stdin closes), timeout_s. Says "begun" on stdout with the first request and, at
-the end, writes one JSON array a request. Times are of the system's monotonic clock, so that other processes can tell
-what had happened before a request left.
+The first line of stdin is a JSON object: port, method, path, bodies (texts, sent in turn), headers, rate (per second),
+connections (most open at a time), total (requests; null: until stdin closes), timeout_s. The process prints "begun" with the
+first request. At the end it prints one JSON array per request. Times are of the system's monotonic clock, so other processes
+can compare them with their own.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Seen:
 
     Attributes
     ----------
-    due_s : when it should have left, monotonic
+    due_s : when it should have been sent, monotonic
     waited_ms : how long it waited for a free connection
     latency_ms : from ``due_s`` to the whole answer
-    status : 0 where no answer came
-    error : ``refused``, ``reset`` or ``timeout``; "" where an answer came
-    reason, slot, model_hash, request_id : of the envelope; "" where there was none
+    status : 0 if no answer came
+    error : ``refused``, ``reset`` or ``timeout``; "" if an answer came
+    reason, slot, model_hash, request_id : of the envelope; "" if there was none
     flagged : ``fallback_used`` of the envelope
-    strict : whether the body was JSON as RFC 8259 has it, with finite numbers only
-    retry_after : seconds of that header; -1 without
+    strict : whether the body was JSON of RFC 8259 with finite numbers only
+    retry_after : seconds of that header; -1 without the header
     """
 
     due_s: float
@@ -70,13 +70,13 @@ def failed(seen: Sequence[Seen]) -> list[Seen]:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """By nearest rank; -1 of nothing."""
+    """By nearest rank; -1 if there are no values."""
     ordered = sorted(values)
     return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2) if ordered else -1.0
 
 
 class Load:
-    """Load on a server for as long as the block lasts (or ``total`` requests); ``seen`` holds what came of it."""
+    """Load on a server while the block runs (or for ``total`` requests); ``seen`` holds the results."""
 
     def __init__(
         self,
@@ -132,14 +132,14 @@ class Load:
         self.seen = [Seen(*json.loads(line)) for line in out.splitlines()]
 
     def run(self) -> list[Seen]:
-        """All of ``total`` requests."""
+        """Send all ``total`` requests."""
         assert self._spec["total"] is not None
         with self:
             pass
         return self.seen
 
 
-# --- inside the load's own process --------------------------------------------------------------------------------
+# --- in the process of the load -----------------------------------------------------------------------------------
 
 
 class _Connection(asyncio.Protocol):
@@ -203,7 +203,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Sender:
-    """Sends what is due on whichever connection is free; opens more as they are needed, up to a limit."""
+    """Sends due requests on a free connection, and opens more connections up to a limit."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec

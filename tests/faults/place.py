@@ -1,4 +1,4 @@
-"""A workplace whose servers can be broken on purpose, and what tests ask of them."""
+"""A workplace whose servers can be broken on purpose, with the questions that tests ask them."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class FaultPlace(Workplace):
         return self.folder / "fault.json"
 
     def break_model(self, *rules: dict[str, Any], quick: bool = True) -> None:
-        """From now on the model does as the rules say (probe/sitecustomize.py); without rules it is healthy."""
+        """Let the model follow these rules from now on (probe/sitecustomize.py); without rules it is healthy."""
         beside = self.fault_file.with_suffix(".new")
         beside.write_text(json.dumps({"quick": quick, "rules": rules}))
         beside.replace(self.fault_file)
 
     def copy(self, folder: Path) -> Self:
-        """The same models in a place of its own, with nothing served yet."""
+        """The same models in a separate place where nothing was served yet."""
         made = type(self)(folder, self.model)
         shutil.rmtree(folder / "bentoml")
         shutil.copytree(self.folder / "bentoml", folder / "bentoml", symlinks=True)
@@ -85,11 +85,11 @@ class FaultPlace(Workplace):
         return after.generation
 
     def reports(self, role: str = "api") -> list[WorkerReport]:
-        """Of the processes that report now."""
+        """Reports of the processes that report now."""
         return [r for r in beating(read_reports(self.settings.worker_reports)) if r.role == role]
 
     def obeyed(self, generation: int, within_s: float = 10.0, workers: int = 1) -> float:
-        """Seconds until so many workers obey that generation."""
+        """Seconds until this many workers obey that generation."""
         return until(
             lambda: sum(r.generation >= generation for r in self.reports()) >= workers,
             within_s,
@@ -113,9 +113,7 @@ class FaultPlace(Workplace):
                     with suppress(psutil.Error):
                         processes = psutil.Process(self.server_pid).children(recursive=True)
         finally:
-            for (
-                process
-            ) in processes:  # workers have sessions of their own; one that does not end must not outlive its test
+            for process in processes:  # workers have their own sessions; a worker must not outlive its test
                 with suppress(psutil.Error):
                     process.kill()
 
@@ -186,7 +184,7 @@ class Served:
         return found
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        """Our log lines of that event."""
+        """Our log lines with that event."""
         return [line for line in self.lines() if line.get("event") == event]
 
     def lines(self) -> list[dict[str, Any]]:
@@ -196,13 +194,13 @@ class Served:
             if line.startswith('{"time"'):
                 try:
                     found.append(json.loads(line))
-                except ValueError:  # two processes wrote at once
+                except ValueError:  # two processes wrote at the same time
                     continue
         return found
 
 
 def until(condition: Callable[[], object], within_s: float, what: str = "", every_s: float = 0.05) -> float:
-    """Seconds until the condition holds; what raises does not hold yet."""
+    """Seconds until the condition holds. A condition that raises does not hold yet."""
     began = time.monotonic()
     problem: object = None
     while True:
@@ -218,18 +216,18 @@ def until(condition: Callable[[], object], within_s: float, what: str = "", ever
 
 
 def connected(port: int, timeout: float = 10.0) -> socket.socket:
-    """A plain connection to a server here."""
+    """A plain connection to a server on this machine."""
     return socket.create_connection(("127.0.0.1", port), timeout=timeout)
 
 
 def request_bytes(
     body: bytes, path: str = "/predict", *, length: int | None = None, kind: str = "application/json"
 ) -> bytes:
-    """A POST as it goes over the wire; ``length`` where the header is to say something else."""
+    """A POST as bytes; ``length`` replaces the number in the header."""
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n"
     return head.encode() + body
 
 
 def open_files(process: psutil.Process) -> int:
-    """Descriptors that a process holds."""
+    """Number of descriptors that a process holds."""
     return len(os.listdir(f"/proc/{process.pid}/fd"))

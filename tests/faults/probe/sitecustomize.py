@@ -1,13 +1,13 @@
-"""Put on PYTHONPATH of a server under test: breaks its model as the file named by SURETY_TEST_FAULT says.
+"""Breaks the model of a server under test, by the rules in the file that SURETY_TEST_FAULT names (put on PYTHONPATH).
 
-The file holds {"quick": bool, "rules": [...]}. Without it, or while it has no rules, models run as they are. A rule:
+The file holds {"quick": bool, "rules": [...]}. Without the file or without rules, models run unchanged. A rule:
 
     do            raise, sleep, hang, nan, inf, negative, sum, shape, empty or exit
     ms            how long sleep takes (it answers afterwards); hang sleeps and then raises
-    model_hash    only models whose hash begins so
+    model_hash    only models whose hash begins with this
     column, above only rows whose feature in that column is above the number (raise and sleep: calls with such a row)
-    every         only each n-th call that the rest of the rule fits
-    says          the text of what raise raises
+    every         only every n-th call that fits the rest of the rule
+    says          the text of the exception of raise
 
 "quick": false is read once, when the runner's module is imported, and sends the model to the pool from the start.
 """
@@ -24,7 +24,7 @@ _LOOK_EVERY_S = 0.02
 
 
 class _Faults:
-    """The rules of the file, read again when it has changed."""
+    """The rules of the file, read again after each change of the file."""
 
     def __init__(self, path):
         self._path = path
@@ -37,7 +37,7 @@ class _Faults:
         self.look()
 
     def look(self):
-        with self._looking:  # whoever calls meanwhile waits for the new rules instead of going by the old ones
+        with self._looking:  # other callers wait for the new rules and do not use the old ones
             self._look()
 
     def _look(self):
@@ -60,7 +60,7 @@ class _Faults:
         self.rules = tuple(content.get("rules", ()))
 
     def of(self, model_hash, features):
-        """The first rule that fits this call, and the rows it is about."""
+        """The first rule that fits this call, and the rows it applies to."""
         for number, rule in enumerate(self.rules):
             if not model_hash.startswith(rule.get("model_hash", "")):
                 continue
@@ -76,7 +76,7 @@ class _Faults:
 
 
 def _broken(rule, rows, honest):
-    """What the model gives under that rule; ``honest`` computes what it would have given."""
+    """The output of the model under that rule; ``honest`` computes the output without it."""
     import numpy as np
 
     do = rule["do"]
@@ -125,7 +125,7 @@ def _break(module):
 
 
 class _Finder:
-    """Breaks the runner's module as soon as somebody imports it, and imports nothing by itself."""
+    """Breaks the runner's module when it is imported; imports nothing by itself."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
