@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the image of a bento and says its name: containerize.sh [BENTO]
+# Makes the image of a bento and prints its name: containerize.sh [BENTO]
 #
-# Twice built: by `bentoml containerize`, and from that by the Dockerfile beside this file. Docker builds where its
-# daemon answers, else Buildah. SURETY_BASE_IMAGE names another base for the image that runs.
+# It builds twice: first with `bentoml containerize`, then from that image with the Dockerfile beside this file. It uses
+# Docker if its daemon answers, else Buildah. SURETY_BASE_IMAGE names another base for the final image.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bentoml=.venv/bin/bentoml
@@ -17,7 +17,7 @@ if docker info > /dev/null 2>&1; then
     --tag "$bento" deploy/container >&2
 else
   export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot} BUILDAH_LAYERS=true
-  # The machine's own list of certificate authorities, while it is built only: uv asks the package index by TLS.
+  # The machine's list of certificate authorities, only during the build: uv asks the package index by TLS.
   authorities=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
   $bentoml containerize "$bento" --backend buildah --image-tag "$built" \
     --opt "volume=$authorities:/etc/ssl/certs/ca-certificates.crt:ro" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Says the name that containerize.sh gives to the image of a bento: image.sh [BENTO]
+# Prints the name that containerize.sh gives to the image of a bento: image.sh [BENTO]
 set -euo pipefail
 folder=$("${BENTOML:-.venv/bin/bentoml}" get "${1:-surety:latest}" --output path)
 echo "$(basename "$(dirname "$folder")"):$(basename "$folder")"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Pushes the image of a bento, as containerize.sh has made it, to a registry (`make push`): push.sh [BENTO]
-# Says on stdout what it is called there.
+# Pushes the image of a bento, made by containerize.sh, to a registry (`make push`): push.sh [BENTO]
+# Prints its name there on stdout.
 #
 # REGISTRY        where to, such as registry.example.org/ward
 # IMAGE           its name there, such as surety:1.0.0
 # REGISTRY_USER, REGISTRY_TOKEN
-#                 the login; without a token, whoever is logged in already. The token goes by standard input, and the
-#                 file that the engine keeps it in is gone when this ends.
+#                 the login; without a token, the login that exists already. The token is passed by standard input.
+#                 The file in which the engine keeps it is removed at the end.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 missing=()

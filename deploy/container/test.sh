@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds the image as a release would be and tries it (tests/container/check.py).
+# Builds the image as for a release and tests it (tests/container/check.py).
 #
-# Docker where its daemon answers; else Buildah and Podman on a base of Debian's packages, kept with the layers built on
-# it in SURETY_CONTAINER_STORE between two runs. Exit status 77, and says why, where neither can be done.
+# It uses Docker if its daemon answers. Else it uses Buildah and Podman on a base of Debian's packages; SURETY_CONTAINER_STORE
+# keeps that base and its layers between runs. If neither works, it prints the reason and exits with 77.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 skip() { echo "container-test SKIPPED: $*" >&2; exit 77; }
 
 work=$PWD/build/container
-export SURETY_HOME=$work/home BENTOML_HOME=$work/bentoml  # nobody's own stores are touched
+export SURETY_HOME=$work/home BENTOML_HOME=$work/bentoml  # separate stores; your own are not touched
 mkdir -p "$SURETY_HOME" "$BENTOML_HOME"
 
 if docker info > /dev/null 2>&1; then
@@ -22,7 +22,7 @@ else
   mkdir -p "$store"
   printf '[storage]\ndriver = "overlay"\ngraphroot = "%s/layers"\nrunroot = "%s/run"\n' "$store" "$store" > "$store/storage.conf"
   export CONTAINERS_STORAGE_CONF=$store/storage.conf SURETY_BASE_IMAGE=localhost/surety-base
-  # crun needs another kind of cgroups than some machines have; limits are given because raising them needs a right.
+  # Some machines lack the cgroups that crun needs. The limits are given because raising them needs a privilege.
   files=$(ulimit -Hn)
   [ "$files" != unlimited ] || files=65536
   export CONTAINER_ENGINE="podman --runtime runc"
@@ -39,11 +39,11 @@ image=$(deploy/container/containerize.sh 2> "$work/build.log") || { tail -40 "$w
 status=0
 .venv/bin/python -m tests.container.check "$image" || status=$?
 
-# What this run has built stays under one name, so that the next one finds its layers and the store does not grow.
+# The result of this run keeps one name, so that the next run finds its layers and the store does not grow.
 engine=${CONTAINER_ENGINE%% *}
 for made in "$image" "surety-built:${image#*:}"; do
   $engine tag "$made" "${made%:*}:tested"
   $engine rmi "$made" > /dev/null
 done
-[ "$engine" = docker ] || podman image prune --force > /dev/null  # the store is ours alone
+[ "$engine" = docker ] || podman image prune --force > /dev/null  # no other program uses this store
 exit "$status"
