@@ -1,4 +1,4 @@
-"""The page on bringing a model of one's own, done as it is written: its files, its commands, its outputs."""
+"""Follows docs/bring-your-own-model.md as written: writes its files, runs its commands, compares its outputs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DOTS = "…"
 
 @dataclass
 class Step:
-    """A command of the page, what the page says it does, and what it did."""
+    """A command of the page, its output on the page, and its real output."""
 
     command: str
     shown: str = ""
@@ -50,7 +50,7 @@ class Step:
 
 @dataclass
 class Walk:
-    """The page's commands, done in a copy of the project whose server still runs."""
+    """The page's commands after they ran in a copy of the project whose server still runs."""
 
     folder: Path
     environment: dict[str, str]
@@ -94,7 +94,7 @@ def is_whole(command: str) -> bool:
 
 
 def copy_of_the_project(folder: Path) -> None:
-    """What git keeps or would keep of the project, and nothing that was made by running it."""
+    """Copy the files of the project that git tracks or would track, and nothing that a run has made."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
         if (ROOT / name).is_file():
@@ -154,7 +154,7 @@ def serve(walk: Walk, command: str) -> subprocess.Popen[bytes]:
 
 
 def differences(shown: Any, real: Any, where: str = "") -> list[str]:
-    """Where something shown is not so: shown objects may leave fields out, lists entries, texts ends after dots."""
+    """Differences from what is shown. Shown objects may omit fields, lists may omit entries, texts may end in dots."""
     if isinstance(shown, dict) and isinstance(real, dict):
         lost = [f"{where}.{key} is not there" for key in shown if key not in real]
         return lost + [d for key in shown if key in real for d in differences(shown[key], real[key], f"{where}.{key}")]
@@ -170,12 +170,12 @@ def differences(shown: Any, real: Any, where: str = "") -> list[str]:
 
 
 def near(shown: float, real: float) -> bool:
-    """Counts are exact; other numbers may differ as library versions make them."""
+    """Counts are exact; other numbers may differ between library versions."""
     return shown == real if isinstance(shown, int) else abs(shown - real) <= 0.04
 
 
 def line_differences(shown: list[str], real: list[str]) -> list[str]:
-    """Lines of text that are not there in that order, numbers with a point compared loosely."""
+    """Lines that are missing or out of order; numbers with a decimal point are compared with a tolerance."""
     left = iter(real)
     return [line for line in shown if not any(alike(line, other) for other in left)]
 

@@ -1,4 +1,4 @@
-"""The example's road, from nothing to answers, through real processes."""
+"""The example from an empty home to answers, with real processes."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_damaged_model_in_the_store_is_not_served(example: Workplace, tmp_path: 
 
 
 def answered(url: str) -> httpx.Response:
-    """The reply of a server that is starting: BentoML's listening socket queues callers, so one patient call does."""
+    """The reply of a server that is starting. BentoML's socket queues callers, so one call with a long timeout is enough."""
     transport = httpx.HTTPTransport(retries=60)  # httpx waits longer between each
     with httpx.Client(transport=transport, timeout=60) as client:
         return client.get(url)

@@ -1,4 +1,4 @@
-"""Real hospital data, all the way: the built bento, with only the serving packages installed, keeps its promise."""
+"""Real hospital data: the built bento, with only the serving packages installed, keeps its coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service with its model in a process of its own gives the answers of the one without, and outlives that process."""
+"""The service with its model in a separate process gives the same answers as the other, and survives the end of that process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDS = [
 
 
 def told(answer: dict[str, Any]) -> dict[str, Any]:
-    """What two services must agree on: all but ids and times."""
+    """The part of an answer that is the same for two services: all but ids and times."""
     lineage = {k: v for k, v in answer["lineage"].items() if k != "timestamp"}
     return {**{k: v for k, v in answer.items() if k != "request_id"}, "lineage": lineage}
 

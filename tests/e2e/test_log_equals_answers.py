@@ -1,4 +1,4 @@
-"""Ten thousand different records on two workers: the log, the answers and the metrics say the same."""
+"""Ten thousand different records on two workers: log, answers and metrics agree."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECORDS = [
 
 
 def numbers(record: Mapping[str, Any]) -> tuple[float, ...]:
-    """Its values; -1 where one is missing."""
+    """The values of the record; -1 for a missing one."""
     return tuple(-1.0 if value is None else float(value) for value in record.values())
 
 

@@ -1,4 +1,4 @@
-"""Two live workers show every metric that rules and dashboard name, and Prometheus can answer every query of these."""
+"""Two live workers show every metric that rules and dashboard name, and Prometheus answers every query in them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WORKERS, BATCH = 2, 7
 
 @dataclass
 class Running:
-    """A service of two workers, and what has been asked of it.
+    """A service of two workers, and the requests it has answered.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def eventful(running: Running) -> Running:
-    """The same service after everything that is counted has happened to it."""
+    """The same service after every counted event has happened."""
     home, place, served = running.home, running.place, running.served
 
     def seen(name: str, **labels: str) -> None:
@@ -132,7 +132,7 @@ def eventful(running: Running) -> Running:
 
 
 def publish_alarm(home: Home) -> None:
-    """What the monitor would publish of a champion whose sets miss too often."""
+    """What the monitor publishes about a champion whose sets miss too often."""
     alarm = Alarm(reason="coverage:1", since="2026-11-24T08:00:00Z", says="too many misses", false_alarm="rarely")
     health = ModelHealth(model_version="1", alarms=(alarm,))
     state = MonitorState(
@@ -176,7 +176,7 @@ def test_rules_and_dashboard_name_every_metric_of_ours() -> None:
 
 
 class Prometheus:
-    """A running Prometheus, asked over its API."""
+    """A running Prometheus, queried over its API."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -187,13 +187,13 @@ class Prometheus:
         return reply.json()["data"]
 
     def series(self, query: str) -> list[dict[str, Any]]:
-        """What the query finds now."""
+        """The present result of the query."""
         return self.ask("query", query=query)["result"]  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
 def prometheus(eventful: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """The project's own configuration, pointed at that service and fifteen times as fast."""
+    """The project's configuration with the address of that service, fifteen times as fast."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("needs Debian's package prometheus (apt-get install prometheus)")

@@ -1,4 +1,4 @@
-"""A real service of two workers beside a real monitor: lost coverage, a dead monitor, and somebody's word on an alarm."""
+"""A real service of two workers and a real monitor: lost coverage, a dead monitor, and an acknowledged alarm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.e2e
 
 WITHIN_S = 30.0
 HEALTHY = toy_record(age=35, glucose=90.0, bmi=23.0, bp_systolic=120.0)
-"""Its set holds 0 alone, so that an outcome of 1 is a miss."""
+"""The set of this record holds only 0, so a label of 1 is a miss."""
 SETTINGS = {
     "SURETY_WORKERS": "2",
     "SURETY_LABEL_HORIZON_DAYS": "0",
@@ -40,7 +40,7 @@ SETTINGS = {
 
 
 class Callers:
-    """Kept connections, one to each of two workers; which one answered is told by its log.
+    """Kept connections, one to each of two workers. The log file of an answer shows which worker gave it.
 
     A connection that was idle for long is closed by the server, and the next one may reach the other worker.
     """
@@ -65,16 +65,16 @@ class Callers:
         return [answer for _, answer in found.values()]
 
     def both_say(self, *word: str) -> bool:
-        """Whether answers of both carry that validity with those reasons now."""
+        """Whether answers of both workers now carry that validity with those reasons."""
         return [(answer["validity"], *answer["validity_reasons"]) for answer in self.ask()] == [word, word]
 
     def _one_more(self, found: Collection[str]) -> list[httpx.Client]:
-        """A new connection where those that are kept have not reached both."""
+        """Open a new connection if the kept ones do not reach both workers."""
         is_enough = len(self._connections) == 2 and not found
         return [] if is_enough else [self._stack.enter_context(httpx.Client(base_url=self._address, timeout=30))]
 
     def _worker(self, answer: dict[str, Any]) -> str:
-        """File of the log the answer lies in, or is about to; each worker has its own."""
+        """Log file that holds the answer or will hold it; each worker has its own."""
         until(lambda: self._log.find(answer["request_id"]) is not None, "the answer is in the log")
         logged = self._log.find(answer["request_id"])
         assert isinstance(logged, LoggedAnswer)
@@ -103,7 +103,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def monitoring(place: Workplace) -> Iterator[subprocess.Popen[bytes]]:
-    """`surety monitor --every 1s`, killed afterwards."""
+    """`surety monitor --every 1s`, killed at the end."""
     with (place.folder / "monitor.log").open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "1s"],

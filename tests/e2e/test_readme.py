@@ -1,7 +1,7 @@
-"""What README, quickstart and the guide to HTTP tell to type runs, against a really served example, and gives what they show.
+"""Runs the blocks of README, quickstart and the HTTP guide against a served example, and compares the output shown there.
 
-Shell blocks run in bash, one after the other; ``make`` is run as ``make -n``, and the service is there already. A JSON
-block shows what the shell block above it gave, or is told below what it is.
+Shell blocks run in bash, one after the other. ``make`` runs as ``make -n``, because the service runs already. A JSON block is
+the output of the shell block above it, unless ``TOLD_BELOW`` says what it is.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def shell_blocks(document: Path) -> list[Block]:
 
 
 def shown(document: Path) -> list[tuple[int, Block]]:
-    """JSON blocks that show what a shell block gave, with its number among those that are run."""
+    """JSON blocks that show the output of a shell block, with the number of that shell block among those that run."""
     found, number = [], -1
     for block in blocks(document):
         if block.kind == "sh" and (document, block.first_line) not in NOT_RUN:
@@ -69,7 +69,7 @@ class Served:
     environment: dict[str, str]
 
     def outputs(self, document: Path) -> list[str]:
-        """What each shell block of the document prints, all typed into one shell."""
+        """The output of each shell block of the document; all run in one shell."""
         mark = "--- next block ---"
         typed = [block.text.replace(ADDRESS, self.address) for block in shell_blocks(document)]
         script = f'make() {{ command make -n -C {shlex.quote(str(ROOT))} "$@"; }}\n' + f"\necho '{mark}'\n".join(typed)
@@ -102,12 +102,12 @@ def served(example: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def typed(served: Served) -> dict[Path, list[str]]:
-    """What the shell blocks of every document gave."""
+    """The output of the shell blocks of every document."""
     return {document: served.outputs(document) for document in (README, QUICKSTART, HTTP)}
 
 
 def last_json(text: str) -> Any:
-    """The last JSON value that begins a line and reaches to the end."""
+    """The last JSON value that starts at the beginning of a line and ends at the end of the text."""
     found = None
     for start in [0, *(i + 1 for i, letter in enumerate(text) if letter == "\n")]:
         if text[start : start + 1] in {"{", "["}:
@@ -120,12 +120,12 @@ def last_json(text: str) -> Any:
 
 
 def told(block: Block) -> Any:
-    """A JSON block; ``…`` in the place of fields stands for more of them."""
+    """The value of a JSON block; ``…`` stands for more fields."""
     return json.loads(block.text.replace(", …}", ', "…": null}').replace(", …]", "]"))
 
 
 def unlike(shape: Any, real: Any, where: str = "") -> list[str]:
-    """Where a real value has other fields or types than the one that is shown; numbers and texts may differ."""
+    """Places where a real value has other fields or types than the shown one; numbers and texts may differ."""
     if isinstance(shape, dict) and isinstance(real, dict):
         names = shape.keys() - {"…"}
         lost = sorted(names - real.keys()) + ([] if "…" in shape else sorted(real.keys() - names))

@@ -1,4 +1,4 @@
-"""Old answers of a real service are given again by the model that gave them, whatever has happened to it since."""
+"""Old answers of a real service are given again by the same model, after promotions, restarts and the loss of MLflow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECORDS = [
 
 @dataclass
 class Past:
-    """A place whose champion has changed, with answers of the old one and of the new one."""
+    """A place whose champion has changed, with answers of the old champion and of the new one."""
 
     place: Workplace
     old: dict[str, Any]
@@ -35,7 +35,7 @@ class Past:
 
 
 def ask(address: str) -> list[dict[str, Any]]:
-    """Single requests, a batch and a bulk call; the answers that came as JSON."""
+    """Send single requests, a batch and a bulk call; the answers that came as JSON."""
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(RECORDS)
     with pa.ipc.new_stream(sink, table.schema) as writer:

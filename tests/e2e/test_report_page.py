@@ -1,4 +1,4 @@
-"""A live service with two workers, a monitor and outcomes: its report in a browser, wide and narrow."""
+"""The report of a live service with two workers, a monitor and labels, in a wide and a narrow browser."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytestmark = [
 
 ROWS, STRANGE = 400, 400
 AT_ONCE = {"SURETY_LABEL_HORIZON_DAYS": "0", "SURETY_DRIFT_WINDOW_ROWS": "200", "SURETY_DRIFT_ALARM_WINDOWS": "100"}
-"""Outcomes count at once, and few answers are a window: a month in a minute."""
+"""Labels count at once, and a window has few answers, so that a month passes in a minute."""
 MOST_BYTES = 5_000_000
 
 
 @dataclass(frozen=True)
 class Reported:
-    """What ``surety report`` said, and what it wrote."""
+    """The output of ``surety report``, and the files it wrote."""
 
     said: dict[str, Any]
     page: str
@@ -37,7 +37,7 @@ class Reported:
 
 
 def ask(client: httpx.Client, rows: Any) -> list[dict[str, Any]]:
-    """Answers to these rows, some of them one by one, and their outcomes sent in."""
+    """Send these rows, some of them one by one, and their labels."""
     records, outcomes = records_of(rows)
     answers = [client.post("/predict", json={"features": record}).json() for record in records[:20]]
     answers += client.post("/predict_batch", json={"records": records[20:]}).json()["predictions"]
@@ -49,7 +49,7 @@ def ask(client: httpx.Client, rows: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def reported(example: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Reported:
-    """The report of a service that was asked the usual and then the strange, written while it runs."""
+    """The report of a running service that got usual records and then unusual ones."""
     folder: Path = tmp_path_factory.mktemp("report")
     usual, _ = make_cohort(ROWS, seed=77)
     strange, _ = make_cohort(STRANGE, seed=78)

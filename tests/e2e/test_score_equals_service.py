@@ -1,4 +1,4 @@
-"""`surety score` and a live service give the same answers to the same rows, in every field and every bit."""
+"""`surety score` and a live service give the same answers to the same rows, bit for bit in every field."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = 200
 
 
 def first_rows(place: Workplace, config_name: str, to: Path) -> list[dict[str, Any]]:
-    """Write the first rows of a place's data as a table to score; the same as records for requests."""
+    """Write the first rows of a place's data as a table to score, and return them as records for requests."""
     config = load_config(place.run / "configs" / config_name)
     source = read_source(place.run / config.data.source, config.data.adapter, config.feature_version)
     frame = source.frame.head(ROWS)

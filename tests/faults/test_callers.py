@@ -1,4 +1,4 @@
-"""Callers that send too much, too slowly, too cleverly, or go away: F6, F16, F17, and the caps on bodies."""
+"""Callers that send too much, too slowly or hostile bodies, or go away: F6, F16, F17, and the limits of bodies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 @pytest.fixture(scope="module")
 def served(place_for: Callable[[str], FaultPlace]) -> Iterator[Served]:
-    """One worker that all tests here share: none of them may harm it."""
+    """One worker that all tests here share; no test may damage it."""
     place = place_for("callers")
     limits = {
         "SURETY_BODY_TIMEOUT_S": str(BODY_TIMEOUT_S),
@@ -43,7 +43,7 @@ def served(place_for: Callable[[str], FaultPlace]) -> Iterator[Served]:
 
 @pytest.fixture(autouse=True)
 def unharmed(served: Served) -> Iterator[None]:
-    """Whatever callers do, the same worker goes on answering, and its circuit has nothing against the model."""
+    """After every test the same worker still answers, and its circuit is closed."""
     pid = served.worker().pid
     yield
     assert served.worker().pid == pid
@@ -67,7 +67,7 @@ def reply_on(connection: socket.socket) -> tuple[int, bytes, bytes]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the server has closed the connection, or does so within the socket's timeout."""
+    """Whether the server has closed the connection or closes it within the socket's timeout."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -190,7 +190,7 @@ def test_large_body_in_chunks_is_refused_as_soon_as_it_has_grown_too_large(
 
 
 def test_bodies_that_wait_for_their_end_take_no_more_memory_than_they_may(served: Served) -> None:
-    """Six bodies of 4 MB, none of which ends; only 16 MB may be held."""
+    """Six bodies of 4 MB that never end; the server may hold only 16 MB."""
     part = b" " * (4 << 20)
     held = [connected(served.port) for _ in range(6)]
     for connection in held:
@@ -260,7 +260,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
 
 
 def test_hostile_bodies_up_to_the_cap_do_not_hold_up_the_others(served: Served) -> None:
-    """The longest that a GET /health takes, asked for all along, while each hostile body is sent ten times in a row."""
+    """Longest time of a GET /health, sent all the time while each hostile body is sent ten times in a row."""
     with Load(served.address, "/health", method="GET", rate=100, connections=4) as calm:
         time.sleep(2)
     longest = {"nothing hostile": max(s.latency_ms - s.waited_ms for s in calm.seen)}
@@ -332,7 +332,7 @@ def test_f16_callers_that_go_away_leave_nothing_behind(served: Served) -> None:
 
 
 def drip(served: Served, heads: list[bytes], within_s: float, piece: bytes = b" ") -> tuple[list[float], set[int]]:
-    """Open a connection for each head and send a piece a second on each: when (s) each was cut, and with what status."""
+    """Open a connection for each head and send one piece per second on each; when (s) each was cut, and the status."""
     began = time.monotonic()
     alive: dict[socket.socket, float] = {}
     for head in heads:

@@ -1,4 +1,4 @@
-"""A canary through real processes: its share of the traffic, and what becomes of one that does worse."""
+"""A canary with real processes: its share of the traffic, and the rollback of a bad canary."""
 
 from __future__ import annotations
 

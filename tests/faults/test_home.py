@@ -1,4 +1,4 @@
-"""Stores that are out of reach: the rollout's file and home (B48), and the registry (F9)."""
+"""Stores that cannot be reached: the rollout's file and home (B48), and the registry (F9)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_b48_rollout_file_or_home_lost_while_running_is_said_once_and_calls_go_o
 
 @pytest.fixture
 def small_disk(place: FaultPlace) -> Iterator[Path]:
-    """The place's home on a disk of its own of 32 MB: room for the prediction log, until a test takes it."""
+    """The place's home on a separate disk of 32 MB, which holds the prediction log until a test fills it."""
     kept = place.folder / "kept"
     place.home.rename(kept)
     place.home.mkdir()
@@ -115,7 +115,7 @@ def small_disk(place: FaultPlace) -> Iterator[Path]:
 
 def test_b48_full_and_read_only_disk_do_not_touch_the_answers(place: FaultPlace, small_disk: Path) -> None:
     def read_only() -> None:
-        """For every file opened from now on; Linux does not take the right to write from open ones, such as the log's."""
+        """Applies to files opened from now on; Linux keeps the right to write to open files, such as the log's."""
         subprocess.run(["mount", "--bind", str(small_disk), str(small_disk)], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
 

@@ -1,4 +1,4 @@
-"""The contract on both services under real processes, and what only the isolated one can suffer."""
+"""Tests both services with real processes, and the faults that only the isolated one can have."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LINEAGE = [
 
 @pytest.fixture(scope="module", params=["service:Surety", ISOLATED])
 def both(place_for: Callable[[str], FaultPlace], request: pytest.FixtureRequest) -> Iterator[tuple[FaultPlace, Served]]:
-    """One server of each service; tests heal its model and reset its circuit."""
+    """One server of each service. Tests heal its model and reset its circuit."""
     place = place_for("contract")
     with place.served(request.param, SURETY_DEADLINE_MS="400") as served:
         yield place, served
@@ -61,7 +61,7 @@ def served(both: tuple[FaultPlace, Served]) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def expected(both: tuple[FaultPlace, Served]) -> list[dict[str, Any]]:
-    """The answers to RECORDS that the artefact itself gives, without any server."""
+    """The answers to RECORDS from the artefact alone, without a server."""
     from ml_core.serve.model.bundle import read_bundle
     from ml_core.serve.model.predictor import Predictor
 
@@ -173,7 +173,7 @@ def test_broken_model_is_answered_for_with_all_labels_and_flagged(
 def test_row_that_breaks_the_model_costs_its_neighbours_nothing(
     both: tuple[FaultPlace, Served], served: Served, expected: list[dict[str, Any]]
 ) -> None:
-    """The model raises for whole calls with a row of that kind; the batch is cut around it."""
+    """The model raises for every call with such a row; the batch is split until that row is alone."""
     place, _ = both
     records = [{**r, "age": 40} for r in RECORDS[:50]]
     healthy = served.post("/predict_batch", {"records": records}).json()["predictions"]
@@ -228,7 +228,7 @@ def test_socket_to_the_runner_is_for_its_owner_alone(both: tuple[FaultPlace, Ser
 
 
 def test_calls_that_come_together_cross_together(place: FaultPlace) -> None:
-    """Counted by BentoML's own metric of the runner: fewer hops than requests."""
+    """BentoML's own metric of the runner counts fewer hops than requests."""
     with place.served(ISOLATED) as served:
 
         def hops() -> float:
@@ -287,8 +287,8 @@ def test_killed_runner_costs_no_request_and_comes_back(place: FaultPlace, where:
 
 
 def test_runner_lost_in_a_container_is_shown_while_the_fallback_answers_until_bentoml_ends(place: FaultPlace) -> None:
-    """As BentoML has it by itself: in a container it does not bring a process back. Its arbiter looks every ten seconds
-    and, once it finds none left of a kind, ends: the container is then started again by whoever runs it.
+    """BentoML's own behaviour: in a container it does not replace a process. Its arbiter looks every ten seconds and ends
+    when no process of a kind is left. The container engine then starts the container again.
     """
     began = time.monotonic()
     more = {"BENTOML_CONTAINERIZED": "1", "SURETY_RESPAWN": "false", "SURETY_MISSING_WORKER_S": "3"}

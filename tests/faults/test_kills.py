@@ -1,4 +1,4 @@
-"""Writers that are killed at a random moment (F12): what they leave is the old or the new, never half of it."""
+"""Writers that are killed at a random moment (F12) leave the old or the new state, never a part of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels under hard hands (F22): a hundred thousand in every order, killed writers, many writers, a full disk."""
+"""Labels under faults (F22): a hundred thousand in every order, killed writers, many writers, a full disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def arrivals(dice: random.Random) -> tuple[dict[bytes, datetime], list[tuple[datetime, Label]]]:
-    """When each answer was given, and every label with the moment it comes; half of the year before now."""
+    """The time of each answer, and every label with its time, over half a year before now."""
     predicted: dict[bytes, datetime] = {}
     coming: list[tuple[datetime, Label]] = []
     for n in range(PREDICTIONS):
@@ -110,7 +110,7 @@ def batch(n: int) -> list[Label]:
 
 
 def killed_writer(store: LabelStore, first: int, delay_s: float) -> int:
-    """A process adds batch after batch and is killed; how many it had been told were stored."""
+    """Kill a process that adds batch after batch; the number of batches that were confirmed to it."""
     reading, telling = os.pipe()
     child = os.fork()
     if child == 0:
@@ -160,7 +160,7 @@ def test_f22_kill_9_of_writers_loses_no_label_that_was_confirmed_and_leaves_no_h
 
 
 def in_processes(work: Callable[[int], Any], n: int, meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-    """What ``work`` gives in each of n processes; ``meanwhile`` is called again and again until all are done."""
+    """The results of ``work`` in n processes; ``meanwhile`` is called repeatedly until all have ended."""
 
     def told(worker: int, telling: Connection) -> None:
         telling.send(work(worker))
@@ -208,7 +208,7 @@ def test_f22_a_single_label_is_not_starved_by_imports(tmp_path: Path) -> None:
     store, ends = store_in(tmp_path, busy_s=5.0), time.monotonic() + 12
 
     def send(worker: int) -> int:
-        """Process 0 sends single labels, the others large calls without a pause."""
+        """Process 0 sends single labels; the others send large calls without a pause."""
         calls, rows = 0, 1 if worker == 0 else 1_000
         while time.monotonic() < ends:
             first = worker * 10_000_000 + calls * rows

@@ -1,4 +1,4 @@
-"""A model that sleeps, fails, talks nonsense or is asked too much: F3, F4, F5 and F18."""
+"""A model that sleeps, fails, returns invalid output or gets too many requests: F3, F4, F5 and F18."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_f4_failing_model_is_left_alone_after_five_calls_and_asked_again_once_he
 
 
 def test_f5_nonsense_of_a_model_never_leaves(place: FaultPlace) -> None:
-    """Every third call of each kind of nonsense in turn; the circuit only watches, so that the model goes on being asked."""
+    """Every third call fails, with each kind of invalid output in turn. The circuit only watches, so the model is always called."""
     kinds: dict[str, int] = {}
     seen: list[Seen] = []
     with place.served() as served:
@@ -135,7 +135,7 @@ def test_f5_nonsense_of_a_model_never_leaves(place: FaultPlace) -> None:
 
 
 def test_f18_ten_times_overload_is_answered_at_capacity_and_refused_at_once_beyond(place: FaultPlace) -> None:
-    """Two threads and 40 ms a call make 50 answers a second; 500 are asked for."""
+    """Two threads at 40 ms a call give 50 answers per second; the load is 500 per second."""
     seconds, rate = 12, 500
     place.break_model(quick=False)
     with place.served(SURETY_POOL_THREADS="2", SURETY_POOL_QUEUE="2") as served:

@@ -1,4 +1,4 @@
-"""The prediction log under hard hands: killed, torn, raced for (F14, F15, F21), and in real servers (F7, F8, F19)."""
+"""The prediction log under faults: kills, torn files, races (F14, F15, F21), and in real servers (F7, F8, F19)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def log_of(place: FaultPlace) -> Path:
 
 
 def outcomes(served: Served) -> dict[str, int]:
-    """What the metrics say became of answers."""
+    """Numbers of answers by outcome, from the metrics."""
     return {
         outcome: int(served.metric("surety_log_rows_total", outcome=outcome))
         for outcome in ("stored", "lost", "refused", "unanswered")
@@ -74,7 +74,7 @@ def outcomes(served: Served) -> dict[str, int]:
 
 
 def all_settled(served: Served, answers: int) -> dict[str, int]:
-    """The metrics once nothing waits and as many answers are accounted for."""
+    """The metrics when no row waits and this many answers are counted."""
     until(lambda: served.metric("surety_log_pending") == 0 == served.metric("surety_log_problem"), 20, "nothing waits")
     until(lambda: sum(outcomes(served).values()) == answers, 5, f"{answers} answers are accounted for")
     return outcomes(served)
@@ -96,7 +96,7 @@ def memory_mb(served: Served) -> float:
 
 @pytest.fixture
 def small_log(place: FaultPlace) -> Iterator[Remounted]:
-    """The log on a disk of its own of 1 MB."""
+    """The log on a separate disk of 1 MB."""
     with small_disk(place.home / "log") as remounted:
         yield remounted
 

@@ -1,4 +1,4 @@
-"""New models while requests come: broken ones (F10, F11), and fifty changes in a row."""
+"""New models under load: broken ones (F10, F11), and fifty changes in a row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def flipped(folder: Path, name: str, at: float, bit: int) -> None:
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, module: object, name: str, called: list[str]) -> None:
-    """Write down each call of a parser, and let it go on."""
+    """Record each call of a parser and pass it on."""
     original = getattr(module, name)
 
     def call(*args: object, **named: object) -> object:
@@ -51,7 +51,7 @@ def refusal_of(loading: Callable[[], object]) -> Exception | None:
 
 
 def test_f11_every_mutation_of_an_artefact_is_refused(place: FaultPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """v2 is looked for under SURETY_HOME/models, so that each mutation has a fresh copy of it."""
+    """v2 is loaded from SURETY_HOME/models, so that each mutation has a fresh copy of it."""
     import bentoml
 
     tag = place.tag(2)
@@ -101,7 +101,7 @@ def test_f11_every_mutation_of_an_artefact_is_refused(place: FaultPlace, monkeyp
 
 
 def broken(place: FaultPlace, version: int, name: str = "model.onnx") -> Path:
-    """Flip a bit of that version's file in the Bento store; the file as it was lies beside the folder."""
+    """Flip a bit of that version's file in the Bento store; the original file is kept beside the folder."""
     bundle = place.bundle(place.tag(version))
     kept = place.folder / f"kept-{version}-{name}"
     shutil.copy(bundle / name, kept)

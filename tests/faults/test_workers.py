@@ -1,4 +1,4 @@
-"""Workers that are killed, stopped and told: F1, F2, F12, F19 and B47."""
+"""Workers that are killed, stopped, or given a circuit order: F1, F2, F12, F19 and B47."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECTIONS = 16
 
 
 def killed(served: Served) -> int:
-    """Kill one API worker the hard way; its pid."""
+    """Kill one API worker with SIGKILL; its pid."""
     victim = served.processes()[0]
     victim.send_signal(signal.SIGKILL)
     return victim.pid
@@ -70,7 +70,7 @@ def test_f1_f2_killed_worker_costs_only_its_own_requests_and_comes_back(place: F
 
 
 def test_f2_worker_lost_in_a_container_is_shown_and_ends_liveness(place: FaultPlace) -> None:
-    """As BentoML has it by itself: nobody brings the worker back."""
+    """BentoML's own behaviour: nothing replaces the worker."""
     more = {"BENTOML_CONTAINERIZED": "1", "SURETY_RESPAWN": "false", "SURETY_MISSING_WORKER_S": "6"}
     with place.served(SURETY_WORKERS="2", **more) as served:
         until(lambda: len(place.reports()) == 2, 10, "two workers report")
