@@ -23,6 +23,7 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import read_records
 from ml_core.lab.log_care.log_days import is_live, log_days
+from ml_core.serve.log import fields
 from ml_core.serve.log.database import genesis_head, open_for_reading
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
 from ml_core.serve.log.erasure_requests import standing_erasures
@@ -225,12 +226,7 @@ class _Walk:
         self.rows = seq
 
     def _take_erased(self, row: Mapping[str, Any]) -> None:
-        left = [
-            name
-            for name in ("input", "client_request_id", "subject", "batch_id", "batch_index")
-            if row[name] is not None
-        ]
-        if left or row["salt"] or row["kind"]:
+        if fields.LAYOUT.not_erased(row) or row["kind"]:
             raise _Broken(row["seq"], "its answer is gone, and it is no row whose subject was erased")
         self.erased.append(row["seq"])
 

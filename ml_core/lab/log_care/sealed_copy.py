@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ml_core.base.files import drafts_of, write_whole
+from ml_core.serve.log import fields
 from ml_core.serve.log.logged_answers import LoggedAnswer
 
 __all__ = ["shown_by", "write_copy"]
 
-BATCH_ROWS = 10_000
+_BATCH_ROWS = 10_000
 """Rows in memory at a time, beside one bulk call."""
 _META = b"surety"
 _FORMAT = 1
-_MODEL_FACTS = ("model_name", "model_version", "model_hash", "feature_version", "calibration_id", "slot", "bento")
 
 State = Sequence[Mapping[str, Any]]
 """What a copy shows: of each database its name, rows, head (hex) and erased rows."""
@@ -67,7 +67,7 @@ def write_copy(
         left.unlink(missing_ok=True)
     rows = 0
     with write_whole(path, durable=True) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
-        for batch in _batches(answers, BATCH_ROWS):
+        for batch in _batches(answers, _BATCH_ROWS):
             columns = _columns(batch, int if labels_are_whole else str)
             writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=schema))
             rows += len(batch)
@@ -76,64 +76,33 @@ def write_copy(
 
 
 def _schema(label: pa.DataType) -> pa.Schema:
-    text, reals = pa.string(), pa.list_(pa.float64())
-    return pa.schema(
-        {
-            "request_id": text,
-            "at": pa.timestamp("us", tz="UTC"),
-            "client_request_id": text,
-            "subject": text,
-            "batch_id": text,
-            "batch_index": pa.int64(),
-            **dict.fromkeys(_MODEL_FACTS, text),
-            "classes": pa.list_(label),
-            "prediction": label,
-            "probabilities": reals,
-            "p_values": reals,
-            "prediction_set": pa.list_(label),
-            "level": text,
-            "reason": text,
-            "validity": text,
-            "validity_reasons": pa.list_(text),
-            "elapsed_us": pa.int64(),
-            "input": text,
-            "input_hash": text,
-            "digest": text,
-            "file": text,
-        }
-    )
+    text = pa.string()
+    types: Mapping[fields.ValueKind, pa.DataType] = {
+        "id": text, "hash": text, "text": text, "record": text, "whole": pa.int64(),
+        "moment": pa.timestamp("us", tz="UTC"), "label": label, "labels": pa.list_(label),
+        "reals": pa.list_(pa.float64()), "texts": pa.list_(text),
+    }  # fmt: skip
+    sealed = {each.shown_as: types[each.kind] for each in fields.LAYOUT.sealed}
+    return pa.schema({**sealed, "digest": text, "file": text})
 
 
 def _columns(batch: Sequence[tuple[LoggedAnswer, bytes]], label: Callable[[Any], Any]) -> dict[str, list[Any]]:
-    rows = [_row(answer, digest, label) for answer, digest in batch]
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _row(answer: LoggedAnswer, digest: bytes, label: Callable[[Any], Any]) -> dict[str, Any]:
-    facts = answer.lineage
-    return {
-        "request_id": answer.request_id,
-        "at": answer.at,
-        "client_request_id": answer.client_request_id,
-        "subject": None if answer.subject is None else answer.subject.hex(),
-        "batch_id": answer.batch_id,
-        "batch_index": answer.batch_index,
-        **{name: facts.get(name) for name in _MODEL_FACTS},
-        "classes": [label(name) for name in facts["classes"]],
-        "prediction": label(answer.prediction),
-        "probabilities": answer.probabilities,
-        "p_values": answer.p_values,
-        "prediction_set": [label(name) for name in answer.prediction_set],
-        "level": answer.level,
-        "reason": answer.reason,
-        "validity": answer.validity,
-        "validity_reasons": answer.validity_reasons,
-        "elapsed_us": answer.elapsed_us,
-        "input": None if answer.input is None else orjson.dumps(answer.input).decode(),
-        "input_hash": answer.input_hash,
-        "digest": digest.hex(),
-        "file": answer.file,
+    plain: Mapping[fields.ValueKind, Callable[[Any], Any]] = {
+        "hash": bytes.hex,
+        "record": lambda record: orjson.dumps(record).decode(),
+        "label": label,
+        "labels": lambda labels: [label(name) for name in labels],
     }
+    answers = [answer for answer, _ in batch]
+    found = {}
+    for each in fields.LAYOUT.sealed:
+        make = plain.get(each.kind)
+        values = [
+            answer.lineage.get(each.name) if each.place == "lineage" else getattr(answer, each.shown_as)
+            for answer in answers
+        ]
+        found[each.shown_as] = values if make is None else [None if v is None else make(v) for v in values]
+    return {**found, "digest": [digest.hex() for _, digest in batch], "file": [answer.file for answer in answers]}
 
 
 def _batches(

@@ -13,6 +13,7 @@ from ml_core.features.columns import Column
 from ml_core.lab.past_answers.log_entry import LogEntry, find_entry
 from ml_core.lab.past_answers.model_now import model_now
 from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
@@ -109,7 +110,7 @@ def _answer(answer: LoggedAnswer) -> dict[str, Any]:
         "fallback_reason": answer.reason,
         "answered_by": _by_whom(answer),
         "elapsed_ms": answer.elapsed_us / 1000,
-        "client_request_id": answer.client_request_id,
+        **{each.name: getattr(answer, each.shown_as) for each in fields.LAYOUT.by_caller if each.kind != "hash"},
         "subject_pseudonym": None if answer.subject is None else answer.subject.hex(),
         "input_hash": answer.input_hash,
     }

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from ml_core.base.errors import LogDamaged
-from ml_core.serve.log.database import genesis_head, open_for_reading
+from ml_core.serve.log.database import ENTRIES, genesis_head, reading
 from ml_core.serve.log.entries import ERASED, id_bytes, next_head, stored_digest
 from ml_core.serve.log.log_files import LogFile, log_files
 
 __all__ = ["LogEntry", "find_entry", "is_bulk_call"]
 
-_FIND = """
-SELECT e.*, l.digest AS lineage_digest, l.facts FROM entry e JOIN lineage l ON l.id = e.lineage WHERE e.request_id = ?
-"""
 _LAST_HEAD = "SELECT seq, head FROM entry WHERE seq < ? AND head IS NOT NULL ORDER BY seq DESC LIMIT 1"
 _NEXT_HEAD = "SELECT seq, head FROM entry WHERE seq >= ? AND head IS NOT NULL ORDER BY seq LIMIT 1"
 
@@ -68,8 +63,8 @@ def find_entry(folder: Path, file: str, entry_id: str) -> LogEntry | None:
     found = _file(folder, file)
     if found is None:
         return None
-    with _reading(found) as connection:
-        row = connection.execute(_FIND, (id_bytes(entry_id),)).fetchone()
+    with reading(found) as connection:
+        row = connection.execute(f"{ENTRIES} WHERE e.request_id = ?", (id_bytes(entry_id),)).fetchone()
         if row is None:
             return None
         first, last, holds = _commit(connection, found, row["seq"])
@@ -99,22 +94,13 @@ def is_bulk_call(folder: Path, file: str, batch_id: str) -> bool:
     found = _file(folder, file)
     if found is None:
         return False
-    with _reading(found) as connection:
+    with reading(found) as connection:
         row = connection.execute("SELECT kind FROM entry WHERE request_id = ?", (id_bytes(batch_id),)).fetchone()
     return row is not None and row["kind"] == 1
 
 
 def _file(folder: Path, name: str) -> LogFile | None:
     return next((file for file in log_files(folder) if file.path.name == name), None)
-
-
-@contextmanager
-def _reading(file: LogFile) -> Iterator[sqlite3.Connection]:
-    with closing(open_for_reading(file.path)) as connection:
-        try:
-            yield connection
-        except sqlite3.DatabaseError as error:
-            raise LogDamaged(file.path.name, str(error)) from error
 
 
 def _digest_holds(row: sqlite3.Row) -> bool | None:

@@ -6,7 +6,7 @@ Only the monitor and the command that acknowledges alarms write to it, one at a 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,49 +15,99 @@ from typing import Any
 import orjson
 
 from ml_core.base.errors import LogDamaged
+from ml_core.serve.log.migrations import FileFormat, transaction
+from ml_core.serve.log.tables import Table, TableField
 
 __all__ = ["Ledger", "MaturedRow", "Waiting"]
 
-VERSION = 1
 _BUSY_S = 5.0
 _KEEP_WINDOWS = 1_000
 _FOR_EVER = 1 << 62
-_TABLES = """
-CREATE TABLE IF NOT EXISTS fact(name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS waiting(request_id BLOB PRIMARY KEY, due_us INTEGER, received_us INTEGER NOT NULL) STRICT;
-CREATE INDEX IF NOT EXISTS waiting_due ON waiting(due_us);
-CREATE TABLE IF NOT EXISTS matured(
-    n INTEGER PRIMARY KEY,
-    request_id BLOB NOT NULL UNIQUE,
-    at_us INTEGER NOT NULL,
-    entered_us INTEGER NOT NULL,
-    model_hash TEXT NOT NULL,
-    calibration_id TEXT NOT NULL,
-    slot TEXT NOT NULL,
-    own INTEGER NOT NULL,
-    label BLOB NOT NULL,
-    missed INTEGER,
-    probabilities BLOB NOT NULL,
-    p_values BLOB NOT NULL,
-    subject BLOB
-) STRICT;
-CREATE INDEX IF NOT EXISTS matured_model ON matured(model_hash, at_us);
-CREATE TABLE IF NOT EXISTS detector(
-    model_hash TEXT NOT NULL, name TEXT NOT NULL, state BLOB NOT NULL, alarm_since TEXT, PRIMARY KEY(model_hash, name)
-) STRICT;
-CREATE TABLE IF NOT EXISTS evidence(
-    n INTEGER PRIMARY KEY, model_hash TEXT NOT NULL, name TEXT NOT NULL, at_us INTEGER NOT NULL, value REAL NOT NULL
-) STRICT;
-CREATE TABLE IF NOT EXISTS drift_window(
-    n INTEGER PRIMARY KEY,
-    model_hash TEXT NOT NULL,
-    first_us INTEGER NOT NULL,
-    last_us INTEGER NOT NULL,
-    rows INTEGER NOT NULL,
-    p_value REAL NOT NULL,
-    reports BLOB NOT NULL
-) STRICT;
-"""
+_TEXT, _BLOB, _INTEGER, _REAL = "TEXT NOT NULL", "BLOB NOT NULL", "INTEGER NOT NULL", "REAL NOT NULL"
+
+
+def _numbered() -> TableField:
+    return TableField("n", "INTEGER PRIMARY KEY", is_numbered=True)
+
+
+def _json(name: str, read: Callable[[bytes], Any] = orjson.loads) -> TableField:
+    return TableField(name, _BLOB, write=orjson.dumps, read=read)
+
+
+def _reals(name: str) -> TableField:
+    return _json(name, lambda stored: tuple(orjson.loads(stored)))
+
+
+_FACT = Table("fact", (TableField("name", "TEXT PRIMARY KEY"), _json("value")))
+_WAITING = Table(
+    "waiting",
+    (
+        TableField("request_id", "BLOB PRIMARY KEY"),
+        TableField("due_us", "INTEGER"),
+        TableField("received_us", _INTEGER),
+    ),
+)
+_MATURED = Table(
+    "matured",
+    (
+        _numbered(),
+        TableField("request_id", f"{_BLOB} UNIQUE"),
+        TableField("at_us", _INTEGER),
+        TableField("entered_us", _INTEGER),
+        TableField("model_hash", _TEXT),
+        TableField("calibration_id", _TEXT),
+        TableField("slot", _TEXT),
+        TableField("own", _INTEGER, read=bool),
+        _json("label"),
+        TableField("missed", "INTEGER", read=bool),
+        _reals("probabilities"),
+        _reals("p_values"),
+        TableField("subject", "BLOB"),
+    ),
+)
+_DETECTOR = Table(
+    "detector",
+    (
+        TableField("model_hash", _TEXT),
+        TableField("name", _TEXT),
+        _json("state"),
+        TableField("alarm_since", "TEXT"),
+    ),
+    key="model_hash, name",
+)
+_EVIDENCE = Table(
+    "evidence",
+    (
+        _numbered(),
+        TableField("model_hash", _TEXT),
+        TableField("name", _TEXT),
+        TableField("at_us", _INTEGER),
+        TableField("value", _REAL),
+    ),
+)
+_WINDOW = Table(
+    "drift_window",
+    (
+        _numbered(),
+        TableField("model_hash", _TEXT),
+        TableField("first_us", _INTEGER),
+        TableField("last_us", _INTEGER),
+        TableField("rows", _INTEGER),
+        TableField("p_value", _REAL),
+        _json("reports"),
+    ),
+)
+_FORMAT = FileFormat(
+    "monitor's ledger",
+    0,
+    (_FACT, _WAITING, _MATURED, _DETECTOR, _EVIDENCE, _WINDOW),
+    {
+        1: (
+            "CREATE INDEX waiting_due ON waiting(due_us)",
+            "CREATE INDEX matured_model ON matured(model_hash, at_us)",
+        )
+    },
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +174,8 @@ class Ledger:
             It cannot be read or written, or is of another version.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _told(path), closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
-            _prepare(connection, path)
-            connection.execute("BEGIN IMMEDIATE")
-            yield cls(connection)  # where that fails, closing undoes what was begun
-            connection.execute("COMMIT")
+        with _connected(path) as connection, _changing(connection, path):
+            yield cls(connection)
 
     @classmethod
     @contextmanager
@@ -143,9 +190,10 @@ class Ledger:
         if not path.is_file():
             yield None
             return
-        with _told(path), closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
+        with _connected(path) as connection:
+            is_made = _FORMAT.open(connection, path.name, may_write=False)
             connection.execute("PRAGMA query_only=ON")
-            if not _is_made(connection, path):
+            if not is_made:
                 yield None
                 return
             connection.execute("BEGIN")
@@ -162,16 +210,14 @@ class Ledger:
         """
         if not path.is_file():
             return 0
-        with _told(path), closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
-            _prepare(connection, path)
+        with _connected(path) as connection:
             connection.execute("PRAGMA secure_delete=ON")
-            connection.execute("BEGIN IMMEDIATE")
-            before = connection.total_changes
-            connection.executemany("DELETE FROM matured WHERE subject=?", [(p,) for p in pseudonyms])
-            connection.executemany("DELETE FROM matured WHERE request_id=?", [(i,) for i in ids])
-            connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids])
-            erased = connection.total_changes - before
-            connection.execute("COMMIT")
+            with _changing(connection, path):
+                before = connection.total_changes
+                connection.executemany("DELETE FROM matured WHERE subject=?", [(p,) for p in pseudonyms])
+                connection.executemany("DELETE FROM matured WHERE request_id=?", [(i,) for i in ids])
+                connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids])
+                erased = connection.total_changes - before
             connection.execute("VACUUM")  # index pages keep copies otherwise
             return erased
 
@@ -185,7 +231,7 @@ class Ledger:
     def remember(self, name: str, value: Any) -> None:
         """Remember JSON-able values under a name."""
         self._connection.execute(
-            "INSERT INTO fact VALUES(?,?) ON CONFLICT(name) DO UPDATE SET value=excluded.value",
+            f"{_FACT.insert} ON CONFLICT(name) DO UPDATE SET value=excluded.value",
             (name, orjson.dumps(value)),
         )
 
@@ -198,9 +244,8 @@ class Ledger:
     def wait_for(self, rows: Sequence[Waiting]) -> None:
         """Keep labelled answers until they are due; one that waits already stays, but may learn when it is due."""
         self._connection.executemany(
-            "INSERT INTO waiting VALUES(?,?,?) ON CONFLICT(request_id) DO UPDATE "
-            "SET due_us=coalesce(due_us, excluded.due_us)",
-            [(w.request_id, w.due_us, w.received_us) for w in rows],
+            f"{_WAITING.insert} ON CONFLICT(request_id) DO UPDATE SET due_us=coalesce(due_us, excluded.due_us)",
+            map(_WAITING.values, rows),
         )
 
     def due(self, now_us: int, limit: int) -> list[bytes]:
@@ -221,17 +266,7 @@ class Ledger:
 
     def enter(self, rows: Sequence[MaturedRow]) -> None:
         """Let answers enter, and stop waiting for them."""
-        self._connection.executemany(
-            "INSERT INTO matured(request_id, at_us, entered_us, model_hash, calibration_id, slot, own, label, missed,"
-            " probabilities, p_values, subject) VALUES(?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    r.request_id, r.at_us, r.entered_us, r.model_hash, r.calibration_id, r.slot, r.own,
-                    orjson.dumps(r.label), r.missed, orjson.dumps(r.probabilities), orjson.dumps(r.p_values), r.subject,
-                )
-                for r in rows
-            ],
-        )  # fmt: skip
+        self._connection.executemany(_MATURED.insert, map(_MATURED.values, rows))
         self.stop_waiting([r.request_id for r in rows])
 
     def stop_waiting(self, ids: Sequence[bytes]) -> None:
@@ -240,11 +275,8 @@ class Ledger:
 
     def matured(self, model_hash: str, since_us: int = 0, until_us: int = _FOR_EVER) -> list[MaturedRow]:
         """Answers of a model that have entered and were given in that time, in the order they were given."""
-        query = (
-            "SELECT request_id, at_us, entered_us, model_hash, calibration_id, slot, own, label, missed, probabilities,"
-            " p_values, subject FROM matured WHERE model_hash=? AND at_us >= ? AND at_us < ? ORDER BY at_us, n"
-        )
-        return [_matured(row) for row in self._connection.execute(query, (model_hash, since_us, until_us))]
+        query = f"{_MATURED.select} WHERE model_hash=? AND at_us >= ? AND at_us < ? ORDER BY at_us, n"
+        return [_matured(row)[1] for row in self._connection.execute(query, (model_hash, since_us, until_us))]
 
     def matured_between(self, model_hash: str) -> tuple[int, int, int] | None:
         """When the first and the last answer of a model was given that has entered, and how many have; None of none."""
@@ -272,11 +304,7 @@ class Ledger:
 
     def matured_after(self, n: int) -> list[tuple[int, MaturedRow]]:
         """Answers of all models that entered after the ``n``-th, each with its number."""
-        query = (
-            "SELECT request_id, at_us, entered_us, model_hash, calibration_id, slot, own, label, missed, probabilities,"
-            " p_values, subject, n FROM matured WHERE n > ? ORDER BY n"
-        )
-        return [(row[12], _matured(row)) for row in self._connection.execute(query, (n,))]
+        return [_matured(row) for row in self._connection.execute(f"{_MATURED.select} WHERE n > ? ORDER BY n", (n,))]
 
     def count_matured(self, since_n: int = 0) -> tuple[int, int]:
         """How many have entered after the ``since_n``-th, and the number of the last."""
@@ -294,7 +322,7 @@ class Ledger:
     def keep_detector(self, model_hash: str, name: str, state: Any, alarm_since: str | None) -> None:
         """Keep a detector's state."""
         self._connection.execute(
-            "INSERT INTO detector VALUES(?,?,?,?) ON CONFLICT(model_hash, name) DO UPDATE "
+            f"{_DETECTOR.insert} ON CONFLICT(model_hash, name) DO UPDATE "
             "SET state=excluded.state, alarm_since=excluded.alarm_since",
             (model_hash, name, orjson.dumps(state), alarm_since),
         )
@@ -305,9 +333,7 @@ class Ledger:
 
     def trace(self, model_hash: str, name: str, at_us: int, value: float) -> None:
         """Keep a detector's evidence for people to look at."""
-        self._connection.execute(
-            "INSERT INTO evidence(model_hash, name, at_us, value) VALUES(?,?,?,?)", (model_hash, name, at_us, value)
-        )
+        self._connection.execute(_EVIDENCE.insert, (model_hash, name, at_us, value))
 
     def trail(self, model_hash: str, name: str, since_us: int = 0) -> list[tuple[int, float]]:
         """Evidence over time, oldest first: moment in microseconds, and value."""
@@ -320,67 +346,38 @@ class Ledger:
         self, model_hash: str, first_us: int, last_us: int, rows: int, p_value: float, reports: Mapping[str, Any]
     ) -> None:
         """Keep what a drift window has shown: reports on its ``features`` and ``scores``; the newest 1,000 are kept."""
-        self._connection.execute(
-            "INSERT INTO drift_window(model_hash, first_us, last_us, rows, p_value, reports) VALUES(?,?,?,?,?,?)",
-            (model_hash, first_us, last_us, rows, p_value, orjson.dumps(reports)),
-        )
+        self._connection.execute(_WINDOW.insert, (model_hash, first_us, last_us, rows, p_value, orjson.dumps(reports)))
         self._connection.execute(
             "DELETE FROM drift_window WHERE n <= (SELECT max(n) FROM drift_window) - ?", (_KEEP_WINDOWS,)
         )
 
     def windows(self, model_hash: str, limit: int) -> list[dict[str, Any]]:
         """The newest drift windows of a model, newest first."""
-        query = (
-            "SELECT first_us, last_us, rows, p_value, reports FROM drift_window WHERE model_hash=? "
-            "ORDER BY n DESC LIMIT ?"
-        )
-        return [
-            {"first_us": r[0], "last_us": r[1], "rows": r[2], "p_value": r[3], "reports": orjson.loads(r[4])}
-            for r in self._connection.execute(query, (model_hash, limit))
-        ]
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables where they are missing."""
-    connection.execute("PRAGMA journal_mode=DELETE").fetchall()
-    connection.execute("PRAGMA synchronous=FULL")
-    if not _is_made(connection, path):
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _TABLES.split(";"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={VERSION}")
-        connection.execute("COMMIT")
-
-
-def _is_made(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the tables are there; refuses those of another version."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, VERSION):
-        problem = f"is a monitor's ledger of version {version}, and this release knows version {VERSION}"
-        raise LogDamaged(path.name, f"{problem}: use the release that wrote it, or move the file away")
-    return bool(version)
+        query = f"{_WINDOW.select} WHERE model_hash=? ORDER BY n DESC LIMIT ?"
+        return [_WINDOW.read(row) for row in self._connection.execute(query, (model_hash, limit))]
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection; whatever SQLite has against the file names it."""
     try:
-        yield
+        with closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
+            yield connection
     except sqlite3.Error as error:
         raise LogDamaged(path.name, f"the monitor's ledger: {error}") from error
 
 
-def _matured(row: tuple[Any, ...]) -> MaturedRow:
-    return MaturedRow(
-        request_id=row[0],
-        at_us=row[1],
-        entered_us=row[2],
-        model_hash=row[3],
-        calibration_id=row[4],
-        slot=row[5],
-        own=bool(row[6]),
-        label=orjson.loads(row[7]),
-        missed=None if row[8] is None else bool(row[8]),
-        probabilities=tuple(orjson.loads(row[9])),
-        p_values=tuple(orjson.loads(row[10])),
-        subject=row[11],
-    )
+@contextmanager
+def _changing(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """A transaction that is on the disk at its end; makes the tables, or brings them up to date."""
+    connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+    connection.execute("PRAGMA synchronous=FULL")
+    with transaction(connection):
+        _FORMAT.bring_up_to_date(connection, path.name)
+        yield
+
+
+def _matured(stored: Sequence[Any]) -> tuple[int, MaturedRow]:
+    """A matured answer, and its number."""
+    found = _MATURED.read(stored)
+    return found.pop("n"), MaturedRow(**found)

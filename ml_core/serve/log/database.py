@@ -9,66 +9,38 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Collection, Sequence
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.files import FileLock, write_whole
+from ml_core.serve.log import fields
 from ml_core.serve.log.entries import Lineage, Row, new_salts, next_head, row_digest
 from ml_core.serve.log.log_files import LogFile, free_file
+from ml_core.serve.log.migrations import transaction
 
 __all__ = [
+    "ENTRIES",
     "OpenLog",
     "erase_subjects",
     "genesis_head",
     "open_for_change",
     "open_for_reading",
+    "reading",
     "rows_of_subjects",
     "settle_wholly",
 ]
 
-APPLICATION_ID = 0x53724C67
-VERSION = 1
+ENTRIES = "SELECT e.*, l.facts, l.digest AS lineage_digest FROM entry e JOIN lineage l ON l.id = e.lineage"
+"""Reads entries, each with its lineage."""
 _BUSY_MS = 250
 _READ_BUSY_MS = 5_000
-
-_TABLES = """
-CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE lineage(id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, facts BLOB NOT NULL) STRICT;
-CREATE TABLE entry(
-    seq INTEGER PRIMARY KEY,
-    kind INTEGER NOT NULL,
-    request_id BLOB NOT NULL,
-    at_us INTEGER NOT NULL,
-    client_request_id TEXT,
-    subject BLOB,
-    batch_id BLOB,
-    batch_index INTEGER,
-    lineage INTEGER NOT NULL REFERENCES lineage(id),
-    answer BLOB NOT NULL,
-    input BLOB,
-    salt BLOB NOT NULL,
-    digest BLOB NOT NULL,
-    head BLOB
-) STRICT;
-CREATE UNIQUE INDEX entry_request ON entry(request_id);
-CREATE INDEX entry_client ON entry(client_request_id) WHERE client_request_id IS NOT NULL;
-CREATE INDEX entry_subject ON entry(subject) WHERE subject IS NOT NULL;
-CREATE INDEX entry_segment ON entry(at_us) WHERE kind = 1;
-CREATE INDEX entry_batch ON entry(batch_id) WHERE batch_id IS NOT NULL;
-"""
-_INSERT = "INSERT INTO entry VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-_ERASE = """
-UPDATE entry SET answer = x'', input = NULL, salt = x'', client_request_id = NULL, subject = NULL, batch_id = NULL,
-                 batch_index = NULL
-WHERE subject
-"""
 
 
 def genesis_head(day: str, worker: int) -> bytes:
     """What the first commit of a file chains on, 32 bytes."""
-    return hashlib.sha256(f"surety-prediction-log-{VERSION}/{day}/w{worker}".encode()).digest()
+    return hashlib.sha256(f"surety-prediction-log-1/{day}/w{worker}".encode()).digest()
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
@@ -79,13 +51,29 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     Raises
     ------
     LogDamaged
-        It cannot be read, or is no log of this version.
+        It cannot be read, or is no log of this version or an earlier one.
     """
     return _opened(path, "ro")
 
 
+@contextmanager
+def reading(file: LogFile) -> Iterator[sqlite3.Connection]:
+    """A connection as :func:`open_for_reading`; what turns out to be wrong meanwhile names the file, too.
+
+    Raises
+    ------
+    LogDamaged
+        As :func:`open_for_reading`.
+    """
+    with closing(open_for_reading(file.path)) as connection:
+        try:
+            yield connection
+        except sqlite3.DatabaseError as error:
+            raise LogDamaged(file.path.name, str(error)) from error
+
+
 def open_for_change(path: Path) -> sqlite3.Connection:
-    """The one writing connection to a file whose lock the caller holds.
+    """The one writing connection to a file whose lock the caller holds; brings an older one up to date.
 
     Raises
     ------
@@ -93,10 +81,6 @@ def open_for_change(path: Path) -> sqlite3.Connection:
         As :func:`open_for_reading`.
     """
     return _opened(path, "rw")
-
-
-class _Unborn(Exception):
-    """Holds no log yet."""
 
 
 def rows_of_subjects(connection: sqlite3.Connection, pseudonyms: Sequence[bytes]) -> list[int]:
@@ -113,17 +97,11 @@ def erase_subjects(connection: sqlite3.Connection, pseudonyms: Sequence[bytes]) 
     has merged their pages, copies of what they no longer list can be left.
     """
     connection.execute("PRAGMA secure_delete=ON").fetchall()
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        erased = connection.execute(f"{_ERASE} IN ({','.join('?' * len(pseudonyms))})", pseudonyms).rowcount
-        for index in ("entry_client", "entry_subject", "entry_batch") if erased else ():
+    with transaction(connection):
+        marks = ",".join("?" * len(pseudonyms))
+        erased = connection.execute(f"{fields.LAYOUT.erase} subject IN ({marks})", pseudonyms).rowcount
+        for index in fields.LAYOUT.erased_indexes if erased else ():
             connection.execute(f"REINDEX {index}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-        raise
     return erased
 
 
@@ -205,28 +183,18 @@ class OpenLog:
         head = next_head(self.head, digests)
         seq = self.seq
         connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             self._check_end()
             new = self._add_lineages(rows)
+            given, lineages = fields.LAYOUT.given, self._lineages | new if new else self._lineages
             values = [
-                (
-                    seq + i, row.kind, row.request_id, row.at_us, row.client_request_id, row.subject, row.batch_id,
-                    row.batch_index, new.get(row.lineage.digest) or self._lineages[row.lineage.digest], row.answer,
-                    row.input, salt, digest, None if i < len(rows) else head,
-                )
+                (seq + i, lineages[row.lineage.digest], salt, digest, None if i < len(rows) else head, *given(row))
                 for i, (row, salt, digest) in enumerate(zip(rows, salts, digests, strict=True), start=1)
-            ]  # fmt: skip
+            ]
             if len(values) == 1:
-                connection.execute(_INSERT, values[0])
+                connection.execute(fields.LAYOUT.insert, values[0])
             else:
-                connection.executemany(_INSERT, values)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                with suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-            raise
+                connection.executemany(fields.LAYOUT.insert, values)
         self._lineages |= new
         self.seq, self.head = seq + len(rows), head
         self.rows_unsettled += len(rows)
@@ -400,17 +368,16 @@ def _writing(file: LogFile) -> tuple[sqlite3.Connection, int, bytes]:
     )
     try:
         last = 0, genesis_head(file.day, file.worker)
-        with suppress(_Unborn):
-            _checked(connection, file.path)
+        if fields.LAYOUT.format.version_of(connection, file.path.name):
             last = _last(connection, file)  # before anything is changed: what is damaged stays as it is
         _begin_wal(connection)
         connection.execute("PRAGMA secure_delete=ON").fetchall()  # pages keep no copies of rows that were moved
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=0")
-        connection.execute("BEGIN IMMEDIATE")
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            _make_tables(connection, file)
-        connection.execute("COMMIT")
+        with transaction(connection):
+            if not fields.LAYOUT.format.bring_up_to_date(connection, file.path.name):
+                genesis = genesis_head(file.day, file.worker).hex()
+                connection.execute("INSERT INTO fact(name, value) VALUES('genesis', ?)", (genesis,))
     except BaseException as error:
         connection.close()
         if says_damaged(error):
@@ -422,15 +389,6 @@ def _writing(file: LogFile) -> tuple[sqlite3.Connection, int, bytes]:
 def _begin_wal(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
         raise sqlite3.OperationalError("no write-ahead log can be kept here")
-
-
-def _make_tables(connection: sqlite3.Connection, file: LogFile) -> None:
-    for statement in _TABLES.split(";"):
-        connection.execute(statement)
-    head = genesis_head(file.day, file.worker)
-    connection.execute("INSERT INTO fact VALUES('genesis', ?)", (head.hex(),))
-    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version={VERSION}")
 
 
 def _copy(connection: sqlite3.Connection, draft: Path, file: LogFile) -> None:
@@ -452,16 +410,15 @@ def _chain_anew(copy: sqlite3.Connection, genesis: bytes) -> None:
             head = next_head(head, digests)
             heads.append((head, seq))
             digests = []
-    copy.execute("BEGIN")
-    copy.executemany("UPDATE entry SET head = ? WHERE seq = ?", heads)
-    copy.execute("UPDATE fact SET value = ? WHERE name = 'genesis'", (genesis.hex(),))
-    copy.execute("COMMIT")
+    with transaction(copy):
+        copy.executemany("UPDATE entry SET head = ? WHERE seq = ?", heads)
+        copy.execute("UPDATE fact SET value = ? WHERE name = 'genesis'", (genesis.hex(),))
 
 
 def _empty() -> sqlite3.Connection:
     """What an empty log reads like."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    connection.executescript(_TABLES)
+    fields.LAYOUT.format.bring_up_to_date(connection, "")
     connection.row_factory = sqlite3.Row
     return connection
 
@@ -485,34 +442,18 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
             return _empty()
         raise LogDamaged(path.name, f"cannot be opened: {error}") from error
     try:
-        _checked(connection, path)
-    except _Unborn:
-        connection.close()
-        return _empty()
+        is_made = fields.LAYOUT.format.open(connection, path.name, may_write=mode == "rw")
     except sqlite3.DatabaseError as error:
         connection.close()
         raise LogDamaged(path.name, f"is no prediction log: {error}") from error
     except BaseException:
         connection.close()
         raise
+    if not is_made:
+        connection.close()
+        return _empty()
     connection.row_factory = sqlite3.Row
     return connection
-
-
-def _checked(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise unless it is a log of this version: ``_Unborn`` where it may still become one."""
-    connection.execute("BEGIN")  # all of it as of one moment: another process may be making the tables
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-    if version == application == tables == 0:
-        raise _Unborn
-    if application != APPLICATION_ID or version != VERSION:
-        raise LogDamaged(path.name, f"is no prediction log of version {VERSION}")
 
 
 def _last(connection: sqlite3.Connection, file: LogFile) -> tuple[int, bytes]:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from ml_core.serve.log import fields
+
 __all__ = [
     "ERASED",
     "Lineage",
@@ -151,15 +153,20 @@ def row_digest(row: Row, salt: bytes) -> bytes:
 
     Without its salt a digest tells nothing about what was erased, however few values a field can have.
     """
-    rest = _rest(row.client_request_id, row.subject, row.batch_id, row.batch_index, row.lineage.digest)
+    later = fields.LAYOUT.later_in_digest
+    rest = _rest(
+        row.client_request_id, row.subject, row.batch_id, row.batch_index, row.lineage.digest,
+        {name: getattr(row, name) for name in later} if later else {},
+    )  # fmt: skip
     return _digest(salt, row.request_id, row.at_us, row.answer, row.input, rest)
 
 
 def stored_digest(stored: Mapping[str, Any], lineage_digest: bytes) -> bytes:
     """The same over a row as it lies in the database, by column name."""
     rest = _rest(
-        stored["client_request_id"], stored["subject"], stored["batch_id"], stored["batch_index"], lineage_digest
-    )
+        stored["client_request_id"], stored["subject"], stored["batch_id"], stored["batch_index"], lineage_digest,
+        {name: stored[name] for name in fields.LAYOUT.later_in_digest},
+    )  # fmt: skip
     return _digest(stored["salt"], stored["request_id"], stored["at_us"], stored["answer"], stored["input"], rest)
 
 
@@ -175,11 +182,23 @@ def _rest(
     batch_id: bytes | None,
     batch_index: int | None,
     lineage: bytes,
+    later: Mapping[str, Any],
 ) -> bytes:
-    if client_request_id is None and subject is None and batch_id is None and batch_index is None:
+    """Everything else that a digest covers, as JSON.
+
+    Parameters
+    ----------
+    later : fields that came after version 1. Those without a value are left out, so older digests stay what they are
+    """
+    added = {name: _plain(value) for name, value in later.items() if value is not None}
+    if client_request_id is None and subject is None and batch_id is None and batch_index is None and not added:
         return _bare(lineage)
-    texts = [None if part is None else part.hex() for part in (subject, batch_id, lineage)]
-    return orjson.dumps([client_request_id, *texts, batch_index])
+    listed = [client_request_id, _plain(subject), _plain(batch_id), lineage.hex(), batch_index]
+    return orjson.dumps([*listed, added] if added else listed)
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
 
 
 @lru_cache(maxsize=256)

@@ -6,33 +6,51 @@ a WAL file that one connection writes while another checkpoints it.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 
+from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
+from ml_core.serve.log.migrations import FileFormat, transaction
+from ml_core.serve.log.tables import Table, TableField
 
-__all__ = ["LabelFile"]
+__all__ = ["LABELS", "LabelFile", "label_text", "label_value"]
 
-APPLICATION_ID = 0x53724C62
-VERSION = 1
 _RETRY_S = 0.002
 
-_TABLES = (
-    # AUTOINCREMENT: a number is never given twice, so whoever reads on from one misses nothing
-    """CREATE TABLE label(
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        request_id BLOB NOT NULL CHECK (length(request_id) = 16),
-        label TEXT NOT NULL,
-        observed_at_us INTEGER NOT NULL,
-        received_at_us INTEGER NOT NULL,
-        source TEXT NOT NULL,
-        outcome TEXT NOT NULL CHECK (outcome IN ('accepted', 'conflict', 'unknown'))
-    ) STRICT""",
-    "CREATE INDEX label_request ON label(request_id, seq)",
+
+def label_text(value: int | str) -> str:
+    """A label as it is stored: JSON, so that 1 and "1" differ."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+@lru_cache(maxsize=1_024)
+def label_value(text: str) -> int | str:
+    """The label that is stored so."""
+    value: int | str = json.loads(text)
+    return value
+
+
+LABELS = Table(
+    "label",
+    (
+        # AUTOINCREMENT: a number is never given twice, so whoever reads on from one misses nothing
+        TableField("seq", "INTEGER PRIMARY KEY AUTOINCREMENT", is_numbered=True),
+        TableField("request_id", "BLOB NOT NULL CHECK (length(request_id) = 16)"),
+        TableField("label", "TEXT NOT NULL", write=label_text, read=label_value),
+        TableField("observed_at_us", "INTEGER NOT NULL", 1, "observed_at", microseconds, moment_of),
+        TableField("received_at_us", "INTEGER NOT NULL", 1, "received_at", microseconds, moment_of),
+        TableField("source", "TEXT NOT NULL"),
+        TableField("outcome", "TEXT NOT NULL CHECK (outcome IN ('accepted', 'conflict', 'unknown'))"),
+    ),
 )
+"""What is stored of a label, as ``labels.StoredLabel`` has it."""
+_FORMAT = FileFormat("label store", 0x53724C62, [LABELS], {1: ["CREATE INDEX label_request ON label(request_id, seq)"]})
 
 
 class LabelFile:
@@ -61,15 +79,16 @@ class LabelFile:
         Raises
         ------
         LogDamaged
-            The file is no label store of this version.
+            The file is no label store of this version or an earlier one.
         """
         with self._telling(failing):
             if not self.path.exists():
                 yield None
                 return
             with self._connected(f"{self.path.absolute().as_uri()}?mode=rw") as connection:
+                is_made = _FORMAT.open(connection, self.path.name, may_write=False)
                 connection.execute("PRAGMA query_only=ON")
-                yield connection if self._is_made(connection) else None
+                yield connection if is_made else None
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -80,7 +99,7 @@ class LabelFile:
         LabelsNotStored
             The disk is full or read-only, or others hold the file too long.
         LogDamaged
-            The file is no label store of this version.
+            The file is no label store of this version or an earlier one.
         """
         with self._telling(LabelsNotStored):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,43 +108,14 @@ class LabelFile:
                 connection.execute("PRAGMA journal_mode=TRUNCATE").fetchall()
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute("PRAGMA secure_delete=ON")  # what is erased leaves no copy in the file
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    if not self._is_made(connection):
-                        _make(connection)
+                with transaction(connection):
+                    _FORMAT.bring_up_to_date(connection, self.path.name)
                     yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        with suppress(sqlite3.Error):
-                            connection.execute("ROLLBACK")
-                    raise
 
     def _connected(self, uri: str) -> closing[_Patient]:
         connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Patient)
         connection.busy_s = self._busy_s
         return closing(connection)
-
-    def _is_made(self, connection: sqlite3.Connection) -> bool:
-        """Whether the tables are there; False where the file is new and empty.
-
-        Raises
-        ------
-        LogDamaged
-            The file is something else.
-        """
-        application, version, tables = _identity(connection)
-        if (application, version) == (APPLICATION_ID, VERSION):
-            return True
-        if application == APPLICATION_ID:
-            raise LogDamaged(
-                self.path.name,
-                f"holds labels of version {version}, and this release knows version {VERSION}: "
-                "use the release that wrote it, or move the file away",
-            )
-        if application or version or tables:
-            raise LogDamaged(self.path.name, "is a database of something else, not of labels: move it away")
-        return False
 
     @contextmanager
     def _telling(self, failing: Callable[[str, str], SuretyError]) -> Iterator[None]:
@@ -158,22 +148,3 @@ class _Patient(sqlite3.Connection):
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends:
                     raise
                 time.sleep(_RETRY_S)
-
-
-def _identity(connection: sqlite3.Connection) -> list[int]:
-    """Whose file it is, of which version, and how many tables and indexes it has, all at one moment."""
-    asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    alone = not connection.in_transaction
-    if alone:  # another process could make the tables between two of the questions
-        connection.execute("BEGIN")
-    told = [connection.execute(question).fetchone()[0] for question in asked]
-    if alone:
-        connection.execute("ROLLBACK")
-    return told
-
-
-def _make(connection: sqlite3.Connection) -> None:
-    for statement in _TABLES:
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version={VERSION}")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from ml_core.base.clock import microseconds, moment_of, utc_now
+from ml_core.base.clock import moment_of, utc_now
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
-from ml_core.serve.log.label_file import LabelFile
+from ml_core.serve.log.label_file import LABELS, LabelFile, label_text, label_value
 
 __all__ = ["Label", "LabelCounts", "LabelStore", "Outcome", "StoredLabel", "due_at"]
 
@@ -22,9 +20,6 @@ Outcome = Literal["accepted", "conflict", "unknown"]
 
 _BUSY_S = 5.0
 _IDS_AT_ONCE = 500
-_INSERT = (
-    "INSERT INTO label(request_id, label, observed_at_us, received_at_us, source, outcome) VALUES (?, ?, ?, ?, ?, ?)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +127,7 @@ class LabelStore:
         LabelsNotStored
             The disk is full or read-only, or others hold the file too long.
         LogDamaged
-            The file is no label store of this version.
+            The file is no label store of this version or an earlier one.
         """
         ids, now = self._texts_now(labels, LabelsNotStored)
         known = self._known_without_label(ids, now)
@@ -142,11 +137,11 @@ class LabelStore:
         with self._file.writing() as connection:
             rows, counts = _judged(labels, _texts_of(connection, ids), known)
             received = self._clock()
-            values = [
-                (x.request_id, text, microseconds(x.observed_at or received), microseconds(received), source, how)
-                for x, text, how in rows
+            stored = [
+                StoredLabel(0, x.request_id, x.label, x.observed_at or received, received, source, how)
+                for x, how in rows
             ]
-            connection.executemany(_INSERT, values)
+            connection.executemany(LABELS.insert, map(LABELS.values, stored))
         return counts
 
     def erase(self, ids: Collection[bytes]) -> int:
@@ -182,11 +177,11 @@ class LabelStore:
         Raises
         ------
         LogDamaged
-            The file cannot be read, or is no label store of this version.
+            The file cannot be read, or is no label store of this version or an earlier one.
         """
         with self._file.reading() as connection:
             rows = [] if connection is None else list(_now(connection, ids))
-        return {request_id: Label(request_id, _value(text), moment_of(us)) for request_id, text, us in rows}
+        return {request_id: Label(request_id, label_value(text), moment_of(us)) for request_id, text, us in rows}
 
     def history(self, request_id: bytes) -> list[StoredLabel]:
         """Every label of one id, in the order of receipt.
@@ -196,7 +191,7 @@ class LabelStore:
         LogDamaged
             As :meth:`current`.
         """
-        return self._stored("SELECT * FROM label WHERE request_id = ? ORDER BY seq", (request_id,))
+        return self._stored("WHERE request_id = ? ORDER BY seq", (request_id,))
 
     def since(self, seq: int, limit: int) -> list[StoredLabel]:
         """At most ``limit`` labels received after the one with that number, in the order of receipt.
@@ -208,7 +203,7 @@ class LabelStore:
         LogDamaged
             As :meth:`current`.
         """
-        return self._stored("SELECT * FROM label WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
+        return self._stored("WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
 
     def counts(self) -> dict[Outcome, int]:
         """How many stored labels came in which way; accepted and unknown together are the ids that have a label.
@@ -237,15 +232,12 @@ class LabelStore:
         without = [request_id for request_id in ids if request_id not in now]
         return self._known(without) if without else set()
 
-    def _stored(self, query: str, values: tuple[object, ...]) -> list[StoredLabel]:
+    def _stored(self, where: str, values: tuple[object, ...]) -> list[StoredLabel]:
         with self._file.reading() as connection:
             if connection is None:
                 return []
-            rows = connection.execute(query, values).fetchall()
-        return [
-            StoredLabel(seq, request_id, _value(text), moment_of(observed), moment_of(received), source, outcome)
-            for seq, request_id, text, observed, received, source, outcome in rows
-        ]
+            rows = connection.execute(f"{LABELS.select} {where}", values).fetchall()
+        return [StoredLabel(**LABELS.read(row)) for row in rows]
 
 
 def due_at(predicted_at: datetime, horizon_days: float) -> datetime:
@@ -269,8 +261,8 @@ def due_at(predicted_at: datetime, horizon_days: float) -> datetime:
 
 def _judged(
     labels: Sequence[Label], now: Mapping[bytes, str], known: set[bytes]
-) -> tuple[list[tuple[Label, str, Outcome]], LabelCounts]:
-    """Labels to store, each with its text and outcome, and the counts of all.
+) -> tuple[list[tuple[Label, Outcome]], LabelCounts]:
+    """Labels to store, each with its outcome, and the counts of all.
 
     Parameters
     ----------
@@ -278,17 +270,17 @@ def _judged(
     known : ids of known predictions, as far as they have no label
     """
     texts = dict(now)
-    rows: list[tuple[Label, str, Outcome]] = []
+    rows: list[tuple[Label, Outcome]] = []
     for label in labels:
-        text, before = json.dumps(label.label, ensure_ascii=False), texts.get(label.request_id)
+        text, before = label_text(label.label), texts.get(label.request_id)
         if text == before:
             continue
         outcome: Outcome = "conflict"
         if before is None:
             outcome = "accepted" if label.request_id in known else "unknown"
         texts[label.request_id] = text
-        rows.append((label, text, outcome))
-    how = [outcome for _, _, outcome in rows]
+        rows.append((label, outcome))
+    how = [outcome for _, outcome in rows]
     duplicates = len(labels) - len(rows)
     return rows, LabelCounts(how.count("accepted"), duplicates, how.count("conflict"), how.count("unknown"))
 
@@ -308,9 +300,3 @@ def _now(connection: sqlite3.Connection, ids: Sequence[bytes]) -> Iterator[tuple
         last = f"SELECT max(seq) FROM label WHERE request_id IN ({marks}) GROUP BY request_id"  # noqa: S608 - marks alone
         query = f"SELECT request_id, label, observed_at_us FROM label WHERE seq IN ({last})"  # noqa: S608 - text of ours
         yield from connection.execute(query, some).fetchall()
-
-
-@lru_cache(maxsize=1_024)
-def _value(text: str) -> int | str:
-    value: int | str = json.loads(text)
-    return value

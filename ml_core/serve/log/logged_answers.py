@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +14,7 @@ import orjson
 
 from ml_core.base.clock import moment_of
 from ml_core.base.errors import LogDamaged
+from ml_core.serve.log import fields
 from ml_core.serve.log.entries import ERASED, id_text
 from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.segments import Segment, SegmentEntry
@@ -120,30 +121,29 @@ def answer_in(row: sqlite3.Row, file: LogFile) -> LoggedAnswer | ErasedAnswer:
 
 
 def _parsed(row: sqlite3.Row, file: LogFile) -> LoggedAnswer:
-    said, facts = orjson.loads(row["answer"]), _facts(row["facts"])
-    classes = facts["classes"]
-    values = None if row["input"] is None else dict(zip(facts["columns"], orjson.loads(row["input"]), strict=True))
-    return LoggedAnswer(
-        request_id=id_text(row["request_id"]),
-        at=moment_of(row["at_us"]),
-        client_request_id=row["client_request_id"],
-        subject=row["subject"],
-        batch_id=None if row["batch_id"] is None else id_text(row["batch_id"]),
-        batch_index=row["batch_index"],
-        lineage=facts,
-        prediction=classes[said["prediction"]],
-        probabilities=tuple(said["probabilities"]),
-        p_values=tuple(said["p_values"]),
-        prediction_set=tuple(classes[k] for k in said["members"]),
-        level=said["level"],
-        reason=said["reason"],
-        validity=said["validity"],
-        validity_reasons=tuple(said["validity_reasons"]),
-        elapsed_us=said["elapsed_us"],
-        input=values,
-        input_hash=said["input_hash"],
-        file=file.path.name,
-    )
+    layout, said, facts = fields.LAYOUT, orjson.loads(row["answer"]), _facts(row["facts"])
+    found = {each.shown_as: _READ[each.kind](row[each.name], facts) for each in layout.shown_columns}
+    found |= {each.shown_as: _READ[each.kind](said[each.name], facts) for each in layout.shown_keys}
+    return LoggedAnswer(**found, lineage=facts, file=file.path.name)
+
+
+def _record(stored: bytes | None, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return None if stored is None else dict(zip(facts["columns"], orjson.loads(stored), strict=True))
+
+
+_READ: Mapping[fields.ValueKind, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "id": lambda stored, _: None if stored is None else id_text(stored),
+    "hash": lambda stored, _: stored,
+    "text": lambda stored, _: stored,
+    "whole": lambda stored, _: stored,
+    "moment": lambda stored, _: moment_of(stored),
+    "label": lambda stored, facts: facts["classes"][stored],
+    "labels": lambda stored, facts: tuple(facts["classes"][k] for k in stored),
+    "reals": lambda stored, _: tuple(stored),
+    "texts": lambda stored, _: tuple(stored),
+    "record": _record,
+}
+"""What a stored value says, given the facts of its lineage."""
 
 
 def answers_in_segment(
@@ -152,14 +152,13 @@ def answers_in_segment(
     """Some rows of a bulk call."""
     at, batch_id = moment_of(row["at_us"]), id_text(row["request_id"])
     elapsed_us = orjson.loads(row["answer"])["elapsed_us"]
+    of_call = {each.shown_as: row[each.name] for each in fields.LAYOUT.by_caller}
     for n, values in zip(places, segment.records(places), strict=True):
         facts = segment.lineages[segment.slot_names[segment.slots[n]]]
         classes = facts["classes"]
         yield LoggedAnswer(
             request_id=id_text(segment.ids[n].tobytes()),
             at=at,
-            client_request_id=None,
-            subject=None,
             batch_id=batch_id,
             batch_index=n,
             lineage=facts,
@@ -175,4 +174,5 @@ def answers_in_segment(
             input=values,
             input_hash=segment.input_hash,
             file=file.path.name,
+            **of_call,
         )

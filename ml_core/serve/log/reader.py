@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
@@ -14,7 +13,7 @@ from typing import Any
 
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
-from ml_core.serve.log.database import open_for_reading
+from ml_core.serve.log.database import ENTRIES, reading
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.log_files import LogFile, day_of, log_files
 from ml_core.serve.log.logged_answers import (
@@ -31,11 +30,6 @@ __all__ = ["Cursor", "PredictionLog"]
 _CHUNK = 500
 _PAGE = 1_000
 _DAY_S = 86_400
-_FROM = """
-SELECT e.seq, e.kind, e.request_id, e.at_us, e.client_request_id, e.subject, e.batch_id, e.batch_index, e.answer,
-       e.input, e.digest, l.facts
-FROM entry e JOIN lineage l ON l.id = e.lineage
-"""
 _NOT_ERASED = "e.answer != x''"
 _GIVEN = "SELECT count(*), min(at_us) FROM entry WHERE kind = 0 AND at_us >= ? AND at_us < ? AND answer != x''"
 
@@ -101,7 +95,9 @@ class PredictionLog:
         found: dict[bytes, LoggedAnswer | ErasedAnswer] = {}
 
         def look(connection: sqlite3.Connection, file: LogFile, wanted: set[bytes]) -> None:
-            found.update((bytes(row["request_id"]), answer_in(row, file)) for row in _by_id(connection, _FROM, wanted))
+            found.update(
+                (bytes(row["request_id"]), answer_in(row, file)) for row in _by_id(connection, ENTRIES, wanted)
+            )
             for row, segment in self._segments_of(connection, file, wanted - found.keys()):
                 places = _positions(segment, wanted)
                 found.update(zip(places, answers_in_segment(segment, row, file, list(places.values())), strict=True))
@@ -118,7 +114,7 @@ class PredictionLog:
         """Ids of the answers that callers named so, by that name, oldest first; names of none are left out."""
         found: dict[str, list[bytes]] = {}
         for file in self.files():
-            with _reading(file) as connection:
+            with reading(file) as connection:
                 for start in range(0, len(texts), _CHUNK):
                     part = texts[start : start + _CHUNK]
                     marks = ",".join("?" * len(part))
@@ -132,7 +128,7 @@ class PredictionLog:
         marks = ",".join("?" * len(pseudonyms))
         found: list[bytes] = []
         for file in self.files():
-            with _reading(file) as connection:
+            with reading(file) as connection:
                 query = f"SELECT request_id FROM entry WHERE subject IN ({marks}) ORDER BY seq"  # noqa: S608 - marks
                 found += [bytes(row[0]) for row in connection.execute(query, list(pseudonyms))]
         return found
@@ -183,9 +179,9 @@ class PredictionLog:
             The file cannot be read.
         """
         values = (microseconds(since), microseconds(until))
-        with _reading(file) as connection:
+        with reading(file) as connection:
             single, first = connection.execute(_GIVEN, values).fetchone()
-            bulk = connection.execute(f"{_FROM} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
+            bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
         entries = [entry for row in bulk if (entry := entry_of(row, file)) is not None]
         times = [row["at_us"] for row in bulk] + ([] if first is None else [first])
         return single + sum(entry.rows for entry in entries), moment_of(min(times)) if times else None
@@ -198,8 +194,8 @@ class PredictionLog:
         LogDamaged
             The file cannot be read.
         """
-        with _reading(file) as connection:
-            bulk = connection.execute(f"{_FROM} WHERE e.kind = 1").fetchall()
+        with reading(file) as connection:
+            bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1").fetchall()
         return [entry.rows for row in bulk if (entry := entry_of(row, file)) is not None]
 
     def after(self, cursor: Cursor, limit: int, without: Collection[str] = ()) -> tuple[list[LoggedAnswer], Cursor]:
@@ -221,8 +217,8 @@ class PredictionLog:
         for file in self.files():
             if file.path.name in without:
                 continue
-            name, query = file.path.name, f"{_FROM} WHERE e.seq > ? AND {_NOT_ERASED} ORDER BY e.seq LIMIT ?"
-            with _reading(file) as connection:
+            name, query = file.path.name, f"{ENTRIES} WHERE e.seq > ? AND {_NOT_ERASED} ORDER BY e.seq LIMIT ?"
+            with reading(file) as connection:
                 rows = connection.execute(query, (now.get(name, 0), max(0, limit - len(found)))).fetchall()
             for row in rows:
                 if len(found) >= limit:
@@ -243,8 +239,8 @@ class PredictionLog:
         for file in reversed(self.files()):
             if n <= 0 or (len(found) == n and file.day < found[0].at.date().isoformat()):
                 break
-            with _reading(file) as connection:
-                rows = connection.execute(f"{_FROM} WHERE {_NOT_ERASED} ORDER BY e.seq DESC LIMIT ?", (n,)).fetchall()
+            with reading(file) as connection:
+                rows = connection.execute(f"{ENTRIES} WHERE {_NOT_ERASED} ORDER BY e.seq DESC LIMIT ?", (n,)).fetchall()
             newest: list[LoggedAnswer] = []
             for row in rows:
                 if len(newest) >= n:
@@ -274,7 +270,7 @@ class PredictionLog:
             if not left:
                 continue
             try:
-                with _reading(file) as connection:
+                with reading(file) as connection:
                     look(connection, file, left)
             except LogDamaged as error:
                 problem = problem or error
@@ -288,7 +284,7 @@ class PredictionLog:
         if not ids:
             return
         times = sorted({int.from_bytes(raw[:6], "big") for raw in ids})
-        for row in connection.execute(f"{_FROM} WHERE e.kind = 1").fetchall():
+        for row in connection.execute(f"{ENTRIES} WHERE e.kind = 1").fetchall():
             entry = entry_of(row, file)
             if entry is None:
                 continue
@@ -309,9 +305,9 @@ class PredictionLog:
 
         A page at a time, so that a slow caller does not keep the worker from emptying its WAL file.
         """
-        query = f"{_FROM} WHERE ({where}) AND e.seq > :seq AND {_NOT_ERASED} ORDER BY e.seq LIMIT {_PAGE}"
+        query = f"{ENTRIES} WHERE ({where}) AND e.seq > :seq AND {_NOT_ERASED} ORDER BY e.seq LIMIT {_PAGE}"
         seq = 0
-        with _reading(file) as connection:
+        with reading(file) as connection:
             while rows := connection.execute(query, {**values, "seq": seq}).fetchall():
                 yield from rows
                 seq = rows[-1]["seq"]
@@ -326,16 +322,6 @@ class PredictionLog:
             return chain.from_iterable(answers_in_segment(segment, row, file, part) for part in parts)
         answer = answer_in(row, file)
         return [answer] if isinstance(answer, LoggedAnswer) else []
-
-
-@contextmanager
-def _reading(file: LogFile) -> Iterator[sqlite3.Connection]:
-    """A connection to a file; what is wrong with the file names it."""
-    with closing(open_for_reading(file.path)) as connection:
-        try:
-            yield connection
-        except sqlite3.DatabaseError as error:
-            raise LogDamaged(file.path.name, str(error)) from error
 
 
 def _likely_first(

@@ -244,7 +244,7 @@ def test_files_with_erased_rows_are_written_anew_so_that_no_page_keeps_a_copy(se
 
 
 def test_a_few_rows_are_in_memory_at_a_time(settings, monkeypatch):
-    monkeypatch.setattr(sealed_copy, "BATCH_ROWS", 7)
+    monkeypatch.setattr(sealed_copy, "_BATCH_ROWS", 7)
     fill(settings, [row(n) for n in range(30)])
     shares: list[float] = []
     seal_day(settings, day_in(settings), shares.append)
@@ -257,7 +257,7 @@ def test_a_failure_while_writing_leaves_the_copy_that_was_there(settings, monkey
     fill(settings, [row(n) for n in range(10)])
     seal_day(settings, day_in(settings))
     fill(settings, [row(10)])
-    monkeypatch.setattr(sealed_copy, "_row", lambda *_: 1 / 0)
+    monkeypatch.setattr(sealed_copy, "_columns", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         seal_day(settings, day_in(settings))
     assert (len(copied(settings)), day_in(settings).drafts) == (10, [])

@@ -35,7 +35,7 @@ NINETY = Decimal("0.9")
 @pytest.fixture
 def ledger() -> Iterator[Ledger]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        connection.executescript(module._TABLES)
+        module._FORMAT.bring_up_to_date(connection, "")
         yield Ledger(connection)
 
 

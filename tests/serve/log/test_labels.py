@@ -351,7 +351,7 @@ def as_text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (as_other_version, "version 2, and this release knows version 1"),
+        (as_other_version, "version 2, and this release knows versions up to 1"),
         (as_other_database, "something else"),
         (as_text, "not a database"),
     ],
