@@ -22,7 +22,7 @@ import orjson
 import uuid_utils
 import uvloop
 
-from ml_core.serve.log.entries import Lineage, Row, answer_of
+from ml_core.serve.log.entries import Lineage, Row, answer_json
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.writer import LogWriter
 
@@ -42,7 +42,7 @@ def a_row() -> Row:
     """One answer to a record of the size of the hospital model's."""
     dice = random.Random(1)
     values = [round(dice.uniform(0, 1_000), 12) if i % 3 else f"level {i}" for i in range(N_FEATURES)]
-    answer = answer_of(
+    answer = answer_json(
         prediction=1,
         probabilities=[dice.random(), dice.random()],
         p_values=[dice.random(), dice.random()],

@@ -11,7 +11,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row
-from ml_core.serve.log.labels import Label, LabelStore
+from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from tests.cli.typing_surety import command_line
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.log.labelled import rid, text_of
@@ -143,8 +143,8 @@ def test_labels_go_to_the_model_that_is_named(run, home, settings, tmp_path):
 
 def test_show_tells_the_label_that_holds_and_all_before_it(run, home, settings):
     store = LabelStore(settings.labels, lambda _: set(), clock=lambda: datetime(2026, 11, 24, 9, tzinfo=UTC))
-    store.add([Label(rid(0), 1, datetime(2026, 11, 1, tzinfo=UTC))], "http")
-    store.add([Label(rid(0), 0)], "office")
+    store.add([AnswerLabel(rid(0), 1, datetime(2026, 11, 1, tzinfo=UTC))], "http")
+    store.add([AnswerLabel(rid(0), 0)], "office")
     told = run("labels", "show", text_of(0).upper())
     assert told.code == 0
     assert told.result == {
@@ -177,7 +177,7 @@ def test_show_of_an_answer_without_a_label_says_so(run, settings):
 
 
 def test_a_table_on_a_terminal_is_readable(run, home, settings):
-    LabelStore(settings.labels, lambda _: set()).add([Label(rid(0), 1)], "http")
+    LabelStore(settings.labels, lambda _: set()).add([AnswerLabel(rid(0), 1)], "http")
     told = run("labels", "show", text_of(0), "--output", "table")
     assert told.code == 0
     assert "http" in told.out

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from ml_core.base.errors import LabelsNotStored
-from ml_core.serve.log.labels import Label, LabelCounts, LabelStore, StoredLabel, due_at
+from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore, StoredLabel, due_at
 from tests.faults.figures import record
 from tests.serve.log.labelled import NOW, Ledger, rid, store_in
 
@@ -31,10 +31,10 @@ FORK = multiprocessing.get_context("fork")
 # --- every order --------------------------------------------------------------------------------------------------
 
 
-def arrivals(dice: random.Random) -> tuple[dict[bytes, datetime], list[tuple[datetime, Label]]]:
+def arrivals(dice: random.Random) -> tuple[dict[bytes, datetime], list[tuple[datetime, AnswerLabel]]]:
     """The time of each answer, and every label with its time, over half a year before now."""
     predicted: dict[bytes, datetime] = {}
-    coming: list[tuple[datetime, Label]] = []
+    coming: list[tuple[datetime, AnswerLabel]] = []
     for n in range(PREDICTIONS):
         at = NOW - timedelta(days=dice.uniform(0, 180))
         fate, truth = dice.random(), dice.randrange(2)
@@ -48,11 +48,11 @@ def arrivals(dice: random.Random) -> tuple[dict[bytes, datetime], list[tuple[dat
             comes = at + timedelta(days=90)
         elif fate < 0.13:
             comes = at - timedelta(hours=1)
-        coming.append((comes, Label(rid(n), truth, comes)))
+        coming.append((comes, AnswerLabel(rid(n), truth, comes)))
         if 0.20 < fate < 0.30:
-            coming.append((comes + timedelta(days=dice.uniform(0, 3)), Label(rid(n), truth)))
+            coming.append((comes + timedelta(days=dice.uniform(0, 3)), AnswerLabel(rid(n), truth)))
         if 0.28 < fate < 0.35:
-            coming.append((comes + timedelta(days=dice.uniform(0, 60)), Label(rid(n), 1 - truth)))
+            coming.append((comes + timedelta(days=dice.uniform(0, 60)), AnswerLabel(rid(n), 1 - truth)))
     coming = [(at, label) for at, label in coming if at <= NOW]
     return predicted, sorted(coming, key=lambda event: event[0])
 
@@ -105,8 +105,8 @@ def test_f22_a_hundred_thousand_labels_in_every_order_join_exactly(tmp_path: Pat
 KILLS, BATCH = 200, 40
 
 
-def batch(n: int) -> list[Label]:
-    return [Label(rid(n * BATCH + i), n % 2) for i in range(BATCH)]
+def batch(n: int) -> list[AnswerLabel]:
+    return [AnswerLabel(rid(n * BATCH + i), n % 2) for i in range(BATCH)]
 
 
 def killed_writer(store: LabelStore, first: int, delay_s: float) -> int:
@@ -186,7 +186,9 @@ def test_f22_processes_that_label_the_same_answers_agree_on_one_history(tmp_path
     def add_to_the_same(worker: int) -> LabelCounts:
         dice, total = random.Random(worker), LabelCounts()
         for _ in range(CALLS):
-            total += store.add([Label(rid(dice.randrange(IDS)), dice.randrange(2)) for _ in range(EACH)], str(worker))
+            total += store.add(
+                [AnswerLabel(rid(dice.randrange(IDS)), dice.randrange(2)) for _ in range(EACH)], str(worker)
+            )
         return total
 
     def read_on() -> None:
@@ -196,7 +198,7 @@ def test_f22_processes_that_label_the_same_answers_agree_on_one_history(tmp_path
     while len(seen) < sum(store.counts().values()):
         read_on()
     ledger = Ledger(map(rid, range(IDS)))
-    assert [ledger.add([Label(s.request_id, s.label)]) for s in seen].count(LabelCounts(duplicate=1)) == 0
+    assert [ledger.add([AnswerLabel(s.request_id, s.label)]) for s in seen].count(LabelCounts(duplicate=1)) == 0
     assert [(s.request_id, s.label, s.outcome) for s in seen] == ledger.rows
     assert [s.seq for s in seen] == list(range(1, len(seen) + 1))
     assert store.counts() == {"accepted": total.accepted, "conflict": total.conflict, "unknown": 0}
@@ -212,7 +214,7 @@ def test_f22_a_single_label_is_not_starved_by_imports(tmp_path: Path) -> None:
         calls, rows = 0, 1 if worker == 0 else 1_000
         while time.monotonic() < ends:
             first = worker * 10_000_000 + calls * rows
-            store.add([Label(rid(first + i), 1) for i in range(rows)], "x")
+            store.add([AnswerLabel(rid(first + i), 1) for i in range(rows)], "x")
             calls += 1
         return calls
 
@@ -231,7 +233,7 @@ def start_together(folder: Path, barriers: list[Barrier], worker: int) -> None:
     for start, barrier in enumerate(barriers):
         store = store_in(folder / str(start), busy_s=5.0)
         barrier.wait(60)
-        counts = store.add([Label(rid(worker), 1), Label(rid(99), 1)], str(worker))
+        counts = store.add([AnswerLabel(rid(worker), 1), AnswerLabel(rid(99), 1)], str(worker))
         assert counts.unknown + counts.duplicate == 2
 
 

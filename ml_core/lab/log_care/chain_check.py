@@ -30,7 +30,7 @@ from ml_core.serve.log.erasure_requests import standing_erasures
 from ml_core.serve.log.log_files import LogFile, log_files
 from ml_core.serve.log.segments import SegmentEntry
 
-__all__ = ["FileReport", "LogReport", "verify_file", "verify_files", "verify_log"]
+__all__ = ["FileReport", "ChainReport", "verify_file", "verify_files", "verify_log"]
 
 _ID_BYTES = 16
 
@@ -72,7 +72,7 @@ class FileReport:
 
 
 @dataclass(frozen=True, slots=True)
-class LogReport:
+class ChainReport:
     """What was found in the log.
 
     Attributes
@@ -99,7 +99,7 @@ class LogReport:
 
 def verify_log(
     settings: Settings, day: str | None = None, step: Callable[[float], None] = lambda _share: None
-) -> LogReport:
+) -> ChainReport:
     """Verify all files of the configured model's log, those that workers write to as well.
 
     Parameters
@@ -118,7 +118,7 @@ def verify_log(
 
 def verify_files(
     settings: Settings, files: Sequence[LogFile], day: str | None, step: Callable[[float], None]
-) -> LogReport:
+) -> ChainReport:
     """Verify these files, which are all of the log, or all of one day."""
     heads = read_records(settings).heads
     reports = []
@@ -131,7 +131,7 @@ def verify_files(
     reports = [r for r in reports if r.file in records.heads or (settings.log / r.file).exists()]
     names = {report.file for report in reports}
     missing = sorted(name for name in records.heads if name not in names and (day is None or f"-{day}-" in name))
-    return LogReport(
+    return ChainReport(
         tuple(_held_against(r, asked.get(r.file, set()) | records.erased.get(r.file, set())) for r in reports),
         tuple(missing),
         tuple(_orphans(settings, reports, day)),

@@ -15,7 +15,7 @@ from ml_core.base.clock import utc_now
 from ml_core.base.errors import DataError, InvalidRequest
 from ml_core.lab.data.table_frames import column_names, read_table
 from ml_core.serve.log.label_requests import MAX_TEXT, FieldReader, field_readers, read_row
-from ml_core.serve.log.labels import Label, LabelCounts, LabelStore
+from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore
 
 __all__ = ["ImportedLabels", "Resolve", "import_labels"]
 
@@ -145,14 +145,14 @@ def _client_request_id(value: object) -> str:
     return value
 
 
-def _resolved(rows: Sequence[Mapping[str, Any]], resolve: Resolve | None) -> tuple[list[Label], int]:
+def _resolved(rows: Sequence[Mapping[str, Any]], resolve: Resolve | None) -> tuple[list[AnswerLabel], int]:
     """A label for each prediction that a row is about, and the number of rows that are about none."""
     if resolve is None or not rows or "request_id" in rows[0]:
-        return [Label(row["request_id"], row["label"], row.get("observed_at")) for row in rows], 0
+        return [AnswerLabel(row["request_id"], row["label"], row.get("observed_at")) for row in rows], 0
     named = resolve(list(dict.fromkeys(row["client_request_id"] for row in rows)))
     ids = [named.get(row["client_request_id"], ()) for row in rows]
     labels = [
-        Label(request_id, row["label"], row.get("observed_at"))
+        AnswerLabel(request_id, row["label"], row.get("observed_at"))
         for row, found in zip(rows, ids, strict=True)
         for request_id in found
     ]

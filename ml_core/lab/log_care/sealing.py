@@ -14,7 +14,7 @@ import orjson
 from ml_core.base.clock import utc_now
 from ml_core.base.errors import LogBusy, LogDamaged
 from ml_core.base.settings import Settings
-from ml_core.lab.log_care.chain_check import LogReport, verify_files
+from ml_core.lab.log_care.chain_check import ChainReport, verify_files
 from ml_core.lab.log_care.journal_marks import SEALED, read_records, write_record
 from ml_core.lab.log_care.log_days import LogDay, log_days
 from ml_core.lab.log_care.sealed_copy import shown_by, write_copy
@@ -86,7 +86,7 @@ def seal_day(settings: Settings, day: LogDay, step: Callable[[float], None] = la
 
 
 def _sealed(
-    settings: Settings, day: LogDay, files: Sequence[LogFile], report: LogReport, step: Callable[[float], None]
+    settings: Settings, day: LogDay, files: Sequence[LogFile], report: ChainReport, step: Callable[[float], None]
 ) -> SealedDay:
     state = [
         {"file": r.file, "rows": r.rows, "head": r.head.hex(), "erased": list(r.erased)} for r in report.files
@@ -147,6 +147,6 @@ def _labels_are_whole(settings: Settings, file: LogFile) -> bool:
     return all(isinstance(label, int) for found in facts for label in found["classes"])
 
 
-def _problems(report: LogReport) -> str:
+def _problems(report: ChainReport) -> str:
     found = [f"{r.file}{'' if r.row is None else f' row {r.row}'}: {r.problem}" for r in report.files if not r.is_sound]
     return "; ".join([*found, *(f"{name} is missing" for name in report.missing)])

@@ -21,9 +21,9 @@ from ml_core.serve.answering.answers import REASONS, TableAnswer, answering_mode
 from ml_core.serve.answering.envelope import InferenceResponse, Validity
 from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serve.features.record import Record
-from ml_core.serve.log.entries import Lineage, Row, answer_of, as_json, id_bytes
+from ml_core.serve.log.entries import Lineage, Row, answer_json, as_json, id_bytes
 from ml_core.serve.log.log_files import day_of
-from ml_core.serve.log.prediction_store import Outcome, PredictionStore
+from ml_core.serve.log.prediction_store import LogOutcome, PredictionStore
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.segments import Segment, write_segment
 
@@ -204,7 +204,7 @@ class Recorder:
             batch_id=None if answer.batch_id is None else id_bytes(answer.batch_id),
             batch_index=answer.batch_index,
             lineage=self._lineage(model, lineage.slot),  # type: ignore[arg-type]  # it is an origin
-            answer=answer_of(
+            answer=answer_json(
                 prediction=positions.of[envelope.prediction],
                 probabilities=answer.probabilities,
                 p_values=list(envelope.p_values.values()),
@@ -243,7 +243,7 @@ class _Positions:
     group: str | None
 
 
-def count_outcome(outcome: Outcome, answers: int) -> None:
+def count_outcome(outcome: LogOutcome, answers: int) -> None:
     """Add to the metrics what became of answers in the log."""
     metrics.LOG_ROWS.labels(outcome).inc(answers)
 

@@ -11,8 +11,8 @@ from queue import Empty, SimpleQueue
 
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.log_files import day_of
-from ml_core.serve.log.outcome_notifier import Listener, Teller
-from ml_core.serve.log.prediction_store import LogCounts, Outcome
+from ml_core.serve.log.outcome_notifier import Listener, OutcomeNotifier
+from ml_core.serve.log.prediction_store import LogCounts, LogOutcome
 
 __all__ = ["MOST_WAITING_ROWS", "Backlog", "Ticket", "by_day", "release"]
 
@@ -40,7 +40,7 @@ class Ticket:
         self.future: asyncio.Future[bool] | None = loop.create_future()
         self.strict = strict
         self.given_up = False
-        self.fate: Outcome | None = None
+        self.fate: LogOutcome | None = None
 
 
 class Backlog:
@@ -53,16 +53,16 @@ class Backlog:
 
     def __init__(self, listener: Listener) -> None:
         self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._teller = Teller(listener)
+        self._notifier = OutcomeNotifier(listener)
         self._lock = threading.Lock()  # what is decided is decided once, and counted in the same moment
         self._rows = 0
         self._put = 0
-        self._done: dict[Outcome, int] = {"stored": 0, "lost": 0, "refused": 0, "unanswered": 0}
+        self._done: dict[LogOutcome, int] = {"stored": 0, "lost": 0, "refused": 0, "unanswered": 0}
         self._ended = False
 
     def start(self) -> None:
         """Tell the listener from now on."""
-        self._teller.start()
+        self._notifier.start()
 
     def counts(self, problem: str) -> LogCounts:
         """The account, with what keeps answers from being stored at present."""
@@ -88,13 +88,13 @@ class Backlog:
 
     def miss(self, answers: int, *, strict: bool) -> None:
         """Count answers that were never taken in."""
-        outcome: Outcome = "refused" if strict else "lost"
+        outcome: LogOutcome = "refused" if strict else "lost"
         with self._lock:
             self._put += answers
             self._done[outcome] += answers
-        self._teller.add(outcome, answers)
+        self._notifier.add(outcome, answers)
 
-    def give_up(self, ticket: Ticket) -> Outcome | None:
+    def give_up(self, ticket: Ticket) -> LogOutcome | None:
         """Its caller waits no longer; what has become of it by now."""
         with self._lock:
             ticket.given_up = ticket.strict and ticket.fate is None
@@ -146,7 +146,7 @@ class Backlog:
 
     def close(self, timeout_s: float) -> None:
         """Tell the listener what it has not been told, within that time."""
-        self._teller.close(timeout_s)
+        self._notifier.close(timeout_s)
 
     def _without(self, tickets: Iterable[Ticket], *, strict: bool) -> list[Ticket]:
         left, refused = [], []
@@ -167,7 +167,7 @@ class Backlog:
             ticket.fate = "refused" if ticket.given_up or ticket.strict else "lost"
         self._done[ticket.fate] += ticket.answers
         self._rows -= len(ticket.rows)
-        self._teller.add(ticket.fate, ticket.answers)
+        self._notifier.add(ticket.fate, ticket.answers)
 
 
 def by_day(tickets: Sequence[Ticket]) -> list[tuple[str, list[Ticket]]]:

@@ -20,7 +20,7 @@ __all__ = [
     "Lineage",
     "Row",
     "SALT_BYTES",
-    "answer_of",
+    "answer_json",
     "as_json",
     "id_bytes",
     "id_text",
@@ -69,7 +69,7 @@ class Row(NamedTuple):
     subject : keyed HMAC of the subject, 32 bytes, or None
     batch_id, batch_index : of the batch call it was part of, or None
     lineage : where it came from
-    answer : JSON, see ``answer_of``; of a bulk call, see ``segments.SegmentEntry``
+    answer : JSON, see ``answer_json``; of a bulk call, see ``segments.SegmentEntry``
     input : JSON list of the feature values in the lineage's column order; None where inputs are not kept
     kind : 0 for an answer, 1 for a bulk call whose rows lie in a segment
     answers : how many answers it stands for
@@ -109,7 +109,7 @@ def as_json(value: Any) -> bytes:
     return bytes(memoryview(orjson.dumps(value)))
 
 
-def answer_of(
+def answer_json(
     *,
     prediction: int,
     probabilities: Sequence[float],

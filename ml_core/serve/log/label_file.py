@@ -81,7 +81,7 @@ class LabelFile:
         LogDamaged
             The file is no label store of this version or an earlier one.
         """
-        with self._telling(failing):
+        with self._as_our_errors(failing):
             if not self.path.exists():
                 yield None
                 return
@@ -101,7 +101,7 @@ class LabelFile:
         LogDamaged
             The file is no label store of this version or an earlier one.
         """
-        with self._telling(LabelsNotStored):
+        with self._as_our_errors(LabelsNotStored):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._connected(f"{self.path.absolute().as_uri()}?mode=rwc") as connection:
                 # FULL flushes a truncated journal too; a deleted one may come back after a power cut and undo a commit
@@ -118,7 +118,7 @@ class LabelFile:
         return closing(connection)
 
     @contextmanager
-    def _telling(self, failing: Callable[[str, str], SuretyError]) -> Iterator[None]:
+    def _as_our_errors(self, failing: Callable[[str, str], SuretyError]) -> Iterator[None]:
         """Our errors for those of SQLite and the system; their words name no value."""
         try:
             yield

@@ -13,7 +13,7 @@ from ml_core.base.clock import DATE, TIME, ZONE, utc_now
 from ml_core.base.errors import FieldProblem, InvalidRequest
 from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.log.entries import id_bytes
-from ml_core.serve.log.labels import Label
+from ml_core.serve.log.labels import AnswerLabel
 
 __all__ = ["CLOCK_SKEW", "MAX_TEXT", "OBSERVED_AT_PATTERN", "FieldReader", "field_readers", "parse_labels", "read_row"]
 
@@ -35,7 +35,7 @@ def parse_labels(
     max_labels: int,
     classes: Sequence[int | str] | None = None,
     clock: Callable[[], datetime] = utc_now,
-) -> list[Label]:
+) -> list[AnswerLabel]:
     """The labels in a parsed body of ``/labels``.
 
     Parameters
@@ -50,7 +50,7 @@ def parse_labels(
         field is named, such as ``labels[3].observed_at``; no value is.
     """
     readers = field_readers(classes, clock())
-    labels: list[Label] = []
+    labels: list[AnswerLabel] = []
     problems: list[FieldProblem] = []
     for i, row in enumerate(_rows(body, max_labels)):
         if not isinstance(row, dict):
@@ -61,7 +61,7 @@ def parse_labels(
         except InvalidRequest as error:
             problems += [FieldProblem(f"labels[{i}].{p.field}", p.problem) for p in error.fields]
         else:
-            labels.append(Label(fields["request_id"], fields["label"], fields["observed_at"]))
+            labels.append(AnswerLabel(fields["request_id"], fields["label"], fields["observed_at"]))
     if problems:
         raise InvalidRequest(problems)
     return labels

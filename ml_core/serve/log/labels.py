@@ -14,16 +14,16 @@ from ml_core.base.clock import moment_of, utc_now
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
 from ml_core.serve.log.label_file import LABELS, LabelFile, label_text, label_value
 
-__all__ = ["Label", "LabelCounts", "LabelStore", "Outcome", "StoredLabel", "due_at"]
+__all__ = ["Label", "LabelCounts", "LabelStore", "LabelOutcome", "StoredLabel", "due_at"]
 
-Outcome = Literal["accepted", "conflict", "unknown"]
+LabelOutcome = Literal["accepted", "conflict", "unknown"]
 
 _BUSY_S = 5.0
 _IDS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class AnswerLabel:
     """What turned out to be true of one prediction.
 
     Attributes
@@ -57,7 +57,7 @@ class StoredLabel:
     observed_at: datetime
     received_at: datetime
     source: str
-    outcome: Outcome
+    outcome: LabelOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class LabelStore:
         self._known = known
         self._clock = clock
 
-    def add(self, labels: Sequence[Label], source: str) -> LabelCounts:
+    def add(self, labels: Sequence[AnswerLabel], source: str) -> LabelCounts:
         """Store labels as if they were sent one after another, all of them or, where that fails, none.
 
         To send the same again changes no label that holds, and stores nothing unless an id comes with two labels in it.
@@ -160,7 +160,7 @@ class LabelStore:
                 connection.execute("DELETE FROM label WHERE request_id=?", (raw,))
             return connection.total_changes - before
 
-    def preview(self, labels: Sequence[Label]) -> LabelCounts:
+    def preview(self, labels: Sequence[AnswerLabel]) -> LabelCounts:
         """What :meth:`add` would count, storing nothing.
 
         Raises
@@ -171,7 +171,7 @@ class LabelStore:
         ids, now = self._texts_now(labels, LogDamaged)
         return _judged(labels, now, self._known_without_label(ids, now))[1]
 
-    def current(self, ids: Sequence[bytes]) -> dict[bytes, Label]:
+    def current(self, ids: Sequence[bytes]) -> dict[bytes, AnswerLabel]:
         """The label that holds, of those ids that have one.
 
         Raises
@@ -181,7 +181,7 @@ class LabelStore:
         """
         with self._file.reading() as connection:
             rows = [] if connection is None else list(_now(connection, ids))
-        return {request_id: Label(request_id, label_value(text), moment_of(us)) for request_id, text, us in rows}
+        return {request_id: AnswerLabel(request_id, label_value(text), moment_of(us)) for request_id, text, us in rows}
 
     def history(self, request_id: bytes) -> list[StoredLabel]:
         """Every label of one id, in the order of receipt.
@@ -205,7 +205,7 @@ class LabelStore:
         """
         return self._stored("WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
 
-    def counts(self) -> dict[Outcome, int]:
+    def counts(self) -> dict[LabelOutcome, int]:
         """How many stored labels came in which way; accepted and unknown together are the ids that have a label.
 
         Raises
@@ -213,14 +213,14 @@ class LabelStore:
         LogDamaged
             As :meth:`current`.
         """
-        found: dict[Outcome, int] = {"accepted": 0, "conflict": 0, "unknown": 0}
+        found: dict[LabelOutcome, int] = {"accepted": 0, "conflict": 0, "unknown": 0}
         with self._file.reading() as connection:
             if connection is not None:
                 found.update(connection.execute("SELECT outcome, count(*) FROM label GROUP BY outcome"))
         return found
 
     def _texts_now(
-        self, labels: Sequence[Label], failing: Callable[[str, str], SuretyError]
+        self, labels: Sequence[AnswerLabel], failing: Callable[[str, str], SuretyError]
     ) -> tuple[list[bytes], dict[bytes, str]]:
         """The labels' ids, each once, and the text of the label that holds for those that have one."""
         ids = list(dict.fromkeys(label.request_id for label in labels))
@@ -260,8 +260,8 @@ def due_at(predicted_at: datetime, horizon_days: float) -> datetime:
 
 
 def _judged(
-    labels: Sequence[Label], now: Mapping[bytes, str], known: set[bytes]
-) -> tuple[list[tuple[Label, Outcome]], LabelCounts]:
+    labels: Sequence[AnswerLabel], now: Mapping[bytes, str], known: set[bytes]
+) -> tuple[list[tuple[AnswerLabel, LabelOutcome]], LabelCounts]:
     """Labels to store, each with its outcome, and the counts of all.
 
     Parameters
@@ -270,12 +270,12 @@ def _judged(
     known : ids of known predictions, as far as they have no label
     """
     texts = dict(now)
-    rows: list[tuple[Label, Outcome]] = []
+    rows: list[tuple[AnswerLabel, LabelOutcome]] = []
     for label in labels:
         text, before = label_text(label.label), texts.get(label.request_id)
         if text == before:
             continue
-        outcome: Outcome = "conflict"
+        outcome: LabelOutcome = "conflict"
         if before is None:
             outcome = "accepted" if label.request_id in known else "unknown"
         texts[label.request_id] = text

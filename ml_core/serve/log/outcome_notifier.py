@@ -7,19 +7,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from ml_core.serve.log.prediction_store import Outcome
+from ml_core.serve.log.prediction_store import LogOutcome
 
-__all__ = ["Listener", "Teller"]
+__all__ = ["Listener", "OutcomeNotifier"]
 
 logger = logging.getLogger(__name__)
 
-Listener = Callable[[Outcome, int], None]
+Listener = Callable[[LogOutcome, int], None]
 """Told how many answers more have come to an outcome."""
 _GATHER_S = 0.1
 """The listener is told at most so often; under load a call for every commit would cost more than the commit."""
 
 
-class Teller:
+class OutcomeNotifier:
     """Adds up outcomes, and passes the sums on.
 
     Parameters
@@ -29,7 +29,7 @@ class Teller:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._untold: Counter[Outcome] = Counter()
+        self._untold: Counter[LogOutcome] = Counter()
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._ends = threading.Event()
@@ -39,7 +39,7 @@ class Teller:
         """Tell from now on."""
         self._thread.start()
 
-    def add(self, outcome: Outcome, answers: int) -> None:
+    def add(self, outcome: LogOutcome, answers: int) -> None:
         """Have it told soon."""
         with self._lock:
             self._untold[outcome] += answers

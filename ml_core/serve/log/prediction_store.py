@@ -8,9 +8,9 @@ from typing import Literal, Protocol
 
 from ml_core.serve.log.entries import Row
 
-__all__ = ["LogCounts", "Outcome", "PredictionStore"]
+__all__ = ["LogCounts", "LogOutcome", "PredictionStore"]
 
-Outcome = Literal["stored", "lost", "refused", "unanswered"]
+LogOutcome = Literal["stored", "lost", "refused", "unanswered"]
 """What became of an answer: ``refused`` ones were not stored and their callers got an error; ``unanswered`` ones were
 stored after a caller in strict mode had got an error."""
 

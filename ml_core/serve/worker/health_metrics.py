@@ -6,7 +6,7 @@ from typing import get_args
 
 from ml_core.serve import metrics
 from ml_core.serve.answering.live import Live
-from ml_core.serve.log.prediction_store import Outcome
+from ml_core.serve.log.prediction_store import LogOutcome
 from ml_core.serve.rollout.monitor_state import MonitorView, Validities, Validity
 from ml_core.serve.rollout.worker_reports import LogReport
 
@@ -25,7 +25,7 @@ class HealthMetrics:
         self._model_name = model_name
         self._alarms: set[tuple[str, str, str]] = set()
         self._models: set[tuple[str, str]] = set()
-        for outcome in get_args(Outcome):
+        for outcome in get_args(LogOutcome):
             metrics.LOG_ROWS.labels(outcome)  # there from the start, so that the first loss is seen as a growth
 
     def publish(self, live: Live | None, validity: Validities, monitor: MonitorView, log: LogReport | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.journal import Journal
-from ml_core.lab.log_care.chain_check import FileReport, LogReport, verify_file, verify_log
+from ml_core.lab.log_care.chain_check import ChainReport, FileReport, verify_file, verify_log
 from ml_core.lab.log_care.erasure import erase
 from ml_core.lab.log_care.log_days import log_days
 from ml_core.lab.log_care.retention import prune_day
@@ -42,7 +42,7 @@ def settings(tmp_path):
     return settings_in(tmp_path / "home")
 
 
-def one(report: LogReport) -> FileReport:
+def one(report: ChainReport) -> FileReport:
     """The report of the only file."""
     (found,) = report.files
     return found
@@ -75,7 +75,7 @@ def test_a_file_that_was_only_just_begun_is_sound(settings):
 
 
 def test_no_log_has_nothing_to_find(settings):
-    assert verify_log(settings) == LogReport(())
+    assert verify_log(settings) == ChainReport(())
 
 
 def test_a_live_file_is_walked_while_its_writer_goes_on(settings):
@@ -410,7 +410,7 @@ def test_a_file_that_was_pruned_is_not_missing(settings):
     seal_all(settings)
     for day in log_days(settings.log):
         prune_day(settings, day, unsealed=False)
-    assert verify_log(settings) == LogReport(())
+    assert verify_log(settings) == ChainReport(())
 
 
 def test_a_sealed_file_may_grow(settings):

@@ -10,7 +10,7 @@ import pytest
 from ml_core.base.errors import DataError, LabelsNotStored
 from ml_core.lab.data.table_frames import write_table
 from ml_core.lab.log_care.label_import import ImportedLabels, import_labels
-from ml_core.serve.log.labels import Label, LabelCounts
+from ml_core.serve.log.labels import AnswerLabel, LabelCounts
 from tests.serve.log.labelled import NOW, rid, store_in, text_of
 
 SUFFIXES = (".csv", ".parquet")
@@ -50,8 +50,8 @@ def test_a_table_of_labels_is_stored_with_its_times_and_source(tmp_path, store, 
     )  # fmt: skip
     assert brought(path, store) == ImportedLabels(2, 0, LabelCounts(accepted=2))
     assert store.current([rid(1), rid(2)]) == {
-        rid(1): Label(rid(1), 0, datetime(2026, 11, 1, tzinfo=UTC)),
-        rid(2): Label(rid(2), 1, datetime(2026, 11, 2, 0, 0, 0, 500_000, tzinfo=UTC)),
+        rid(1): AnswerLabel(rid(1), 0, datetime(2026, 11, 1, tzinfo=UTC)),
+        rid(2): AnswerLabel(rid(2), 1, datetime(2026, 11, 2, 0, 0, 0, 500_000, tzinfo=UTC)),
     }
     assert store.history(rid(1))[0].source == "office"
 

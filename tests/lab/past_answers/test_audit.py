@@ -12,7 +12,7 @@ import pytest
 
 from ml_core.lab.past_answers.audit import audit, set_in_words
 from ml_core.serve.log.entries import id_bytes
-from ml_core.serve.log.labels import Label, LabelStore
+from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from tests.homes import bento_store
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
@@ -43,7 +43,7 @@ def found(home: Home, request_id: str):
 def label(home: Home, request_id: str, *labels, source="ward") -> None:
     store = LabelStore(home.settings.labels, PredictionLog(home.settings.log).known)
     for value in labels:
-        store.add([Label(id_bytes(request_id), value, datetime(2026, 11, 20, tzinfo=UTC))], source)
+        store.add([AnswerLabel(id_bytes(request_id), value, datetime(2026, 11, 20, tzinfo=UTC))], source)
 
 
 def test_the_answer_is_the_one_that_was_given(home):

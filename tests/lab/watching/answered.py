@@ -13,8 +13,8 @@ from typing import Any
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.matured_outcomes import Entered, take_labels
 from ml_core.serve.log.database import OpenLog
-from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_of, id_text
-from ml_core.serve.log.labels import Label, LabelStore
+from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_json, id_text
+from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import day_of
 from ml_core.serve.log.reader import PredictionLog
 
@@ -77,7 +77,7 @@ class Answered:
 
     def tell(self, ids: Iterable[bytes], label: int | str) -> None:
         """All of these turned out to be that."""
-        self.labels.add([Label(i, label, self.now) for i in ids], "test")
+        self.labels.add([AnswerLabel(i, label, self.now) for i in ids], "test")
 
     def erase(self, request_id: bytes) -> None:
         """Take out what the answer says."""
@@ -114,7 +114,7 @@ def matured_row(n: int = 0, **changes: Any) -> MaturedRow:
 
 
 def _answer(p_values: Sequence[float], reason: str | None) -> bytes:
-    return answer_of(
+    return answer_json(
         prediction=0, probabilities=[1.0 / len(p_values)] * len(p_values), p_values=list(p_values), members=[0],
         level="0.9", reason=reason, validity="valid", validity_reasons=(), elapsed_us=1, input_hash="0" * 64,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from ml_core.lab.watching.live_performance import bands_of, performance_of, real
 from ml_core.serve.answering.envelope import InferenceResponse
 from ml_core.serve.http.arrow_batches import answer_stream
 from ml_core.serve.log.entries import id_bytes
-from ml_core.serve.log.labels import Label
+from ml_core.serve.log.labels import AnswerLabel
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorView
 from ml_core.serve.rollout.rollout_state import GuardLimits
@@ -209,7 +209,7 @@ def test_rows_of_a_bulk_call_count_one_by_one(ward: Ward) -> None:
     body, service = sink.getvalue().to_pybytes(), ward.workers[0].service
     batch_id, _, _ = asyncio.run(answer_stream(service, body, len(records), here, on_error="row", level=None))
     ids = [id_bytes(answer.request_id) for answer in ward.log.of_batch(batch_id)]
-    ward.labels.add([Label(i, outcome) for i, outcome in zip(ids, outcomes, strict=True)], "test")
+    ward.labels.add([AnswerLabel(i, outcome) for i, outcome in zip(ids, outcomes, strict=True)], "test")
     ward.now = ward.log.of_batch(batch_id)[0].at
     ward.pass_days(31)
     assert ward.look().entered == 300

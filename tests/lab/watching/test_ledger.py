@@ -178,9 +178,9 @@ def test_a_ledger_of_another_version_is_refused_and_left(path: Path, how: str) -
     with Ledger.changing(path) as ledger:
         change(ledger)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA user_version=99")
+        connection.execute("PRAGMA user_version=99")
     before = path.read_bytes()
-    with pytest.raises(LogDamaged, match=rf"toy.ledger.db.*version 99.*versions up to 1: use the release"):
+    with pytest.raises(LogDamaged, match=r"toy.ledger.db.*version 99.*versions up to 1: use the release"):
         asking(path, how)
     assert path.read_bytes() == before
 

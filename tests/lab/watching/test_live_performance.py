@@ -147,6 +147,6 @@ def test_three_classes_have_three_bands_and_no_area_under_a_curve(nothing_yet: R
 def test_a_ledger_of_another_version_is_refused(ward: Ward) -> None:
     ward.look()
     with closing(sqlite3.connect(ledger_path(ward.home.settings))) as connection:
-        connection.execute(f"PRAGMA user_version=99")
+        connection.execute("PRAGMA user_version=99")
     with pytest.raises(LogDamaged, match="version"):
         realised(ward.home.settings)

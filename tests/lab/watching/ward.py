@@ -21,7 +21,7 @@ from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log.entries import id_bytes
-from ml_core.serve.log.labels import Label, LabelStore
+from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
@@ -83,7 +83,7 @@ class Ward:
         told = [(i, outcome) for known, i, outcome in self.due if known <= self.now]
         self.due = [(known, i, outcome) for known, i, outcome in self.due if known > self.now]
         if told:
-            self.labels.add([Label(id_bytes(i), outcome, self.now) for i, outcome in told], "ward")
+            self.labels.add([AnswerLabel(id_bytes(i), outcome, self.now) for i, outcome in told], "ward")
 
     def look(self) -> WatchLook:
         """The monitor looks, and the workers look at what it has published."""

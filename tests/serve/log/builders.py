@@ -21,7 +21,7 @@ import pytest
 from ml_core.base.errors import LogUnavailable
 from ml_core.features.columns import Column
 from ml_core.serve.log.database import genesis_head
-from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_of, id_text, next_head, stored_digest
+from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_json, id_text, next_head, stored_digest
 from ml_core.serve.log.log_files import LogFile, day_of, log_files
 from ml_core.serve.log.prediction_store import LogCounts
 from ml_core.serve.log.segments import Segment, write_segment
@@ -45,7 +45,7 @@ def rid(n: int, at_us: int = NOON_US) -> bytes:
 
 def row(n: int = 0, at_us: int = NOON_US, **changes: Any) -> Row:
     """The n-th row."""
-    answer = answer_of(
+    answer = answer_json(
         prediction=1,
         probabilities=[0.69, 0.31],
         p_values=[0.12, 0.2 + n / 1e9],

@@ -20,7 +20,7 @@ from ml_core.base.clock import utc_now
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.serve.log.database import OpenLog
-from ml_core.serve.log.entries import Lineage, Row, answer_of
+from ml_core.serve.log.entries import Lineage, Row, answer_json
 from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.segments import Segment, write_segment
@@ -69,7 +69,7 @@ def row(n: int, day: str = DAY, **facts: Any) -> Row:
         "batch_id": None,
         "batch_index": None,
         "lineage": LINEAGE if n % 4 else CANARY_LINEAGE,
-        "answer": answer_of(
+        "answer": answer_json(
             prediction=n % 2,
             probabilities=[1 - p, p],
             p_values=[p / 2, 1 - p / 2],

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ml_core.serve.log.labels import Label, LabelCounts, LabelStore
+from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore
 
 NOW = datetime(2026, 11, 23, 10, 15, 30, 123456, UTC)
 SPACE = uuid.UUID("01936f0e-7c8a-7b52-9d5f-0d3f6a1c2b4e")
@@ -40,7 +40,7 @@ class Ledger:
         self.rows: list[tuple[bytes, int | str, str]] = []
         self.holds: dict[bytes, int | str] = {}
 
-    def add(self, labels: Sequence[Label]) -> LabelCounts:
+    def add(self, labels: Sequence[AnswerLabel]) -> LabelCounts:
         outcomes = [self._add(label.request_id, label.label) for label in labels]
         return LabelCounts(*map(outcomes.count, ("accepted", "duplicate", "conflict", "unknown")))
 

@@ -18,7 +18,7 @@ from ml_core.serve.log.entries import (
     SALT_BYTES,
     Lineage,
     Row,
-    answer_of,
+    answer_json,
     id_bytes,
     id_text,
     new_salts,
@@ -128,7 +128,7 @@ def test_lineages_are_named_by_what_they_say() -> None:
 @given(st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=4))
 def test_numbers_of_an_answer_read_back_to_the_same_bits(values: list[float]) -> None:
     said = orjson.loads(
-        answer_of(
+        answer_json(
             prediction=0, probabilities=values, p_values=[math.nextafter(v, 2) for v in values], members=[0],
             level="0.9", reason=None, validity="valid", validity_reasons=["drift"], elapsed_us=1, input_hash="",
         )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ml_core.base.errors import InvalidRequest
 from ml_core.serve.log.label_requests import CLOCK_SKEW, parse_labels
-from ml_core.serve.log.labels import Label
+from ml_core.serve.log.labels import AnswerLabel
 from tests.serve.log.labelled import NOW, rid, text_of
 
 
@@ -20,7 +20,7 @@ def row(**changes: object) -> dict[str, object]:
     return {name: value for name, value in kept.items() if value is not ...}
 
 
-def parsed(*rows: object, most: int = 10, classes: object = (0, 1)) -> list[Label]:
+def parsed(*rows: object, most: int = 10, classes: object = (0, 1)) -> list[AnswerLabel]:
     return parse_labels({"labels": list(rows)}, most, classes, lambda: NOW)
 
 
@@ -36,8 +36,8 @@ def problem_of(**changes: object) -> dict[str, str]:
 
 def test_a_body_gives_its_labels_in_order():
     assert parsed(row(), row(request_id=text_of(2), label=0, observed_at=...)) == [
-        Label(rid(1), 1, datetime(2026, 11, 20, 8, tzinfo=UTC)),
-        Label(rid(2), 0, None),
+        AnswerLabel(rid(1), 1, datetime(2026, 11, 20, 8, tzinfo=UTC)),
+        AnswerLabel(rid(2), 0, None),
     ]
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import LabelsNotStored, LogDamaged
-from ml_core.serve.log.labels import Label, LabelCounts, due_at
+from ml_core.serve.log.labels import AnswerLabel, LabelCounts, due_at
 from tests.serve.log.labelled import NOW, Ledger, rid, store_in
 
 # --- what is counted ----------------------------------------------------------------------------------------------
@@ -25,22 +25,22 @@ from tests.serve.log.labelled import NOW, Ledger, rid, store_in
 
 def test_first_label_of_a_known_prediction_is_accepted(tmp_path):
     store = store_in(tmp_path, {rid(1)})
-    assert store.add([Label(rid(1), 1)], "http") == LabelCounts(accepted=1)
-    assert store.current([rid(1), rid(2)]) == {rid(1): Label(rid(1), 1, NOW)}
+    assert store.add([AnswerLabel(rid(1), 1)], "http") == LabelCounts(accepted=1)
+    assert store.current([rid(1), rid(2)]) == {rid(1): AnswerLabel(rid(1), 1, NOW)}
 
 
 def test_the_same_label_again_changes_nothing_and_is_counted_as_duplicate(tmp_path):
     store = store_in(tmp_path, {rid(1)})
-    store.add([Label(rid(1), 1)], "http")
+    store.add([AnswerLabel(rid(1), 1)], "http")
     before = store.history(rid(1))
-    assert store.add([Label(rid(1), 1, NOW - timedelta(days=1))], "file") == LabelCounts(duplicate=1)
+    assert store.add([AnswerLabel(rid(1), 1, NOW - timedelta(days=1))], "file") == LabelCounts(duplicate=1)
     assert store.history(rid(1)) == before
 
 
 def test_another_label_is_a_conflict_the_last_one_holds_and_the_first_is_kept(tmp_path):
     store = store_in(tmp_path, {rid(1)})
-    store.add([Label(rid(1), 1)], "http")
-    assert store.add([Label(rid(1), 0)], "office") == LabelCounts(conflict=1)
+    store.add([AnswerLabel(rid(1), 1)], "http")
+    assert store.add([AnswerLabel(rid(1), 0)], "office") == LabelCounts(conflict=1)
     assert store.current([rid(1)])[rid(1)].label == 0
     assert [(s.seq, s.label, s.source, s.outcome) for s in store.history(rid(1))] == [
         (1, 1, "http", "accepted"),
@@ -50,7 +50,7 @@ def test_another_label_is_a_conflict_the_last_one_holds_and_the_first_is_kept(tm
 
 def test_a_label_corrected_to_and_fro_leaves_every_step(tmp_path):
     store = store_in(tmp_path, {rid(1)})
-    counts = [store.add([Label(rid(1), label)], "http") for label in (0, 1, 0)]
+    counts = [store.add([AnswerLabel(rid(1), label)], "http") for label in (0, 1, 0)]
     assert counts == [LabelCounts(accepted=1), LabelCounts(conflict=1), LabelCounts(conflict=1)]
     assert [s.label for s in store.history(rid(1))] == [0, 1, 0]
 
@@ -58,23 +58,23 @@ def test_a_label_corrected_to_and_fro_leaves_every_step(tmp_path):
 def test_a_label_of_nobody_is_kept_and_joined_when_its_prediction_turns_up(tmp_path):
     known: set[bytes] = set()
     store = store_in(tmp_path, known)
-    assert store.add([Label(rid(1), 1)], "http") == LabelCounts(unknown=1)
+    assert store.add([AnswerLabel(rid(1), 1)], "http") == LabelCounts(unknown=1)
     known.add(rid(1))
     assert store.current([rid(1)])[rid(1)].label == 1
-    assert store.add([Label(rid(1), 1)], "http") == LabelCounts(duplicate=1)
+    assert store.add([AnswerLabel(rid(1), 1)], "http") == LabelCounts(duplicate=1)
     assert store.counts() == {"accepted": 0, "conflict": 0, "unknown": 1}
 
 
 def test_a_number_and_its_text_are_two_labels(tmp_path):
     store = store_in(tmp_path, {rid(1)})
-    assert store.add([Label(rid(1), 1), Label(rid(1), "1")], "http") == LabelCounts(accepted=1, conflict=1)
+    assert store.add([AnswerLabel(rid(1), 1), AnswerLabel(rid(1), "1")], "http") == LabelCounts(accepted=1, conflict=1)
     assert [s.label for s in store.history(rid(1))] == [1, "1"]
 
 
 @pytest.mark.parametrize("label", [0, -3, 2**70, "yes", "30 % später", '"', "", "null"])
 def test_labels_come_back_as_they_were(tmp_path, label):
     store = store_in(tmp_path, {rid(1)})
-    store.add([Label(rid(1), label)], "http")
+    store.add([AnswerLabel(rid(1), label)], "http")
     found = store.current([rid(1)])[rid(1)].label
     assert (found, type(found)) == (label, type(label))
 
@@ -82,20 +82,20 @@ def test_labels_come_back_as_they_were(tmp_path, label):
 def test_times_come_back_to_the_microsecond_and_late_ones_are_taken(tmp_path):
     seen = datetime(2026, 2, 28, 23, 59, 59, 999_999, UTC)
     store = store_in(tmp_path, {rid(1)})
-    store.add([Label(rid(1), 1, seen)], "http")
+    store.add([AnswerLabel(rid(1), 1, seen)], "http")
     stored = store.history(rid(1))[0]
     assert (stored.observed_at, stored.received_at) == (seen, NOW)
 
 
 def test_a_label_without_a_time_was_seen_when_it_came(tmp_path):
     store = store_in(tmp_path, {rid(1)})
-    store.add([Label(rid(1), 1)], "http")
+    store.add([AnswerLabel(rid(1), 1)], "http")
     assert store.history(rid(1))[0].observed_at == NOW
 
 
 # --- laws ---------------------------------------------------------------------------------------------------------
 
-labels = st.builds(Label, st.integers(0, 4).map(rid), st.sampled_from([0, 1, "0", "a"]))
+labels = st.builds(AnswerLabel, st.integers(0, 4).map(rid), st.sampled_from([0, 1, "0", "a"]))
 calls = st.lists(st.lists(labels, max_size=6), max_size=6)
 known_ids = st.sets(st.integers(0, 4).map(rid))
 
@@ -120,7 +120,7 @@ def test_the_store_says_what_a_plain_list_says(calls, known):
         assert store.counts()["accepted"] + store.counts()["unknown"] == len(ledger.holds)
 
 
-def ledger_preview(ledger: Ledger, call: list[Label]) -> LabelCounts:
+def ledger_preview(ledger: Ledger, call: list[AnswerLabel]) -> LabelCounts:
     copy = Ledger(ledger.known)
     copy.rows, copy.holds = list(ledger.rows), dict(ledger.holds)
     return copy.add(call)
@@ -156,7 +156,7 @@ def test_before_the_first_label_there_is_nothing_and_no_file_is_made(tmp_path):
     store = store_in(tmp_path)
     assert (store.current([rid(1)]), store.history(rid(1)), store.since(0, 10)) == ({}, [], [])
     assert store.counts() == {"accepted": 0, "conflict": 0, "unknown": 0}
-    assert store.preview([Label(rid(1), 1)]) == LabelCounts(unknown=1)
+    assert store.preview([AnswerLabel(rid(1), 1)]) == LabelCounts(unknown=1)
     assert store.add([], "http") == LabelCounts()
     assert list(tmp_path.iterdir()) == []
 
@@ -166,14 +166,14 @@ def test_an_empty_file_of_a_writer_that_died_at_once_holds_nothing_and_is_made_w
     store.path.parent.mkdir()
     store.path.touch()
     assert store.since(0, 10) == []
-    assert store.add([Label(rid(1), 1)], "http").accepted == 1
+    assert store.add([AnswerLabel(rid(1), 1)], "http").accepted == 1
 
 
 def test_who_reads_on_sees_each_label_once_and_a_correction_as_a_new_one(tmp_path):
     store = store_in(tmp_path, map(rid, range(25)))
-    store.add([Label(rid(n), 0) for n in range(25)], "http")
+    store.add([AnswerLabel(rid(n), 0) for n in range(25)], "http")
     seen = store.since(0, 10)
-    store.add([Label(rid(3), 1)], "office")
+    store.add([AnswerLabel(rid(3), 1)], "office")
     while more := store.since(seen[-1].seq, 10):
         assert len(more) <= 10
         seen += more
@@ -183,8 +183,8 @@ def test_who_reads_on_sees_each_label_once_and_a_correction_as_a_new_one(tmp_pat
 
 def test_many_ids_are_found_at_once(tmp_path):
     store = store_in(tmp_path)
-    store.add([Label(rid(n), n % 2) for n in range(1_300)], "http")
-    store.add([Label(rid(n), 7) for n in range(0, 1_300, 100)], "http")
+    store.add([AnswerLabel(rid(n), n % 2) for n in range(1_300)], "http")
+    store.add([AnswerLabel(rid(n), 7) for n in range(0, 1_300, 100)], "http")
     found = store.current([rid(n) for n in range(2_000)])
     assert {i: label.label for i, label in found.items()} == {
         rid(n): 7 if n % 100 == 0 else n % 2 for n in range(1_300)
@@ -194,7 +194,7 @@ def test_many_ids_are_found_at_once(tmp_path):
 def test_a_name_that_looks_like_an_address_is_a_name(tmp_path):
     folder = tmp_path / "50% of?what#now &mode=memory"
     store = store_in(folder, {rid(1)})
-    store.add([Label(rid(1), 1)], "http")
+    store.add([AnswerLabel(rid(1), 1)], "http")
     assert store_in(folder).current([rid(1)])[rid(1)].label == 1
     assert store.path.is_file()
 
@@ -215,7 +215,9 @@ def test_a_label_counts_once_the_horizon_has_passed_since_the_answer():
 def test_threads_may_share_a_store(tmp_path):
     store = store_in(tmp_path, map(rid, range(40)), busy_s=30.0)
     with ThreadPoolExecutor(4) as pool:
-        counts = list(pool.map(lambda n: store.add([Label(rid(n), 0), Label(rid(n // 4), 0)], "http"), range(40)))
+        counts = list(
+            pool.map(lambda n: store.add([AnswerLabel(rid(n), 0), AnswerLabel(rid(n // 4), 0)], "http"), range(40))
+        )
     assert sum(counts, LabelCounts()) == LabelCounts(accepted=40, duplicate=40)
     assert [s.seq for s in store.since(0, 100)] == list(range(1, 41))
 
@@ -224,7 +226,7 @@ def test_threads_may_share_a_store(tmp_path):
 def held(tmp_path):
     """A store with one label, whose file another connection is writing."""
     store = store_in(tmp_path, {rid(1), rid(2)}, busy_s=0.05)
-    store.add([Label(rid(1), 1)], "http")
+    store.add([AnswerLabel(rid(1), 1)], "http")
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield store, other
@@ -233,16 +235,16 @@ def held(tmp_path):
 def test_a_file_that_others_hold_too_long_is_said_and_nothing_is_stored(held):
     store, other = held
     with pytest.raises(LabelsNotStored, match=r"toy\.db: .*locked.*safe") as caught:
-        store.add([Label(rid(2), 1), Label(rid(1), 0)], "http")
+        store.add([AnswerLabel(rid(2), 1), AnswerLabel(rid(1), 0)], "http")
     assert caught.value.retryable
     assert len(store.since(0, 10)) == 1
     other.execute("ROLLBACK")
-    assert store.add([Label(rid(2), 1), Label(rid(1), 0)], "http") == LabelCounts(accepted=1, conflict=1)
+    assert store.add([AnswerLabel(rid(2), 1), AnswerLabel(rid(1), 0)], "http") == LabelCounts(accepted=1, conflict=1)
 
 
 def test_duplicates_and_readers_wait_for_no_writer(held):
     store, _ = held
-    assert store.add([Label(rid(1), 1)], "http") == LabelCounts(duplicate=1)
+    assert store.add([AnswerLabel(rid(1), 1)], "http") == LabelCounts(duplicate=1)
     assert store.current([rid(1)])[rid(1)].label == 1
 
 
@@ -253,7 +255,7 @@ def test_a_reader_kept_out_says_so(held):
     with pytest.raises(LogDamaged, match="locked"):
         store.current([rid(1)])
     with pytest.raises(LabelsNotStored, match="locked"):
-        store.add([Label(rid(1), 1)], "http")
+        store.add([AnswerLabel(rid(1), 1)], "http")
 
 
 def test_a_writer_waits_for_a_reader_and_gives_up_whole(held):
@@ -262,10 +264,10 @@ def test_a_writer_waits_for_a_reader_and_gives_up_whole(held):
     other.execute("BEGIN")
     other.execute("SELECT * FROM label").fetchall()  # holds its view of the file
     with pytest.raises(LabelsNotStored, match="locked"):
-        store.add([Label(rid(2), 1)], "http")
+        store.add([AnswerLabel(rid(2), 1)], "http")
     other.execute("ROLLBACK")
     assert store.current([rid(2)]) == {}
-    assert store.add([Label(rid(2), 1)], "http").accepted == 1
+    assert store.add([AnswerLabel(rid(2), 1)], "http").accepted == 1
 
 
 # --- what can break -----------------------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def test_a_writer_waits_for_a_reader_and_gives_up_whole(held):
 
 @pytest.mark.parametrize("broken", ["known", "clock"])
 def test_whatever_fails_on_the_way_stores_nothing_and_holds_nothing(tmp_path, broken):
-    store_in(tmp_path).add([Label(rid(1), 1)], "http")
+    store_in(tmp_path).add([AnswerLabel(rid(1), 1)], "http")
 
     def fail(*_):
         raise RuntimeError("broken")
@@ -282,16 +284,16 @@ def test_whatever_fails_on_the_way_stores_nothing_and_holds_nothing(tmp_path, br
     if broken == "known":
         store._known = fail
     with pytest.raises(RuntimeError):
-        store.add([Label(rid(n), 0) for n in range(5)], "http")
+        store.add([AnswerLabel(rid(n), 0) for n in range(5)], "http")
     whole = store_in(tmp_path)
     assert told(whole) == [(1, rid(1), 1, "unknown")]
-    assert whole.add([Label(rid(1), 0)], "http").conflict == 1
+    assert whole.add([AnswerLabel(rid(1), 0)], "http").conflict == 1
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "labels").write_text("a file")
     with pytest.raises(LabelsNotStored, match=r"exists|directory"):
-        store_in(tmp_path).add([Label(rid(1), 1)], "http")
+        store_in(tmp_path).add([AnswerLabel(rid(1), 1)], "http")
 
 
 @pytest.mark.parametrize("size", [0, 8_192, 40_000])
@@ -299,25 +301,25 @@ def test_a_disk_that_fills_up_keeps_all_of_a_call_or_none(tmp_path, size):
     """The system refuses to let any file of the child grow beyond ``size``."""
     store = store_in(tmp_path)
     if size:
-        store.add([Label(rid(0), 1)], "http")
+        store.add([AnswerLabel(rid(0), 1)], "http")
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         try:
-            store.add([Label(rid(n), 0) for n in range(3_000)], "http")
+            store.add([AnswerLabel(rid(n), 0) for n in range(3_000)], "http")
         except LabelsNotStored:
             os._exit(7)
         finally:
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert told(store) == ([(1, rid(0), 1, "unknown")] if size else [])
-    assert store.add([Label(rid(n), 0) for n in range(3_000)], "http").unknown == (2_999 if size else 3_000)
+    assert store.add([AnswerLabel(rid(n), 0) for n in range(3_000)], "http").unknown == (2_999 if size else 3_000)
 
 
 def test_what_a_killed_writer_left_half_written_is_undone_by_the_next_reader(tmp_path):
     store = store_in(tmp_path)
-    store.add([Label(rid(n), 1) for n in range(2_000)], "http")
+    store.add([AnswerLabel(rid(n), 1) for n in range(2_000)], "http")
     child = os.fork()
     if child == 0:
         connection = sqlite3.connect(store.path, isolation_level=None)
@@ -358,12 +360,12 @@ def as_text(path: Path) -> None:
 )
 def test_a_file_of_another_kind_or_version_is_refused_and_left_as_it_is(tmp_path, damage, words):
     store = store_in(tmp_path)
-    store.add([Label(rid(1), 1)], "http")
+    store.add([AnswerLabel(rid(1), 1)], "http")
     damage(store.path)
     content = store.path.read_bytes()
     acts = (
-        lambda: store.add([Label(rid(1), 0)], "http"),
-        lambda: store.preview([Label(rid(1), 0)]),
+        lambda: store.add([AnswerLabel(rid(1), 0)], "http"),
+        lambda: store.preview([AnswerLabel(rid(1), 0)]),
         lambda: store.current([rid(1)]),
         lambda: store.history(rid(1)),
         lambda: store.since(0, 1),
@@ -377,20 +379,23 @@ def test_a_file_of_another_kind_or_version_is_refused_and_left_as_it_is(tmp_path
 
 def test_a_damaged_page_is_damage_and_not_a_full_disk(tmp_path):
     store = store_in(tmp_path)
-    store.add([Label(rid(n), 1) for n in range(5_000)], "http")
+    store.add([AnswerLabel(rid(n), 1) for n in range(5_000)], "http")
     content = bytearray(store.path.read_bytes())
     content[8_192:-4_096] = b"\xa5" * (len(content) - 8_192 - 4_096)
     store.path.write_bytes(content)
-    for act in (lambda: store.since(0, 5_000), lambda: store.add([Label(rid(n), 0) for n in range(5_000)], "http")):
+    for act in (
+        lambda: store.since(0, 5_000),
+        lambda: store.add([AnswerLabel(rid(n), 0) for n in range(5_000)], "http"),
+    ):
         with pytest.raises(LogDamaged, match="malformed"):
             act()
 
 
 def test_a_file_that_somebody_switched_to_wal_comes_back_to_a_rollback_journal(tmp_path):
     store = store_in(tmp_path)
-    store.add([Label(rid(1), 1)], "http")
+    store.add([AnswerLabel(rid(1), 1)], "http")
     with closing(sqlite3.connect(store.path)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
-    assert store.add([Label(rid(1), 0)], "http").conflict == 1
+    assert store.add([AnswerLabel(rid(1), 0)], "http").conflict == 1
     assert [p.name for p in store.path.parent.iterdir() if p.name.endswith(("-wal", "-shm"))] == []
     assert store.path.read_bytes()[18:20] == b"\x01\x01"  # the header's "no WAL" (sqlite.org/fileformat.html)

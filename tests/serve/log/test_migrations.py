@@ -31,7 +31,7 @@ from ml_core.serve.log import fields
 from ml_core.serve.log.database import OpenLog, open_for_reading
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.fields import FIELDS, LogLayout, StoredField
-from ml_core.serve.log.labels import Label, LabelStore
+from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.migrations import FileFormat, transaction
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.tables import Table, TableField
@@ -178,7 +178,7 @@ def test_old_labels_and_the_old_ledger_are_used_on(old: Settings) -> None:
     stored = store.since(0, 100)
     assert [label.seq for label in stored] == list(range(1, 54))
     corrected = stored[0].request_id
-    assert store.add([Label(corrected, 1 - int(stored[0].label))], "test").conflict == 1
+    assert store.add([AnswerLabel(corrected, 1 - int(stored[0].label))], "test").conflict == 1
     with Ledger.changing(ledger_path(old)) as ledger:
         assert ledger.count_matured() == (51, 51)
         (model_hash,) = {found.model_hash for _, found in ledger.matured_after(0)}
@@ -232,7 +232,7 @@ def read_labels(settings: Settings) -> None:
 
 
 def write_labels(settings: Settings) -> None:
-    LabelStore(settings.labels, lambda _: set()).add([Label(id_bytes(AN_ID), 1)], "x")
+    LabelStore(settings.labels, lambda _: set()).add([AnswerLabel(id_bytes(AN_ID), 1)], "x")
 
 
 def read_ledger(settings: Settings) -> None:

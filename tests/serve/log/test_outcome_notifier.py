@@ -8,12 +8,12 @@ from collections import Counter
 
 import pytest
 
-from ml_core.serve.log.outcome_notifier import Teller
+from ml_core.serve.log.outcome_notifier import OutcomeNotifier
 
 
 def test_sums_are_told_once() -> None:
     told: list[tuple[str, int]] = []
-    teller = Teller(lambda outcome, n: told.append((outcome, n)))
+    teller = OutcomeNotifier(lambda outcome, n: told.append((outcome, n)))
     teller.start()
     for _ in range(10_000):
         teller.add("stored", 1)
@@ -28,7 +28,7 @@ def test_sums_are_told_once() -> None:
 
 def test_what_many_threads_add_is_told_exactly() -> None:
     told: Counter[str] = Counter()
-    teller = Teller(lambda outcome, n: told.update({outcome: n}))
+    teller = OutcomeNotifier(lambda outcome, n: told.update({outcome: n}))
     teller.start()
     threads = [threading.Thread(target=lambda: [teller.add("stored", 2) for _ in range(2_000)]) for _ in range(8)]
     for thread in threads:
@@ -47,7 +47,7 @@ def test_a_listener_that_raises_is_told_on(caplog: pytest.LogCaptureFixture) -> 
         raise RuntimeError("patient 7")
 
     caplog.set_level(logging.WARNING)
-    teller = Teller(listen)
+    teller = OutcomeNotifier(listen)
     teller.add("stored", 1)
     teller.add("lost", 1)
     teller.start()
@@ -59,7 +59,7 @@ def test_a_listener_that_raises_is_told_on(caplog: pytest.LogCaptureFixture) -> 
 
 def test_a_listener_that_hangs_holds_up_no_end() -> None:
     release = threading.Event()
-    teller = Teller(lambda _outcome, _n: release.wait() and None)
+    teller = OutcomeNotifier(lambda _outcome, _n: release.wait() and None)
     teller.start()
     teller.add("stored", 1)
     teller.close(0.2)
@@ -70,7 +70,7 @@ def test_a_listener_that_hangs_holds_up_no_end() -> None:
 
 def test_nobody_is_told_before_the_start() -> None:
     told: list[str] = []
-    teller = Teller(lambda outcome, _n: told.append(outcome))
+    teller = OutcomeNotifier(lambda outcome, _n: told.append(outcome))
     teller.add("lost", 1)
     teller.close(1.0)
     assert told == []
