@@ -23,90 +23,49 @@ __all__ = ["Ledger", "MaturedRow", "Waiting"]
 _BUSY_S = 5.0
 _KEEP_WINDOWS = 1_000
 _FOR_EVER = 1 << 62
-_TEXT, _BLOB, _INTEGER, _REAL = "TEXT NOT NULL", "BLOB NOT NULL", "INTEGER NOT NULL", "REAL NOT NULL"
-
-
-def _numbered() -> TableField:
-    return TableField("n", "INTEGER PRIMARY KEY", is_numbered=True)
 
 
 def _json(name: str, read: Callable[[bytes], Any] = orjson.loads) -> TableField:
-    return TableField(name, _BLOB, write=orjson.dumps, read=read)
+    return TableField(name, "BLOB NOT NULL", write=orjson.dumps, read=read)
 
 
 def _reals(name: str) -> TableField:
     return _json(name, lambda stored: tuple(orjson.loads(stored)))
 
 
-_FACT = Table("fact", (TableField("name", "TEXT PRIMARY KEY"), _json("value")))
-_WAITING = Table(
-    "waiting",
-    (
-        TableField("request_id", "BLOB PRIMARY KEY"),
-        TableField("due_us", "INTEGER"),
-        TableField("received_us", _INTEGER),
-    ),
-)
+_NUMBER = TableField("n", "INTEGER PRIMARY KEY", is_numbered=True)
+_FACT = Table("fact", ("name TEXT PRIMARY KEY", _json("value")))
+_WAITING = Table("waiting", ("request_id BLOB PRIMARY KEY", "due_us INTEGER", "received_us INTEGER NOT NULL"))
 _MATURED = Table(
     "matured",
     (
-        _numbered(),
-        TableField("request_id", f"{_BLOB} UNIQUE"),
-        TableField("at_us", _INTEGER),
-        TableField("entered_us", _INTEGER),
-        TableField("model_hash", _TEXT),
-        TableField("calibration_id", _TEXT),
-        TableField("slot", _TEXT),
-        TableField("own", _INTEGER, read=bool),
-        _json("label"),
-        TableField("missed", "INTEGER", read=bool),
-        _reals("probabilities"),
-        _reals("p_values"),
-        TableField("subject", "BLOB"),
+        _NUMBER, "request_id BLOB NOT NULL UNIQUE", "at_us INTEGER NOT NULL", "entered_us INTEGER NOT NULL",
+        "model_hash TEXT NOT NULL", "calibration_id TEXT NOT NULL", "slot TEXT NOT NULL",
+        TableField("own", "INTEGER NOT NULL", read=bool), _json("label"), TableField("missed", "INTEGER", read=bool),
+        _reals("probabilities"), _reals("p_values"), "subject BLOB",
     ),
-)
+)  # fmt: skip
 _DETECTOR = Table(
     "detector",
-    (
-        TableField("model_hash", _TEXT),
-        TableField("name", _TEXT),
-        _json("state"),
-        TableField("alarm_since", "TEXT"),
-    ),
+    ("model_hash TEXT NOT NULL", "name TEXT NOT NULL", _json("state"), "alarm_since TEXT"),
     key="model_hash, name",
 )
 _EVIDENCE = Table(
     "evidence",
-    (
-        _numbered(),
-        TableField("model_hash", _TEXT),
-        TableField("name", _TEXT),
-        TableField("at_us", _INTEGER),
-        TableField("value", _REAL),
-    ),
+    (_NUMBER, "model_hash TEXT NOT NULL", "name TEXT NOT NULL", "at_us INTEGER NOT NULL", "value REAL NOT NULL"),
 )
 _WINDOW = Table(
     "drift_window",
     (
-        _numbered(),
-        TableField("model_hash", _TEXT),
-        TableField("first_us", _INTEGER),
-        TableField("last_us", _INTEGER),
-        TableField("rows", _INTEGER),
-        TableField("p_value", _REAL),
-        _json("reports"),
+        _NUMBER, "model_hash TEXT NOT NULL", "first_us INTEGER NOT NULL", "last_us INTEGER NOT NULL",
+        "rows INTEGER NOT NULL", "p_value REAL NOT NULL", _json("reports"),
     ),
-)
+)  # fmt: skip
 _FORMAT = FileFormat(
     "monitor's ledger",
     0,
     (_FACT, _WAITING, _MATURED, _DETECTOR, _EVIDENCE, _WINDOW),
-    {
-        1: (
-            "CREATE INDEX waiting_due ON waiting(due_us)",
-            "CREATE INDEX matured_model ON matured(model_hash, at_us)",
-        )
-    },
+    {1: ("CREATE INDEX waiting_due ON waiting(due_us)", "CREATE INDEX matured_model ON matured(model_hash, at_us)")},
 )
 
 

@@ -160,15 +160,8 @@ class LogLayout:
             "prediction log",
             _APPLICATION_ID,
             [
-                Table("fact", [TableField("name", "TEXT PRIMARY KEY"), TableField("value", "TEXT NOT NULL")]),
-                Table(
-                    "lineage",
-                    [
-                        TableField("id", "INTEGER PRIMARY KEY"),
-                        TableField("digest", "BLOB NOT NULL UNIQUE"),
-                        TableField("facts", "BLOB NOT NULL"),
-                    ],
-                ),
+                Table("fact", ["name TEXT PRIMARY KEY", "value TEXT NOT NULL"]),
+                Table("lineage", ["id INTEGER PRIMARY KEY", "digest BLOB NOT NULL UNIQUE", "facts BLOB NOT NULL"]),
                 Table("entry", [each.column for each in columns]),
             ],
             {1: ["CREATE INDEX entry_segment ON entry(at_us) WHERE kind = 1"]},

@@ -41,12 +41,12 @@ LABELS = Table(
     (
         # AUTOINCREMENT: a number is never given twice, so whoever reads on from one misses nothing
         TableField("seq", "INTEGER PRIMARY KEY AUTOINCREMENT", is_numbered=True),
-        TableField("request_id", "BLOB NOT NULL CHECK (length(request_id) = 16)"),
+        "request_id BLOB NOT NULL CHECK (length(request_id) = 16)",
         TableField("label", "TEXT NOT NULL", write=label_text, read=label_value),
         TableField("observed_at_us", "INTEGER NOT NULL", 1, "observed_at", microseconds, moment_of),
         TableField("received_at_us", "INTEGER NOT NULL", 1, "received_at", microseconds, moment_of),
-        TableField("source", "TEXT NOT NULL"),
-        TableField("outcome", "TEXT NOT NULL CHECK (outcome IN ('accepted', 'conflict', 'unknown'))"),
+        "source TEXT NOT NULL",
+        "outcome TEXT NOT NULL CHECK (outcome IN ('accepted', 'conflict', 'unknown'))",
     ),
 )
 """What is stored of a label, as ``labels.StoredLabel`` has it."""

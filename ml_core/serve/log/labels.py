@@ -14,7 +14,7 @@ from ml_core.base.clock import moment_of, utc_now
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
 from ml_core.serve.log.label_file import LABELS, LabelFile, label_text, label_value
 
-__all__ = ["Label", "LabelCounts", "LabelStore", "LabelOutcome", "StoredLabel", "due_at"]
+__all__ = ["AnswerLabel", "LabelCounts", "LabelOutcome", "LabelStore", "StoredLabel", "due_at"]
 
 LabelOutcome = Literal["accepted", "conflict", "unknown"]
 

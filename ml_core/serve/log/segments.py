@@ -28,13 +28,9 @@ from ml_core.features.columns import Column, ColumnArrays
 __all__ = ["Segment", "SegmentEntry", "read_segment", "write_segment"]
 
 _META = "surety"
-_DTYPES: Mapping[str, Any] = {
-    "double": np.float64,
-    "int32": np.int32,
-    "int16": np.int16,
-    "int8": np.int8,
-    "bool": np.int8,
-}
+_OF_CALL = ("slot_names", "reason_names", "level", "validity", "validity_reasons", "input_hash", "lineages")
+"""What all rows of a segment have in common; it stands in the file's metadata."""
+_DTYPES: Mapping[str, Any] = {"double": np.float64, "int32": np.int32, "int16": np.int16, "int8": np.int8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,15 +174,12 @@ def _encoded(segment: Segment, columns: Sequence[Column]) -> bytes:
     meta = {
         "levels": levels,
         "kinds": {column.name: column.dtype for column in columns} if segment.inputs is not None else None,
-        "slot_names": list(segment.slot_names),
-        "reason_names": list(segment.reason_names),
-        "level": segment.level,
-        "validity": segment.validity,
-        "validity_reasons": list(segment.validity_reasons),
-        "input_hash": segment.input_hash,
-        "lineages": segment.lineages,
+        **{name: getattr(segment, name) for name in _OF_CALL},
     }
-    fields = {"request_id": na.fixed_size_binary(16, nullable=False), **{name: _type(a) for name, a in arrays.items()}}
+    fields = {
+        "request_id": na.fixed_size_binary(16, nullable=False),
+        **{name: getattr(na, a.dtype.name)(nullable=False) for name, a in arrays.items()},
+    }
     schema = na.c_schema(
         na.Schema(na.Type.STRUCT, fields=fields, metadata={_META: orjson.dumps(meta).decode()}, nullable=False)
     )
@@ -209,12 +202,6 @@ def _coded(column: Column, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], 
         codes = [known.setdefault(text, len(known) - 1) for text in values.tolist()]
         return np.array(codes, dtype=np.int32), [text for text in known if text is not None]
     return np.ascontiguousarray(values, dtype=np.float64), None
-
-
-def _type(array: npt.NDArray[Any]) -> Any:
-    return {
-        "float64": na.float64, "int32": na.int32, "int16": na.int16, "int8": na.int8,
-    }[array.dtype.name](nullable=False)  # fmt: skip
 
 
 def _decoded(raw: bytes) -> Segment:
@@ -244,13 +231,7 @@ def _decoded(raw: bytes) -> Segment:
         predictions=arrays["prediction"],
         slots=arrays["slot"],
         reasons=arrays["reason"],
-        slot_names=meta["slot_names"],
-        reason_names=meta["reason_names"],
-        level=meta["level"],
-        validity=meta["validity"],
-        validity_reasons=meta["validity_reasons"],
-        input_hash=meta["input_hash"],
-        lineages=meta["lineages"],
+        **{name: meta[name] for name in _OF_CALL},
         kinds=kinds or {},
         levels=meta["levels"],
     )

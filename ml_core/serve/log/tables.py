@@ -47,6 +47,7 @@ class Table:
 
     Parameters
     ----------
+    fields : one for each column; a text such as ``"at_us INTEGER NOT NULL"`` is a field that has nothing more to it
     key : columns of the primary key, where it is more than one
 
     Attributes
@@ -55,14 +56,14 @@ class Table:
     select : all fields of all rows, ready for a WHERE
     """
 
-    def __init__(self, name: str, fields: Sequence[TableField], key: str = "") -> None:
+    def __init__(self, name: str, fields: Sequence[TableField | str], key: str = "") -> None:
         self.name = name
-        self.fields = tuple(fields)
+        self.fields = [_field(each) if isinstance(each, str) else each for each in fields]
         self._key = key
-        self._given = [each for each in fields if not each.is_numbered]
+        self._given = [each for each in self.fields if not each.is_numbered]
         given = ", ".join(each.name for each in self._given)
         self.insert = f"INSERT INTO {name}({given}) VALUES({','.join('?' * len(self._given))})"
-        self.select = f"SELECT {', '.join(each.name for each in fields)} FROM {name}"  # noqa: S608 - names of ours
+        self.select = f"SELECT {', '.join(each.name for each in self.fields)} FROM {name}"  # noqa: S608 - names of ours
 
     def values(self, row: Any) -> tuple[Any, ...]:
         """The values to store of an object."""
@@ -92,3 +93,8 @@ class Table:
         later = [f"NULL AS {each.name}" for each in self.fields if each.since > version]
         if later:
             yield f"CREATE TEMP VIEW {self.name} AS SELECT *, {', '.join(later)} FROM main.{self.name}"  # noqa: S608 - names of ours
+
+
+def _field(text: str) -> TableField:
+    name, _, sql = text.partition(" ")
+    return TableField(name, sql)
