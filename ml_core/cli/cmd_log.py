@@ -14,7 +14,7 @@ from ml_core.cli.output import emit, note, output_option, progress
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
     from ml_core.lab.log_care.chain_check import FileReport
-    from ml_core.lab.log_care.erasure import Erased, Found
+    from ml_core.lab.log_care.erasure import Erased, SubjectRows
     from ml_core.lab.log_care.retention import OldDay
     from ml_core.lab.log_care.sealing import SealedDay
 
@@ -208,8 +208,7 @@ def erase_subject(subject: str, model: str | None, output: str, *, dry_run: bool
     Example: surety log erase-subject patient-4711 --dry-run
     Example: surety log erase-subject - --yes < subject.txt
     """
-    from ml_core.lab.log_care.erasure import find
-    from ml_core.lab.log_care.forget import forget
+    from ml_core.lab.log_care.erasure import erase_person, find
     from ml_core.serve.log.pseudonyms import Pseudonyms
 
     settings = _settings(model)
@@ -228,10 +227,10 @@ def erase_subject(subject: str, model: str | None, output: str, *, dry_run: bool
         return
     _ask(f"{answers} answers in {sum(x.rows > 0 for x in found)} files. Erase them for good?", yes=yes or not answers)
     with progress("erasing", total=1.0) as advance:
-        done = forget(settings, pseudonyms, step=advance)
+        done = erase_person(settings, pseudonyms, step=advance)
     more = {"labels": done.labels, "matured": done.matured}
-    emit({**_erased_facts(settings, found, done.log), **more}, output)
-    _note_what_was_erased(done.log)
+    emit({**_erased_facts(settings, found, done), **more}, output)
+    _note_what_was_erased(done)
 
 
 def _note_what_was_erased(done: Erased) -> None:
@@ -327,7 +326,7 @@ def _old_row(day: OldDay, *, removed: bool) -> dict[str, Any]:
     }
 
 
-def _erased_facts(settings: Settings, found: Sequence[Found], done: Erased | None) -> dict[str, Any]:
+def _erased_facts(settings: Settings, found: Sequence[SubjectRows], done: Erased | None) -> dict[str, Any]:
     """What was found and what was done, file by file; never the subject."""
     files = [
         {

@@ -1,4 +1,4 @@
-"""Erases what the log says of a person: from databases, their WAL files and sealed copies, as if it had not been asked.
+"""Erases what is kept about a person: labels, matured answers, and what databases, WAL files and sealed copies say.
 
 What stays of an answer is its number, id, time, lineage and digest, so the chain still holds. Closed databases are
 changed here, under their lock; those that workers write to are changed by the workers, who look for requests every few
@@ -19,12 +19,16 @@ from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import ERASED, write_record
 from ml_core.lab.log_care.log_days import LogDay, is_live
 from ml_core.lab.log_care.sealing import seal_day
+from ml_core.lab.watching.health_monitor import ledger_path
+from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
 from ml_core.serve.log.database import settle_wholly as empty_wal
 from ml_core.serve.log.erasure_requests import Erasure, ask_to_erase, one_at_a_time, standing_erasures
+from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files, only_closed
+from ml_core.serve.log.reader import PredictionLog
 
-__all__ = ["Erased", "Found", "erase", "find"]
+__all__ = ["Erased", "SubjectRows", "erase", "erase_person", "find"]
 
 WAIT_S = 30.0
 """Longest wait for workers, who look for requests every five seconds."""
@@ -32,7 +36,7 @@ _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SubjectRows:
     """What one database has of a person.
 
     Attributes
@@ -58,12 +62,15 @@ class Erased:
     earlier : answers that were erased because of earlier requests, which had not been ended
     left : databases that still have to lose theirs, and why
     unsealed : days whose sealed copy was removed instead of being written anew, and why
+    labels, matured : labels of these answers, corrections included, and their rows in the monitor's ledger
     """
 
     rows: dict[str, list[int]] = field(default_factory=dict)
     earlier: int = 0
     left: dict[str, str] = field(default_factory=dict)
     unsealed: dict[str, str] = field(default_factory=dict)
+    labels: int = 0
+    matured: int = 0
 
     @property
     def answers(self) -> int:
@@ -71,9 +78,36 @@ class Erased:
         return sum(map(len, self.rows.values()))
 
 
-def find(settings: Settings, pseudonyms: Sequence[bytes]) -> list[Found]:
+def find(settings: Settings, pseudonyms: Sequence[bytes]) -> list[SubjectRows]:
     """What each database has of a person; changes nothing."""
     return [_found(file, pseudonyms) for file in log_files(settings.log)]
+
+
+def erase_person(
+    settings: Settings, pseudonyms: Sequence[bytes], *, step: Callable[[float], None] = lambda _share: None
+) -> Erased:
+    """Erase a person from labels, the monitor's ledger, the log and its sealed copies.
+
+    The log comes last, since it knows which answers are his: killed anywhere, run it again. The feature store is not
+    touched: rows that retraining added are training data, which a Delta version names for ever.
+
+    Parameters
+    ----------
+    pseudonyms : of the person under every key that was ever used
+    step : told of progress; shares add up to one
+
+    Raises
+    ------
+    LabelsNotStored, LogDamaged, ArtefactError, OSError
+        A store cannot be changed; what was erased before stays erased.
+    """
+    log = PredictionLog(settings.log)
+    ids = log.ids_of_subjects(pseudonyms)
+    labels = LabelStore(settings.labels, log.known).erase(ids)
+    matured = Ledger.erase(ledger_path(settings), pseudonyms, ids)
+    done = erase(settings, pseudonyms, step=step)
+    done.labels, done.matured = labels, matured
+    return done
 
 
 def erase(
@@ -205,10 +239,10 @@ def _closed(file: LogFile) -> Iterator[_ClosedLog]:
         yield _ClosedLog(connection)
 
 
-def _found(file: LogFile, pseudonyms: Sequence[bytes]) -> Found:
+def _found(file: LogFile, pseudonyms: Sequence[bytes]) -> SubjectRows:
     try:
         with closing(open_for_reading(file.path)) as connection:
             rows = len(rows_of_subjects(connection, pseudonyms))
     except (sqlite3.Error, LogDamaged) as error:
-        return Found(file.path.name, 0, is_live(file), f"cannot be searched: {error}")
-    return Found(file.path.name, rows, is_live(file))
+        return SubjectRows(file.path.name, 0, is_live(file), f"cannot be searched: {error}")
+    return SubjectRows(file.path.name, rows, is_live(file))

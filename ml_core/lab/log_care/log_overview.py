@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.log_days import LogDay, is_live
-from ml_core.serve.log.database import open_for_reading
+from ml_core.serve.log.database import end_of
 from ml_core.serve.log.log_files import LogFile, log_files
 
 __all__ = ["FileFacts", "overview"]
@@ -42,7 +39,7 @@ def overview(settings: Settings) -> list[FileFacts]:
 
 def _facts(file: LogFile, settings: Settings) -> FileFacts:
     parts = [path for path in file.folder.glob(f"{file.path.name}*") if path.exists()]
-    rows = _rows(file)
+    rows, _ = end_of(file)
     sealed = rows is not None and _shown_rows(LogDay(file.day, settings.log).sealed).get(file.path.name) == rows
     return FileFacts(file, rows, sum(path.stat().st_size for path in parts), is_live(file), sealed)
 
@@ -54,11 +51,3 @@ def _shown_rows(copy: Path) -> dict[str, int]:
     from ml_core.lab.log_care.sealed_copy import shown_by  # pyarrow waits until there is something to read
 
     return {str(entry["file"]): int(entry["rows"]) for entry in shown_by(copy) or ()}
-
-
-def _rows(file: LogFile) -> int | None:
-    try:
-        with closing(open_for_reading(file.path)) as connection:
-            return int(connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()[0])
-    except (sqlite3.Error, LogDamaged):
-        return None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
 from ml_core.base.clock import utc_now
-from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.errors import LogBusy
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import PRUNED, Records, read_records, write_record
 from ml_core.lab.log_care.log_days import LogDay, log_days
-from ml_core.serve.log.database import genesis_head, open_for_reading
+from ml_core.serve.log.database import end_of
 from ml_core.serve.log.log_files import LogFile
 
 __all__ = ["OldDay", "old_days", "prune_day"]
@@ -39,13 +38,8 @@ class OldDay:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    """Where the chain of a database ends; nothing where that cannot be read."""
-
-    file: str
-    rows: int | None
-    head: str | None
+_Ends = Mapping[str, tuple[int | None, str | None]]
+"""Last row and head of databases, by name; None where that cannot be read."""
 
 
 def old_days(settings: Settings, older_than_days: float, *, unsealed: bool) -> list[OldDay]:
@@ -82,11 +76,11 @@ def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
         return judged
     try:
         with day.held() as files:
-            ends = [_end(file) for file in files]
+            ends = _ends(files)
             if not unsealed and not _are_sealed(ends, read_records(settings)):
                 return OldDay(day, "unsealed", judged.files, judged.rows, judged.bytes)
-            for end in ends:
-                write_record(settings, PRUNED, {"day": day.name, "file": end.file, "rows": end.rows, "head": end.head})
+            for name, (rows, head) in ends.items():
+                write_record(settings, PRUNED, {"day": day.name, "file": name, "rows": rows, "head": head})
             for path in day.everything():
                 path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
@@ -97,9 +91,8 @@ def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
 
 
 def _judged(day: LogDay, records: Records, *, unsealed: bool) -> OldDay:
-    names = tuple(file.path.name for file in day.files)
     size = day.bytes()
-    ends = [_end(file) for file in day.files]
+    ends = _ends(day.files)
     state: Literal["goes", "unsealed", "busy"] = "goes"
     try:
         with day.held():
@@ -108,23 +101,15 @@ def _judged(day: LogDay, records: Records, *, unsealed: bool) -> OldDay:
         state = "busy"
     if state == "goes" and not unsealed and not _are_sealed(ends, records):
         state = "unsealed"
-    return OldDay(day, state, names, sum(end.rows or 0 for end in ends), size)
+    return OldDay(day, state, tuple(ends), sum(rows or 0 for rows, _ in ends.values()), size)
 
 
-def _are_sealed(ends: Sequence[_End], records: Records) -> bool:
+def _ends(files: Sequence[LogFile]) -> _Ends:
+    return {file.path.name: end_of(file) for file in files}
+
+
+def _are_sealed(ends: _Ends, records: Records) -> bool:
     return all(
-        end.rows is not None and end.head is not None and records.may_go(end.file, end.rows, end.head)
-        for end in ends
+        rows is not None and head is not None and records.may_go(name, rows, head)
+        for name, (rows, head) in ends.items()
     )  # fmt: skip
-
-
-def _end(file: LogFile) -> _End:
-    name = file.path.name
-    try:
-        with closing(open_for_reading(file.path)) as connection:
-            last = connection.execute("SELECT seq, head FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
-    except (sqlite3.Error, LogDamaged):
-        return _End(name, None, None)
-    if last is None:
-        return _End(name, 0, genesis_head(file.day, file.worker).hex())
-    return _End(name, int(last["seq"]), None if last["head"] is None else last["head"].hex())

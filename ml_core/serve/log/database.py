@@ -23,6 +23,7 @@ from ml_core.serve.log.migrations import transaction
 __all__ = [
     "ENTRIES",
     "OpenLog",
+    "end_of",
     "erase_subjects",
     "genesis_head",
     "open_for_change",
@@ -34,6 +35,7 @@ __all__ = [
 
 ENTRIES = "SELECT e.*, l.facts, l.digest AS lineage_digest FROM entry e JOIN lineage l ON l.id = e.lineage"
 """Reads entries, each with its lineage."""
+_LAST = "SELECT seq, head FROM entry ORDER BY seq DESC LIMIT 1"
 _BUSY_MS = 250
 _READ_BUSY_MS = 5_000
 
@@ -70,6 +72,18 @@ def reading(file: LogFile) -> Iterator[sqlite3.Connection]:
             yield connection
         except sqlite3.DatabaseError as error:
             raise LogDamaged(file.path.name, str(error)) from error
+
+
+def end_of(file: LogFile) -> tuple[int | None, str | None]:
+    """Number of a file's last row and head of its chain (hex); None for what cannot be read."""
+    try:
+        with reading(file) as connection:
+            last = connection.execute(_LAST).fetchone()
+    except (sqlite3.Error, LogDamaged):
+        return None, None
+    if last is None:
+        return 0, genesis_head(file.day, file.worker).hex()
+    return int(last["seq"]), None if last["head"] is None else last["head"].hex()
 
 
 def open_for_change(path: Path) -> sqlite3.Connection:
@@ -458,7 +472,7 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
 
 def _last(connection: sqlite3.Connection, file: LogFile) -> tuple[int, bytes]:
     """Number of the last row and head of the chain."""
-    found = connection.execute("SELECT seq, head FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+    found = connection.execute(_LAST).fetchone()
     if found is None:
         return 0, genesis_head(file.day, file.worker)
     if found[1] is None:
