@@ -26,7 +26,7 @@ from ml_core.lab.log_care.log_days import is_live, log_days
 from ml_core.serve.log import fields
 from ml_core.serve.log.database import genesis_head, open_for_reading
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
-from ml_core.serve.log.erasure_requests import standing_erasures
+from ml_core.serve.log.erasure_requests import pending_erasures
 from ml_core.serve.log.log_files import LogFile, log_files
 from ml_core.serve.log.segments import SegmentEntry
 
@@ -110,7 +110,7 @@ def verify_log(
     Raises
     ------
     LogDamaged, ArtefactError
-        The journal or a standing erasure cannot be read.
+        The journal or a pending erasure cannot be read.
     """
     files = [file for file in log_files(settings.log) if day in {None, file.day}]
     return verify_files(settings, files, day, step)
@@ -125,8 +125,8 @@ def verify_files(
     for file in files:
         reports.append(verify_file(file, heads.get(file.path.name, {})))
         step(1.0 / len(files))
-    standing = standing_erasures(settings.log)
-    asked = {file: {row for e in standing for row in e.rows_in(file)} for file in (r.file for r in reports if r.erased)}
+    pending = pending_erasures(settings.log)
+    asked = {file: {row for e in pending for row in e.rows_in(file)} for file in (r.file for r in reports if r.erased)}
     records = read_records(settings)  # once more, and last: what was pruned or erased meanwhile is told by one of them
     reports = [r for r in reports if r.file in records.heads or (settings.log / r.file).exists()]
     names = {report.file for report in reports}
@@ -293,7 +293,7 @@ def _held_against(report: FileReport, asked: AbstractSet[int]) -> FileReport:
     unasked = [row for row in report.erased if row not in asked]
     if not unasked or (report.row is not None and report.row <= unasked[0]):
         return report
-    return replace(report, row=unasked[0], problem="it is erased, and neither journal nor a standing request says so")
+    return replace(report, row=unasked[0], problem="it is erased, and neither journal nor a pending request says so")
 
 
 def _orphans(settings: Settings, reports: Sequence[FileReport], day: str | None) -> Iterator[str]:

@@ -23,7 +23,7 @@ from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
 from ml_core.serve.log.database import settle_wholly as empty_wal
-from ml_core.serve.log.erasure_requests import Erasure, ask_to_erase, one_at_a_time, standing_erasures
+from ml_core.serve.log.erasure_requests import Erasure, one_at_a_time, pending_erasures, request_erasure
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files, only_closed
 from ml_core.serve.log.reader import PredictionLog
@@ -132,7 +132,7 @@ def erase(
     OSError
         The folder of requests cannot be written to.
     ArtefactError
-        A standing request cannot be read.
+        A pending request cannot be read.
     """
     with one_at_a_time(settings.log):
         return _erase(settings, pseudonyms, WAIT_S if wait_s is None else wait_s, step)
@@ -141,7 +141,7 @@ def erase(
 def _erase(settings: Settings, pseudonyms: Sequence[bytes], wait_s: float, step: Callable[[float], None]) -> Erased:
     found = find(settings, pseudonyms)
     files = [x.file for x in found if (x.rows or x.is_live) and not x.problem]
-    asked = ask_to_erase(settings.log, pseudonyms, files) if files else None
+    asked = request_erasure(settings.log, pseudonyms, files) if files else None
     done = Erased(left={x.file: x.problem for x in found if x.problem})
     ends = time.monotonic() + wait_s
     while True:
@@ -155,9 +155,9 @@ def _erase(settings: Settings, pseudonyms: Sequence[bytes], wait_s: float, step:
 
 
 def _once(settings: Settings, asked: Erasure | None, done: Erased) -> dict[str, str]:
-    """Do what can be done now of all standing requests; what cannot, and why."""
+    """Do what can be done now of all pending requests; what cannot, and why."""
     left: dict[str, str] = {}
-    for erasure in standing_erasures(settings.log):
+    for erasure in pending_erasures(settings.log):
         waits = _carry_out(settings, erasure)
         left |= waits
         if waits:

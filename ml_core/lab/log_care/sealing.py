@@ -69,7 +69,7 @@ def seal_day(settings: Settings, day: LogDay, step: Callable[[float], None] = la
     OSError
         The copy cannot be written.
     LogDamaged, ArtefactError
-        The journal or a standing erasure cannot be read.
+        The journal or a pending erasure cannot be read.
     """
     try:
         with day.held() as files:

@@ -35,7 +35,7 @@ def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Dete
         if ledger is None:
             return {}
         kept = ledger.detectors(model_hash)
-        trails = {name: ledger.trail(model_hash, name, microseconds(since)) for name in kept}
+        trails = {name: ledger.evidence(model_hash, name, microseconds(since)) for name in kept}
     return {name: _detector(name, state, alarm, trails[name]) for name, (state, alarm) in kept.items()}
 
 

@@ -64,7 +64,7 @@ def feed_coverage(
         if after.is_alarmed and since is None:
             since = utc_text(now)
         ledger.keep_detector(model_hash, name, asdict(after), since)
-        ledger.trace(model_hash, name, microseconds(now), after.total_evidence)
+        ledger.add_evidence(model_hash, name, microseconds(now), after.total_evidence)
 
 
 def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:

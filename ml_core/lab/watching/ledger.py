@@ -39,7 +39,8 @@ _WAITING = Table("waiting", ("request_id BLOB PRIMARY KEY", "due_us INTEGER", "r
 _MATURED = Table(
     "matured",
     (
-        _NUMBER, "request_id BLOB NOT NULL UNIQUE", "at_us INTEGER NOT NULL", "entered_us INTEGER NOT NULL",
+        _NUMBER, "request_id BLOB NOT NULL UNIQUE", "at_us INTEGER NOT NULL",
+        TableField("entered_us", "INTEGER NOT NULL", attribute="matured_us"),
         "model_hash TEXT NOT NULL", "calibration_id TEXT NOT NULL", "slot TEXT NOT NULL",
         TableField("own", "INTEGER NOT NULL", read=bool), _json("label"), TableField("missed", "INTEGER", read=bool),
         _reals("probabilities"), _reals("p_values"), "subject BLOB",
@@ -86,11 +87,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class MaturedRow:
-    """An answer whose horizon has passed, with the label that held when it entered.
+    """An answer whose horizon has passed, with the label that held at that time.
 
     Attributes
     ----------
-    at_us : when it was given; ``entered_us``: when it entered
+    at_us : when it was given; ``matured_us``: when the monitor took it in
     own : whether the model in the slot gave it, and no fallback
     missed : whether the set at the model's configured level missed the label; None where its own calibration cannot say
     probabilities, p_values : of every class
@@ -99,7 +100,7 @@ class MaturedRow:
 
     request_id: bytes
     at_us: int
-    entered_us: int
+    matured_us: int
     model_hash: str
     calibration_id: str
     slot: str
@@ -197,7 +198,7 @@ class Ledger:
     # --- labels on their way ---
 
     def is_matured(self, ids: Sequence[bytes]) -> set[bytes]:
-        """Those of these ids that have entered."""
+        """Those of these ids whose answers have matured."""
         return {i for i in ids if self._connection.execute("SELECT 1 FROM matured WHERE request_id=?", (i,)).fetchone()}
 
     def wait_for(self, rows: Sequence[Waiting]) -> None:
@@ -223,8 +224,8 @@ class Ledger:
         waiting, total = self._connection.execute(query).fetchone()
         return {"waiting": waiting, "unknown": total - waiting}
 
-    def enter(self, rows: Sequence[MaturedRow]) -> None:
-        """Let answers enter, and stop waiting for them."""
+    def add_matured(self, rows: Sequence[MaturedRow]) -> None:
+        """Add answers that have matured, and stop waiting for them."""
         self._connection.executemany(_MATURED.insert, map(_MATURED.values, rows))
         self.stop_waiting([r.request_id for r in rows])
 
@@ -233,23 +234,23 @@ class Ledger:
         self._connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids])
 
     def matured(self, model_hash: str, since_us: int = 0, until_us: int = _FOR_EVER) -> list[MaturedRow]:
-        """Answers of a model that have entered and were given in that time, in the order they were given."""
+        """Matured answers of a model that were given in that time, in the order they were given."""
         query = f"{_MATURED.select} WHERE model_hash=? AND at_us >= ? AND at_us < ? ORDER BY at_us, n"
         return [_matured(row)[1] for row in self._connection.execute(query, (model_hash, since_us, until_us))]
 
     def matured_between(self, model_hash: str) -> tuple[int, int, int] | None:
-        """When the first and the last answer of a model was given that has entered, and how many have; None of none."""
+        """When the first and last matured answer of a model were given, and how many there are; None where none is."""
         query = "SELECT min(at_us), max(at_us), count(*) FROM matured WHERE model_hash=?"
         first, last, count = self._connection.execute(query, (model_hash,)).fetchone()
         return None if first is None else (int(first), int(last), int(count))
 
     def count_given(self, since_us: int, until_us: int) -> int:
-        """How many answers of all models have entered that were given in that time."""
+        """How many matured answers of all models were given in that time."""
         query = "SELECT count(*) FROM matured WHERE at_us >= ? AND at_us < ?"
         return int(self._connection.execute(query, (since_us, until_us)).fetchone()[0])
 
     def count_due(self, now_us: int) -> int:
-        """How many wait whose time has come, and so enter at the next look."""
+        """How many wait whose horizon has passed, and so mature at the next look."""
         return int(self._connection.execute("SELECT count(*) FROM waiting WHERE due_us <= ?", (now_us,)).fetchone()[0])
 
     def latest_misses(self, model_hash: str, label: str | None, n: int) -> tuple[int, int]:
@@ -262,11 +263,11 @@ class Ledger:
         return int(misses), int(count)
 
     def matured_after(self, n: int) -> list[tuple[int, MaturedRow]]:
-        """Answers of all models that entered after the ``n``-th, each with its number."""
+        """Matured answers of all models after the ``n``-th, each with its number."""
         return [_matured(row) for row in self._connection.execute(f"{_MATURED.select} WHERE n > ? ORDER BY n", (n,))]
 
     def count_matured(self, since_n: int = 0) -> tuple[int, int]:
-        """How many have entered after the ``since_n``-th, and the number of the last."""
+        """How many have matured after the ``since_n``-th, and the number of the last."""
         query = "SELECT count(*), coalesce(max(n), 0) FROM matured WHERE n > ?"
         count, last = self._connection.execute(query, (since_n,)).fetchone()
         return int(count), max(int(last), since_n)
@@ -290,11 +291,11 @@ class Ledger:
         """Let a detector begin anew."""
         self._connection.execute("DELETE FROM detector WHERE model_hash=? AND name=?", (model_hash, name))
 
-    def trace(self, model_hash: str, name: str, at_us: int, value: float) -> None:
+    def add_evidence(self, model_hash: str, name: str, at_us: int, value: float) -> None:
         """Keep a detector's evidence for people to look at."""
         self._connection.execute(_EVIDENCE.insert, (model_hash, name, at_us, value))
 
-    def trail(self, model_hash: str, name: str, since_us: int = 0) -> list[tuple[int, float]]:
+    def evidence(self, model_hash: str, name: str, since_us: int = 0) -> list[tuple[int, float]]:
         """Evidence over time, oldest first: moment in microseconds, and value."""
         query = "SELECT at_us, value FROM evidence WHERE model_hash=? AND name=? AND at_us >= ? ORDER BY n"
         return [(row[0], row[1]) for row in self._connection.execute(query, (model_hash, name, since_us))]

@@ -106,7 +106,7 @@ class DriftWatch:
         ledger.keep_detector(normal.model_hash, DRIFT, asdict(after), since)
         times = [microseconds(answer.at) for answer in window]
         first, last = min(times), max(times)  # they come file by file
-        ledger.trace(normal.model_hash, DRIFT, last, after.evidence)
+        ledger.add_evidence(normal.model_hash, DRIFT, last, after.evidence)
         found = {"features": [r.as_dict() for r in reports], "scores": [r.as_dict() for r in scores]}
         ledger.keep_window(normal.model_hash, first, last, len(window), p_value, found)
 

@@ -65,7 +65,7 @@ def take_labels(ledger: Ledger, labels: LabelStore, log: PredictionLog, now: dat
     rows = [_matured(each, now_us, missed=missed) for each, missed in zip(due, _misses(due), strict=True)]
     rows.sort(key=_shuffled)
     ledger.stop_waiting(ids)
-    ledger.enter(rows)
+    ledger.add_matured(rows)
     return Entered(tuple(rows), {_calibrated_by(answer): dict(answer.lineage) for _, answer, _ in due})
 
 
@@ -117,7 +117,7 @@ def _matured(due: _Due, now_us: int, *, missed: bool | None) -> MaturedRow:
     return MaturedRow(
         request_id=request_id,
         at_us=microseconds(answer.at),
-        entered_us=now_us,
+        matured_us=now_us,
         model_hash=facts["model_hash"],
         calibration_id=facts["calibration_id"],
         slot=facts["slot"],

@@ -21,7 +21,15 @@ from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.files import locked
 
-__all__ = ["Erasable", "Erasure", "ErasureRequest", "ErasureRows", "ask_to_erase", "one_at_a_time", "standing_erasures"]
+__all__ = [
+    "Erasable",
+    "Erasure",
+    "ErasureRequest",
+    "ErasureRows",
+    "request_erasure",
+    "one_at_a_time",
+    "pending_erasures",
+]
 
 
 class Erasable(Protocol):
@@ -57,7 +65,7 @@ class ErasureRows(Document):
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """One standing request.
+    """One pending request.
 
     Attributes
     ----------
@@ -128,7 +136,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def ask_to_erase(folder: Path, pseudonyms: Iterable[bytes], files: Collection[str]) -> Erasure:
+def request_erasure(folder: Path, pseudonyms: Iterable[bytes], files: Collection[str]) -> Erasure:
     """Leave a request.
 
     Parameters
@@ -149,7 +157,7 @@ def ask_to_erase(folder: Path, pseudonyms: Iterable[bytes], files: Collection[st
     return Erasure(path, request)
 
 
-def standing_erasures(folder: Path, file: str | None = None) -> list[Erasure]:
+def pending_erasures(folder: Path, file: str | None = None) -> list[Erasure]:
     """Requests that nobody has ended yet, oldest first; only those that still wait for one database where it is named.
 
     Raises

@@ -112,8 +112,8 @@ class LabelFile:
                     _FORMAT.bring_up_to_date(connection, self.path.name)
                     yield connection
 
-    def _connected(self, uri: str) -> closing[_Patient]:
-        connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_Patient)
+    def _connected(self, uri: str) -> closing[_WaitingConnection]:
+        connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, factory=_WaitingConnection)
         connection.busy_s = self._busy_s
         return closing(connection)
 
@@ -129,7 +129,7 @@ class LabelFile:
             raise LogDamaged(self.path.name, f"cannot be read: {error}") from error
 
 
-class _Patient(sqlite3.Connection):
+class _WaitingConnection(sqlite3.Connection):
     """A connection whose statements wait ``busy_s`` seconds for a lock, asking for it every few milliseconds.
 
     SQLite's own wait ends in asking ten times a second. Beside somebody who writes without a pause, as an import does,

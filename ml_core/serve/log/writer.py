@@ -20,7 +20,7 @@ from ml_core.base.errors import ArtefactError, LogDamaged, LogUnavailable
 from ml_core.serve.log.backlog import Backlog, Ticket, by_day, release
 from ml_core.serve.log.database import OpenLog, says_damaged, says_unreadable
 from ml_core.serve.log.entries import Row
-from ml_core.serve.log.erasure_requests import standing_erasures
+from ml_core.serve.log.erasure_requests import pending_erasures
 from ml_core.serve.log.log_files import day_of
 from ml_core.serve.log.outcome_notifier import Listener
 from ml_core.serve.log.prediction_store import LogCounts
@@ -305,7 +305,7 @@ class LogWriter:
         if log is None:
             return
         try:
-            for erasure in standing_erasures(self._folder, log.file.path.name):
+            for erasure in pending_erasures(self._folder, log.file.path.name):
                 rows = erasure.carry_out(log, log.file.path.name)
                 logger.warning("log.erased", extra={"file": log.file.path.name, "rows": rows})
         except (sqlite3.Error, OSError, ArtefactError) as error:

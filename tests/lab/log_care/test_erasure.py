@@ -25,7 +25,7 @@ from ml_core.lab.watching.live_performance import realised
 from ml_core.serve.log import database, writer
 from ml_core.serve.log.database import open_for_reading
 from ml_core.serve.log.entries import id_bytes
-from ml_core.serve.log.erasure_requests import ask_to_erase, standing_erasures
+from ml_core.serve.log.erasure_requests import pending_erasures, request_erasure
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files
 from ml_core.serve.log.logged_answers import ErasedAnswer
@@ -208,7 +208,7 @@ def test_a_sealed_copy_goes_while_another_file_of_its_day_is_live(settings, quic
         first.commit([row(2)], durable=False)
     day = LogDay(DAY, settings.log)
     seal_day(settings, day)
-    (asked,) = [ask_to_erase(settings.log, [subject(settings, "anna")], [f"predictions-{DAY}-w02.db"])]
+    (asked,) = [request_erasure(settings.log, [subject(settings, "anna")], [f"predictions-{DAY}-w02.db"])]
     with held(settings, DAY):
         done = erase(settings, [subject(settings, "nobody")], wait_s=0.0)
         assert (done.earlier, list(done.unsealed), day.sealed.exists(), asked.path.exists()) == (1, [DAY], False, False)
@@ -282,7 +282,7 @@ def test_a_worker_does_what_is_asked_while_it_stores(settings, quick_workers):
     anna = subject(settings, "anna")
     with writing(settings, [about(settings, "anna", n, today()) for n in range(5)]) as live:
         (file,) = log_files(settings.log)
-        asked = ask_to_erase(settings.log, [anna], [file.path.name])
+        asked = request_erasure(settings.log, [anna], [file.path.name])
         n = 5
         while not asked.is_done_in(file.path.name):
             asyncio.run(store_all(live, [row(n, today())]))
@@ -308,7 +308,7 @@ def test_a_worker_in_strict_mode_erases_as_well(settings, quick_workers):
 
 def test_a_damaged_request_keeps_a_worker_from_nothing_else(settings, quick_workers):
     with writing(settings, [row(1, today())]) as live:
-        asked = ask_to_erase(settings.log, [subject(settings, "anna")], [f"predictions-{today()}-w01.db"])
+        asked = request_erasure(settings.log, [subject(settings, "anna")], [f"predictions-{today()}-w01.db"])
         asked.path.write_text("{")
         asyncio.run(store_all(live, [row(n, today()) for n in range(2, 200)]))
         assert (live.counts.stored, live.counts.problem) == (199, "")
@@ -376,7 +376,7 @@ def test_an_erasure_that_was_killed_is_done_by_the_next_one(settings, steps):
     assert verify_log(settings).is_sound
     done = erase(settings, [anna])
     assert done.left == {}
-    assert (traces(settings), verify_log(settings).is_sound, standing_erasures(settings.log)) == (set(), True, [])
+    assert (traces(settings), verify_log(settings).is_sound, pending_erasures(settings.log)) == (set(), True, [])
     assert {seal_day(settings, LogDay(day, settings.log)).outcome for day in (DAY, NEXT)} == {"unchanged"}
     rows = {file: numbers for entry in events(settings) for file, numbers in entry["rows"].items()}
     assert rows == {f"predictions-{day}-w01.db": [2, 4] for day in (DAY, NEXT)}

@@ -22,7 +22,7 @@ from ml_core.lab.log_care.log_days import LogDay, log_days
 from ml_core.lab.log_care.sealing import days_to_seal, seal_day
 from ml_core.serve.log.database import open_for_reading
 from ml_core.serve.log.entries import Lineage
-from ml_core.serve.log.erasure_requests import ask_to_erase
+from ml_core.serve.log.erasure_requests import request_erasure
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import (
     DAY,
@@ -236,7 +236,7 @@ def test_files_with_erased_rows_are_written_anew_so_that_no_page_keeps_a_copy(se
         log._connection.execute("PRAGMA secure_delete=OFF").fetchall()
         for n in range(60):
             log.commit([row(n, subject=anna if n == 2 else None)], durable=False)
-        asked = ask_to_erase(settings.log, [anna], [log.file.path.name])
+        asked = request_erasure(settings.log, [anna], [log.file.path.name])
         asked.carry_out(log, log.file.path.name)
     assert files_with(log.file.folder, b'"note 2"') == [log.file.path.name]
     assert seal_day(settings, day_in(settings)).outcome == "sealed"

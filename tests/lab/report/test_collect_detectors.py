@@ -35,7 +35,7 @@ def path(tmp_path):
         ledger.keep_detector("aa", "coverage:1", quiet, None)
         ledger.keep_detector("bb", "coverage:all", quiet, None)
         for day in range(10):
-            ledger.trace("aa", "drift", round((BEGAN + timedelta(days=day)).timestamp() * 1e6), float(day))
+            ledger.add_evidence("aa", "drift", round((BEGAN + timedelta(days=day)).timestamp() * 1e6), float(day))
     return file
 
 

@@ -28,7 +28,7 @@ def matured(n: int, day: int, label: int, *, covered: bool, **facts) -> MaturedR
     at_us = microseconds(BEGAN + timedelta(days=day, minutes=n))
     p_values = tuple(0.1 if k == label and not covered else 0.5 for k in (0, 1))
     usual = {
-        "request_id": n.to_bytes(16, "big"), "at_us": at_us, "entered_us": at_us, "model_hash": MODEL,
+        "request_id": n.to_bytes(16, "big"), "at_us": at_us, "matured_us": at_us, "model_hash": MODEL,
         "calibration_id": CALIBRATION, "slot": "champion", "own": True, "label": label, "missed": not covered,
         "probabilities": (0.7, 0.3) if label == 0 else (0.4, 0.6), "p_values": p_values, "subject": None,
     }  # fmt: skip
@@ -55,7 +55,7 @@ def ledger(tmp_path, guarantee="class_conditional"):
     }  # fmt: skip
     with Ledger.changing(path) as found:
         keep_promise(found, facts, {})
-        found.enter(ROWS)
+        found.add_matured(ROWS)
     return path
 
 

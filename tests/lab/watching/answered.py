@@ -106,7 +106,7 @@ class Answered:
 def matured_row(n: int = 0, **changes: Any) -> MaturedRow:
     """The n-th row of a ledger."""
     usual = {
-        "request_id": n.to_bytes(16, "big"), "at_us": n, "entered_us": n, "model_hash": "a" * 64,
+        "request_id": n.to_bytes(16, "big"), "at_us": n, "matured_us": n, "model_hash": "a" * 64,
         "calibration_id": "c" * 64, "slot": "champion", "own": True, "label": 1, "missed": False,
         "probabilities": (0.5, 0.5), "p_values": (0.5, 0.5), "subject": None,
     }  # fmt: skip

@@ -172,7 +172,7 @@ def test_the_drift_detector_has_an_alarm_of_its_own(ledger: Ledger) -> None:
 def test_evidence_of_every_feeding_can_be_looked_at(ledger: Ledger) -> None:
     feed(ledger, rows_of((1, True)))
     feed(ledger, rows_of((1, True)), at=NOON.replace(hour=13))
-    (first, low), (second, high) = ledger.trail(A, "coverage:1")
+    (first, low), (second, high) = ledger.evidence(A, "coverage:1")
     assert (second - first, high > low > 0) == (3_600 * 1_000_000, True)
 
 

@@ -41,9 +41,9 @@ def change(ledger: Ledger) -> None:
     """A bit of everything."""
     ledger.remember("labels_seen", 7)
     ledger.wait_for([Waiting(b"w" * 16, 5, 1)])
-    ledger.enter([matured_row(1), matured_row(2)])
+    ledger.add_matured([matured_row(1), matured_row(2)])
     ledger.keep_detector(A, "coverage:1", asdict(start_detector(0.1)), None)
-    ledger.trace(A, "coverage:1", 1, 0.5)
+    ledger.add_evidence(A, "coverage:1", 1, 0.5)
     ledger.keep_window(A, 1, 2, 100, 0.5, {"features": []})
 
 
@@ -83,7 +83,7 @@ def test_what_a_killed_process_had_begun_is_undone_by_whoever_comes_next(path: P
     def work() -> None:
         with Ledger.changing(path) as ledger:
             ledger._connection.execute("PRAGMA cache_size=1")  # so that it writes into the file before the commit
-            ledger.enter([matured_row(n, subject=b"s" * 32) for n in range(10, 3_000)])
+            ledger.add_matured([matured_row(n, subject=b"s" * 32) for n in range(10, 3_000)])
             os.kill(os.getpid(), signal.SIGKILL)
 
     in_a_process_that_is_killed(work)
@@ -102,7 +102,7 @@ def test_a_reader_sees_one_moment_while_another_process_writes(path: Path) -> No
     with Ledger.changing(path) as ledger:
         change(ledger)
     with Ledger.changing(path) as ledger:
-        ledger.enter([matured_row(3)])
+        ledger.add_matured([matured_row(3)])
         with Ledger.reading(path) as seen:
             assert seen is not None
             assert seen.count_matured() == (2, 2)
@@ -126,7 +126,7 @@ def test_a_full_disk_is_told_as_such_and_leaves_what_was_there(path: Path) -> No
         with Ledger.changing(path) as ledger:
             (pages,) = ledger._connection.execute("PRAGMA page_count").fetchone()
             ledger._connection.execute(f"PRAGMA max_page_count={pages + 5}")
-            ledger.enter([matured_row(n) for n in range(10, 3_000)])
+            ledger.add_matured([matured_row(n) for n in range(10, 3_000)])
 
     with pytest.raises(LogDamaged, match="disk is full"):
         fill()
@@ -135,11 +135,11 @@ def test_a_full_disk_is_told_as_such_and_leaves_what_was_there(path: Path) -> No
 
 def test_an_answer_enters_once(path: Path) -> None:
     with Ledger.changing(path) as ledger:
-        ledger.enter([matured_row(1)])
+        ledger.add_matured([matured_row(1)])
 
     def again() -> None:
         with Ledger.changing(path) as ledger:
-            ledger.enter([matured_row(2), matured_row(1, label=0)])
+            ledger.add_matured([matured_row(2), matured_row(1, label=0)])
 
     with pytest.raises(LogDamaged):
         again()
@@ -198,7 +198,7 @@ def test_a_damaged_ledger_is_told_by_its_name_and_left(path: Path, how: str, con
 def test_damage_that_shows_only_in_the_middle_is_told_as_well(path: Path) -> None:
     with Ledger.changing(path) as ledger:
         change(ledger)
-        ledger.enter([matured_row(n) for n in range(10, 500)])
+        ledger.add_matured([matured_row(n) for n in range(10, 500)])
     content = bytearray(path.read_bytes())
     content[4_096:] = b"\xff" * (len(content) - 4_096)
     path.write_bytes(bytes(content))
@@ -242,7 +242,7 @@ def in_memory() -> Iterator[Ledger]:
 @given(found=st.lists(rows, max_size=6, unique_by=lambda row: row.request_id))
 def test_rows_come_back_as_they_entered_and_in_the_order_they_were_given(found: list[module.MaturedRow]) -> None:
     with in_memory() as ledger:
-        ledger.enter(found)
+        ledger.add_matured(found)
         for model in (A, B):
             assert ledger.matured(model) == sorted((r for r in found if r.model_hash == model), key=lambda r: r.at_us)
         assert [row for _, row in ledger.matured_after(0)] == found
@@ -294,11 +294,11 @@ def test_a_detector_that_is_forgotten_leaves_those_of_others(path: Path) -> None
 def test_evidence_is_kept_in_its_order_by_detector(path: Path) -> None:
     with Ledger.changing(path) as ledger:
         for at_us, value in ((1, 0.5), (2, 0.25), (3, 4.0)):
-            ledger.trace(A, "coverage:1", at_us, value)
-            ledger.trace(B, "coverage:1", at_us, -value)
-        assert ledger.trail(A, "coverage:1") == [(1, 0.5), (2, 0.25), (3, 4.0)]
-        assert ledger.trail(A, "coverage:1", since_us=2) == [(2, 0.25), (3, 4.0)]
-        assert ledger.trail(A, "drift") == []
+            ledger.add_evidence(A, "coverage:1", at_us, value)
+            ledger.add_evidence(B, "coverage:1", at_us, -value)
+        assert ledger.evidence(A, "coverage:1") == [(1, 0.5), (2, 0.25), (3, 4.0)]
+        assert ledger.evidence(A, "coverage:1", since_us=2) == [(2, 0.25), (3, 4.0)]
+        assert ledger.evidence(A, "drift") == []
 
 
 def test_the_newest_drift_windows_are_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_the_newest_drift_windows_are_kept(path: Path, monkeypatch: pytest.Monke
 def test_an_erased_person_leaves_nothing_in_the_file_and_others_stay(path: Path) -> None:
     person, other = b"p" * 32, b"o" * 32
     with Ledger.changing(path) as ledger:
-        ledger.enter([matured_row(n, subject=person if n % 2 else other) for n in range(1, 200)])
+        ledger.add_matured([matured_row(n, subject=person if n % 2 else other) for n in range(1, 200)])
         ledger.wait_for([Waiting(b"w" * 16, 5, 1), Waiting(b"x" * 16, None, 1)])
     assert Ledger.erase(path, [person], [b"w" * 16]) == 101
     with Ledger.reading(path) as seen:
