@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from ml_core.base.errors import LogDamaged
-from ml_core.serve.log.migrations import FileFormat, transaction
+from ml_core.serve.log.migrations import FileFormat, Transaction
 from ml_core.serve.log.tables import Table, TableField
 
 __all__ = ["Ledger", "MaturedRow", "Waiting"]
@@ -332,7 +332,7 @@ def _changing(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
     """A transaction that is on the disk at its end; makes the tables, or brings them up to date."""
     connection.execute("PRAGMA journal_mode=DELETE").fetchall()
     connection.execute("PRAGMA synchronous=FULL")
-    with transaction(connection):
+    with Transaction(connection):
         _FORMAT.bring_up_to_date(connection, path.name)
         yield
 

@@ -18,7 +18,7 @@ from ml_core.base.files import FileLock, write_whole
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import Lineage, Row, new_salts, next_head, row_digest
 from ml_core.serve.log.log_files import LogFile, free_file
-from ml_core.serve.log.migrations import transaction
+from ml_core.serve.log.migrations import Transaction
 
 __all__ = [
     "ENTRIES",
@@ -111,7 +111,7 @@ def erase_subjects(connection: sqlite3.Connection, pseudonyms: Sequence[bytes]) 
     has merged their pages, copies of what they no longer list can be left.
     """
     connection.execute("PRAGMA secure_delete=ON").fetchall()
-    with transaction(connection):
+    with Transaction(connection):
         marks = ",".join("?" * len(pseudonyms))
         erased = connection.execute(f"{fields.LAYOUT.erase} subject IN ({marks})", pseudonyms).rowcount
         for index in fields.LAYOUT.erased_indexes if erased else ():
@@ -197,7 +197,7 @@ class OpenLog:
         head = next_head(self.head, digests)
         seq = self.seq
         connection = self._connection
-        with transaction(connection):
+        with Transaction(connection):
             self._check_end()
             new = self._add_lineages(rows)
             given, lineages = fields.LAYOUT.given, self._lineages | new if new else self._lineages
@@ -388,7 +388,7 @@ def _writing(file: LogFile) -> tuple[sqlite3.Connection, int, bytes]:
         connection.execute("PRAGMA secure_delete=ON").fetchall()  # pages keep no copies of rows that were moved
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=0")
-        with transaction(connection):
+        with Transaction(connection):
             if not fields.LAYOUT.format.bring_up_to_date(connection, file.path.name):
                 genesis = genesis_head(file.day, file.worker).hex()
                 connection.execute("INSERT INTO fact(name, value) VALUES('genesis', ?)", (genesis,))
@@ -424,7 +424,7 @@ def _chain_anew(copy: sqlite3.Connection, genesis: bytes) -> None:
             head = next_head(head, digests)
             heads.append((head, seq))
             digests = []
-    with transaction(copy):
+    with Transaction(copy):
         copy.executemany("UPDATE entry SET head = ? WHERE seq = ?", heads)
         copy.execute("UPDATE fact SET value = ? WHERE name = 'genesis'", (genesis.hex(),))
 

@@ -156,7 +156,7 @@ def row_digest(row: Row, salt: bytes) -> bytes:
     later = fields.LAYOUT.later_in_digest
     rest = _rest(
         row.client_request_id, row.subject, row.batch_id, row.batch_index, row.lineage.digest,
-        {name: getattr(row, name) for name in later} if later else {},
+        {name: getattr(row, name) for name in later} if later else None,
     )  # fmt: skip
     return _digest(salt, row.request_id, row.at_us, row.answer, row.input, rest)
 
@@ -182,7 +182,7 @@ def _rest(
     batch_id: bytes | None,
     batch_index: int | None,
     lineage: bytes,
-    later: Mapping[str, Any],
+    later: Mapping[str, Any] | None,
 ) -> bytes:
     """Everything else that a digest covers, as JSON.
 
@@ -190,7 +190,7 @@ def _rest(
     ----------
     later : fields that came after version 1. Those without a value are left out, so older digests stay what they are
     """
-    added = {name: _plain(value) for name, value in later.items() if value is not None}
+    added = {name: _plain(value) for name, value in later.items() if value is not None} if later else None
     if client_request_id is None and subject is None and batch_id is None and batch_index is None and not added:
         return _bare(lineage)
     listed = [client_request_id, _plain(subject), _plain(batch_id), lineage.hex(), batch_index]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
-from ml_core.serve.log.migrations import FileFormat, transaction
+from ml_core.serve.log.migrations import FileFormat, Transaction
 from ml_core.serve.log.tables import Table, TableField
 
 __all__ = ["LABELS", "LabelFile", "label_text", "label_value"]
@@ -108,7 +108,7 @@ class LabelFile:
                 connection.execute("PRAGMA journal_mode=TRUNCATE").fetchall()
                 connection.execute("PRAGMA synchronous=FULL")
                 connection.execute("PRAGMA secure_delete=ON")  # what is erased leaves no copy in the file
-                with transaction(connection):
+                with Transaction(connection):
                     _FORMAT.bring_up_to_date(connection, self.path.name)
                     yield connection
 

@@ -22,6 +22,10 @@ from ml_core.serve.log.segments import Segment, SegmentEntry
 __all__ = ["ErasedAnswer", "LoggedAnswer", "answer_in", "answers_in_segment", "entry_of"]
 
 
+_Read = Callable[[Any, Mapping[str, Any]], Any]
+_Reader = tuple[str, str, _Read | None]
+
+
 @dataclass(frozen=True, slots=True)
 class LoggedAnswer:
     """One answer as it was given.
@@ -121,21 +125,33 @@ def answer_in(row: sqlite3.Row, file: LogFile) -> LoggedAnswer | ErasedAnswer:
 
 
 def _parsed(row: sqlite3.Row, file: LogFile) -> LoggedAnswer:
-    layout, said, facts = fields.LAYOUT, orjson.loads(row["answer"]), _facts(row["facts"])
-    found = {each.shown_as: _READ[each.kind](row[each.name], facts) for each in layout.shown_columns}
-    found |= {each.shown_as: _READ[each.kind](said[each.name], facts) for each in layout.shown_keys}
+    said, facts = orjson.loads(row["answer"]), _facts(row["facts"])
+    columns, keys = _readers(fields.LAYOUT)
+    found = {shown: row[name] if read is None else read(row[name], facts) for name, shown, read in columns}
+    for name, shown, read in keys:
+        found[shown] = said[name] if read is None else read(said[name], facts)
     return LoggedAnswer(**found, lineage=facts, file=file.path.name)
+
+
+@lru_cache(maxsize=2)
+def _readers(layout: fields.LogLayout) -> tuple[list[_Reader], list[_Reader]]:
+    """Name, attribute and reader of every field in a column, and of every key of the answer's JSON."""
+    columns, keys = (
+        [(each.name, each.shown_as, _READ[each.kind]) for each in place]
+        for place in (layout.shown_columns, layout.shown_keys)
+    )
+    return columns, keys
 
 
 def _record(stored: bytes | None, facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return None if stored is None else dict(zip(facts["columns"], orjson.loads(stored), strict=True))
 
 
-_READ: Mapping[fields.ValueKind, Callable[[Any, Mapping[str, Any]], Any]] = {
+_READ: Mapping[fields.ValueKind, _Read | None] = {
     "id": lambda stored, _: None if stored is None else id_text(stored),
-    "hash": lambda stored, _: stored,
-    "text": lambda stored, _: stored,
-    "whole": lambda stored, _: stored,
+    "hash": None,
+    "text": None,
+    "whole": None,
     "moment": lambda stored, _: moment_of(stored),
     "label": lambda stored, facts: facts["classes"][stored],
     "labels": lambda stored, facts: tuple(facts["classes"][k] for k in stored),
@@ -143,7 +159,7 @@ _READ: Mapping[fields.ValueKind, Callable[[Any, Mapping[str, Any]], Any]] = {
     "texts": lambda stored, _: tuple(stored),
     "record": _record,
 }
-"""What a stored value says, given the facts of its lineage."""
+"""What a stored value says, given the facts of its lineage; None where that is the value itself."""
 
 
 def answers_in_segment(

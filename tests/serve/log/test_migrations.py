@@ -32,7 +32,7 @@ from ml_core.serve.log.database import OpenLog, open_for_reading
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.fields import FIELDS, LogLayout, StoredField
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
-from ml_core.serve.log.migrations import FileFormat, transaction
+from ml_core.serve.log.migrations import FileFormat, Transaction
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.tables import Table, TableField
 from tests.serve.log.builders import row
@@ -61,7 +61,7 @@ def connected(path: Path) -> closing[sqlite3.Connection]:
 def made(path: Path, form: FileFormat) -> list[tuple[Any, ...]]:
     """Bring a file up to date; its columns and indexes afterwards."""
     with connected(path) as connection:
-        with transaction(connection):
+        with Transaction(connection):
             form.bring_up_to_date(connection, path.name)
         assert connection.execute("PRAGMA user_version").fetchone()[0] == form.version
         return [
