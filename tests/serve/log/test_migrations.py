@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.migrations import FileFormat, Transaction
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.tables import Table, TableField
+from tests.homes import bento_store
 from tests.serve.log.builders import row
 
 OLD_HOME = Path(__file__).with_name("old_home.tar.gz")
@@ -120,13 +121,13 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     with tarfile.open(OLD_HOME) as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.setenv("SURETY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
     monkeypatch.setenv("SURETY_LABEL_HORIZON_DAYS", "0")
-    return Settings(home=tmp_path / "home", model_name="readmission_risk")
+    with bento_store(tmp_path / "bentoml" / "models"):
+        yield Settings(home=tmp_path / "home", model_name="readmission_risk")
 
 
 def surety(*arguments: str, status: int = 0) -> Any:
