@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -78,12 +78,7 @@ class LabelCounts:
     unknown: int = 0
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
-        return LabelCounts(
-            self.accepted + other.accepted,
-            self.duplicate + other.duplicate,
-            self.conflict + other.conflict,
-            self.unknown + other.unknown,
-        )
+        return LabelCounts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class LabelStore:

@@ -109,10 +109,14 @@ def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "marks", [(), ("PRAGMA user_version=1",), ("PRAGMA user_version=1", "PRAGMA application_id=8")]
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, marks: Sequence[str]) -> None:
     path = tmp_path / "other.db"
     with connected(path) as connection:
-        connection.execute("CREATE TABLE other(x)")
+        for statement in ("CREATE TABLE other(x)", *marks):
+            connection.execute(statement)
         with pytest.raises(LogDamaged, match="a database of something else, and no box: move it away"):
             format_of(FIRST).open(connection, path.name, may_write=True)
 
