@@ -25,25 +25,25 @@ _BATCH_ROWS = 10_000
 _META = b"surety"
 _FORMAT = 1
 
-State = Sequence[Mapping[str, Any]]
+SealedState = Sequence[Mapping[str, Any]]
 """What a copy shows: of each database its name, rows, head (hex) and erased rows."""
 
 
-def shown_by(path: Path) -> State | None:
+def shown_by(path: Path) -> SealedState | None:
     """The state that a copy shows; None where there is none that could be read."""
     try:
         metadata = pq.read_metadata(path).metadata or {}
         said = orjson.loads(metadata[_META])
     except (OSError, pa.ArrowException, KeyError, orjson.JSONDecodeError):
         return None
-    files: State | None = said["files"] if isinstance(said, dict) and said.get("format") == _FORMAT else None
+    files: SealedState | None = said["files"] if isinstance(said, dict) and said.get("format") == _FORMAT else None
     return files
 
 
 def write_copy(
     path: Path,
     answers: Iterable[tuple[LoggedAnswer, bytes]],
-    state: State,
+    state: SealedState,
     *,
     labels_are_whole: bool,
     step: Callable[[int], None],

@@ -16,7 +16,7 @@ import orjson
 
 from ml_core.base.errors import LogDamaged
 from ml_core.serve.log.migrations import FileFormat, Transaction
-from ml_core.serve.log.tables import Table, TableField
+from ml_core.serve.log.tables import StoredTable, TableField
 
 __all__ = ["Ledger", "MaturedRow", "Waiting"]
 
@@ -34,9 +34,9 @@ def _reals(name: str) -> TableField:
 
 
 _NUMBER = TableField("n", "INTEGER PRIMARY KEY", is_numbered=True)
-_FACT = Table("fact", ("name TEXT PRIMARY KEY", _json("value")))
-_WAITING = Table("waiting", ("request_id BLOB PRIMARY KEY", "due_us INTEGER", "received_us INTEGER NOT NULL"))
-_MATURED = Table(
+_FACT = StoredTable("fact", ("name TEXT PRIMARY KEY", _json("value")))
+_WAITING = StoredTable("waiting", ("request_id BLOB PRIMARY KEY", "due_us INTEGER", "received_us INTEGER NOT NULL"))
+_MATURED = StoredTable(
     "matured",
     (
         _NUMBER, "request_id BLOB NOT NULL UNIQUE", "at_us INTEGER NOT NULL",
@@ -46,16 +46,16 @@ _MATURED = Table(
         _reals("probabilities"), _reals("p_values"), "subject BLOB",
     ),
 )  # fmt: skip
-_DETECTOR = Table(
+_DETECTOR = StoredTable(
     "detector",
     ("model_hash TEXT NOT NULL", "name TEXT NOT NULL", _json("state"), "alarm_since TEXT"),
     key="model_hash, name",
 )
-_EVIDENCE = Table(
+_EVIDENCE = StoredTable(
     "evidence",
     (_NUMBER, "model_hash TEXT NOT NULL", "name TEXT NOT NULL", "at_us INTEGER NOT NULL", "value REAL NOT NULL"),
 )
-_WINDOW = Table(
+_WINDOW = StoredTable(
     "drift_window",
     (
         _NUMBER, "model_hash TEXT NOT NULL", "first_us INTEGER NOT NULL", "last_us INTEGER NOT NULL",

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from ml_core.serve.log.migrations import FileFormat
-from ml_core.serve.log.tables import Table, TableField
+from ml_core.serve.log.tables import StoredTable, TableField
 
 __all__ = ["FIELDS", "LAYOUT", "LogLayout", "StoredField", "ValueKind"]
 
@@ -160,9 +160,11 @@ class LogLayout:
             "prediction log",
             _APPLICATION_ID,
             [
-                Table("fact", ["name TEXT PRIMARY KEY", "value TEXT NOT NULL"]),
-                Table("lineage", ["id INTEGER PRIMARY KEY", "digest BLOB NOT NULL UNIQUE", "facts BLOB NOT NULL"]),
-                Table("entry", [each.column for each in columns]),
+                StoredTable("fact", ["name TEXT PRIMARY KEY", "value TEXT NOT NULL"]),
+                StoredTable(
+                    "lineage", ["id INTEGER PRIMARY KEY", "digest BLOB NOT NULL UNIQUE", "facts BLOB NOT NULL"]
+                ),
+                StoredTable("entry", [each.column for each in columns]),
             ],
             {1: ["CREATE INDEX entry_segment ON entry(at_us) WHERE kind = 1"]},
         )

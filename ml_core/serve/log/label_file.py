@@ -17,9 +17,9 @@ from pathlib import Path
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
 from ml_core.serve.log.migrations import FileFormat, Transaction
-from ml_core.serve.log.tables import Table, TableField
+from ml_core.serve.log.tables import StoredTable, TableField
 
-__all__ = ["LABELS", "LabelFile", "label_text", "label_value"]
+__all__ = ["LABEL_TABLE", "LabelFile", "label_text", "label_value"]
 
 _RETRY_S = 0.002
 
@@ -36,7 +36,7 @@ def label_value(text: str) -> int | str:
     return value
 
 
-LABELS = Table(
+LABEL_TABLE = StoredTable(
     "label",
     (
         # AUTOINCREMENT: a number is never given twice, so whoever reads on from one misses nothing
@@ -50,7 +50,9 @@ LABELS = Table(
     ),
 )
 """What is stored of a label, as ``labels.StoredLabel`` has it."""
-_FORMAT = FileFormat("label store", 0x53724C62, [LABELS], {1: ["CREATE INDEX label_request ON label(request_id, seq)"]})
+_FORMAT = FileFormat(
+    "label store", 0x53724C62, [LABEL_TABLE], {1: ["CREATE INDEX label_request ON label(request_id, seq)"]}
+)
 
 
 class LabelFile:

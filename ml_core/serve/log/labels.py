@@ -12,7 +12,7 @@ from typing import Literal
 
 from ml_core.base.clock import moment_of, utc_now
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
-from ml_core.serve.log.label_file import LABELS, LabelFile, label_text, label_value
+from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, label_text, label_value
 
 __all__ = ["AnswerLabel", "LabelCounts", "LabelOutcome", "LabelStore", "StoredLabel", "due_at"]
 
@@ -136,7 +136,7 @@ class LabelStore:
                 StoredLabel(0, x.request_id, x.label, x.observed_at or received, received, source, how)
                 for x, how in rows
             ]
-            connection.executemany(LABELS.insert, map(LABELS.values, stored))
+            connection.executemany(LABEL_TABLE.insert, map(LABEL_TABLE.values, stored))
         return counts
 
     def erase(self, ids: Collection[bytes]) -> int:
@@ -231,8 +231,8 @@ class LabelStore:
         with self._file.reading() as connection:
             if connection is None:
                 return []
-            rows = connection.execute(f"{LABELS.select} {where}", values).fetchall()
-        return [StoredLabel(**LABELS.read(row)) for row in rows]
+            rows = connection.execute(f"{LABEL_TABLE.select} {where}", values).fetchall()
+        return [StoredLabel(**LABEL_TABLE.read(row)) for row in rows]
 
 
 def due_at(predicted_at: datetime, horizon_days: float) -> datetime:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ml_core.base.errors import LogDamaged
-from ml_core.serve.log.tables import Table
+from ml_core.serve.log.tables import StoredTable
 
 __all__ = ["FileFormat", "Transaction"]
 
@@ -54,7 +54,7 @@ class FileFormat:
 
     kind: str
     application_id: int
-    tables: Sequence[Table]
+    tables: Sequence[StoredTable]
     more: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     @property

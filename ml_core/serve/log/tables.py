@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Table", "TableField"]
+__all__ = ["StoredTable", "TableField"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class TableField:
             yield f"CREATE {'UNIQUE ' * self.is_unique}INDEX {self.index} ON {table}({self.name}){where}"
 
 
-class Table:
+class StoredTable:
     """A table, and the statements that follow from its fields.
 
     Parameters

@@ -34,7 +34,7 @@ from ml_core.serve.log.fields import FIELDS, LogLayout, StoredField
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.migrations import FileFormat, Transaction
 from ml_core.serve.log.reader import PredictionLog
-from ml_core.serve.log.tables import Table, TableField
+from ml_core.serve.log.tables import StoredTable, TableField
 from tests.homes import bento_store
 from tests.serve.log.builders import row
 
@@ -52,7 +52,7 @@ LAST = TableField("colour", "TEXT", since=3)
 
 
 def format_of(*fields_: TableField, more: dict[int, Sequence[str]] | None = None) -> FileFormat:
-    return FileFormat("box", 7, [Table("thing", fields_)], more or {})
+    return FileFormat("box", 7, [StoredTable("thing", fields_)], more or {})
 
 
 def connected(path: Path) -> closing[sqlite3.Connection]:

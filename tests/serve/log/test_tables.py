@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ml_core.lab.watching import ledger
-from ml_core.serve.log.label_file import LABELS
+from ml_core.serve.log.label_file import LABEL_TABLE
 from ml_core.serve.log.labels import StoredLabel
-from ml_core.serve.log.tables import Table, TableField
+from ml_core.serve.log.tables import StoredTable, TableField
 
-BOXES = Table(
+BOXES = StoredTable(
     "box",
     (
         TableField("n", "INTEGER PRIMARY KEY", is_numbered=True),
@@ -68,8 +68,8 @@ def test_an_index_may_be_unique_and_leaves_out_what_has_no_value(connection: sql
 
 @pytest.mark.parametrize(
     ("table", "kind"),
-    [(LABELS, StoredLabel), (ledger._MATURED, ledger.MaturedRow), (ledger._WAITING, ledger.Waiting)],
+    [(LABEL_TABLE, StoredLabel), (ledger._MATURED, ledger.MaturedRow), (ledger._WAITING, ledger.Waiting)],
 )
-def test_what_is_stored_of_labels_and_matured_answers_is_what_their_objects_have(table: Table, kind: Any) -> None:
+def test_what_is_stored_of_labels_and_matured_answers_is_what_their_objects_have(table: StoredTable, kind: Any) -> None:
     listed = [each.attribute or each.name for each in table.fields if each.name != "n"]
     assert [each.name for each in fields(kind)] == listed
