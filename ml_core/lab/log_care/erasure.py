@@ -155,7 +155,7 @@ def _erase(settings: Settings, pseudonyms: Sequence[bytes], wait_s: float, step:
 
 
 def _once(settings: Settings, asked: Erasure | None, done: Erased) -> dict[str, str]:
-    """Do what can be done now of all pending requests; what cannot, and why."""
+    """Carry out all pending requests as far as possible; returns the files that are left, each with the reason."""
     left: dict[str, str] = {}
     for erasure in pending_erasures(settings.log):
         waits = _carry_out(settings, erasure)

@@ -1,4 +1,4 @@
-"""What the monitor remembers: one SQLite file a model name; a label and what it did to a detector are one change.
+"""What the monitor remembers, in one SQLite file per model name. A label and its effect on a detector are one change.
 
 Only the monitor and the command that acknowledges alarms write to it, one at a time. It keeps no input and no name.
 """
@@ -288,7 +288,7 @@ class Ledger:
         )
 
     def forget_detector(self, model_hash: str, name: str) -> None:
-        """Let a detector begin anew."""
+        """Reset a detector."""
         self._connection.execute("DELETE FROM detector WHERE model_hash=? AND name=?", (model_hash, name))
 
     def add_evidence(self, model_hash: str, name: str, at_us: int, value: float) -> None:

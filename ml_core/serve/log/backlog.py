@@ -1,4 +1,4 @@
-"""What waits to be stored, no more than fits, and the account of what became of every answer."""
+"""A bounded queue of rows that wait to be stored, and counts of what became of every answer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Ticket:
     Attributes
     ----------
     answers : how many its rows stand for
-    strict : it is not answered before it is stored
-    given_up : its caller in strict mode has got an error already
-    fate : what became of it, None as long as it waits
+    strict : the caller is not answered before the rows are stored
+    given_up : a caller in strict mode has got an error already
+    fate : what became of the rows, None while they wait
     """
 
     __slots__ = ("answers", "fate", "future", "given_up", "loop", "rows", "strict")
@@ -65,7 +65,7 @@ class Backlog:
         self._notifier.start()
 
     def counts(self, problem: str) -> LogCounts:
-        """The account, with what keeps answers from being stored at present."""
+        """The counts, and the problem that keeps answers from being stored at present."""
         with self._lock:
             return LogCounts(**self._done, pending=self._put - sum(self._done.values()), problem=problem)
 
@@ -77,7 +77,7 @@ class Backlog:
         return 2 * self._rows > MOST_WAITING_ROWS
 
     def put(self, ticket: Ticket) -> bool:
-        """Take it in, where there is room and the end has not come. A call larger than all room waits alone."""
+        """Queue it if there is room and the queue is open. A call that is larger than the queue waits alone."""
         with self._lock:
             if self._ended or (self._rows and self._rows + len(ticket.rows) > MOST_WAITING_ROWS):
                 return False
@@ -95,18 +95,18 @@ class Backlog:
         self._notifier.add(outcome, answers)
 
     def give_up(self, ticket: Ticket) -> LogOutcome | None:
-        """Its caller waits no longer; what has become of it by now."""
+        """The caller stops waiting; returns what has become of the rows by now."""
         with self._lock:
             ticket.given_up = ticket.strict and ticket.fate is None
             return ticket.fate
 
     def let_go(self, ticket: Ticket) -> None:
-        """Its caller has gone before the answer: from now on it counts as given, and waits to be stored."""
+        """The caller has disconnected. The rows stay queued, and count as those of an answer that was given."""
         with self._lock:
             ticket.strict = False
 
     def end(self) -> bool:
-        """Take no more in; False where that was so already."""
+        """Close the queue; False where it was closed already."""
         with self._lock:
             first, self._ended = not self._ended, True
             self._queue.put(None)
@@ -115,7 +115,7 @@ class Backlog:
     # --- for the thread ---
 
     def take(self, most_rows: int, wait_s: float) -> tuple[list[Ticket], bool]:
-        """What waits, of about so many rows, after waiting for something; and whether more may come."""
+        """Up to about ``most_rows`` queued rows, after waiting for the first; and whether more may come."""
         found: list[Ticket] = []
         rows = 0
         with suppress(Empty):
@@ -130,11 +130,11 @@ class Backlog:
         return found, True
 
     def wanted(self, tickets: Iterable[Ticket]) -> list[Ticket]:
-        """Those that are still to be stored; callers of the others have got an error."""
+        """Tickets that are still to be stored; callers of the others have got an error."""
         return self._without(tickets, strict=False)
 
     def kept(self, tickets: Iterable[Ticket]) -> list[Ticket]:
-        """Those that may wait for better times; the others are refused."""
+        """Tickets that may wait until the store works again; the others are refused."""
         return self._without(tickets, strict=True)
 
     def decide(self, tickets: Sequence[Ticket], *, stored: bool) -> None:

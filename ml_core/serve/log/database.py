@@ -261,7 +261,7 @@ class OpenLog:
                 os.close(descriptor)
 
     def try_out(self) -> None:
-        """Write something that is no row, to see whether that can be done.
+        """Write a mark that is no row, to see whether the file can be written to.
 
         Raises
         ------
@@ -271,7 +271,7 @@ class OpenLog:
         self._connection.execute("INSERT OR REPLACE INTO fact VALUES('tried_at', unixepoch())")
 
     def checkpoint(self) -> None:
-        """Move what the WAL file holds into the database, as far as no reader is in the way."""
+        """Move what the WAL file holds into the database, as far as readers allow."""
         self.rows_unsettled = 0
         self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 

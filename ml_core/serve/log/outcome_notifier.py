@@ -1,4 +1,4 @@
-"""Tells a listener what became of answers, on a thread of its own: it may fail or hang, and nobody waits for it."""
+"""Tells a listener what became of answers, on its own thread, so that a slow or failing listener holds up nothing."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class OutcomeNotifier:
         self._thread.start()
 
     def add(self, outcome: LogOutcome, answers: int) -> None:
-        """Have it told soon."""
+        """Add to the sums that the listener gets next."""
         with self._lock:
             self._untold[outcome] += answers
         if not self._news.is_set():
             self._news.set()
 
     def close(self, timeout_s: float) -> None:
-        """Tell what is left, within that time."""
+        """Tell the remaining sums, within that time."""
         self._ends.set()
         self._news.set()
         if self._thread.is_alive():
