@@ -7,17 +7,20 @@ heavy or may crash. Both answer alike.
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import bentoml
 from pydantic import WithJsonSchema
 
 from ml_core.base.settings import load_settings
+from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http.api_keys import read_keys
-from ml_core.serve.http.middleware import SuretyFace
+from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
 from ml_core.serve.worker.startup import keep_bundled, take_up_promotion
 
@@ -34,10 +37,28 @@ IN_BENTO = (_BENTO / "bento.yaml").is_file()
 settings = load_settings()
 loader = ModelLoader(settings, _BENTO if IN_BENTO else None)
 
-# The methods below are the documented face and what bentoml's own clients read from /schema.json. Over HTTP the
+# The methods below are documentation and what bentoml's own clients read from /schema.json. Over HTTP the
 # middleware answers before BentoML would validate, log values or answer 400 in its own form.
 JsonObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 JsonObjects = Annotated[list[dict[str, Any]], WithJsonSchema({"type": "array", "items": {"type": "object"}})]
+_PARAMETER_TYPES: dict[str, Any] = {"record": JsonObject, "level": float | None, "id": str | None}
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def _takes_predict_fields(method: T) -> T:
+    """The method with the fields of ``/predict`` for parameters, which is how BentoML learns of them."""
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if field.is_required else None,
+            annotation=_PARAMETER_TYPES[field.kind],
+        )
+        for field in PREDICT_FIELDS
+    ]
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = inspect.Signature([itself, *parameters], return_annotation=JsonObject)  # inspect and BentoML read it
+    return method
 
 
 def _traced() -> bool:
@@ -55,7 +76,7 @@ _LEAN: dict[str, Any] = {
 }
 
 
-class _Face:
+class _Service:
     """What both services have in common: their methods and their life."""
 
     served = ServedModel.of(loader)
@@ -93,22 +114,11 @@ class _Face:
         self.worker.stop()
 
     @bentoml.api(route="/predict")
-    def predict(
-        self,
-        features: JsonObject,
-        confidence_level: float | None = None,
-        client_request_id: str | None = None,
-        subject: str | None = None,
-    ) -> JsonObject:
+    @_takes_predict_fields
+    def predict(self, *values: Any, **named: Any) -> JsonObject:
         """Answer one record."""
-        return self.worker.predict(
-            {
-                "features": features,
-                "confidence_level": confidence_level,
-                "client_request_id": client_request_id,
-                "subject": subject,
-            }
-        )
+        names = [field.name for field in PREDICT_FIELDS]
+        return self.worker.predict(dict(zip(names, values, strict=False)) | named)
 
     @bentoml.api(route="/predict_batch")
     def predict_batch(
@@ -133,7 +143,7 @@ class _Face:
 
 
 @bentoml.service(name="Surety", workers=settings.workers, **_LEAN)
-class Surety(_Face):
+class Surety(_Service):
     """Prediction sets with a stated coverage per class, and the lineage of every answer."""
 
 
@@ -170,7 +180,7 @@ class SuretyRunner:
 
 
 @bentoml.service(name="SuretyIsolated", workers=settings.workers, **_LEAN)
-class SuretyIsolated(_Face):
+class SuretyIsolated(_Service):
     """The same service with its model in a process of its own."""
 
     runner = bentoml.depends(SuretyRunner)
@@ -220,5 +230,5 @@ def _api() -> HttpApi:
     return api
 
 
-Surety.add_asgi_middleware(SuretyFace, desk=_api)
-SuretyIsolated.add_asgi_middleware(SuretyFace, desk=_api)
+Surety.add_asgi_middleware(SuretyMiddleware, api=_api)
+SuretyIsolated.add_asgi_middleware(SuretyMiddleware, api=_api)

@@ -1,3 +1,3 @@
-"""What both wings stand on: errors, settings, the clock, documents, the journal, files."""
+"""What both wings stand on: errors, settings, the clock, documents, the journal, files, array types."""
 
-__all__ = ["clock", "documents", "errors", "files", "journal", "settings"]
+__all__ = ["array_types", "clock", "documents", "errors", "files", "journal", "settings"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ml_core.cli.output import emit, note, output_option
-from ml_core.serve.http.api_keys import ROLES, Role
+from ml_core.serve.http.api_keys import ROLES, KeyRole
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -42,7 +42,7 @@ def command() -> None:
 @click.option("--per-second", type=float, default=None, help="Most requests a second (default: no limit).")
 @_FILE
 def add(
-    name: str, roles: tuple[Role, ...], expires: datetime | None, per_second: float | None, path: Path | None
+    name: str, roles: tuple[KeyRole, ...], expires: datetime | None, per_second: float | None, path: Path | None
 ) -> None:
     """Make a key for NAME and print it, for the only time: the file keeps its sha256.
 

@@ -16,7 +16,7 @@ from ml_core.cli.output import emit, note, output_option, progress
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
     from ml_core.lab.past_answers.replay import ReplayReport
-    from ml_core.lab.past_answers.replayer import Found, Replayed, State
+    from ml_core.lab.past_answers.replayer import Found, Replayed, ReplayState
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -190,14 +190,14 @@ def _for_people(report: ReplayReport) -> dict[str, Any]:
     }
 
 
-def _met(counts: Counter[State]) -> dict[str, Any]:
+def _met(counts: Counter[ReplayState]) -> dict[str, Any]:
     return {state: n for state, n in counts.items() if n}
 
 
-def _all_states(counts: Counter[State]) -> dict[str, int]:
-    from ml_core.lab.past_answers.replayer import STATES
+def _all_states(counts: Counter[ReplayState]) -> dict[str, int]:
+    from ml_core.lab.past_answers.replayer import REPLAY_STATES
 
-    return {state: counts[state] for state in STATES}
+    return {state: counts[state] for state in REPLAY_STATES}
 
 
 def _row(one: Replayed) -> dict[str, Any]:

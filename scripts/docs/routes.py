@@ -10,7 +10,7 @@ from ml_core.base import errors
 from ml_core.base.settings import Settings
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.versions import get_feature_version
-from ml_core.serve.http.handlers import VERSION
+from ml_core.serve.http.handlers import API_VERSION
 from ml_core.serve.http.openapi import Schema, openapi_document
 from ml_core.serve.http.replies import MESSAGE_OF_CODE, RETRY_AFTER_S, STATUS_OF_CODE
 from scripts.docs.markdown import anchor, cell, code, prose, table
@@ -36,7 +36,7 @@ def document() -> Schema:
     """The OpenAPI document of the example's model, with everything on."""
     record = RecordReader(get_feature_version("v1").columns).json_schema()
     rows = int(Settings.model_fields["max_batch_rows"].default)
-    return openapi_document(record, _EXAMPLE, (0, 1), rows, VERSION, keyed=True)
+    return openapi_document(record, _EXAMPLE, (0, 1), rows, API_VERSION, keyed=True)
 
 
 def render() -> str:

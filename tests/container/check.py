@@ -30,7 +30,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from ml_core.base.settings import load_settings
-from ml_core.serve.http.api_keys import Role, add_key
+from ml_core.serve.http.api_keys import KeyRole, add_key
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
@@ -45,7 +45,7 @@ PREDICTIONS = 1_000
 FORBIDDEN = {"mlflow", "mlflow-skinny", "xgboost", "xgboost-cpu", "pyarrow", "pandas", "scikit-learn", "scipy", "uv"}
 BINDINGS = {"nvidia-ml-py"}
 """BentoML asks for it: a file of Python that would look for CUDA, which is not there."""
-ROLES: dict[str, Role] = {"caller": "predict", "scraper": "metrics", "keeper": "admin"}
+ROLES: dict[str, KeyRole] = {"caller": "predict", "scraper": "metrics", "keeper": "admin"}
 
 
 class Container:

@@ -11,7 +11,7 @@ import pytest
 
 from ml_core.base.errors import CircuitOpen
 from ml_core.base.settings import Settings
-from ml_core.serve.answering.request_ids import new_id, new_ids
+from ml_core.serve.answering.request_ids import id_texts, new_id, new_ids
 from ml_core.serve.rollout.worker_reports import beating
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
 from ml_core.serve.running.guard import model_breaker
@@ -36,9 +36,9 @@ def test_f13_ids_stay_unique_over_jumps_of_the_wall_clock(wall: list[float]) -> 
     made = 0
     for jump_s in JUMPS_S * 3:
         wall[0] = jump_s
-        rows = new_ids(20_000)
+        rows = id_texts(new_ids(20_000))
         seen.update(row.tobytes().decode() for row in rows)
-        seen.update(new_id() for _ in range(20_000))
+        seen.update(str(new_id()) for _ in range(20_000))
         made += 40_000
     assert len(seen) == made
     assert all(len(one) == 36 and one[14] == "7" for one in list(seen)[:1_000])

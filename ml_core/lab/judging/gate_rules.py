@@ -73,12 +73,12 @@ class Case:
     @cached_property
     def test_proba(self) -> npt.NDArray[np.float64]:
         """Probabilities of the test rows by the scorer that would serve."""
-        return self.predictor.scorer.proba(self.test.matrix)
+        return self.predictor.score(self.test.matrix)
 
     @cached_property
     def calibration_proba(self) -> npt.NDArray[np.float64]:
         """Probabilities of the calibration rows by the same scorer."""
-        return self.predictor.scorer.proba(self.calibration.matrix)
+        return self.predictor.score(self.calibration.matrix)
 
     @cached_property
     def metrics(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -16,25 +16,25 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from ml_core.base.array_types import BoolArray
 from ml_core.base.errors import DataError, SuretyError
 from ml_core.lab.data.table_blocks import Block, TableFile, open_table
 from ml_core.lab.data.table_frames import column_names
-from ml_core.lab.past_answers.scoring_parts import Outcome, Parts, Plan
+from ml_core.lab.past_answers.scoring_parts import Parts, Plan, RowCounts
+from ml_core.serve.answering.requests import OnError
 from ml_core.serve.features.table import EncodedTable, encode_table
 from ml_core.serve.model.loader import LoadedModel
-from ml_core.serve.model.prediction_sets import level_from_json
+from ml_core.serve.model.prediction_sets import Predictions, level_from_json
 
-__all__ = ["BLOCK_ROWS", "OnError", "Scored", "score_table"]
+__all__ = ["PART_ROWS", "ScoredTable", "score_table"]
 
-BLOCK_ROWS = 16_384
-"""Rows of one part: a second of work, and few enough for every cell of 60 columns to be wrong and told."""
+PART_ROWS = 16_384
+"""RowCounts of one part: a second of work, and few enough for every cell of 60 columns to be wrong and told."""
 _ROWS_NAMED = 5
-
-OnError = Literal["row", "reject"]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredTable:
     """A table that has been scored.
 
     Attributes
@@ -61,11 +61,11 @@ def score_table(
     *,
     level: float | None = None,
     on_error: OnError = "row",
-    block_rows: int = BLOCK_ROWS,
+    block_rows: int = PART_ROWS,
     force: bool = False,
     restart: bool = False,
     advance: Callable[[float], None] = lambda _: None,
-) -> Scored:
+) -> ScoredTable:
     """Answers for every row of a file, in its order; killed anywhere, the same call goes on where it stopped.
 
     Parameters
@@ -99,14 +99,14 @@ def score_table(
         table = open_table(_as_file(source, parts.spool), model.predictor.bundle.features.columns)
         job = _Job(table, model, chosen, on_error, block_rows)
         parts.begin(job.plan())
-        outcome = known = parts.outcome()
+        counts = known = parts.counts()
         finished_rows = parts.finished() * block_rows
-        if outcome is None:
+        if counts is None:
             job.score_missing(parts, advance)
-            outcome = parts.finish(lambda path: job.write(path, parts.tables()))
+            counts = parts.finish(lambda path: job.write(path, parts.tables()))
         parts.publish(force=force)
-    resumed_rows = outcome.rows if known else min(finished_rows, outcome.rows)
-    return Scored(out, outcome.rows, outcome.refused, resumed_rows, table.ignored, job.facts())
+    resumed_rows = counts.rows if known else min(finished_rows, counts.rows)
+    return ScoredTable(out, counts.rows, counts.refused, resumed_rows, table.ignored, job.facts())
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class _Job:
             parts.clear()  # of this input nothing can ever be finished
             raise
 
-    def write(self, path: Path, tables: Iterator[pa.Table]) -> Outcome:
+    def write(self, path: Path, tables: Iterator[pa.Table]) -> RowCounts:
         """Write the whole output, one row group for each part."""
         schema = self.schema()
         as_csv = path.suffix.lower() == ".csv"
@@ -190,7 +190,7 @@ class _Job:
                 writer.write_table(table)
                 rows += table.num_rows
                 refused += table.num_rows - table.column("error").null_count
-        return Outcome(rows=rows, refused=refused)
+        return RowCounts(rows=rows, refused=refused)
 
     def _scored(self, block: Block) -> pa.Table:
         encoded = encode_table(self.table.columns, block.cells)
@@ -200,17 +200,14 @@ class _Job:
         predictor = self.model.predictor
         classes = predictor.classes
         columns = {name: values[good] for name, values in encoded.arrays.items()}
-        proba = predictor.proba(columns) if good.any() else np.empty((0, len(classes)))
-        found = predictor.answer(proba, self.level)
-        ways = found.predictions
-        labels = np.array(classes, dtype=object)[ways].tolist()
+        found = predictor.predict(columns, self.level) if good.any() else Predictions.blank(0, len(classes))
         schema = self.schema()
         values = [
             pa.array(np.arange(block.first_row, block.first_row + n)),
             *block.ids.values(),
-            _spread(labels, good, schema.field("prediction").type),
-            _spread(proba[:, 1], good) if len(classes) == 2 else pa.nulls(n, pa.float64()),
-            _spread(proba[np.arange(len(ways)), ways], good),
+            _spread(found.labels(classes), good, schema.field("prediction").type),
+            _spread(found.proba[:, 1], good) if len(classes) == 2 else pa.nulls(n, pa.float64()),
+            _spread(found.confidence(), good),
             *(_spread(found.p_values[:, k], good) for k in range(len(classes))),
             *(_spread(found.sets[:, k], good) for k in range(len(classes))),
             pa.array([_problem(encoded, row) for row in range(n)], pa.string()),
@@ -219,7 +216,7 @@ class _Job:
         return pa.Table.from_arrays(values, schema=schema)
 
 
-def _spread(values: npt.NDArray[Any] | list[Any], good: npt.NDArray[np.bool_], kind: pa.DataType = None) -> pa.Array:
+def _spread(values: npt.NDArray[Any] | list[Any], good: BoolArray, kind: pa.DataType = None) -> pa.Array:
     """Values of the good rows in their places, null in the others."""
     if good.all():
         return pa.array(values, kind)

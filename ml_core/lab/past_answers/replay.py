@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from ml_core.base.clock import microseconds
 from ml_core.base.settings import Settings
 from ml_core.lab.past_answers.past_models import PastModels
-from ml_core.lab.past_answers.replayer import BLOCK_ROWS, Found, Replayed, Replayer, State
+from ml_core.lab.past_answers.replayer import ANSWERS_AT_ONCE, Found, Replayed, Replayer, ReplayState
 from ml_core.serve.log.database import open_for_reading
 from ml_core.serve.log.entries import id_bytes, id_text
 from ml_core.serve.log.log_files import day_of
@@ -49,7 +49,7 @@ class ModelTally:
     version: str
     model_hash: str
     place: str = ""
-    counts: Counter[State] = field(default_factory=Counter)
+    counts: Counter[ReplayState] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class ReplayReport:
     notes : what people must know, each said once
     """
 
-    counts: Counter[State] = field(default_factory=Counter)
+    counts: Counter[ReplayState] = field(default_factory=Counter)
     models: dict[str, ModelTally] = field(default_factory=dict)
     answers: list[Replayed] = field(default_factory=list)
     max_difference: float = 0.0
@@ -119,7 +119,7 @@ def with_ids(
         One is no id.
     """
     rest = iter(dict.fromkeys([id_bytes(text) for text in ids]))
-    while block := list(islice(rest, BLOCK_ROWS)):
+    while block := list(islice(rest, ANSWERS_AT_ONCE)):
         found = log.find_many(block)
         yield from _told((_found(found.get(raw), raw) for raw in block), advance)
 

@@ -19,25 +19,26 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ml_core.base.array_types import BoolArray, FeatureMatrix, Probabilities
 from ml_core.base.errors import InvalidRecord
 from ml_core.lab.past_answers.log_entry import is_bulk_call
 from ml_core.lab.past_answers.past_models import NoModel, PastModel, PastModels
-from ml_core.serve.answering.fallback import FallbackAnswer
 from ml_core.serve.features.record import Record
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.running.runner import FeatureMatrix, Probabilities, score_rows
+from ml_core.serve.model.prediction_sets import Predictions, RowPrediction
+from ml_core.serve.running.runner import score_rows
 
-__all__ = ["BLOCK_ROWS", "STATES", "Found", "Replayed", "Replayer", "State"]
+__all__ = ["ANSWERS_AT_ONCE", "REPLAY_STATES", "Found", "Replayed", "Replayer", "ReplayState"]
 
-State = Literal[
+ReplayState = Literal[
     "equal", "different", "feature_module_changed", "model_missing", "input_not_kept", "erased", "unknown_id"
 ]
-STATES: tuple[State, ...] = (
+REPLAY_STATES: tuple[ReplayState, ...] = (
     "equal", "different", "feature_module_changed", "model_missing", "input_not_kept", "erased", "unknown_id",
 )  # fmt: skip
 """What can come of an answer. Only the first means that it was given again."""
 
-BLOCK_ROWS = 1_024
+ANSWERS_AT_ONCE = 1_024
 """Answers in memory. A row's bits do not depend on the others of its block."""
 _BATCHES_REMEMBERED = 1_024
 
@@ -49,7 +50,7 @@ class Replayed:
     Attributes
     ----------
     request_id : of the answer; empty where none was found
-    state : see ``STATES``
+    state : see ``REPLAY_STATES``
     at : when it was given
     lineage : what it says of its model
     place : where that model was found, "" where it was not
@@ -59,7 +60,7 @@ class Replayed:
     """
 
     request_id: str
-    state: State
+    state: ReplayState
     at: datetime | None = None
     lineage: Mapping[str, Any] | None = None
     place: str = ""
@@ -82,7 +83,7 @@ class Replayer:
     block_rows : answers given again in one go
     """
 
-    def __init__(self, models: PastModels, folder: Path, block_rows: int = BLOCK_ROWS) -> None:
+    def __init__(self, models: PastModels, folder: Path, block_rows: int = ANSWERS_AT_ONCE) -> None:
         self._models = models
         self._block_rows = block_rows
         self._is_bulk = lru_cache(_BATCHES_REMEMBERED)(lambda file, batch_id: is_bulk_call(folder, file, batch_id))
@@ -129,24 +130,25 @@ class Replayer:
             for answer, record in read
         ]
 
-    def _compared(self, model: PastModel, answer: LoggedAnswer, record: Record, now: _Answer) -> Replayed:
+    def _compared(self, model: PastModel, answer: LoggedAnswer, record: Record, now: RowPrediction) -> Replayed:
         differs = [] if self._has_input_hash(model, answer, record) else ["input_hash"]
         if answer.lineage["calibration_id"] != model.calibration_id(answer.lineage["slot"]):
             differs.append("calibration_id")
+        classes = model.predictor.classes
         differs += [
             name
             for name, is_same in (
-                ("probabilities", _bits(answer.probabilities) == _bits(now.probabilities)),
+                ("probabilities", _bits(answer.probabilities) == _bits(now.proba)),
                 ("p_values", _bits(answer.p_values) == _bits(now.p_values)),
-                ("prediction_set", answer.prediction_set == now.prediction_set),
-                ("prediction", answer.prediction == now.prediction),
+                ("prediction_set", list(answer.prediction_set) == [classes[k] for k in now.members]),
+                ("prediction", answer.prediction == classes[now.prediction]),
             )
             if not is_same
         ]
         if not differs:
             return _as(answer, "equal", model, max_difference=0.0)
-        largest = _largest_difference((*answer.probabilities, *answer.p_values), (*now.probabilities, *now.p_values))
-        gone = "the model gives no probabilities for it any more" if math.isnan(now.probabilities[0]) else ""
+        largest = _largest_difference((*answer.probabilities, *answer.p_values), (*now.proba, *now.p_values))
+        gone = "the model gives no probabilities for it any more" if math.isnan(now.proba[0]) else ""
         note = "; ".join(filter(None, (gone, _software_since(answer.lineage.get("software", {})))))
         return _as(answer, "different", model, tuple(differs), largest, note)
 
@@ -157,19 +159,9 @@ class Replayer:
         return answer.batch_id is not None and self._is_bulk(answer.file, answer.batch_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """One answer of now; ``probabilities`` and ``p_values`` are NaN where the model gives none any more."""
-
-    probabilities: tuple[float, ...]
-    p_values: tuple[float, ...]
-    prediction_set: tuple[int | str, ...]
-    prediction: int | str
-
-
 def _as(
     answer: LoggedAnswer,
-    state: State,
+    state: ReplayState,
     model: PastModel | None = None,
     differs: tuple[str, ...] = (),
     max_difference: float | None = None,
@@ -187,23 +179,16 @@ def _read(model: PastModel, answer: LoggedAnswer) -> Record | str:
         return f"the logged input is no record of {model.manifest.feature_version}: {error}"
 
 
-def _given_again(model: PastModel, asked: Sequence[tuple[LoggedAnswer, Record]]) -> Iterator[_Answer]:
-    """The answers to these records now, each by what gave it then, at the level it had then."""
+def _given_again(model: PastModel, asked: Sequence[tuple[LoggedAnswer, Record]]) -> Iterator[RowPrediction]:
+    """The answers to these records now, by what gave them then, at the level of then; NaN where there is none."""
     if not asked:
         return
-    classes = model.predictor.classes
-    n, k = len(asked), len(classes)
-    proba, p_values = np.full((n, k), np.nan), np.full((n, k), np.nan)
-    sets, predictions = np.zeros((n, k), dtype=np.bool_), np.zeros(n, dtype=np.int64)
+    found = Predictions.blank(len(asked), len(model.predictor.classes))
     features = model.predictor.bundle.features.transform(model.predictor.reader.arrays([r for _, r in asked]))
     for (slot, level), rows in _alike([answer for answer, _ in asked]).items():
-        good, found = _answered(model, slot, features[rows], Decimal(level))
-        to = rows[good]
-        proba[to] = found.proba
-        p_values[to], sets[to], predictions[to] = found.answer
-    for row in zip(proba.tolist(), p_values.tolist(), sets.tolist(), predictions.tolist(), strict=True):
-        members = tuple(label for label, inside in zip(classes, row[2], strict=True) if inside)
-        yield _Answer(tuple(row[0]), tuple(row[1]), members, classes[row[3]])
+        good, now = _answered(model, slot, features[rows], Decimal(level))
+        found.put(rows[good], now)
+    yield from found.rows()
 
 
 def _alike(answers: Sequence[LoggedAnswer]) -> dict[tuple[str, str], npt.NDArray[np.intp]]:
@@ -214,9 +199,7 @@ def _alike(answers: Sequence[LoggedAnswer]) -> dict[tuple[str, str], npt.NDArray
     return {key: np.array(rows, dtype=np.intp) for key, rows in found.items()}
 
 
-def _answered(
-    model: PastModel, slot: str, features: FeatureMatrix, level: Decimal
-) -> tuple[npt.NDArray[np.bool_], FallbackAnswer]:
+def _answered(model: PastModel, slot: str, features: FeatureMatrix, level: Decimal) -> tuple[BoolArray, Predictions]:
     """Which of n rows get an answer now, and the answers of those."""
     if slot == "prior":
         return np.ones(len(features), dtype=np.bool_), model.baseline.by_prior(len(features))
@@ -226,7 +209,7 @@ def _answered(
         calibration = model.predictor.bundle.calibration
         proba = score_rows(model.predictor.scorer, features, len(model.predictor.classes)).proba
     good = ~np.isnan(proba[:, 0])
-    return good, FallbackAnswer(proba[good], calibration.rows(proba[good], level))
+    return good, calibration.rows(proba[good], level)
 
 
 def _by_scorecard(model: PastModel, features: FeatureMatrix, level: Decimal) -> Probabilities:

@@ -13,7 +13,7 @@ from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, DataError
 from ml_core.base.files import FileLock, write_whole
 
-__all__ = ["Outcome", "Parts", "Plan"]
+__all__ = ["RowCounts", "Parts", "Plan"]
 
 
 class Plan(Document):
@@ -39,7 +39,7 @@ class Plan(Document):
     block_rows: int
 
 
-class Outcome(Document):
+class RowCounts(Document):
     """How many rows the whole output has, and how many of them were refused; it exists once the output is whole."""
 
     rows: int
@@ -61,7 +61,7 @@ _IN_WORDS = {
 class Parts:
     """The folder ``OUT.parts``: plan, finished parts, and the output itself before it is put in its place.
 
-    The order of the steps is what makes it resumable: parts appear whole and in order; the outcome is written when the
+    The order of the steps is what makes it resumable: parts appear whole and in order; the counts are written when the
     output is whole; only then is it renamed; then the parts go, and last the plan, which ends the run.
 
     Parameters
@@ -76,7 +76,7 @@ class Parts:
         self.spool = self.folder / "stdin.csv"
         self._lock = self.folder / "lock"
         self._plan = self.folder / "plan.json"
-        self._outcome = self.folder / "outcome.json"
+        self._counts = self.folder / "outcome.json"
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -167,17 +167,17 @@ class Parts:
                 raise DataError(str(self._part(number)), "is damaged: begin anew with --restart") from error
             yield table
 
-    def outcome(self) -> Outcome | None:
-        """The outcome, once the output is whole, here or in its place."""
+    def counts(self) -> RowCounts | None:
+        """How many rows the output has, once it is whole, here or in its place."""
         is_made = self.whole.exists() or self._out.exists()
-        return read_document(self._outcome, Outcome) if is_made else None
+        return read_document(self._counts, RowCounts) if is_made else None
 
-    def finish(self, make: Callable[[Path], Outcome]) -> Outcome:
+    def finish(self, make: Callable[[Path], RowCounts]) -> RowCounts:
         """Make the whole output of the parts, and know that it is whole."""
-        outcome = make(self.whole)
+        counts = make(self.whole)
         _flush(self.whole)
-        write_document(self._outcome, outcome)
-        return outcome
+        write_document(self._counts, counts)
+        return counts
 
     def publish(self, *, force: bool) -> None:
         """Put the output in its place and end the run.

@@ -60,13 +60,12 @@ class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
             raise InvalidRows("input", len(table.problems), table.n_rows, checks)
         found = predictor.predict(table.arrays, _level(params, predictor.level))
         labels, keys = predictor.classes, [str(label) for label in predictor.classes]
-        probability = found.proba[:, 1] if len(labels) == 2 else np.full(table.n_rows, np.nan)
         return pd.DataFrame(
             {
-                "prediction": [labels[k] for k in found.predictions.tolist()],
-                "probability": probability,
-                "p_values": [dict(zip(keys, row, strict=True)) for row in found.p_values.tolist()],
-                "prediction_set": [[labels[k] for k in np.flatnonzero(row)] for row in found.sets],
+                "prediction": found.labels(labels),
+                "probability": found.proba[:, 1] if len(labels) == 2 else np.nan,
+                "p_values": [dict(zip(keys, row.p_values, strict=True)) for row in found.rows()],
+                "prediction_set": [[labels[k] for k in row.members] for row in found.rows()],
             },
             index=model_input.index,
         )

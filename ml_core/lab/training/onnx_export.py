@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
 from ml_core.serve.model.bundle import ONNX_FILE
-from ml_core.serve.model.scorer import OnnxScorer
+from ml_core.serve.model.scorer import OnnxScorer, check_probabilities
 
 __all__ = ["SKLEARN_LIMIT", "XGBOOST_LIMIT", "check_agrees", "sklearn_to_onnx", "xgboost_to_onnx"]
 
@@ -89,7 +89,7 @@ def check_agrees(
     """
     if not len(features):  # whose shape libraries do not agree about; who calibrates says what is missing
         return 0.0
-    difference = float(np.abs(scorer.proba(features) - expected).max(initial=0.0))
+    difference = float(np.abs(check_probabilities(scorer.proba(features)) - expected).max(initial=0.0))
     if not difference <= limit:
         raise ScorerDisagrees(difference, limit)
     return difference

@@ -38,7 +38,7 @@ from ml_core.serve.model.bundle import (
 from ml_core.serve.model.manifest import Source
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor, check_golden, golden_entries
-from ml_core.serve.model.scorer import OnnxScorer, Scorecard
+from ml_core.serve.model.scorer import OnnxScorer, Scorecard, check_probabilities
 
 __all__ = ["PackedModel", "ScorerCandidate", "pack_model", "split_shares"]
 
@@ -130,11 +130,11 @@ def pack_model(
     fitted, calibration_rows, test = (rows.part(*p) for p in (candidate.fitted_on, ("calibration",), ("test",)))
     scorer = OnnxScorer(candidate.onnx, len(features.feature_names), len(classes))
     note(f"calibrating on {len(calibration_rows)} rows, checked by MAPIE")
-    model = _calibrated(config, calibration_rows, scorer.proba(calibration_rows.matrix))
+    model = _calibrated(config, calibration_rows, check_probabilities(scorer.proba(calibration_rows.matrix)))
     content = fit_scorecard(fitted.matrix, fitted.y_index, len(classes))
     scorecard = _calibrated(config, calibration_rows, Scorecard(content).proba(calibration_rows.matrix))
     note(f"evaluating on {len(test)} rows of patients never seen")
-    proba = scorer.proba(test.matrix)
+    proba = check_probabilities(scorer.proba(test.matrix))
     normal = fitted.recent()
     level = config.conformal.confidence_level
     evaluation = evaluate(proba, test.y_index, model.calibration, level, test.groups, classes)

@@ -1,22 +1,31 @@
-"""Answers for many rows as arrays, each row knowing whose answer it is and why it is not the model's own."""
+"""Answers: of many rows as arrays, of one row as plain numbers. Envelope, log and bulk reply are views of them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
+from uuid_utils import UUID
 
+from ml_core.base.array_types import BoolArray, FeatureMatrix
+from ml_core.base.clock import utc_text
 from ml_core.features.columns import ColumnArrays
+from ml_core.serve.answering.envelope import InferenceLineage, InferenceResponse
 from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
-from ml_core.serve.model.prediction_sets import BatchAnswer
+from ml_core.serve.features.record import Record
+from ml_core.serve.model.prediction_sets import Predictions, RowPrediction
+from ml_core.serve.rollout.monitor_state import Validity
 from ml_core.serve.rollout.rollout_state import Slot
-from ml_core.serve.running.guard import FallbackReason
-from ml_core.serve.running.runner import Probabilities
+from ml_core.serve.running.guard import FallbackReason, GuardedCall
 
-__all__ = ["REASONS", "TableAnswer", "answering_model", "blocks", "fill", "joined", "members_of", "whole"]
+__all__ = ["REASONS", "Answer", "Answers", "Question", "blocks", "lineage_of"]
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 8_192
 
@@ -29,65 +38,218 @@ _ORIGIN_NUMBER = {origin: number for number, origin in enumerate(ORIGINS)}
 
 
 @dataclass(frozen=True, slots=True)
-class TableAnswer:
-    """Answers for the n rows of a table, as arrays.
+class Question:
+    """n rows, and who is to answer them.
 
     Attributes
     ----------
-    proba : float64 (n, K)
-    answer : p-values (n, K), sets bool (n, K), predictions (n,) as class positions
-    origins, reasons : int8 (n,), positions in ``ORIGINS`` and ``REASONS``
+    live, slot : a moment of the rollout, and the slot of it that is asked
+    columns : the rows, each column (n,)
+    features : the same as the matrix of the slot's model, (n, d)
     level : the confidence level of the sets
     """
 
-    proba: Probabilities
-    answer: BatchAnswer
-    origins: npt.NDArray[np.int8]
-    reasons: npt.NDArray[np.int8]
+    live: Live
+    slot: Slot
+    columns: ColumnArrays
+    features: FeatureMatrix
     level: Decimal
 
 
-def answering_model(live: Live, asked: Slot, origin: Origin) -> LiveModel:
-    """The model an answer's lineage names: the one in that slot, or the one asked, whose baseline answered."""
-    named = live.at(origin) if origin in ("champion", "challenger", "previous") else live.at(asked)
-    return named or live.champion
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers to n rows, as arrays.
+
+    Attributes
+    ----------
+    live, slot : a moment of the rollout, and the slot of it that was asked
+    columns : what was asked, each (n,)
+    level : the confidence level of the sets
+    predictions : probabilities, p-values, sets and predicted labels
+    origins, reasons : int8 (n,), who gave each answer and why it is not the model's own, as positions in ``ORIGINS``
+        and ``REASONS``
+    calls : the calls of the model that was asked, with the rows of each
+    """
+
+    live: Live
+    slot: Slot
+    columns: ColumnArrays
+    level: Decimal
+    predictions: Predictions
+    origins: npt.NDArray[np.int8]
+    reasons: npt.NDArray[np.int8]
+    calls: tuple[tuple[GuardedCall, int], ...]
+
+    @classmethod
+    def by(
+        cls,
+        question: Question,
+        call: GuardedCall,
+        predictions: Predictions,
+        origin: Origin,
+        reason: FallbackReason | None = None,
+    ) -> Answers:
+        """Answers that all come from one origin, for one reason."""
+        n = len(predictions.proba)
+        return cls(
+            question.live,
+            question.slot,
+            question.columns,
+            question.level,
+            predictions,
+            np.full(n, _ORIGIN_NUMBER[origin], dtype=np.int8),
+            np.full(n, _REASON_NUMBER[reason], dtype=np.int8),
+            ((call, n),),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers], columns: ColumnArrays | None = None) -> Answers:
+        """The rows of all parts, one after another; ``columns`` are theirs where they are at hand."""
+        if len(parts) == 1:
+            return parts[0]
+        names = parts[0].columns
+        return replace(
+            parts[0],
+            columns=columns or {name: np.concatenate([part.columns[name] for part in parts]) for name in names},
+            predictions=Predictions.joined([part.predictions for part in parts]),
+            origins=np.concatenate([part.origins for part in parts]),
+            reasons=np.concatenate([part.reasons for part in parts]),
+            calls=tuple(call for part in parts for call in part.calls),
+        )
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Time the model took."""
+        return sum(call.elapsed_ms for call, _ in self.calls)
+
+    def put(
+        self, rows: BoolArray, predictions: Predictions, origin: Origin, reason: FallbackReason | None = None
+    ) -> None:
+        """Replace some rows by the answers of another origin."""
+        self.predictions.put(rows, predictions)
+        self.origins[rows] = _ORIGIN_NUMBER[origin]
+        self.reasons[rows] = _REASON_NUMBER[reason]
+
+    def named(self) -> dict[Origin, LiveModel]:
+        """The origins that have answered a row, with the model that the lineage of such an answer names."""
+        names = [ORIGINS[i] for i in np.unique(self.origins).tolist()]
+        return {name: self.live.answering(self.slot, name) for name in names}
+
+    def rows(self) -> Iterator[tuple[Origin, FallbackReason | None, RowPrediction]]:
+        """The answers row by row, as plain numbers."""
+        for origin, reason, row in zip(
+            self.origins.tolist(), self.reasons.tolist(), self.predictions.rows(), strict=True
+        ):
+            yield ORIGINS[origin], REASONS[reason], row
+
+    def count(self) -> None:
+        """Add them to what the guards of a canary watch."""
+        for call, rows in self.calls:
+            counts = self.live.count_call(self.slot, call, rows)
+        for size, n in enumerate(np.bincount(self.predictions.sets.sum(axis=1)).tolist()):
+            counts.set_sizes[size] += n
+        for number, n in enumerate(np.bincount(self.reasons).tolist()):
+            reason = REASONS[number]
+            if reason is not None and n:
+                counts.fallbacks[reason] += n
+
+    def count_in_metrics(self) -> None:
+        """Add them to the metrics."""
+        kinds, counts = np.unique(self.origins.astype(np.int64) * len(REASONS) + self.reasons, return_counts=True)
+        for kind, n in zip(kinds.tolist(), counts.tolist(), strict=True):
+            origin, reason = ORIGINS[kind // len(REASONS)], REASONS[kind % len(REASONS)]
+            self.live.answering(self.slot, origin).count(origin, reason, n)
+
+    def log_degraded(self, request_id: str) -> None:
+        """One line where the model did not answer all rows: why, who did instead, how many rows."""
+        rows = np.flatnonzero(self.reasons)
+        if not len(rows):
+            return
+        facts = {
+            "request_id": request_id,
+            "asked": self.slot,
+            "model_hash": self.live.asked(self.slot).model_hash,
+            "reasons": _numbers_of(REASONS, self.reasons[rows]),
+            "answered_by": _numbers_of(ORIGINS, self.origins[rows]),
+        }
+        logger.info("answer.degraded", extra=facts)
 
 
-def whole(
-    proba: Probabilities, answer: BatchAnswer, origin: Origin, reason: FallbackReason | None, level: Decimal
-) -> TableAnswer:
-    """A table whose rows all come from one origin."""
-    n = len(proba)
-    origins = np.full(n, _ORIGIN_NUMBER[origin], dtype=np.int8)
-    return TableAnswer(proba, answer, origins, np.full(n, _REASON_NUMBER[reason], dtype=np.int8), level)
+# Not frozen: a frozen dataclass of this size takes 4 us longer to make, once per answer.
+@dataclass(slots=True)
+class Answer:
+    """One answer, before it is written down as an envelope or as a row of the log.
+
+    Attributes
+    ----------
+    request_id, at : its id, and when it was given, UTC
+    model : the one its lineage names
+    origin, reason : who gave it, and why it is not the model's own
+    row : its numbers
+    level : the confidence level of its set
+    validity : what the monitor says of the model, and why
+    record, input_hash : what was asked, and the sha256 (hex) of its canonical JSON
+    elapsed_ms : time the model took
+    client_request_id, subject : the caller's own name for it, and whom it is about, or None
+    batch_id, batch_index : the batch call it was part of, and its place there
+    """
+
+    request_id: UUID
+    at: datetime
+    model: LiveModel
+    origin: Origin
+    reason: FallbackReason | None
+    row: RowPrediction
+    level: float
+    validity: tuple[Validity, tuple[str, ...]]
+    record: Record
+    input_hash: str
+    elapsed_ms: float
+    client_request_id: str | None = None
+    subject: str | None = None
+    batch_id: UUID | None = None
+    batch_index: int | None = None
+
+    def envelope(self, bento: str | None) -> InferenceResponse:
+        """The answer as its caller gets it; ``bento`` is the tag of the bento that runs here."""
+        model, (proba, p_values, members, prediction) = self.model, self.row
+        classes = model.classes
+        validity, validity_reasons = self.validity
+        return InferenceResponse(
+            request_id=str(self.request_id),
+            prediction=classes[prediction],
+            probability=proba[1] if model.is_binary else None,
+            confidence=proba[prediction],
+            prediction_set=[classes[k] for k in members],
+            p_values=dict(zip(model.keys, p_values, strict=True)),
+            confidence_level=self.level,
+            guarantee=model.calibration.guarantee,
+            validity=validity,
+            validity_reasons=validity_reasons,
+            fallback_used=self.reason is not None,
+            fallback_reason=self.reason,
+            error=None,
+            lineage=lineage_of(model, self.origin, self.input_hash, bento, self.at),
+            client_request_id=self.client_request_id,
+        )
 
 
-def fill(
-    table: TableAnswer,
-    rows: npt.NDArray[np.bool_],
-    answer: BatchAnswer,
-    proba: Probabilities,
-    origin: Origin,
-    reason: FallbackReason | None = None,
-) -> None:
-    """Put the answers of another origin into some rows."""
-    table.proba[rows] = proba
-    for mine, theirs in zip(table.answer, answer, strict=True):
-        mine[rows] = theirs
-    table.origins[rows] = _ORIGIN_NUMBER[origin]
-    table.reasons[rows] = _REASON_NUMBER[reason]
-
-
-def joined(tables: Sequence[TableAnswer]) -> TableAnswer:
-    """The rows of all tables, one after another."""
-    if len(tables) == 1:
-        return tables[0]
-    return TableAnswer(
-        proba=np.concatenate([t.proba for t in tables]),
-        answer=BatchAnswer(*(np.concatenate(parts) for parts in zip(*(t.answer for t in tables), strict=True))),
-        origins=np.concatenate([t.origins for t in tables]),
-        reasons=np.concatenate([t.reasons for t in tables]),
-        level=tables[0].level,
+def lineage_of(model: LiveModel, origin: Origin, input_hash: str, bento: str | None, at: datetime) -> InferenceLineage:
+    """Lineage of an answer that was given then to the input of that hash."""
+    manifest = model.manifest
+    return InferenceLineage(
+        model_name=manifest.name,
+        model_version=model.model.version,
+        model_hash=model.model_hash,
+        feature_version=manifest.feature_version,
+        calibration_id=model.calibration_id(origin),
+        input_hash=input_hash,
+        slot=origin,
+        bento=bento,
+        timestamp=utc_text(at),
     )
 
 
@@ -98,6 +260,6 @@ def blocks(columns: ColumnArrays) -> Iterator[ColumnArrays]:
         yield {name: values[start : start + _BLOCK_ROWS] for name, values in columns.items()}
 
 
-def members_of(sets: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Positions of the labels in each row's set."""
-    return [[k for k, inside in enumerate(row) if inside] for row in sets.tolist()]
+def _numbers_of(names: Sequence[str | None], positions: npt.NDArray[np.int8]) -> dict[str, int]:
+    """How often each name occurs."""
+    return {str(names[i]): n for i, n in enumerate(np.bincount(positions).tolist()) if n}

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ml_core.base.array_types import Label
 from ml_core.serve.rollout.monitor_state import Validity
 
-__all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "Label", "RowError", "Validity"]
-
-Label = int | str
+__all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "RowError"]
 
 
 # Not frozen: a frozen dataclass of this size takes 4 us longer to make, once per answer.

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import logging
 from decimal import Decimal
-from typing import NamedTuple
 
 import numpy as np
 
+from ml_core.base.array_types import FeatureMatrix
 from ml_core.base.errors import ArtefactError
 from ml_core.serve.model.bundle import Bundle
-from ml_core.serve.model.prediction_sets import BatchAnswer, ConformalCalibration
+from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions
 from ml_core.serve.model.scorer import Scorecard
-from ml_core.serve.running.runner import FeatureMatrix, Probabilities, checked
+from ml_core.serve.running.runner import checked
 
-__all__ = ["FallbackAnswer", "FallbackStrategy"]
+__all__ = ["FallbackStrategy"]
 
 logger = logging.getLogger(__name__)
-
-
-class FallbackAnswer(NamedTuple):
-    """Answers for n rows: class probabilities float64 (n, K), and p-values, sets and predictions."""
-
-    proba: Probabilities
-    answer: BatchAnswer
 
 
 class FallbackStrategy:
@@ -56,7 +49,7 @@ class FallbackStrategy:
             raise ArtefactError("fallback.json", "holds no prior for every class") from error
         return cls(Scorecard(bundle.fallback.get("scorecard", {})), bundle.scorecard_calibration, shares)
 
-    def by_scorecard(self, features: FeatureMatrix, level: Decimal) -> FallbackAnswer | None:
+    def by_scorecard(self, features: FeatureMatrix, level: Decimal) -> Predictions | None:
         """The scorecard's answers with sets of its own calibration; None where it gives no probabilities.
 
         Valid for rows that were turned to it before anything about them was known. A row that broke the model is not
@@ -69,11 +62,10 @@ class FallbackStrategy:
             return None
         if scored.fault is not None:
             return None
-        return FallbackAnswer(scored.proba, self.calibration.rows(scored.proba, level))
+        return self.calibration.rows(scored.proba, level)
 
-    def by_prior(self, rows: int) -> FallbackAnswer:
+    def by_prior(self, rows: int) -> Predictions:
         """Every label for every row, which covers whatever the row is; the probabilities are the class shares."""
         shape = (rows, len(self._prior))
-        most = int(np.argmax(self._prior))
-        answer = BatchAnswer(np.ones(shape), np.ones(shape, dtype=np.bool_), np.full(rows, most, dtype=np.int64))
-        return FallbackAnswer(np.tile(np.array(self._prior, dtype=np.float64), (rows, 1)), answer)
+        most = np.full(rows, int(np.argmax(self._prior)), dtype=np.int64)
+        return Predictions(np.tile(self._prior, (rows, 1)), np.ones(shape), np.ones(shape, dtype=np.bool_), most)

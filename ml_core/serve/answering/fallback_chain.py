@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import numpy as np
 
 from ml_core.base.errors import (
@@ -14,110 +12,93 @@ from ml_core.base.errors import (
     NotLoaded,
     Overloaded,
 )
-from ml_core.features.columns import ColumnArrays
-from ml_core.serve.answering.answer_counts import count_unanswered
-from ml_core.serve.answering.answers import TableAnswer, fill, whole
-from ml_core.serve.answering.fallback import FallbackAnswer
-from ml_core.serve.answering.live import Live, LiveModel, Origin
+from ml_core.serve.answering.answers import Answers, Question
+from ml_core.serve.answering.live import LiveModel
 from ml_core.serve.rollout.rollout_state import FallbackStep, Slot
 from ml_core.serve.running.guard import FallbackReason, GuardedCall, is_row_caused
-from ml_core.serve.running.runner import FeatureMatrix
 
 __all__ = ["fall_back"]
 
 
-async def fall_back(
-    live: Live,
-    slot: Slot,
-    model: LiveModel,
-    columns: ColumnArrays,
-    features: FeatureMatrix,
-    call: GuardedCall,
-    level: Decimal,
-) -> TableAnswer:
-    """Answers of n rows of which the model could not answer all: its own where it could, else the chain's."""
-    reason = call.reason or "bad_output"
-    steps = live.flags.fallback
-    if not steps:
-        count_unanswered(live, slot, call, len(features))
-        raise _unanswered(reason, model)
-    if call.proba is None and not is_row_caused(reason):
-        try:
-            return await _chain(live, slot, columns, features, reason, level)
-        except ModelUnavailable:
-            count_unanswered(live, slot, call, len(features))
-            raise
-    prior = model.baseline.by_prior(len(features))
-    table = whole(prior.proba, prior.answer, "prior", reason, level)
-    if call.proba is not None:
-        good = ~np.isnan(call.proba[:, 0])
-        if good.any():
-            fill(table, good, model.calibration.rows(call.proba[good], level), call.proba[good], slot)
-    return table
+async def fall_back(question: Question, call: GuardedCall) -> Answers:
+    """Answers to rows of which the model could not answer all: its own where it could, else the chain's.
+
+    Raises
+    ------
+    ModelUnavailable
+        No step of the chain may or can answer; the rows are counted as unanswered.
+    """
+    live, slot = question.live, question.slot
+    model, reason = live.asked(slot), call.reason or "bad_output"
+    try:
+        if not live.flags.fallback:
+            raise _unanswered(reason, model)
+        if call.proba is None and not is_row_caused(reason):
+            return await _chain(question, call, reason)
+    except ModelUnavailable:
+        live.count_unanswered(slot, call, len(question.features))
+        raise
+    return _own_or_prior(question, call, call, model, slot, None)
 
 
-async def _chain(
-    live: Live,
-    slot: Slot,
-    columns: ColumnArrays,
-    features: FeatureMatrix,
-    reason: FallbackReason,
-    level: Decimal,
-) -> TableAnswer:
+async def _chain(question: Question, call: GuardedCall, reason: FallbackReason) -> Answers:
     """The first step that answers rows which were turned away before they were looked at."""
-    other_slots: list[Slot] = ["champion"] if slot == "challenger" else []
-    model = live.at(slot) or live.champion
+    live, baseline = question.live, question.live.asked(question.slot).baseline
+    other_slots: list[Slot] = ["champion"] if question.slot == "challenger" else []
     steps: list[Slot | FallbackStep] = [*other_slots, *live.flags.fallback]
     for step in steps:
-        if step in {"champion", "previous"}:
-            table = await _by_other(live.at(step), step, model, columns, reason, level)
-            if table is not None:
-                return table
-            continue
-        found = _by_baseline(model, step, features, level)
-        if found is not None:
-            return whole(found.proba, found.answer, _origin(step), reason, level)
-    raise _unanswered(reason, model)
+        if step in ("champion", "previous"):
+            found = await _by_other(question, call, live.at(step), step, reason)
+            if found is not None:
+                return found
+        elif step == "scorecard":
+            predictions = baseline.by_scorecard(question.features, question.level)
+            if predictions is not None:
+                return Answers.by(question, call, predictions, "scorecard", reason)
+        else:
+            return Answers.by(question, call, baseline.by_prior(len(question.features)), "prior", reason)
+    raise _unanswered(reason, live.asked(question.slot))
 
 
 async def _by_other(
-    other: LiveModel | None,
-    slot: Slot,
-    asked: LiveModel,
-    columns: ColumnArrays,
-    reason: FallbackReason,
-    level: Decimal,
-) -> TableAnswer | None:
-    """Answers of another loaded model; rows that break it get every label. None where it is not healthy.
-
-    The prior is that of the model that was asked, which is the one that the lineage of such an answer names.
-    """
+    question: Question, call: GuardedCall, other: LiveModel | None, slot: Slot, reason: FallbackReason
+) -> Answers | None:
+    """Answers of another loaded model; rows that break it get every label. None where it is not healthy."""
     if other is None:
         return None
-    features = other.transform(columns)
     try:
-        call = await other.guard.call(features)
+        theirs = await other.guard.call(other.transform(question.columns))
     except Overloaded:
         return None
-    if call.proba is None and not (call.reason and is_row_caused(call.reason)):
+    if theirs.proba is None and not (theirs.reason and is_row_caused(theirs.reason)):
         return None
-    prior = asked.baseline.by_prior(len(features))
-    table = whole(prior.proba, prior.answer, "prior", call.reason or reason, level)
-    if call.proba is not None:
-        good = ~np.isnan(call.proba[:, 0])
+    return _own_or_prior(question, call, theirs, other, slot, reason)
+
+
+def _own_or_prior(
+    question: Question,
+    call: GuardedCall,
+    given: GuardedCall,
+    model: LiveModel,
+    slot: Slot,
+    reason: FallbackReason | None,
+) -> Answers:
+    """A model's own answers where it gave some, and every label for the rows that it failed on.
+
+    Parameters
+    ----------
+    call : of the model that was asked. Its prior stands in, since the lineage of such an answer names that model
+    given : what the model in ``slot`` gave
+    reason : why its own answers are not those of the model that was asked; None where it is that model
+    """
+    prior = question.live.asked(question.slot).baseline.by_prior(len(question.features))
+    answers = Answers.by(question, call, prior, "prior", given.reason or reason or "bad_output")
+    if given.proba is not None:
+        good = ~np.isnan(given.proba[:, 0])
         if good.any():
-            fill(table, good, other.calibration.rows(call.proba[good], level), call.proba[good], slot, reason)
-    return table
-
-
-def _by_baseline(model: LiveModel, step: str, features: FeatureMatrix, level: Decimal) -> FallbackAnswer | None:
-    if step == "scorecard":
-        return model.baseline.by_scorecard(features, level)
-    return model.baseline.by_prior(len(features))
-
-
-def _origin(step: str) -> Origin:
-    return "scorecard" if step == "scorecard" else "prior"
+            own = given.proba[good]
+            answers.put(good, model.calibration.rows(own, question.level), slot, reason)
+    return answers
 
 
 def _unanswered(reason: FallbackReason, model: LiveModel) -> ModelUnavailable:

@@ -1,39 +1,33 @@
-"""The inference core: records in, envelopes out. HTTP, batch and in-process callers all come through here."""
+"""The inference core: records in, answers out. HTTP, batch and in-process callers all come through here."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.errors import (
-    FieldProblem,
-    InvalidRecord,
-    LogUnavailable,
-    NotLoaded,
-    Overloaded,
-)
+from uuid_utils import UUID
+
+from ml_core.base.array_types import FeatureMatrix
+from ml_core.base.clock import utc_now
+from ml_core.base.errors import FieldProblem, InvalidRecord, LogUnavailable, NotLoaded, Overloaded
 from ml_core.features.columns import ColumnArrays
-from ml_core.serve.answering.answer_counts import count_in_metrics, count_many, count_one, log_degraded
-from ml_core.serve.answering.answers import REASONS, TableAnswer, answering_model, blocks, joined, members_of, whole
-from ml_core.serve.answering.envelope import BatchResponse, InferenceLineage, InferenceResponse, RowError, Validity
+from ml_core.serve.answering.answers import Answer, Answers, Question, blocks
+from ml_core.serve.answering.envelope import BatchResponse, InferenceResponse, RowError
 from ml_core.serve.answering.fallback_chain import fall_back
-from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
-from ml_core.serve.answering.recording import BulkAnswer, Logged, Recorder
+from ml_core.serve.answering.live import Live, LiveModel, Origin
+from ml_core.serve.answering.recording import BulkCall, Recorder
 from ml_core.serve.answering.request_ids import new_id
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
 from ml_core.serve.answering.shadow import Shadow, ShadowRows
 from ml_core.serve.features.record import Record, RecordReader
-from ml_core.serve.rollout.monitor_state import Validities
+from ml_core.serve.model.prediction_sets import RowPrediction
+from ml_core.serve.rollout.monitor_state import Validities, Validity
 from ml_core.serve.rollout.rollout_state import Slot
 from ml_core.serve.running.guard import FallbackReason, GuardedCall
-from ml_core.serve.running.runner import FeatureMatrix
 
-__all__ = ["AskedTable", "Elsewhere", "InferenceService", "invalid_record_body"]
+__all__ = ["UNMONITORED", "Elsewhere", "InferenceService"]
 
 T = TypeVar("T")
 
@@ -45,25 +39,8 @@ async def _right_here(work: Callable[[], T]) -> T:
     return work()
 
 
-_UNMONITORED: tuple[Validity, tuple[str, ...]] = ("unmonitored", ())
-
-
-@dataclass(frozen=True, slots=True)
-class AskedTable:
-    """Answers that nobody has got yet.
-
-    Attributes
-    ----------
-    columns : what was asked, each (n,)
-    table : n answers
-    elapsed_ms : time the model took
-    count : adds them to the guards' counts
-    """
-
-    columns: ColumnArrays
-    table: TableAnswer
-    elapsed_ms: float
-    count: Callable[[], None]
+UNMONITORED: tuple[Validity, tuple[str, ...]] = ("unmonitored", ())
+"""What answers of a model say of themselves while no monitor watches it."""
 
 
 class InferenceService:
@@ -73,12 +50,12 @@ class InferenceService:
     ----------
     live : the models in their slots; None until some are loaded. Replaced as a whole when the rollout changes
     bento : tag of the bento this code runs in, None outside one
-    now : clock of the envelopes
     shadow : takes what a challenger is to score as well
     recorder : stores every answer before it is given
 
     Attributes
     ----------
+    problem : why nothing is live, "" where something is or nobody knows
     validity : what answers of a model say of themselves, by its hash, as the monitor sees it
     """
 
@@ -87,16 +64,14 @@ class InferenceService:
         live: Live | None,
         *,
         bento: str | None = None,
-        now: Callable[[], datetime] = utc_now,
         shadow: Shadow | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self.live = live
         self.problem = ""
         self.validity: Validities = {}
+        self.bento = bento
         self._recorder = recorder
-        self._bento = bento
-        self._now = now
         self._shadow = shadow
 
     def ready(self) -> Live:
@@ -130,29 +105,35 @@ class InferenceService:
         reader = live.champion.reader
         record = reader.read(request.features)
         slot = live.route(request.subject, request.client_request_id)
-        model = live.at(slot) or live.champion
+        model = live.asked(slot)
         columns = reader.arrays((record,))
         features = model.transform(columns)
         call = await _asked(slot, model, features)
-        level = request.level or live.flags.confidence_level or model.level
+        level = live.level(slot, request.level)
+        origin: Origin = slot
+        reason = None
         if call.reason is None and call.proba is not None:
-            proba = call.proba[0].tolist()
-            answer = model.calibration.row(proba, level)
-            envelope = self._envelope(
-                new_id(), record, model, slot, None, proba, answer.p_values, answer.members, answer.prediction, level,
-                request.client_request_id,
-            )  # fmt: skip
-            logged = Logged(envelope, model, record, proba, request.subject, call.elapsed_ms)
+            row = model.calibration.row(call.proba[0].tolist(), level)
         else:
-            table = await fall_back(live, slot, model, columns, features, call, level)
-            ((envelope, answering),) = self._envelopes(live, slot, [record], table, request.client_request_id)
-            if envelope.fallback_reason is not None:
-                log_degraded(live, slot, table, envelope.request_id)
-            logged = Logged(envelope, answering, record, table.proba[0].tolist(), request.subject, call.elapsed_ms)
-        await self._record([logged], lambda: count_one(live, slot, call, envelope))
+            answers = await fall_back(Question(live, slot, columns, features, level), call)
+            ((origin, reason, row),) = answers.rows()
+            model = live.answering(slot, origin)
+        answer = self._answer(model, origin, reason, row, level, record, call.elapsed_ms)
+        answer.client_request_id, answer.subject = request.client_request_id, request.subject
+        if reason is not None:
+            answers.log_degraded(str(answer.request_id))
+
+        def count() -> None:
+            counts = live.count_call(slot, call, 1)
+            counts.set_sizes[len(row.members)] += 1
+            if call.reason is not None:
+                counts.fallbacks[call.reason] += 1
+            model.count(origin, reason)
+
+        await self._record([answer], count)
         if live.mode == "shadow" and self._shadow is not None:
-            self._shadow.put(live, ShadowRows.of_one(envelope, columns, features))
-        return envelope
+            self._shadow.put(live, ShadowRows((str(answer.request_id),), columns, features, row, level))
+        return answer.envelope(self.bento)
 
     async def predict_batch(self, request: BatchRequest, elsewhere: Elsewhere = _right_here) -> BatchResponse:
         """Envelopes for many records, in their order; one slot answers them all.
@@ -176,29 +157,27 @@ class InferenceService:
                 [FieldProblem(f"records[{i}].{f.field}", f.problem) for i, p in problems.items() for f in p.fields]
             )
         batch_id = new_id()
-        good = [record for record in records if record is not None]
-        answers: list[InferenceResponse] = []
+        good = {i: record for i, record in enumerate(records) if record is not None}
+        envelopes: list[InferenceResponse] = []
         if good:
-            columns = await elsewhere(lambda: reader.arrays(good))
+            columns = await elsewhere(lambda: reader.arrays(list(good.values())))
             slot = live.route(None, None)
-            asked = await self.ask_table(live, slot, columns, request.level, elsewhere)
-            pairs = await elsewhere(lambda: self._envelopes(live, slot, good, asked.table, None))
-            answers = [envelope for envelope, _ in pairs]
-            log_degraded(live, slot, asked.table, "")
-            positions = [i for i, record in enumerate(records) if record is not None]
-            logged = [
-                Logged(envelope, model, record, proba, None, asked.elapsed_ms, batch_id, i)
-                for (envelope, model), record, proba, i in zip(
-                    pairs, good, asked.table.proba.tolist(), positions, strict=True
-                )
-            ]
-            await self._record(logged, asked.count)
-            self._shadow_rows(live, columns, asked.table, [answer.request_id for answer in answers])
-        following = iter(answers)
+            answers = await self.ask_table(live, slot, columns, request.level, elsewhere)
+            each = await elsewhere(lambda: self._each(answers, good, batch_id))
+            answers.log_degraded("")
+
+            def count() -> None:
+                answers.count()
+                answers.count_in_metrics()
+
+            await self._record(each, count)
+            self._shadow_rows(answers, tuple(str(answer.request_id) for answer in each))
+            envelopes = await elsewhere(lambda: [answer.envelope(self.bento) for answer in each])
+        following = iter(envelopes)
         return BatchResponse(
-            batch_id=batch_id,
+            batch_id=str(batch_id),
             predictions=[
-                RowError(new_id(), invalid_record_body(problems[i])) if record is None else next(following)
+                RowError(str(new_id()), _error_of(problems[i])) if record is None else next(following)
                 for i, record in enumerate(records)
             ],
         )
@@ -210,49 +189,38 @@ class InferenceService:
         columns: ColumnArrays,
         level: Decimal | None = None,
         elsewhere: Elsewhere = _right_here,
-    ) -> AskedTable:
-        """Answers for rows that are already columns, as arrays, from one slot of a moment of the rollout.
+    ) -> Answers:
+        """Answers for rows that are already columns, from one slot of a moment of the rollout.
 
-        They are to be handed to :meth:`give_table` before anybody gets them.
+        They are to be handed to :meth:`record_bulk` before anybody gets them.
 
         Raises
         ------
         ModelUnavailable, Overloaded
             As :meth:`predict`.
         """
-        model = live.at(slot) or live.champion
-        chosen = level or live.flags.confidence_level or model.level
-        found, calls = [], []
+        model, chosen = live.asked(slot), live.level(slot, level)
+        parts = []
         for block in blocks(columns):
             features = await elsewhere(lambda block=block: model.transform(block))  # type: ignore[misc]  # its default is the block
+            question = Question(live, slot, block, features, chosen)
             call = await _asked(slot, model, features)
             if call.reason is None and call.proba is not None:
-                answer = model.calibration.rows(call.proba, chosen)
-                table = whole(call.proba, answer, slot, None, chosen)
+                predictions = model.calibration.rows(call.proba, chosen)
+                parts.append(Answers.by(question, call, predictions, slot))
             else:
-                table = await fall_back(live, slot, model, block, features, call, chosen)
-            found.append(table)
-            calls.append(call)
+                parts.append(await fall_back(question, call))
+        return Answers.joined(parts, columns)
 
-        def count() -> None:
-            for call, table in zip(calls, found, strict=True):
-                count_many(live, slot, call, table)
-
-        return AskedTable(columns, joined(found), sum(call.elapsed_ms for call in calls), count)
-
-    async def give_table(
-        self,
-        live: Live,
-        slot: Slot,
-        asked: Sequence[AskedTable],
-        bulk: BulkAnswer | None,
-        elsewhere: Elsewhere = _right_here,
+    async def record_bulk(
+        self, parts: Sequence[Answers], call: BulkCall | None, elsewhere: Elsewhere = _right_here
     ) -> None:
-        """Store, count and shadow the rows of a bulk call before its reply is sent.
+        """Store, count and shadow the answers of a bulk call before its reply is sent.
 
         Parameters
         ----------
-        bulk : the call's answered rows, None where it has none
+        parts : the answers of each of its tables
+        call : what the log holds of the call; None where nothing of it was answered
 
         Raises
         ------
@@ -261,19 +229,19 @@ class InferenceService:
         """
 
         def count() -> None:
-            for part in asked:
+            for part in parts:
                 part.count()
-                count_in_metrics(live, slot, part.table)
+                part.count_in_metrics()
 
-        if bulk is not None and self._recorder is not None:
-            recorder, durable = self._recorder, live.flags.log_mode == "strict"
-            row = await elsewhere(lambda: recorder.segment(live, slot, bulk, durable=durable))
-            await self._counted(recorder.rows([row]) if row is not None else None, count)
-        else:
-            count()
-        for part in asked:
-            log_degraded(live, slot, part.table, "")
-            self._shadow_rows(live, part.columns, part.table, None)
+        storing = None
+        if call is not None and self._recorder is not None:
+            recorder = self._recorder
+            row = await elsewhere(lambda: recorder.segment(Answers.joined(parts), call))
+            storing = None if row is None else recorder.store([row])
+        await self._counted(storing, count)
+        for part in parts:
+            part.log_degraded("")
+            self._shadow_rows(part, None)
 
     def warm_up(self, rounds: int = 20) -> None:
         """Work through the champion's golden records outside the circuit, so that the first caller pays for nothing."""
@@ -286,30 +254,11 @@ class InferenceService:
             champion.guard.learn_speed(champion.transform(champion.reader.arrays((record,))))
             champion.calibration.row(entry["proba"], champion.level)
 
-    def lineage(self, model: LiveModel, origin: Origin, input_hash: str) -> InferenceLineage:
-        """Lineage of an answer to the input of that hash, given now."""
-        manifest = model.manifest
-        return InferenceLineage(
-            model_name=manifest.name,
-            model_version=model.model.version,
-            model_hash=model.model.model_hash,
-            feature_version=manifest.feature_version,
-            calibration_id=model.calibration_id(origin),
-            input_hash=input_hash,
-            slot=origin,
-            bento=self._bento,
-            timestamp=utc_text(self._now()),
-        )
-
-    async def _record(self, answers: Sequence[Logged], count: Callable[[], None]) -> None:
+    async def _record(self, answers: Sequence[Answer], count: Callable[[], None]) -> None:
         """Store answers, then count them."""
-
-        def count_all() -> None:
-            count()
-            for answer in answers:
-                answer.model.count(answer.envelope.lineage.slot, answer.envelope.fallback_reason)  # type: ignore[arg-type]  # an origin and a reason
-
-        await self._counted(None if self._recorder is None else self._recorder.answers(answers), count_all)
+        recorder = self._recorder
+        storing = None if recorder is None else recorder.store([recorder.row(answer) for answer in answers])
+        await self._counted(storing, count)
 
     async def _counted(self, storing: Awaitable[None] | None, count: Callable[[], None]) -> None:
         """Wait for the log, and count what is answered then: everything, unless strict mode keeps it back."""
@@ -323,74 +272,45 @@ class InferenceService:
                 raise
         count()
 
-    def _envelopes(
-        self,
-        live: Live,
-        slot: Slot,
-        records: Sequence[Record],
-        table: TableAnswer,
-        client_request_id: str | None,
-    ) -> list[tuple[InferenceResponse, LiveModel]]:
-        """One envelope a row, with the model its lineage names; ``slot`` is the one that was asked."""
-        p_values, sets, predictions = table.answer
-        rows = zip(
-            records,
-            table.proba.tolist(),
-            p_values.tolist(),
-            members_of(sets),
-            predictions.tolist(),
-            table.origins.tolist(),
-            table.reasons.tolist(),
-            strict=True,
-        )
+    def _each(self, answers: Answers, records: Mapping[int, Record], batch_id: UUID) -> list[Answer]:
+        """The answers of a batch call one by one; ``records`` are the answered ones, by their place in the call."""
         found = []
-        for record, proba, p, members, prediction, origin, reason in rows:
-            name = ORIGINS[origin]
-            model = answering_model(live, slot, name)
-            envelope = self._envelope(
-                new_id(), record, model, name, REASONS[reason], proba, p, members, prediction, table.level,
-                client_request_id,
-            )  # fmt: skip
-            found.append((envelope, model))
+        for (i, record), (origin, reason, row) in zip(records.items(), answers.rows(), strict=True):
+            model = answers.live.answering(answers.slot, origin)
+            answer = self._answer(model, origin, reason, row, answers.level, record, answers.elapsed_ms)
+            answer.batch_id, answer.batch_index = batch_id, i
+            found.append(answer)
         return found
 
-    def _envelope(
+    def _answer(
         self,
-        request_id: str,
-        record: Record,
         model: LiveModel,
         origin: Origin,
         reason: FallbackReason | None,
-        proba: list[float],
-        p_values: list[float],
-        members: list[int],
-        prediction: int,
+        row: RowPrediction,
         level: Decimal,
-        client_request_id: str | None,
-    ) -> InferenceResponse:
-        classes = model.classes
-        validity, validity_reasons = self.validity.get(model.model.model_hash, _UNMONITORED)
-        return InferenceResponse(
-            request_id=request_id,
-            prediction=classes[prediction],
-            probability=proba[1] if model.is_binary else None,
-            confidence=proba[prediction],
-            prediction_set=[classes[k] for k in members],
-            p_values=dict(zip(model.keys, p_values, strict=True)),
-            confidence_level=float(level),
-            guarantee=model.calibration.guarantee,
-            validity=validity,
-            validity_reasons=validity_reasons,
-            fallback_used=reason is not None,
-            fallback_reason=reason,
-            error=None,
-            lineage=self.lineage(model, origin, hashlib.sha256(model.reader.canonical(record)).hexdigest()),
-            client_request_id=client_request_id,
+        record: Record,
+        elapsed_ms: float,
+    ) -> Answer:
+        """One answer, given now."""
+        return Answer(
+            request_id=new_id(),
+            at=utc_now(),
+            model=model,
+            origin=origin,
+            reason=reason,
+            row=row,
+            level=float(level),
+            validity=self.validity.get(model.model_hash, UNMONITORED),
+            record=record,
+            input_hash=hashlib.sha256(model.reader.canonical(record)).hexdigest(),
+            elapsed_ms=elapsed_ms,
         )
 
-    def _shadow_rows(self, live: Live, columns: ColumnArrays, table: TableAnswer, ids: list[str] | None) -> None:
-        if live.mode == "shadow" and self._shadow is not None:
-            self._shadow.put(live, ShadowRows.of_table(ids, columns, table.proba, table.answer, table.level))
+    def _shadow_rows(self, answers: Answers, ids: Sequence[str] | None) -> None:
+        if answers.live.mode == "shadow" and self._shadow is not None:
+            rows = ShadowRows(ids, answers.columns, None, answers.predictions, answers.level)
+            self._shadow.put(answers.live, rows)
 
 
 async def _asked(slot: Slot, model: LiveModel, features: FeatureMatrix) -> GuardedCall:
@@ -403,7 +323,7 @@ async def _asked(slot: Slot, model: LiveModel, features: FeatureMatrix) -> Guard
         return GuardedCall(None, "stuck", called=False)
 
 
-def invalid_record_body(error: InvalidRecord) -> dict[str, object]:
+def _error_of(error: InvalidRecord) -> dict[str, object]:
     """The error object's inside for a record that cannot be read."""
     return {
         "code": error.code,

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Literal
 
-from ml_core.serve.answering.envelope import Label
+from ml_core.base.array_types import Label
+from ml_core.features.columns import with_role
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits, Mode, Slot
 from ml_core.serve.rollout.routing import takes_challenger
-from ml_core.serve.running.guard import FallbackReason, GuardedRunner
+from ml_core.serve.running.guard import FallbackReason, GuardedCall, GuardedRunner, without_rows
 
 __all__ = ["ORIGINS", "Live", "LiveModel", "Origin", "SlotCounts"]
 
@@ -33,11 +35,13 @@ class LiveModel:
     Attributes
     ----------
     order : what its circuit was told last
+    group : the column that says whom a record is about, None where there is none
     """
 
     def __init__(self, model: LoadedModel, guard: GuardedRunner) -> None:
         bundle = model.predictor.bundle
         self.model = model
+        self.model_hash = model.model_hash
         self.guard = guard
         self.order = CircuitOrder()
         self.baseline = FallbackStrategy.from_baseline(bundle)
@@ -45,6 +49,8 @@ class LiveModel:
         self.transform = bundle.features.transform
         self.feature_version = bundle.features.name
         self.columns = bundle.features.columns
+        group = with_role(self.columns, "group")
+        self.group = None if group is None else group.name
         self.calibration = bundle.calibration
         self.level = model.predictor.level
         self.manifest = bundle.manifest
@@ -76,6 +82,13 @@ class SlotCounts:
     slow: int = 0
     fallbacks: Counter[str] = field(default_factory=Counter)
     set_sizes: Counter[int] = field(default_factory=Counter)
+
+    def count_call(self, call: GuardedCall, rows: int, slow_ms: float | None) -> None:
+        """Count one call of the model on so many rows; ``slow_ms``: from where on a call of one row is slow."""
+        if call.called:
+            self.calls += 1
+            self.failures += call.reason is not None
+            self.slow += slow_ms is not None and without_rows(call.elapsed_ms, rows) > slow_ms
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,29 @@ class Live:
         """The model in that slot."""
         found: LiveModel | None = getattr(self, slot)
         return found
+
+    def asked(self, slot: Slot) -> LiveModel:
+        """The model that a request for that slot asks: the champion where the slot is empty."""
+        return self.at(slot) or self.champion
+
+    def answering(self, slot: Slot, origin: Origin) -> LiveModel:
+        """The model that an answer's lineage names: the one in that slot, or the one asked, whose baseline answered."""
+        return self.asked(slot if origin in ("scorecard", "prior") else origin)  # type: ignore[arg-type]  # the others are slots
+
+    def level(self, slot: Slot, wanted: Decimal | None) -> Decimal:
+        """The confidence level of an answer: as the caller wants it, else as the rollout says, else the model's own."""
+        return wanted or self.flags.confidence_level or self.asked(slot).level
+
+    def count_call(self, slot: Slot, call: GuardedCall, rows: int) -> SlotCounts:
+        """Count a call of that slot's model and the rows it was for; the counts, for what came of the rows."""
+        counts = self.counts[slot]
+        counts.answers += rows
+        counts.count_call(call, rows, None if self.guards is None else self.guards.slow_ms)
+        return counts
+
+    def count_unanswered(self, slot: Slot, call: GuardedCall, rows: int) -> None:
+        """Count rows that nothing may answer: for the guards as bad as a fallback."""
+        self.count_call(slot, call, rows).fallbacks[call.reason or "bad_output"] += rows
 
     def models(self) -> list[tuple[Slot, LiveModel]]:
         """The slots that hold a model."""

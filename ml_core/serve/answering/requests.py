@@ -1,32 +1,33 @@
-"""What callers may ask: parsed bodies in, typed requests out, every wrong field named."""
+"""What callers may ask: strict JSON in, typed requests out, every wrong field named."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+import orjson
+
 from ml_core.base.errors import FieldProblem, InvalidRequest
+from ml_core.serve.answering.request_fields import ID_PATTERN, MAX_ID_LENGTH, PREDICT_FIELDS
 from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.model.prediction_sets import level_from_json
 
 __all__ = [
-    "ID_PATTERN",
-    "MAX_ID_LENGTH",
     "BatchOptions",
     "BatchRequest",
+    "NotJson",
     "OnError",
     "PredictRequest",
     "parse_batch",
+    "parse_json",
     "parse_on_error",
     "parse_predict",
 ]
 
-MAX_ID_LENGTH = 200
-ID_PATTERN = r"[^\x00-\x1f\x7f-\x9f]{1,200}"
-"""What ``client_request_id`` and ``subject`` may be."""
 _NAME = re.compile(ID_PATTERN.replace("]", r"\ud800-\udfff]", 1))  # JSON has no halves of characters, Python texts may
 
 OnError = Literal["row", "reject"]
@@ -67,8 +68,66 @@ class BatchRequest:
 
 
 _USUAL = BatchOptions()
-_PREDICT_FIELDS = frozenset({"features", "confidence_level", "client_request_id", "subject"})
 _BATCH_FIELDS = frozenset({"records", "on_error", "confidence_level"})
+
+
+class NotJson(ValueError):
+    """Raised when a body is not strict JSON; the text says why, without quoting the body."""
+
+
+def parse_json(body: bytes) -> Any:
+    """The value in these bytes: no key twice, no NaN, no Infinity.
+
+    Every key has one colon after it, so where a body has as many colons as its parsed value has keys, no key came
+    twice. Only other bodies (a colon inside a text, or a duplicate) are read again by the slower reader that can tell.
+
+    Raises
+    ------
+    NotJson
+        Not UTF-8, not JSON (RFC 8259), nested too deeply, or a key twice in one object.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(f"the body is not JSON (line {error.lineno}, column {error.colno})") from error
+    if body.count(b":") != _count_keys(value):
+        _refuse_duplicates(body)
+    return value
+
+
+def _count_keys(value: Any) -> int:
+    count = 0
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if type(item) is dict:
+            count += len(item)
+            inside: Iterable[Any] = item.values()
+        elif type(item) is list:
+            inside = item
+        else:
+            continue
+        for child in inside:
+            kind = type(child)
+            if kind is dict or kind is list:
+                stack.append(child)
+    return count
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    try:
+        json.loads(body, object_pairs_hook=_object)
+    except NotJson:
+        raise
+    except (RecursionError, ValueError) as error:  # json also refuses integers of thousands of digits
+        raise NotJson("the body is nested too deeply or has a number that is too long") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise NotJson("the body has the same key twice in one object")
+    return found
 
 
 def parse_predict(body: object) -> PredictRequest:
@@ -79,14 +138,8 @@ def parse_predict(body: object) -> PredictRequest:
     InvalidRequest
         No object, ``features`` missing, an unknown field, or a field of the wrong kind.
     """
-    fields = _fields(body, _PREDICT_FIELDS, required="features")
-    level = fields.get("confidence_level")
-    return PredictRequest(
-        features=fields["features"],
-        level=None if level is None else level_from_json(level),
-        client_request_id=_short_text(fields, "client_request_id"),
-        subject=_short_text(fields, "subject"),
-    )
+    given = _fields(body, _PREDICT_NAMES, required="features")
+    return PredictRequest(**{attribute: read(name, given.get(name)) for name, attribute, read in _PREDICT_READERS})
 
 
 def parse_batch(body: object, max_rows: int, beside: BatchOptions = _USUAL) -> BatchRequest:
@@ -104,11 +157,11 @@ def parse_batch(body: object, max_rows: int, beside: BatchOptions = _USUAL) -> B
     if len(records) > max_rows:
         problem = f"has {len(records)} records, more than the {max_rows} allowed: split it, or send an Arrow stream"
         raise InvalidRequest([FieldProblem("records", problem)])
-    level = fields.get("confidence_level")
+    level = _read_level("confidence_level", fields.get("confidence_level"))
     return BatchRequest(
         records=records,
         on_error=parse_on_error(fields.get("on_error", beside.on_error)),
-        level=beside.level if level is None else level_from_json(level),
+        level=level or beside.level,
     )
 
 
@@ -136,8 +189,11 @@ def _fields(body: object, allowed: frozenset[str], required: str) -> Mapping[str
     return body
 
 
-def _short_text(fields: Mapping[str, Any], name: str) -> str | None:
-    value = fields.get(name)
+def _read_level(_: str, value: object) -> Decimal | None:
+    return None if value is None else level_from_json(value)
+
+
+def _read_id(name: str, value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _NAME.fullmatch(value):
@@ -145,3 +201,12 @@ def _short_text(fields: Mapping[str, Any], name: str) -> str | None:
             [FieldProblem(name, f"must be text of 1 to {MAX_ID_LENGTH} characters, none of them a control character")]
         )
     return value
+
+
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "record": lambda _, value: value,
+    "level": _read_level,
+    "id": _read_id,
+}
+_PREDICT_READERS = tuple((field.name, field.attribute, _READERS[field.kind]) for field in PREDICT_FIELDS)
+_PREDICT_NAMES = frozenset(field.name for field in PREDICT_FIELDS)

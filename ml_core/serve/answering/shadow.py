@@ -9,27 +9,27 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ml_core.base.array_types import BoolArray, FeatureMatrix, FloatArray
 from ml_core.features.columns import ColumnArrays
-from ml_core.serve.answering.envelope import InferenceResponse
 from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.metrics import HOME_FAILURES, SHADOW
-from ml_core.serve.model.prediction_sets import BatchAnswer
+from ml_core.serve.model.prediction_sets import Predictions, RowPrediction
 from ml_core.serve.rollout.worker_reports import ShadowReport
-from ml_core.serve.running.runner import FeatureMatrix, Probabilities, score_rows
+from ml_core.serve.running.runner import score_rows
 
 __all__ = ["Shadow", "ShadowRows"]
 
 logger = logging.getLogger(__name__)
 
-MOST_ROWS = 10_000
+MOST_WAITING_ROWS = 10_000
 """Rows that may wait; more are left out and counted."""
 _ROWS_AT_ONCE = 256
 _PAUSE_S = 0.02
@@ -46,34 +46,18 @@ class ShadowRows:
     ids : request ids; None for a bulk call, whose rows have none yet
     columns : of the n rows
     features : their matrix by the champion's transform, where it is at hand
-    answer : the envelope of a single row, else the arrays (probabilities, p-values, sets, predictions) of n rows
-    rows, level : n, and the confidence level of the sets
+    answers : the numbers of a single row, or those of n rows
+    level : the confidence level of the sets
     """
 
-    ids: list[str] | None
+    ids: Sequence[str] | None
     columns: ColumnArrays
     features: FeatureMatrix | None
-    answer: InferenceResponse | tuple[Probabilities, BatchAnswer]
-    rows: int
+    answers: RowPrediction | Predictions
     level: Decimal
 
-    @classmethod
-    def of_one(cls, envelope: InferenceResponse, columns: ColumnArrays, features: FeatureMatrix) -> ShadowRows:
-        """One answered request."""
-        level = Decimal(repr(envelope.confidence_level))
-        return cls([envelope.request_id], columns, features, envelope, 1, level)
-
-    @classmethod
-    def of_table(
-        cls,
-        ids: list[str] | None,
-        columns: ColumnArrays,
-        proba: Probabilities,
-        answer: BatchAnswer,
-        level: Decimal,
-    ) -> ShadowRows:
-        """An answered batch."""
-        return cls(ids, columns, None, (proba, answer), len(proba), level)
+    def __len__(self) -> int:
+        return 1 if isinstance(self.answers, RowPrediction) else len(self.answers.proba)
 
 
 class Shadow:
@@ -106,11 +90,11 @@ class Shadow:
             return
         with self._lock:
             self._begin_stage(live)
-            if self._waiting_rows + rows.rows > MOST_ROWS:
-                self._count(live, "dropped", rows.rows)
+            if self._waiting_rows + len(rows) > MOST_WAITING_ROWS:
+                self._count(live, "dropped", len(rows))
                 return
             self._waiting.append((live, rows))
-            self._waiting_rows += rows.rows
+            self._waiting_rows += len(rows)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="surety-shadow", daemon=True)
                 self._thread.start()
@@ -157,7 +141,7 @@ class Shadow:
                 continue
             live = taken[0][0]
             rows = [part for _, part in taken]
-            n = sum(part.rows for part in rows)
+            n = sum(map(len, rows))
             try:
                 self._compare(live, rows)
             except Exception:  # whatever a challenger does must not end its shadowing
@@ -175,7 +159,7 @@ class Shadow:
                 if taken and (live is not taken[0][0] or rows.level != taken[0][1].level):
                     break
                 taken.append(self._waiting.popleft())
-                n += taken[-1][1].rows
+                n += len(taken[-1][1])
             self._waiting_rows -= n
         return taken
 
@@ -187,14 +171,13 @@ class Shadow:
             challenger.model.predictor.scorer, _matrix(challenger, champion, rows), len(champion.classes)
         )
         good = ~np.isnan(scored.proba[:, 0])
-        theirs = _champions(champion, rows).only(good)
-        proba = scored.proba[good]
-        ours = challenger.calibration.rows(proba, rows[0].level)
-        difference = np.abs(theirs.proba - proba)[np.arange(len(proba)), theirs.predictions]
+        theirs = Predictions.joined([_as_arrays(part.answers, len(champion.classes)) for part in rows]).only(good)
+        ours = challenger.calibration.rows(scored.proba[good], rows[0].level)
+        difference = np.abs(theirs.proba - ours.proba)[np.arange(len(ours.proba)), theirs.predictions]
         found = _Compared(
             ids=[i for i, kept in zip(_ids(rows), good.tolist(), strict=True) if kept],
             champion=theirs,
-            challenger=_Answers(proba, ours.sets, ours.predictions),
+            challenger=ours,
             difference=difference,
         )
         self._add(live, found, failed=int((~good).sum()))
@@ -226,7 +209,7 @@ class Shadow:
         if self._folder is None or live.challenger is None:
             return
         challenger, champion = live.challenger, live.champion
-        models = {"champion": champion.model.model_hash, "challenger": challenger.model.model_hash}
+        models = {"champion": champion.model_hash, "challenger": challenger.model_hash}
         theirs, ours = found.champion, found.challenger
         for i, request_id in enumerate(found.ids):
             if request_id is None:
@@ -268,29 +251,17 @@ def _wants(live: Live) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
-    """Answers of one model for n rows: probabilities and sets (n, K), predictions (n,)."""
-
-    proba: Probabilities
-    sets: npt.NDArray[np.bool_]
-    predictions: npt.NDArray[Any]
-
-    def only(self, rows: npt.NDArray[np.bool_]) -> _Answers:
-        return _Answers(self.proba[rows], self.sets[rows], self.predictions[rows])
-
-
-@dataclass(frozen=True, slots=True)
 class _Compared:
     ids: list[str | None]
-    champion: _Answers
-    challenger: _Answers
-    difference: npt.NDArray[np.float64]
+    champion: Predictions
+    challenger: Predictions
+    difference: FloatArray
 
 
 def _ids(rows: list[ShadowRows]) -> list[str | None]:
     found: list[str | None] = []
     for part in rows:
-        found += part.ids if part.ids is not None else [None] * part.rows
+        found += part.ids if part.ids is not None else [None] * len(part)
     return found
 
 
@@ -304,31 +275,15 @@ def _matrix(challenger: LiveModel, champion: LiveModel, rows: list[ShadowRows]) 
     return challenger.transform({name: np.concatenate([part.columns[name] for part in rows]) for name in names})
 
 
-def _champions(champion: LiveModel, rows: list[ShadowRows]) -> _Answers:
-    """What the champion answered to all rows, as arrays."""
-    position = {label: k for k, label in enumerate(champion.classes)}
-    proba, sets, predictions = [], [], []
-    for part in rows:
-        if isinstance(part.answer, InferenceResponse):
-            one = part.answer
-            proba.append(_proba_of(one, champion))
-            sets.append(np.array([[label in one.prediction_set for label in champion.classes]]))
-            predictions.append(np.array([position[one.prediction]]))
-        else:
-            proba.append(part.answer[0])
-            sets.append(part.answer[1].sets)
-            predictions.append(part.answer[1].predictions)
-    return _Answers(np.concatenate(proba), np.concatenate(sets), np.concatenate(predictions))
+def _as_arrays(answers: RowPrediction | Predictions, n_classes: int) -> Predictions:
+    """The numbers of some rows as arrays."""
+    if isinstance(answers, Predictions):
+        return answers
+    found = Predictions.blank(1, n_classes)
+    inside = [k in answers.members for k in range(n_classes)]
+    found.put(slice(None), (answers.proba, answers.p_values, inside, answers.prediction))
+    return found
 
 
-def _proba_of(one: InferenceResponse, champion: LiveModel) -> Probabilities:
-    """Probabilities an envelope tells of: all of a binary model's, of others only the prediction's."""
-    if one.probability is not None:
-        return np.array([[1.0 - one.probability, one.probability]])
-    row = np.full((1, len(champion.classes)), np.nan)
-    row[0, champion.classes.index(one.prediction)] = one.confidence
-    return row
-
-
-def _labels(model: LiveModel, inside: npt.NDArray[np.bool_]) -> list[Any]:
+def _labels(model: LiveModel, inside: BoolArray) -> list[Any]:
     return [label for label, member in zip(model.classes, inside.tolist(), strict=True) if member]

@@ -1,3 +1,3 @@
-"""The HTTP face: keys, admission, bodies, Arrow, OpenAPI, replies."""
+"""HTTP: keys, admission, middleware, handlers, Arrow, OpenAPI, replies."""
 
 __all__ = ["api_keys", "handlers", "json_logs", "middleware", "openapi", "replies"]

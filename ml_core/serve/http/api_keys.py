@@ -19,12 +19,12 @@ from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, ConfigError
 from ml_core.base.files import locked
 
-__all__ = ["ROLES", "ApiKey", "ApiKeys", "KeyRing", "Role", "add_key", "fingerprint", "read_keys", "revoke_key"]
+__all__ = ["ROLES", "ApiKey", "ApiKeys", "KeyRing", "KeyRole", "add_key", "fingerprint", "read_keys", "revoke_key"]
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["predict", "label", "metrics", "admin"]
-ROLES: tuple[Role, ...] = get_args(Role)
+KeyRole = Literal["predict", "label", "metrics", "admin"]
+ROLES: tuple[KeyRole, ...] = get_args(KeyRole)
 """``predict`` asks for answers, ``label`` says what turned out true, ``metrics`` scrapes, ``admin`` may do it all."""
 
 _PREFIX = "surety_"  # lets scanners for leaked secrets know one when they see it
@@ -44,13 +44,13 @@ class ApiKey(Document):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-    roles: Annotated[tuple[Role, ...], Field(min_length=1)]
+    roles: Annotated[tuple[KeyRole, ...], Field(min_length=1)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     made_at: AwareDatetime
     expires_at: AwareDatetime | None = None
     per_second: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
-    def may(self, role: Role) -> bool:
+    def may(self, role: KeyRole) -> bool:
         """Whether the key has that role; an admin has every one."""
         return role in self.roles or "admin" in self.roles
 
@@ -97,7 +97,7 @@ def read_keys(path: Path) -> ApiKeys:
 def add_key(
     path: Path,
     name: str,
-    roles: Iterable[Role],
+    roles: Iterable[KeyRole],
     *,
     expires_at: datetime | None = None,
     per_second: float | None = None,

@@ -22,20 +22,20 @@ from nanoarrow import ipc
 from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_array_stream import CArrayStream
 
+from ml_core.base.array_types import BoolArray, Label
 from ml_core.base.clock import utc_now
 from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column
-from ml_core.serve.answering.answers import REASONS, TableAnswer, answering_model, joined
-from ml_core.serve.answering.envelope import Label, Validity
-from ml_core.serve.answering.inference import AskedTable, Elsewhere, InferenceService
+from ml_core.serve.answering.answers import REASONS, Answers, lineage_of
+from ml_core.serve.answering.inference import UNMONITORED, Elsewhere, InferenceService
 from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
-from ml_core.serve.answering.recording import BulkAnswer
-from ml_core.serve.answering.request_ids import new_id, new_ids
+from ml_core.serve.answering.recording import BulkCall
+from ml_core.serve.answering.request_ids import IdArray, id_texts, new_id, new_ids
 from ml_core.serve.answering.requests import OnError
 from ml_core.serve.features.table import Cells, EncodedTable, encode_table
 from ml_core.serve.http.replies import Refused
 from ml_core.serve.http.text_codes import text_codes
-from ml_core.serve.model.prediction_sets import BatchAnswer
+from ml_core.serve.model.prediction_sets import Predictions
 from ml_core.serve.rollout.rollout_state import Slot
 
 __all__ = ["answer_stream"]
@@ -82,92 +82,52 @@ async def answer_stream(
     if on_error == "reject":
         _reject(tables)
     parts = [await _answered(service, live, slot, table, level, elsewhere) for table in tables]
-    bulk = _Bulk(service, live, slot, new_id(), level, await elsewhere(lambda: hashlib.sha256(body).hexdigest()))
-    asked = [part.asked for part in parts if part.asked is not None]
-    answer = await elsewhere(lambda: _logged(bulk, parts)) if asked else None
-    reply: bytes = await elsewhere(lambda: _write(bulk, parts))
-    await service.give_table(live, slot, asked, answer, elsewhere)
-    return bulk.batch_id, reply, live.at(slot) or live.champion
+    answers = [part.answers for part in parts if part.answers is not None]
+    model = live.asked(slot)
+    call: BulkCall = await elsewhere(
+        lambda: BulkCall(
+            batch_id=new_id(),
+            at=utc_now(),
+            ids=np.concatenate([np.empty((0, 16), np.uint8), *(part.ids[part.table.good] for part in parts)]),
+            validity=service.validity.get(model.model_hash, UNMONITORED),
+            input_hash=hashlib.sha256(body).hexdigest(),
+        )
+    )
+    head = _Head(live, slot, live.level(slot, level), call, service.bento)
+    reply: bytes = await elsewhere(lambda: _write(head, parts))
+    await service.record_bulk(answers, call if answers else None, elsewhere)
+    return str(call.batch_id), reply, model
 
 
 @dataclass(frozen=True, slots=True)
-class _Bulk:
-    """One bulk call: what answers it, under which id, and the sha256 of what was asked."""
+class _Head:
+    """What a reply says once for all its rows: who was asked, at which level, in which call, and the bento's tag."""
 
-    service: InferenceService
     live: Live
     slot: Slot
-    batch_id: str
-    level: Decimal | None
-    input_hash: str
-
-    @property
-    def asked(self) -> LiveModel:
-        """The model that was asked."""
-        return self.live.at(self.slot) or self.live.champion
-
-    @property
-    def validity(self) -> tuple[Validity, tuple[str, ...]]:
-        """What its answers say of themselves."""
-        return self.service.validity.get(self.asked.model.model_hash, ("unmonitored", ()))
+    level: Decimal
+    call: BulkCall
+    bento: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One table of the stream: its rows' ids as ASCII (n, 36), its answers, and what was asked for the good rows."""
+    """One table of the stream: its rows, their ids (n, 16), and the answers to its good rows, if it has any."""
 
     table: EncodedTable
-    ids: npt.NDArray[np.uint8]
-    answer: TableAnswer
-    asked: AskedTable | None
+    ids: IdArray
+    answers: Answers | None
 
 
 async def _answered(
     service: InferenceService, live: Live, slot: Slot, table: EncodedTable, level: Decimal | None, elsewhere: Elsewhere
 ) -> _Part:
-    """Answers of a table's good rows; its bad ones reach no model and get place-holders."""
-    ids = new_ids(table.n_rows)
-    if not table.problems:
-        asked = await service.ask_table(live, slot, table.arrays, level, elsewhere)
-        return _Part(table, ids, asked.table, asked)
-    good = table.good
-    n, k = table.n_rows, len(live.champion.classes)
-    blank = BatchAnswer(np.ones((n, k)), np.zeros((n, k), dtype=np.bool_), np.zeros(n, dtype=np.int64))
-    whole = TableAnswer(np.zeros((n, k)), blank, np.zeros(n, np.int8), np.zeros(n, np.int8), level or Decimal(0))
+    """Answers to a table's good rows; its bad ones reach no model."""
+    ids, good = new_ids(table.n_rows), table.good
     if not good.any():
-        return _Part(table, ids, whole, None)
-    asked = await service.ask_table(
-        live, slot, {name: values[good] for name, values in table.arrays.items()}, level, elsewhere
-    )
-    part = asked.table
-    for mine, theirs in (
-        (whole.proba, part.proba),
-        *zip(whole.answer, part.answer, strict=True),
-        (whole.origins, part.origins),
-        (whole.reasons, part.reasons),
-    ):
-        mine[good] = theirs
-    return _Part(table, ids, whole, asked)
-
-
-def _logged(bulk: _Bulk, parts: Sequence[_Part]) -> BulkAnswer:
-    """The answered rows of all tables as the log takes them."""
-    answered = [(part, part.asked) for part in parts if part.asked is not None]
-    names = answered[0][1].columns
-    table = joined([asked.table for _, asked in answered])
-    validity, reasons = bulk.validity
-    return BulkAnswer(
-        batch_id=bulk.batch_id,
-        ids=np.concatenate([part.ids[part.table.good] if part.table.problems else part.ids for part, _ in answered]),
-        columns={name: np.concatenate([asked.columns[name] for _, asked in answered]) for name in names},
-        table=table,
-        level=str(table.level),
-        validity=validity,
-        validity_reasons=reasons,
-        input_hash=bulk.input_hash,
-        at=utc_now(),
-        elapsed_ms=sum(asked.elapsed_ms for _, asked in answered),
-    )
+        return _Part(table, ids, None)
+    columns = table.arrays if good.all() else {name: values[good] for name, values in table.arrays.items()}
+    return _Part(table, ids, await service.ask_table(live, slot, columns, level, elsewhere))
 
 
 # --- in -----------------------------------------------------------------------------------------------------------
@@ -259,12 +219,12 @@ def _text_bytes(
     return data, ends
 
 
-def _missing(view: Any, n: int, offset: int) -> npt.NDArray[np.bool_]:
+def _missing(view: Any, n: int, offset: int) -> BoolArray:
     bitmap = view.buffer(0)
     if not bitmap.size_bytes:
         return np.zeros(n, dtype=np.bool_)
     bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
-    missing: npt.NDArray[np.bool_] = bits[offset : offset + n] == 0
+    missing: BoolArray = bits[offset : offset + n] == 0
     return missing
 
 
@@ -284,21 +244,21 @@ def _reject(tables: Sequence[EncodedTable]) -> None:
 # --- out ----------------------------------------------------------------------------------------------------------
 
 
-def _write(bulk: _Bulk, parts: Sequence[_Part]) -> bytes:
-    asked = bulk.asked
-    origins = {ORIGINS[i] for part in parts for i in np.unique(part.answer.origins).tolist()}
-    level = bulk.level or bulk.live.flags.confidence_level or asked.level
+def _write(head: _Head, parts: Sequence[_Part]) -> bytes:
+    asked, (validity, validity_reasons) = head.live.asked(head.slot), head.call.validity
+    answers = [part.answers for part in parts if part.answers is not None]
     metadata = {
-        "batch_id": bulk.batch_id,
-        "confidence_level": str(level),
+        "batch_id": str(head.call.batch_id),
+        "confidence_level": str(head.level),
         "guarantee": asked.calibration.guarantee,
-        "validity": bulk.validity[0],
-        "validity_reasons": ",".join(bulk.validity[1]),
-        "fallback_used": "true" if any(part.answer.reasons.any() for part in parts) else "false",
-        **_lineage(bulk, bulk.slot, "lineage"),
+        "validity": validity,
+        "validity_reasons": ",".join(validity_reasons),
+        "fallback_used": "true" if any(one.reasons.any() for one in answers) else "false",
+        **_lineage(head, asked, head.slot, "lineage"),
     }
-    for origin in sorted(origins - {bulk.slot}):
-        metadata |= _lineage(bulk, origin, f"lineage_of.{origin}")
+    others = {origin: model for one in answers for origin, model in one.named().items() if origin != head.slot}
+    for origin, model in sorted(others.items()):
+        metadata |= _lineage(head, model, origin, f"lineage_of.{origin}")
     schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=_fields(asked.classes), metadata=metadata, nullable=False))
     batches = [_record_batch(schema, asked.classes, part) for part in parts]
     out = io.BytesIO()
@@ -306,9 +266,8 @@ def _write(bulk: _Bulk, parts: Sequence[_Part]) -> bytes:
     return out.getvalue()
 
 
-def _lineage(bulk: _Bulk, origin: Origin, prefix: str) -> dict[str, str]:
-    model = answering_model(bulk.live, bulk.slot, origin)
-    facts = asdict(bulk.service.lineage(model, origin, bulk.input_hash))
+def _lineage(head: _Head, model: LiveModel, origin: Origin, prefix: str) -> dict[str, str]:
+    facts = asdict(lineage_of(model, origin, head.call.input_hash, head.bento, head.call.at))
     return {f"{prefix}.{k}": "" if v is None else str(v) for k, v in facts.items()}
 
 
@@ -328,22 +287,20 @@ def _fields(classes: Sequence[Label]) -> dict[str, Any]:
 
 
 def _record_batch(schema: Any, classes: Sequence[Label], part: _Part) -> Any:
-    table, answer = part.table, part.answer
-    n, found, proba = table.n_rows, answer.answer, answer.proba
+    table, n, k = part.table, part.table.n_rows, len(classes)
+    found, origins, reasons = _spread(part, k)
     valid = None if not table.problems else _bits(table.good)
-    rows = np.arange(n)
-    labels = np.array(classes)[found.predictions]
     columns: list[list[Any]] = [
-        [None, np.arange(0, 36 * n + 1, 36, dtype=np.int32), part.ids.ravel()],
-        [valid, labels.astype(np.int64)]
+        [None, np.arange(0, 36 * n + 1, 36, dtype=np.int32), id_texts(part.ids).ravel()],
+        [valid, np.array(classes, dtype=np.int64)[found.predictions]]
         if isinstance(classes[0], int)
-        else _text_buffers(labels.tolist(), rows, n, valid),
-        [valid, np.ascontiguousarray(proba[:, 1])] if len(classes) == 2 else [_bits(rows < 0), np.zeros(n)],
-        [valid, proba[rows, found.predictions]],
-        *([valid, np.ascontiguousarray(found.p_values[:, k])] for k in range(len(classes))),
-        *([valid, _bits(found.sets[:, k])] for k in range(len(classes))),
-        _coded_buffers(ORIGINS, answer.origins, table.good),
-        _coded_buffers(REASONS, answer.reasons, table.good & (answer.reasons > 0)),
+        else _text_buffers([str(label) for label in found.labels(classes)], np.arange(n), n, valid),
+        [valid, np.ascontiguousarray(found.proba[:, 1])] if k == 2 else [_bits(np.zeros(n, np.bool_)), np.zeros(n)],
+        [valid, found.confidence()],
+        *([valid, np.ascontiguousarray(found.p_values[:, c])] for c in range(k)),
+        *([valid, _bits(found.sets[:, c])] for c in range(k)),
+        _coded_buffers(ORIGINS, origins, table.good),
+        _coded_buffers(REASONS, reasons, table.good & (reasons > 0)),
         _error_buffers(table),
     ]
     children = [
@@ -352,9 +309,20 @@ def _record_batch(schema: Any, classes: Sequence[Label], part: _Part) -> Any:
     return c_array_from_buffers(schema, n, [None], children=children)
 
 
-def _coded_buffers(
-    texts: Sequence[str | None], codes: npt.NDArray[np.int8], present: npt.NDArray[np.bool_]
-) -> list[Any]:
+def _spread(part: _Part, n_classes: int) -> tuple[Predictions, npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """Predictions, origins and reasons of all rows of a table, its bad rows blank."""
+    answers, table = part.answers, part.table
+    if answers is not None and not table.problems:
+        return answers.predictions, answers.origins, answers.reasons
+    n = table.n_rows
+    found, origins, reasons = Predictions.blank(n, n_classes), np.zeros(n, np.int8), np.zeros(n, np.int8)
+    if answers is not None:
+        found.put(table.good, answers.predictions)
+        origins[table.good], reasons[table.good] = answers.origins, answers.reasons
+    return found, origins, reasons
+
+
+def _coded_buffers(texts: Sequence[str | None], codes: npt.NDArray[np.int8], present: BoolArray) -> list[Any]:
     """Buffers of a text column given by codes; the usual cases, all alike or all missing, cost next to nothing."""
     n = len(codes)
     if not present.any():
@@ -382,5 +350,5 @@ def _text_buffers(texts: Sequence[str], rows: npt.NDArray[np.intp], n: int, vali
     return [valid, ends, np.frombuffer(b"".join(encoded), dtype=np.uint8)]
 
 
-def _bits(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+def _bits(flags: BoolArray) -> npt.NDArray[np.uint8]:
     return np.packbits(flags, bitorder="little")

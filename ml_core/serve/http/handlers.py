@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol
@@ -11,25 +12,34 @@ from urllib.parse import parse_qs
 
 from ml_core.base.errors import FieldProblem, InvalidRequest
 from ml_core.base.settings import Settings
-from ml_core.serve.answering.envelope import BatchResponse, InferenceResponse, Label, RowError
+from ml_core.serve import metrics
+from ml_core.serve.answering.envelope import BatchResponse, RowError
 from ml_core.serve.answering.inference import InferenceService
-from ml_core.serve.answering.label_intake import LabelDesk
-from ml_core.serve.answering.live import Live, LiveModel
-from ml_core.serve.answering.requests import BatchOptions, BatchRequest, parse_batch, parse_on_error, parse_predict
+from ml_core.serve.answering.live import Live
+from ml_core.serve.answering.requests import (
+    BatchOptions,
+    BatchRequest,
+    NotJson,
+    parse_batch,
+    parse_json,
+    parse_on_error,
+    parse_predict,
+)
 from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.http import arrow_batches as bulk
-from ml_core.serve.http import openapi, strict_json
-from ml_core.serve.http.access import OPEN_TO_ALL, Access
-from ml_core.serve.http.admission import Admission
+from ml_core.serve.http import openapi
+from ml_core.serve.http.access import OPEN_TO_ALL, Access, Admission
 from ml_core.serve.http.middleware import BENTOML_PATHS, HttpRequest, Routes
 from ml_core.serve.http.replies import ARROW, JSON, Header, Refused, Reply, json_reply
 from ml_core.serve.http.traffic import Traffic, exposition
-from ml_core.serve.log.labels import LabelCounts
+from ml_core.serve.log.label_requests import parse_labels
+from ml_core.serve.log.labels import LabelCounts, LabelStore
+from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.prediction_sets import level_from_json
 
-__all__ = ["VERSION", "HttpApi", "WorkerStatus"]
+__all__ = ["API_VERSION", "HttpApi", "WorkerStatus"]
 
-VERSION = "1"
+API_VERSION = "1"
 RECORD_BYTES = 65_536
 """Largest body of ``/predict``, and largest batch that is parsed on the event loop: what takes a few milliseconds."""
 
@@ -61,7 +71,7 @@ class HttpApi:
         self._settings = settings
         self._inference = inference
         self._status = status
-        self._labels = LabelDesk(settings)
+        self._labels = LabelStore(settings.labels, PredictionLog(settings.log).known)
         self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
         self._headers: dict[str, tuple[Header, ...]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
@@ -77,7 +87,7 @@ class HttpApi:
             "/readyz": {"GET": self.readyz},
             "/status": {"GET": self.status},
             "/docs.json": {"GET": self.docs},
-            "/metrics": {"GET": self.metrics},
+            "/metrics": {"GET": self.exposition},
         }
         self.traffic = Traffic({*self.routes, *BENTOML_PATHS}, quiet={*OPEN_TO_ALL, "/metrics"})
 
@@ -91,7 +101,9 @@ class HttpApi:
         body = await request.body(self._record_bytes)
         with self.admission.request():
             answer = await self._inference.predict(parse_predict(_json(body)))
-        headers: tuple[Header, ...] = ((b"x-request-id", answer.request_id.encode()), *self._named(answer))
+        lineage = answer.lineage
+        named = self._named(lineage.model_version, lineage.model_hash)
+        headers: tuple[Header, ...] = ((b"x-request-id", answer.request_id.encode()), *named)
         if answer.fallback_reason is not None:
             headers = (*headers, (b"x-fallback-reason", answer.fallback_reason.encode()))
         return json_reply(answer, headers)
@@ -126,8 +138,22 @@ class HttpApi:
         return json_reply(counts)
 
     def take_labels(self, body: object, source: str) -> LabelCounts:
-        """Store the labels in a parsed body. Reads and writes files: not for the event loop."""
-        return self._labels.take(body, self._classes(), source)
+        """Store the labels in a parsed body, and count them. Reads and writes files: not for the event loop.
+
+        Raises
+        ------
+        InvalidRequest
+            The body is not what it should be; every wrong field is named.
+        LabelsNotStored
+            Nothing of it was stored.
+        """
+        live = self._inference.live
+        classes = None if live is None else live.champion.classes  # while nothing is live no label is kept out
+        counts = self._labels.add(parse_labels(body, self._settings.max_batch_rows, classes), source)
+        for outcome, n in asdict(counts).items():
+            if n:
+                metrics.LABELS.labels(outcome).inc(n)
+        return counts
 
     async def health(self, _: HttpRequest) -> Reply:
         """``GET /health``: 200 while anything can answer, else 503; ``degraded`` while fallbacks do."""
@@ -151,7 +177,7 @@ class HttpApi:
         """``GET /docs.json``: the OpenAPI document of the served model."""
         return json_reply(self._document(self._inference.live))
 
-    async def metrics(self, _: HttpRequest) -> Reply:
+    async def exposition(self, _: HttpRequest) -> Reply:
         """``GET /metrics``: what all workers of this server count, in Prometheus' text form."""
         text, content_type = await asyncio.to_thread(exposition)
         return Reply(200, text, content_type)
@@ -169,7 +195,8 @@ class HttpApi:
                 on_error=options.on_error,
                 level=options.level,
             )
-        return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *self._model_headers(model)))
+        named = self._named(model.model.version, model.model_hash)
+        return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *named))
 
     async def _large_batch(
         self, parsed: BatchRequest, elsewhere: Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -180,38 +207,29 @@ class HttpApi:
 
     def _batch_reply(self, answer: BatchResponse) -> Reply:
         headers: tuple[Header, ...] = ((b"x-request-id", answer.batch_id.encode()),)
-        first = next((row for row in answer.predictions if not isinstance(row, RowError)), None)
-        return json_reply(answer, headers if first is None else (*headers, *self._named(first)))
+        first = next((row.lineage for row in answer.predictions if not isinstance(row, RowError)), None)
+        if first is not None:
+            headers = (*headers, *self._named(first.model_version, first.model_hash))
+        return json_reply(answer, headers)
 
-    def _named(self, answer: InferenceResponse) -> tuple[Header, ...]:
-        lineage = answer.lineage
-        found = self._headers.get(lineage.model_hash)
-        return found or self._remember(lineage.model_version, lineage.model_hash)
-
-    def _model_headers(self, model: LiveModel) -> tuple[Header, ...]:
-        found = self._headers.get(model.model.model_hash)
-        return found or self._remember(model.model.version, model.model.model_hash)
-
-    def _remember(self, version: str, model_hash: str) -> tuple[Header, ...]:
-        found = ((b"x-model-version", version.encode()), (b"x-model-hash", model_hash.encode()))
-        self._headers[model_hash] = found
+    def _named(self, version: str, model_hash: str) -> tuple[Header, ...]:
+        """The headers that name the model which a reply's lineage names."""
+        found = self._headers.get(model_hash)
+        if found is None:
+            found = ((b"x-model-version", version.encode()), (b"x-model-hash", model_hash.encode()))
+            self._headers[model_hash] = found
         return found
-
-    def _classes(self) -> tuple[Label, ...] | None:
-        """Labels of the served model; None while none is live, which keeps no label out."""
-        live = self._inference.live
-        return None if live is None else live.champion.classes
 
     def _document(self, live: Live | None) -> dict[str, Any]:
         rows, keyed = self._settings.max_batch_rows, self.access.is_guarded
         if live is None:
-            return openapi.openapi_document({"type": "object"}, {}, (0, 1), rows, VERSION, keyed=keyed)
+            return openapi.openapi_document({"type": "object"}, {}, (0, 1), rows, API_VERSION, keyed=keyed)
         champion = live.champion
-        key = champion.model.model_hash
+        key = champion.model_hash
         if key not in self._documents:
             example = champion.model.predictor.bundle.golden[-1]["record"]
             schema = champion.reader.json_schema()
-            document = openapi.openapi_document(schema, example, champion.classes, rows, VERSION, keyed=keyed)
+            document = openapi.openapi_document(schema, example, champion.classes, rows, API_VERSION, keyed=keyed)
             self._documents = {key: document}
         return self._documents[key]
 
@@ -226,8 +244,8 @@ def _parsed_batch(body: bytes, max_rows: int, options: BatchOptions) -> BatchReq
 
 def _json(body: bytes) -> object:
     try:
-        return strict_json.loads(body)
-    except strict_json.NotJson as error:
+        return parse_json(body)
+    except NotJson as error:
         raise Refused("invalid_json", str(error)) from error
 
 
@@ -267,6 +285,6 @@ def _query(raw: bytes) -> BatchOptions:
 
 def _level(text: str) -> Decimal:
     try:
-        return level_from_json(strict_json.loads(text.encode()))
-    except strict_json.NotJson as error:
+        return level_from_json(parse_json(text.encode()))
+    except NotJson as error:
         raise InvalidRequest([FieldProblem("confidence_level", "must be a number")]) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["OURS", "JsonFormatter", "configure"]
 
-OURS = ("surety", "ml_core", "web")
+OURS = ("surety", "ml_core")
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ml_core.serve.http.admission import Admission, Buffered
+from ml_core.serve.http.access import Access, Admission, Buffered
 from ml_core.serve.http.replies import Header, Refused, Reply, reply_to
+
+if TYPE_CHECKING:  # it registers metrics, which only a worker may have; this file is imported by BentoML's arbiter too
+    from ml_core.serve.http.traffic import Traffic
 
 __all__ = [
     "BENTOML_FOLDERS",
     "BENTOML_PATHS",
+    "Api",
     "App",
-    "Counts",
-    "Desk",
-    "Gate",
     "Handler",
     "HttpRequest",
     "Receive",
     "Routes",
     "Scope",
     "Send",
-    "SuretyFace",
+    "SuretyMiddleware",
 ]
 
 logger = logging.getLogger(__name__)
@@ -40,34 +41,17 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 BENTOML_PATHS = frozenset({"/", "/schema.json"})
 BENTOML_FOLDERS = ("/static_content/", "/assets/")
 
-
 Handler = Callable[["HttpRequest"], Awaitable[Reply]]
 Routes = dict[str, dict[str, Handler]]
 
 
-class Desk(Protocol):
-    """What answers: its routes, who may ask, how many at a time, and who counts them."""
+class Api(Protocol):
+    """What the middleware asks of a worker: its routes, who is let in, and who counts requests."""
 
     routes: Routes
-    access: Gate
+    access: Access
     admission: Admission
-    traffic: Counts
-
-
-class Gate(Protocol):
-    """Says whose key a request shows (None where none is needed), or raises ``Refused``."""
-
-    def admit(self, path: str, headers: Iterable[Header]) -> str | None:
-        """Name of the key."""
-        ...
-
-
-class Counts(Protocol):
-    """Counts requests: begun for a path, ended with a status."""
-
-    def begin(self, path: str) -> Callable[[int], None]:
-        """What to call with the status of the reply."""
-        ...
+    traffic: Traffic
 
 
 class HttpRequest:
@@ -146,18 +130,18 @@ def _too_large(limit: int) -> Refused:
     return Refused("too_large", f"the body is larger than {limit} bytes")
 
 
-class SuretyFace:
+class SuretyMiddleware:
     """The middleware.
 
     Parameters
     ----------
     app : BentoML's application
-    desk : gives the routes and the admission; asked at each request, since the service is made after the middleware
+    api : gives the worker's API; asked at each request, since the service is made after the middleware
     """
 
-    def __init__(self, app: App, desk: Callable[[], Desk]) -> None:
+    def __init__(self, app: App, api: Callable[[], Api]) -> None:
         self._app = app
-        self._desk = desk
+        self._api = api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on to BentoML."""
@@ -169,12 +153,12 @@ class SuretyFace:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        desk = self._desk()
-        end = desk.traffic.begin(scope["path"])
+        api = self._api()
+        end = api.traffic.begin(scope["path"])
         status = 500
-        request = HttpRequest(scope, receive, desk.admission)
+        request = HttpRequest(scope, receive, api.admission)
         try:
-            reply = await _answer(desk, scope, request)
+            reply = await _answer(api, scope, request)
             if reply is None:
                 status = await self._by_bentoml(scope, receive, send, close=request.unread)
             else:
@@ -206,12 +190,12 @@ _ON_EVERY_REPLY: tuple[Header, ...] = ((b"x-content-type-options", b"nosniff"), 
 _CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
 
 
-async def _answer(desk: Desk, scope: Scope, request: HttpRequest) -> Reply | None:
+async def _answer(api: Api, scope: Scope, request: HttpRequest) -> Reply | None:
     """The reply to a request, None where it is BentoML's to answer."""
     path = scope["path"]
     try:
-        request.caller = desk.access.admit(path, scope["headers"])
-        methods = desk.routes.get(path)
+        request.caller = api.access.admit(path, scope["headers"])
+        methods = api.routes.get(path)
         if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
             return None
         return await _handler(methods, scope["method"])(request)
@@ -220,7 +204,7 @@ async def _answer(desk: Desk, scope: Scope, request: HttpRequest) -> Reply | Non
         return Reply(_CALLER_GONE, b"")
     except Exception as error:
         reply = reply_to(error)
-        desk.admission.refused(getattr(error, "code", "internal") if reply.status != 500 else "internal")
+        api.admission.refused(getattr(error, "code", "internal") if reply.status != 500 else "internal")
         if reply.status == 500:
             logger.exception("request.failed", extra={"path": path})
         elif reply.status in (503, 504):

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from ml_core.serve.answering.answers import REASONS
 from ml_core.serve.answering.live import ORIGINS
-from ml_core.serve.answering.requests import ID_PATTERN, MAX_ID_LENGTH
+from ml_core.serve.answering.request_fields import LEVEL_SCHEMA, PREDICT_FIELDS
 from ml_core.serve.http.access import OPEN_TO_ALL, ROLE_OF_ROUTE
 from ml_core.serve.http.replies import ARROW, JSON, STATUS_OF_CODE
 from ml_core.serve.log.label_requests import OBSERVED_AT_PATTERN
@@ -22,13 +22,6 @@ HEALTH = ("ok", "degraded", "unavailable")
 
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
-_LEVEL: Schema = {
-    "type": ["number", "null"],
-    "minimum": 0.5,
-    "maximum": 0.999,
-    "description": "Wanted coverage of the true label; fix it before you see answers. Default: the model's own.",
-}
-_ID: Schema = {"type": ["string", "null"], "pattern": f"^{ID_PATTERN}$", "maxLength": MAX_ID_LENGTH}
 _UUID: Schema = {"type": "string", "format": "uuid"}
 _HASH: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 
@@ -229,13 +222,8 @@ def openapi_document(
         "PredictRequest": {
             "type": "object",
             "additionalProperties": False,
-            "required": ["features"],
-            "properties": {
-                "features": _ref("Record"),
-                "confidence_level": _LEVEL,
-                "client_request_id": _ID,
-                "subject": {**_ID, "description": "Who the record is about; kept only as a keyed hash."},
-            },
+            "required": [field.name for field in PREDICT_FIELDS if field.is_required],
+            "properties": {field.name: field.schema for field in PREDICT_FIELDS},
         },
         "BatchRequest": {
             "type": "object",
@@ -248,7 +236,7 @@ def openapi_document(
                     "default": "row",
                     "description": "A bad record fails alone (row) or refuses the whole batch (reject).",
                 },
-                "confidence_level": _LEVEL,
+                "confidence_level": LEVEL_SCHEMA,
             },
         },
         "BatchResponse": {
@@ -347,7 +335,7 @@ def _paths(example: Mapping[str, Any]) -> Schema:
                 "tags": ["answers"],
                 "operationId": "predict_batch",
                 "parameters": [
-                    _query("confidence_level", {**_LEVEL, "type": "number"}),
+                    _query("confidence_level", {**LEVEL_SCHEMA, "type": "number"}),
                     _query("on_error", {"enum": ["row", "reject"], "default": "row"}),
                 ],
                 "requestBody": {"required": True, "content": batch_body},

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -20,16 +20,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ml_core.base.array_types import BoolArray, FloatArray, IntArray, Label, Probabilities
 from ml_core.base.errors import BadModelOutput, FieldProblem, InvalidCalibration, InvalidRequest
-from ml_core.serve.model.conformity_scores import FloatArray, IntArray, checked_probabilities
+from ml_core.serve.model.conformity_scores import checked_probabilities
 
 __all__ = [
     "HIGHEST_LEVEL",
     "LOWEST_LEVEL",
-    "BatchAnswer",
     "ConformalCalibration",
     "Guarantee",
-    "RowAnswer",
+    "Predictions",
+    "RowPrediction",
     "level_from_json",
     "misses_allowed",
 ]
@@ -39,7 +40,7 @@ Guarantee = Literal["class_conditional", "marginal"]
 LOWEST_LEVEL = Decimal("0.5")
 HIGHEST_LEVEL = Decimal("0.999")
 
-MOST_ROWS = 2**26 - 1
+MOST_CALIBRATION_ROWS = 2**26 - 1
 """Most calibration rows of one class for which comparing p-values as floats is exact.
 
 Two different p-values a/b and c/d with b, d <= 2**26 differ by at least 1/(bd) >= 2**-52, while all reals that round to
@@ -50,27 +51,72 @@ and equal ones become the same float (IEEE division rounds the exact quotient).
 _LEVELS_REMEMBERED = 256  # callers may ask for any level; what is remembered must stay bounded
 
 
-class RowAnswer(NamedTuple):
-    """Conformal answer for one row.
+class RowPrediction(NamedTuple):
+    """What a model says of one row, as plain numbers.
 
     Attributes
     ----------
+    proba : class probabilities
     p_values : one per class, in (0, 1]; large means "like the calibration rows of that class"
-    members : indices of the labels in the set, ascending; may be empty
-    prediction : index of the label with the largest p-value
+    members : positions of the labels in the prediction set, ascending; may be empty
+    prediction : position of the label with the largest p-value
     """
 
+    proba: Sequence[float]
     p_values: list[float]
     members: list[int]
     prediction: int
 
 
-class BatchAnswer(NamedTuple):
-    """Conformal answers for n rows: ``p_values`` (n, K), ``sets`` bool (n, K), ``predictions`` (n,) class indices."""
+class Predictions(NamedTuple):
+    """What a model says of n rows, as arrays; K classes.
 
+    Attributes
+    ----------
+    proba : (n, K), class probabilities
+    p_values : (n, K), conformal p-values in (0, 1]
+    sets : (n, K), whether a label is in the row's prediction set
+    predictions : (n,), position of the label with the largest p-value
+    """
+
+    proba: Probabilities
     p_values: FloatArray
-    sets: npt.NDArray[np.bool_]
+    sets: BoolArray
     predictions: IntArray
+
+    @classmethod
+    def blank(cls, n: int, n_classes: int) -> Predictions:
+        """Rows without an answer, to be filled: probabilities and p-values are NaN, sets are empty."""
+        shape = (n, n_classes)
+        return cls(np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, np.bool_), np.zeros(n, np.int64))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The rows of all parts, one after another."""
+        return parts[0] if len(parts) == 1 else cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def only(self, rows: BoolArray | slice) -> Predictions:
+        """Some of the rows."""
+        return Predictions(self.proba[rows], self.p_values[rows], self.sets[rows], self.predictions[rows])
+
+    def put(self, rows: BoolArray | npt.NDArray[np.intp] | slice, other: Sequence[npt.ArrayLike]) -> None:
+        """Replace some of the rows by those of others, or by their four parts, in their order."""
+        for mine, theirs in zip(self, other, strict=True):
+            mine[rows] = theirs
+
+    def confidence(self) -> FloatArray:
+        """Probability of the predicted label, (n,)."""
+        found: FloatArray = self.proba[np.arange(len(self.predictions)), self.predictions]
+        return found
+
+    def labels(self, classes: Sequence[Label]) -> list[Label]:
+        """The predicted labels."""
+        return [classes[k] for k in self.predictions.tolist()]
+
+    def rows(self) -> Iterator[RowPrediction]:
+        """The same row by row, as plain numbers."""
+        for proba, p_values, inside, prediction in zip(*(part.tolist() for part in self), strict=True):
+            yield RowPrediction(proba, p_values, [k for k, member in enumerate(inside) if member], prediction)
 
 
 def level_from_json(value: object) -> Decimal:
@@ -208,7 +254,7 @@ class ConformalCalibration:
         """Unsmoothed conformal p-value of every label: rank / (n_k + 1), in (0, 1], shape (n, K)."""
         return self._p_values(self.ranks(proba))
 
-    def sets(self, proba: npt.ArrayLike, level: Decimal) -> npt.NDArray[np.bool_]:
+    def sets(self, proba: npt.ArrayLike, level: Decimal) -> BoolArray:
         """Membership of every label in the prediction set (p > 1 - level), bool, shape (n, K)."""
         return self._sets(self.ranks(proba), level)
 
@@ -221,7 +267,7 @@ class ConformalCalibration:
         winners: IntArray = np.where(largest, np.asarray(proba, dtype=np.float64), -1.0).argmax(axis=1)
         return winners
 
-    def rows(self, proba: npt.ArrayLike, level: Decimal) -> BatchAnswer:
+    def rows(self, proba: npt.ArrayLike, level: Decimal) -> Predictions:
         """p-values, sets and predictions of n rows in one pass; row i never depends on row j.
 
         Raises
@@ -232,9 +278,9 @@ class ConformalCalibration:
         array64 = np.asarray(proba, dtype=np.float64)
         ranks = self.ranks(array64)
         p_values = self._p_values(ranks)
-        return BatchAnswer(p_values, self._sets(ranks, level), self.predictions(p_values, array64))
+        return Predictions(array64, p_values, self._sets(ranks, level), self.predictions(p_values, array64))
 
-    def row(self, proba: Sequence[float], level: Decimal) -> RowAnswer:
+    def row(self, proba: Sequence[float], level: Decimal) -> RowPrediction:
         """The answer for one row in plain Python, equal to the array path bit for bit.
 
         Parameters
@@ -263,20 +309,22 @@ class ConformalCalibration:
                 members.append(k)
             if p_value > top or (p_value == top and p > top_probability):
                 prediction, top, top_probability = k, p_value, p
-        return RowAnswer(p_values, members, prediction)
+        return RowPrediction(proba, p_values, members, prediction)
 
     def _p_values(self, ranks: IntArray) -> FloatArray:
         return ranks / (np.array(self.sizes, dtype=np.float64) + 1.0)
 
-    def _sets(self, ranks: IntArray, level: Decimal) -> npt.NDArray[np.bool_]:
+    def _sets(self, ranks: IntArray, level: Decimal) -> BoolArray:
         return ranks > np.array(self._misses(level), dtype=np.int64)
 
 
 def _frozen_scores(index: int, scores: FloatArray) -> FloatArray:
     """A private read-only copy, or an error naming the class by its index."""
     kept = np.array(scores, dtype=np.float64, copy=True)
-    if kept.ndim != 1 or kept.size > MOST_ROWS:
-        raise InvalidCalibration(f"class {index}: scores have shape {kept.shape}; one axis, at most {MOST_ROWS} rows")
+    if kept.ndim != 1 or kept.size > MOST_CALIBRATION_ROWS:
+        raise InvalidCalibration(
+            f"class {index}: scores have shape {kept.shape}; one axis, at most {MOST_CALIBRATION_ROWS} rows"
+        )
     if not bool(np.isfinite(kept).all()) or bool((kept[1:] < kept[:-1]).any()):
         raise InvalidCalibration(f"class {index}: scores are not finite and ascending")
     kept.setflags(write=False)

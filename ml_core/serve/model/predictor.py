@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from ml_core.base.array_types import FeatureMatrix, Label, Probabilities
 from ml_core.base.errors import GoldenMismatch
 from ml_core.features.columns import ColumnArrays
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.model.bundle import Bundle
-from ml_core.serve.model.scorer import OnnxScorer, Scorer
+from ml_core.serve.model.prediction_sets import Predictions
+from ml_core.serve.model.scorer import OnnxScorer, Scorer, check_probabilities
 
-__all__ = ["Label", "Predictions", "Predictor", "check_golden", "golden_entries"]
-
-Label = int | str
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Answers for n rows and K classes.
-
-    Attributes
-    ----------
-    proba : float64 (n, K), class probabilities
-    p_values : float64 (n, K), conformal p-values in (0, 1]
-    sets : bool (n, K), label k is in the prediction set of row i
-    predictions : int (n,), position of the label with the largest p-value
-    """
-
-    proba: npt.NDArray[np.float64]
-    p_values: npt.NDArray[np.float64]
-    sets: npt.NDArray[np.bool_]
-    predictions: npt.NDArray[np.intp]
+__all__ = ["Predictor", "check_golden", "golden_entries"]
 
 
 class Predictor:
@@ -58,18 +36,23 @@ class Predictor:
         self.classes: tuple[Label, ...] = manifest.classes
         self.level: Decimal = manifest.confidence_level
 
-    def proba(self, columns: ColumnArrays) -> npt.NDArray[np.float64]:
-        """Class probabilities of the rows in these columns, float64 (n, K)."""
-        return self.scorer.proba(self.bundle.features.transform(columns))
+    def proba(self, columns: ColumnArrays) -> Probabilities:
+        """Class probabilities of the rows in these columns, (n, K).
+
+        Raises
+        ------
+        BadModelOutput
+            The model gives numbers that are no probabilities.
+        """
+        return self.score(self.bundle.features.transform(columns))
+
+    def score(self, features: FeatureMatrix) -> Probabilities:
+        """Class probabilities of the rows of a matrix (n, d); errors as :meth:`proba`."""
+        return check_probabilities(self.scorer.proba(features))
 
     def predict(self, columns: ColumnArrays, level: Decimal | None = None) -> Predictions:
-        """Full answers for the rows in these columns, at ``level`` or the configured one."""
-        return self.answer(self.proba(columns), level)
-
-    def answer(self, proba: npt.NDArray[np.float64], level: Decimal | None = None) -> Predictions:
-        """Full answers for rows whose probabilities (n, K) are known."""
-        found = self.bundle.calibration.rows(proba, self.level if level is None else level)
-        return Predictions(proba, found.p_values, found.sets, found.predictions)
+        """Full answers for the rows in these columns, at ``level`` or the configured one; errors as :meth:`proba`."""
+        return self.bundle.calibration.rows(self.proba(columns), self.level if level is None else level)
 
 
 def golden_entries(predictor: Predictor, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -79,12 +62,12 @@ def golden_entries(predictor: Predictor, records: Sequence[Mapping[str, Any]]) -
     return [
         {
             "record": dict(record),
-            "proba": found.proba[i].tolist(),
-            "p_values": found.p_values[i].tolist(),
-            "set": found.sets[i].tolist(),
-            "prediction": int(found.predictions[i]),
+            "proba": row.proba,
+            "p_values": row.p_values,
+            "set": sets,
+            "prediction": row.prediction,
         }
-        for i, record in enumerate(records)
+        for record, row, sets in zip(records, found.rows(), found.sets.tolist(), strict=True)
     ]
 
 

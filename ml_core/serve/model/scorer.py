@@ -7,36 +7,30 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 # It tells its makers over the network that it runs, unless told not to before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
+from ml_core.base.array_types import FeatureMatrix, Probabilities
 from ml_core.base.errors import ArtefactError, BadModelOutput
 
 __all__ = [
     "PROBABILITY_TOLERANCE",
-    "FeatureMatrix",
-    "FloatMatrix",
     "OnnxScorer",
     "Scorecard",
     "Scorer",
     "check_probabilities",
 ]
 
-FloatMatrix = npt.NDArray[np.float64]
-FeatureMatrix = npt.NDArray[np.float32]
-
-_FEW_ROWS = 4
 PROBABILITY_TOLERANCE = 1e-5
 """How far a row of probabilities may sum from one (float32 soft-max of many classes stays within 1e-6)."""
 
 
 class Scorer(Protocol):
-    """Whatever turns a matrix into class probabilities."""
+    """Whatever turns a matrix into class probabilities. Whoever calls it checks them: ``check_probabilities``."""
 
-    def proba(self, features: FeatureMatrix) -> FloatMatrix:
+    def proba(self, features: FeatureMatrix) -> Probabilities:
         """Class probabilities, float64 ``(n, K)``, for float32 ``(n, d)``."""
         ...
 
@@ -75,19 +69,18 @@ class OnnxScorer:
         self._outputs = [outputs[1].name]
         self._n_classes = n_classes
 
-    def proba(self, features: FeatureMatrix) -> FloatMatrix:
+    def proba(self, features: FeatureMatrix) -> Probabilities:
         """Class probabilities, float64 ``(n, K)``, rows in the order given.
 
         Raises
         ------
         BadModelOutput
-            The output is no ``(n, K)`` table of probabilities (shape, finite, sums to one).
+            The output is no ``(n, K)`` table.
         """
         raw = self._session.run(self._outputs, {self._input: features})[0]
         if raw.shape != (len(features), self._n_classes):
             raise BadModelOutput(f"the model gave shape {raw.shape}, not {(len(features), self._n_classes)}")
-        probabilities: FloatMatrix = raw.astype(np.float64)
-        check_probabilities(probabilities)
+        probabilities: Probabilities = raw.astype(np.float64)
         if self._n_classes == 2:
             # One number decides a binary row; its complement is taken in float64, so that scores of both labels
             # are functions of the same bits here, in calibration and offline.
@@ -118,7 +111,7 @@ class Scorecard:
         if not all(np.isfinite(a).all() for a in (self._center, self._scale, self._weights, self._intercept)):
             raise ArtefactError("fallback.json", "its scorecard has numbers that are not finite")
 
-    def proba(self, features: FeatureMatrix) -> FloatMatrix:
+    def proba(self, features: FeatureMatrix) -> Probabilities:
         """Class probabilities, float64 ``(n, K)``; a missing value counts as the column's centre.
 
         Row i is computed with the same operations whatever the other rows are (no BLAS call, whose blocking
@@ -128,19 +121,21 @@ class Scorecard:
         margin = (centred[:, None, :] * self._weights[None, :, :]).sum(axis=2) + self._intercept
         margin -= margin.max(axis=1, keepdims=True)
         weights = np.exp(margin)
-        probabilities: FloatMatrix = weights / weights.sum(axis=1, keepdims=True)
+        probabilities: Probabilities = weights / weights.sum(axis=1, keepdims=True)
         return probabilities
 
 
-def check_probabilities(probabilities: FloatMatrix) -> None:
-    """Raise ``BadModelOutput`` unless every row is finite, not negative and sums to one.
+def check_probabilities(probabilities: Probabilities) -> Probabilities:
+    """The same probabilities, once every row is seen to be finite, not negative and to sum to one.
 
     A NaN or an infinity anywhere makes its row's sum fail, whatever the other numbers are.
+
+    Raises
+    ------
+    BadModelOutput
+        A row is something else.
     """
-    if len(probabilities) <= _FEW_ROWS:  # plain Python costs a tenth of numpy's reductions here
-        fine = all(min(row) >= 0.0 and abs(sum(row) - 1.0) <= PROBABILITY_TOLERANCE for row in probabilities.tolist())
-    else:
-        off = np.abs(probabilities.sum(axis=1) - 1.0)
-        fine = bool(probabilities.min() >= 0.0 and off.max() <= PROBABILITY_TOLERANCE)
-    if not fine:
+    off = np.abs(probabilities.sum(axis=1) - 1.0)
+    if len(off) and not (probabilities.min() >= 0.0 and off.max() <= PROBABILITY_TOLERANCE):
         raise BadModelOutput("the model gave numbers that are no probabilities")
+    return probabilities

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ml_core.base.array_types import FeatureMatrix, Probabilities
 from ml_core.base.errors import CircuitOpen, ModelUnavailable, Overloaded
 from ml_core.base.settings import Settings
 from ml_core.serve.running.circuit_breaker import CircuitBreaker, Permit
 from ml_core.serve.running.pool import BoundedPool
-from ml_core.serve.running.runner import FeatureMatrix, Probabilities, Runner, Scored, checked, score_rows
+from ml_core.serve.running.runner import Runner, Scored, checked, score_rows
 
 __all__ = [
     "AsyncRunner",

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ml_core.base.array_types import FeatureMatrix, Probabilities
 from ml_core.base.errors import BadModelOutput, ModelUnavailable, NotLoaded, Overloaded
-from ml_core.serve.running.runner import FeatureMatrix, Probabilities, RowFault, Scored
+from ml_core.serve.running.runner import RowFault, Scored
 
 __all__ = ["Crossing", "HopAnswer", "IsolatedRunner", "RemoteScorer", "answer_of"]
 

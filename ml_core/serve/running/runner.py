@@ -6,18 +6,16 @@ import logging
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from ml_core.base.array_types import FeatureMatrix, Probabilities
 from ml_core.base.errors import BadModelOutput, ModelUnavailable
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.scorer import PROBABILITY_TOLERANCE
 
-__all__ = ["ConformalRunner", "FeatureMatrix", "Probabilities", "RowFault", "Runner", "Scored", "checked", "score_rows"]
+__all__ = ["ConformalRunner", "RowFault", "Runner", "Scored", "checked", "score_rows"]
 
 logger = logging.getLogger(__name__)
 
-FeatureMatrix = npt.NDArray[np.float32]
-Probabilities = npt.NDArray[np.float64]
 RowFault = Literal["model_error", "bad_output"]
 
 _HOPELESS_CALLS, _MOST_CALLS = 32, 4_096

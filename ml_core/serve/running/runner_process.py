@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 
+from ml_core.base.array_types import FeatureMatrix
 from ml_core.base.errors import ArtefactError, SuretyError
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
@@ -16,7 +17,7 @@ from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import REPORT_EVERY_S, WorkerReport, write_report
 from ml_core.serve.running.isolated_runner import HopAnswer
-from ml_core.serve.running.runner import ConformalRunner, FeatureMatrix, Runner, score_rows
+from ml_core.serve.running.runner import ConformalRunner, Runner, score_rows
 
 __all__ = ["RunnerDesk"]
 

@@ -31,7 +31,7 @@ from ml_core.lab.measuring.live_coverage import (
     start_detector,
     update,
 )
-from ml_core.serve.model.prediction_sets import MOST_ROWS, ConformalCalibration, misses_allowed
+from ml_core.serve.model.prediction_sets import MOST_CALIBRATION_ROWS, ConformalCalibration, misses_allowed
 from tests.toy_scores import many_class_rows, repeated_patients
 
 NINETY = Decimal("0.9")
@@ -264,10 +264,19 @@ def test_every_rank_is_on_the_side_that_exact_arithmetic_puts_it(data, n, level)
 
 @pytest.mark.parametrize("level", ["0.9", "0.95", "0.999"])
 def test_ranks_of_the_largest_calibration_come_back_whole(level):
-    line = misses_allowed(MOST_ROWS, Decimal(level))
-    p = [[rank / (MOST_ROWS + 1)] * 2 for rank in (1, line, line + 1, MOST_ROWS, MOST_ROWS + 1)]
+    line = misses_allowed(MOST_CALIBRATION_ROWS, Decimal(level))
+    p = [
+        [rank / (MOST_CALIBRATION_ROWS + 1)] * 2
+        for rank in (1, line, line + 1, MOST_CALIBRATION_ROWS, MOST_CALIBRATION_ROWS + 1)
+    ]
 
-    assert sets_of(p, [MOST_ROWS, MOST_ROWS], Decimal(level))[:, 0].tolist() == [False, False, True, True, True]
+    assert sets_of(p, [MOST_CALIBRATION_ROWS, MOST_CALIBRATION_ROWS], Decimal(level))[:, 0].tolist() == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_p_value_of_exactly_alpha_is_a_miss():

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ml_core.base.errors import BadModelOutput, DataError, InvalidRequest
-from ml_core.lab.past_answers.batch_scoring import BLOCK_ROWS, score_table
+from ml_core.lab.past_answers.batch_scoring import PART_ROWS, score_table
 from ml_core.serve.model.prediction_sets import HIGHEST_LEVEL, LOWEST_LEVEL
 from tests.lab.past_answers.scoring import (
     FOLDERS,
@@ -125,9 +125,9 @@ def test_a_table_of_bad_rows_alone_is_told_row_by_row(tmp_path, model):
 
 
 def test_the_size_of_blocks_changes_no_answer(tmp_path, model, table):
-    for rows in (1, 7, 400, BLOCK_ROWS):
+    for rows in (1, 7, 400, PART_ROWS):
         score_table(table, tmp_path / f"{rows}.csv", model, block_rows=rows)
-    assert len({(tmp_path / f"{rows}.csv").read_bytes() for rows in (1, 7, 400, BLOCK_ROWS)}) == 1
+    assert len({(tmp_path / f"{rows}.csv").read_bytes() for rows in (1, 7, 400, PART_ROWS)}) == 1
 
 
 def test_metadata_and_result_name_the_services_lineage(tmp_path, model, table):

@@ -57,7 +57,7 @@ def test_answers_asked_for_by_id_come_in_that_order_and_once(log, logged):
 
 
 def test_more_ids_than_a_block(log, logged, monkeypatch):
-    monkeypatch.setattr("ml_core.lab.past_answers.replay.BLOCK_ROWS", 7)
+    monkeypatch.setattr("ml_core.lab.past_answers.replay.ANSWERS_AT_ONCE", 7)
     assert ids(with_ids(log, reversed(ids(logged)))) == ids(logged)[::-1]
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ml_core.base.array_types import FeatureMatrix, Probabilities
 from ml_core.base.settings import Settings
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.training.labelled_rows import label_rows
@@ -33,7 +34,7 @@ from ml_core.serve.rollout.rollout_state import Flags, Slot
 from ml_core.serve.rollout.worker_reports import SlotReport, WorkerReport
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
 from ml_core.serve.running.guard import AsyncRunner, GuardedRunner, model_breaker
-from ml_core.serve.running.runner import ConformalRunner, FeatureMatrix, Probabilities, Runner
+from ml_core.serve.running.runner import ConformalRunner, Runner
 from tests.serve.running.fake_clock import FakeClock
 from tests.toy_models import NAME, loaded_toy, passed_gate, toy_config, toy_record
 

@@ -1,4 +1,4 @@
-"""HTTP faces for tests: the routes of one worker, without siblings."""
+"""HTTP APIs for tests: the routes of one worker, without siblings."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import pytest
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http.access import OPEN_TO_ALL, ROLE_OF_ROUTE, Access
-from ml_core.serve.http.api_keys import ROLES, Role, add_key, revoke_key
+from ml_core.serve.http.api_keys import ROLES, KeyRole, add_key, revoke_key
 from ml_core.serve.http.handlers import HttpApi
-from ml_core.serve.http.middleware import BENTOML_PATHS, SuretyFace
+from ml_core.serve.http.middleware import BENTOML_PATHS, SuretyMiddleware
 from ml_core.serve.http.replies import Refused
 from tests.serve.http.apis import http_api
 from tests.serve.http.test_middleware import call, error_of
@@ -25,7 +25,7 @@ ANSWERS = {"features": toy_record()}
 
 
 @pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[Role, str]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[KeyRole, str]:
     return {role: add_key(_file(tmp_path_factory), role, [role]) for role in ROLES}
 
 
@@ -34,7 +34,7 @@ def _file(factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory, keys: dict[Role, str]) -> HttpApi:
+def api(tmp_path_factory: pytest.TempPathFactory, keys: dict[KeyRole, str]) -> HttpApi:
     home = tmp_path_factory.mktemp("home")
     settings = Settings(api_keys_file=_file(tmp_path_factory), home=home)
     return http_api(settings, InferenceService(toy_live()))
@@ -79,7 +79,7 @@ def test_every_route_of_ours_has_a_role_or_is_for_any_key(api: HttpApi) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_key_opens_what_its_role_says_and_nothing_else(api: HttpApi, keys: dict[Role, str], role: Role) -> None:
+def test_a_key_opens_what_its_role_says_and_nothing_else(api: HttpApi, keys: dict[KeyRole, str], role: KeyRole) -> None:
     for path, wanted in ROLE_OF_ROUTE.items():
         method = next(iter(api.routes[path]))
         reply = call(api, method, path, json={}, headers=shown(keys[role]))
@@ -91,11 +91,11 @@ def test_a_key_opens_what_its_role_says_and_nothing_else(api: HttpApi, keys: dic
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("path", ["/", "/docs.json", "/schema.json", "/static_content/x.js"])
-def test_any_key_may_read_the_pages(api: HttpApi, keys: dict[Role, str], role: Role, path: str) -> None:
+def test_any_key_may_read_the_pages(api: HttpApi, keys: dict[KeyRole, str], role: KeyRole, path: str) -> None:
     assert call(api, "GET", path, headers=shown(keys[role])).status_code == 200
 
 
-def test_unknown_route_is_404_to_whoever_has_a_key(api: HttpApi, keys: dict[Role, str]) -> None:
+def test_unknown_route_is_404_to_whoever_has_a_key(api: HttpApi, keys: dict[KeyRole, str]) -> None:
     assert call(api, "GET", "/nothing", headers=shown(keys["label"])).status_code == 404
 
 
@@ -106,24 +106,24 @@ def test_unknown_route_is_404_to_whoever_has_a_key(api: HttpApi, keys: dict[Role
         "Token {key}", "Bearer {upper}", 'Bearer "{key}"',
     ],
 )  # fmt: skip
-def test_header_of_another_form_is_401(api: HttpApi, keys: dict[Role, str], header: str) -> None:
+def test_header_of_another_form_is_401(api: HttpApi, keys: dict[KeyRole, str], header: str) -> None:
     value = header.format(key=keys["admin"], upper=keys["admin"].upper())
     assert call(api, "POST", "/predict", json=ANSWERS, headers={"authorization": value}).status_code == 401
 
 
 @pytest.mark.parametrize("header", ["Bearer {key}", "bearer {key}", "BEARER {key}", "Bearer  {key} "])
-def test_scheme_is_read_whatever_its_case(api: HttpApi, keys: dict[Role, str], header: str) -> None:
+def test_scheme_is_read_whatever_its_case(api: HttpApi, keys: dict[KeyRole, str], header: str) -> None:
     reply = call(api, "POST", "/predict", json=ANSWERS, headers={"authorization": header.format(key=keys["predict"])})
     assert reply.status_code == 200
 
 
-def test_two_authorization_headers_contradict_each_other(api: HttpApi, keys: dict[Role, str]) -> None:
+def test_two_authorization_headers_contradict_each_other(api: HttpApi, keys: dict[KeyRole, str]) -> None:
     both = [("authorization", f"Bearer {keys['predict']}"), ("authorization", "Bearer x")]
     assert call(api, "POST", "/predict", json=ANSWERS, headers=both).status_code == 401
 
 
 @pytest.mark.parametrize("where", ["?key={key}", "?authorization=Bearer%20{key}", "?access_token={key}"])
-def test_key_in_the_query_is_no_key(api: HttpApi, keys: dict[Role, str], where: str) -> None:
+def test_key_in_the_query_is_no_key(api: HttpApi, keys: dict[KeyRole, str], where: str) -> None:
     reply = call(api, "POST", "/predict" + where.format(key=keys["admin"]), json=ANSWERS)
     assert reply.status_code == 401
     assert keys["admin"] not in reply.text
@@ -146,7 +146,7 @@ def test_body_is_not_read_before_the_key(api: HttpApi) -> None:
         raise AssertionError("BentoML was asked")
 
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [(b"content-length", b"2")]}
-    asyncio.run(SuretyFace(nothing, desk=lambda: api)(scope, receive, send))
+    asyncio.run(SuretyMiddleware(nothing, api=lambda: api)(scope, receive, send))
     assert (sent[0]["status"], asked) == (401, 0)
     assert (b"connection", b"close") in sent[0]["headers"]
 
@@ -160,7 +160,7 @@ def test_websockets_are_closed(api: HttpApi) -> None:
     async def nothing(*_: Any) -> None:
         raise AssertionError("BentoML was asked")
 
-    asyncio.run(SuretyFace(nothing, desk=lambda: api)({"type": "websocket", "path": "/predict"}, nothing, send))
+    asyncio.run(SuretyMiddleware(nothing, api=lambda: api)({"type": "websocket", "path": "/predict"}, nothing, send))
     assert [m["type"] for m in sent] == ["websocket.close"]
 
 
@@ -176,7 +176,7 @@ def test_refused_callers_are_counted(api: HttpApi) -> None:
     assert refused() == before + 1
 
 
-def test_document_tells_callers_of_keys_only_where_they_need_one(api: HttpApi, keys: dict[Role, str]) -> None:
+def test_document_tells_callers_of_keys_only_where_they_need_one(api: HttpApi, keys: dict[KeyRole, str]) -> None:
     guarded = call(api, "GET", "/docs.json", headers=shown(keys["predict"])).json()
     free = call(http_api(Settings(), InferenceService(toy_live())), "GET", "/docs.json").json()
     assert "securitySchemes" not in free["components"]
@@ -240,14 +240,14 @@ def test_revoked_key_stops_working_while_the_service_runs(tmp_path: Path) -> Non
         access.admit("/predict", headers)
 
 
-def test_status_says_whether_keys_are_asked_for(api: HttpApi, keys: dict[Role, str]) -> None:
+def test_status_says_whether_keys_are_asked_for(api: HttpApi, keys: dict[KeyRole, str]) -> None:
     access = call(api, "GET", "/status", headers=shown(keys["admin"])).json()["access"]
     assert access["guarded"] is True
     assert access["keys"] >= len(ROLES)
     assert access["problem"] is None
 
 
-def test_replies_tell_nothing_of_what_runs_here(api: HttpApi, keys: dict[Role, str]) -> None:
+def test_replies_tell_nothing_of_what_runs_here(api: HttpApi, keys: dict[KeyRole, str]) -> None:
     async def chatty(scope: Any, receive: Any, send: Any) -> None:
         telling = [
             (b"Server", b"BentoML Service/Surety"),
@@ -258,7 +258,7 @@ def test_replies_tell_nothing_of_what_runs_here(api: HttpApi, keys: dict[Role, s
         await send({"type": "http.response.body", "body": b"page"})
 
     async def once(path: str) -> httpx.Response:
-        transport = httpx.ASGITransport(app=SuretyFace(chatty, desk=lambda: api))
+        transport = httpx.ASGITransport(app=SuretyMiddleware(chatty, api=lambda: api))
         async with httpx.AsyncClient(transport=transport, base_url="http://surety") as client:
             return await client.get(path, headers=shown(keys["admin"]))
 

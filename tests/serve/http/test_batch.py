@@ -17,15 +17,16 @@ import pytest
 from ml_core.base.errors import FieldProblem
 from ml_core.base.settings import Settings
 from ml_core.lab.data.frames import to_arrays
-from ml_core.serve.answering.answers import TableAnswer
+from ml_core.serve.answering.answers import Answers
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.request_ids import new_ids
 from ml_core.serve.features.table import EncodedTable
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http import arrow_batches as bulk
 from ml_core.serve.http.handlers import HttpApi
-from ml_core.serve.http.middleware import SuretyFace
-from ml_core.serve.model.prediction_sets import BatchAnswer
+from ml_core.serve.http.middleware import SuretyMiddleware
+from ml_core.serve.model.prediction_sets import Predictions
+from tests.serve.answering.builders import live_of
 from tests.serve.http.apis import http_api
 from tests.toy_models import loaded_toy, toy_frame, toy_live, toy_model, toy_record
 
@@ -43,8 +44,8 @@ def post(api: HttpApi, path: str = "/predict_batch", **options: Any) -> httpx.Re
         raise AssertionError("reached BentoML")
 
     async def once() -> httpx.Response:
-        face = SuretyFace(bentoml_app, desk=lambda: api)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=face), base_url="http://s") as client:
+        middleware = SuretyMiddleware(bentoml_app, api=lambda: api)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=middleware), base_url="http://s") as client:
             return await client.post(path, **options)
 
     return asyncio.run(once())
@@ -237,14 +238,14 @@ def test_damaged_arrow_never_breaks_the_worker(api: HttpApi, cut: int) -> None:
 
 def test_labels_that_are_texts_come_out_as_texts() -> None:
     proba = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
-    found = BatchAnswer(proba, proba > 0.4, np.array([0, 0, 1]))
+    found = Predictions(proba, proba, proba > 0.4, np.array([0, 0, 1])).only(np.array([True, False, True]))
     table = EncodedTable(3, {}, {}, {1: [FieldProblem("age", "is missing")]}, {})
-    none = np.zeros(3, dtype=np.int8)
+    none = np.zeros(2, dtype=np.int8)
     schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=bulk._fields(("no", "yes")), nullable=False))
     batch = bulk._record_batch(
         schema,
         ("no", "yes"),
-        bulk._Part(table, new_ids(3), TableAnswer(proba, found, none, none, Decimal("0.9")), None),
+        bulk._Part(table, new_ids(3), Answers(live_of(), "champion", {}, Decimal("0.9"), found, none, none, ())),
     )
     rows = pa.record_batch(batch).to_pylist()
     assert [row["prediction"] for row in rows] == ["no", None, "yes"]

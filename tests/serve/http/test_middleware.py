@@ -15,7 +15,7 @@ import pytest
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http.handlers import HttpApi
-from ml_core.serve.http.middleware import SuretyFace
+from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.rollout.rollout_state import Flags
 from tests.serve.http.apis import http_api
 from tests.toy_models import toy_live, toy_model, toy_record
@@ -31,8 +31,8 @@ async def bentoml_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def client_of(api: HttpApi) -> httpx.AsyncClient:
-    face = SuretyFace(bentoml_app, desk=lambda: api)
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=face), base_url="http://surety")
+    middleware = SuretyMiddleware(bentoml_app, api=lambda: api)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=middleware), base_url="http://surety")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http.handlers import HttpApi
-from ml_core.serve.http.middleware import BENTOML_PATHS, SuretyFace
+from ml_core.serve.http.middleware import BENTOML_PATHS, SuretyMiddleware
 from ml_core.serve.http.replies import STATUS_OF_CODE
 from tests.serve.http.apis import http_api
 from tests.toy_models import toy_live, toy_record
@@ -34,8 +34,8 @@ def call(api: HttpApi, method: str, path: str, **options: Any) -> httpx.Response
         raise AssertionError("reached BentoML")
 
     async def once() -> httpx.Response:
-        face = SuretyFace(nothing, desk=lambda: api)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=face), base_url="http://s") as client:
+        middleware = SuretyMiddleware(nothing, api=lambda: api)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=middleware), base_url="http://s") as client:
             return await client.request(method, path, **options)
 
     return asyncio.run(once())
