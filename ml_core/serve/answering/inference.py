@@ -22,6 +22,7 @@ from ml_core.serve.answering.request_ids import new_id
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
 from ml_core.serve.answering.shadow import Shadow, ShadowRows
 from ml_core.serve.features.record import Record, RecordReader
+from ml_core.serve.log.entries import Row
 from ml_core.serve.model.prediction_sets import RowPrediction
 from ml_core.serve.rollout.monitor_state import Validities, Validity
 from ml_core.serve.rollout.rollout_state import Slot
@@ -130,7 +131,7 @@ class InferenceService:
                 counts.fallbacks[call.reason] += 1
             model.count(origin, reason)
 
-        await self._record([answer], count)
+        await self._store([] if self._recorder is None else [self._recorder.row(answer)], count)
         if live.mode == "shadow" and self._shadow is not None:
             self._shadow.put(live, ShadowRows((str(answer.request_id),), columns, features, row, level))
         return answer.envelope(self.bento)
@@ -170,7 +171,8 @@ class InferenceService:
                 answers.count()
                 answers.count_in_metrics()
 
-            await self._record(each, count)
+            recorder = self._recorder
+            await self._store([] if recorder is None else [recorder.row(answer) for answer in each], count)
             self._shadow_rows(answers, tuple(str(answer.request_id) for answer in each))
             envelopes = await elsewhere(lambda: [answer.envelope(self.bento) for answer in each])
         following = iter(envelopes)
@@ -233,12 +235,11 @@ class InferenceService:
                 part.count()
                 part.count_in_metrics()
 
-        storing = None
+        row = None
         if call is not None and self._recorder is not None:
             recorder = self._recorder
             row = await elsewhere(lambda: recorder.segment(Answers.joined(parts), call))
-            storing = None if row is None else recorder.store([row])
-        await self._counted(storing, count)
+        await self._store([] if row is None else [row], count)
         for part in parts:
             part.log_degraded("")
             self._shadow_rows(part, None)
@@ -254,17 +255,11 @@ class InferenceService:
             champion.guard.learn_speed(champion.transform(champion.reader.arrays((record,))))
             champion.calibration.row(entry["proba"], champion.level)
 
-    async def _record(self, answers: Sequence[Answer], count: Callable[[], None]) -> None:
-        """Store answers, then count them."""
-        recorder = self._recorder
-        storing = None if recorder is None else recorder.store([recorder.row(answer) for answer in answers])
-        await self._counted(storing, count)
-
-    async def _counted(self, storing: Awaitable[None] | None, count: Callable[[], None]) -> None:
-        """Wait for the log, and count what is answered then: everything, unless strict mode keeps it back."""
-        if storing is not None:
+    async def _store(self, rows: Sequence[Row], count: Callable[[], None]) -> None:
+        """Store the rows of answers, and count the answers then: all of them, unless strict mode keeps them back."""
+        if self._recorder is not None and rows:
             try:
-                await storing
+                await self._recorder.store(rows)
             except LogUnavailable:
                 raise
             except BaseException:  # the caller went away; the answer is in the log all the same

@@ -35,6 +35,7 @@ class LiveModel:
     Attributes
     ----------
     order : what its circuit was told last
+    calibration_ids : of the calibration behind an answer, by origin; a prior has none, and names the model's
     group : the column that says whom a record is about, None where there is none
     """
 
@@ -57,11 +58,9 @@ class LiveModel:
         self.classes: tuple[Label, ...] = model.predictor.classes
         self.keys = tuple(str(label) for label in model.predictor.classes)
         self.is_binary = len(self.classes) == 2
+        own, scorecards = self.manifest.calibration_id, self.baseline.calibration.calibration_id
+        self.calibration_ids = {origin: scorecards if origin == "scorecard" else own for origin in ORIGINS}
         self._counters: dict[tuple[Origin, FallbackReason | None], Callable[[float], None]] = {}
-
-    def calibration_id(self, origin: Origin) -> str:
-        """Id of the calibration behind an answer; a prior has none, and names the model's."""
-        return self.baseline.calibration.calibration_id if origin == "scorecard" else self.manifest.calibration_id
 
     def count(self, origin: Origin, reason: FallbackReason | None, n: int = 1) -> None:
         """Count ``n`` answers in the metrics."""
@@ -82,13 +81,6 @@ class SlotCounts:
     slow: int = 0
     fallbacks: Counter[str] = field(default_factory=Counter)
     set_sizes: Counter[int] = field(default_factory=Counter)
-
-    def count_call(self, call: GuardedCall, rows: int, slow_ms: float | None) -> None:
-        """Count one call of the model on so many rows; ``slow_ms``: from where on a call of one row is slow."""
-        if call.called:
-            self.calls += 1
-            self.failures += call.reason is not None
-            self.slow += slow_ms is not None and without_rows(call.elapsed_ms, rows) > slow_ms
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,8 @@ class Live:
 
     def asked(self, slot: Slot) -> LiveModel:
         """The model that a request for that slot asks: the champion where the slot is empty."""
-        return self.at(slot) or self.champion
+        found: LiveModel = getattr(self, slot) or self.champion
+        return found
 
     def answering(self, slot: Slot, origin: Origin) -> LiveModel:
         """The model that an answer's lineage names: the one in that slot, or the one asked, whose baseline answered."""
@@ -141,7 +134,11 @@ class Live:
         """Count a call of that slot's model and the rows it was for; the counts, for what came of the rows."""
         counts = self.counts[slot]
         counts.answers += rows
-        counts.count_call(call, rows, None if self.guards is None else self.guards.slow_ms)
+        if call.called:
+            counts.calls += 1
+            counts.failures += call.reason is not None
+            if self.guards is not None and without_rows(call.elapsed_ms, rows) > self.guards.slow_ms:
+                counts.slow += 1
         return counts
 
     def count_unanswered(self, slot: Slot, call: GuardedCall, rows: int) -> None:

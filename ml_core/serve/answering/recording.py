@@ -128,7 +128,9 @@ class Recorder:
             Strict mode, and it cannot be written.
         """
         live, asked, at_us = answers.live, answers.live.asked(answers.slot), microseconds(call.at)
-        lineages: dict[str, Any] = {origin: self._lineage(model, origin).facts for origin, model in answers.named().items()}
+        lineages: dict[str, Any] = {
+            origin: self._lineage(model, origin).facts for origin, model in answers.named().items()
+        }
         proba, p_values, sets, predictions = answers.predictions
         segment = Segment(
             ids=call.ids,
@@ -199,7 +201,7 @@ def _facts(model: LiveModel, origin: Origin, bento: str | None) -> dict[str, Any
         "feature_version": manifest.feature_version,
         "feature_module_sha256": manifest.feature_module_sha256,
         "column_table_sha256": manifest.column_table_sha256,
-        "calibration_id": model.calibration_id(origin),
+        "calibration_id": model.calibration_ids[origin],
         "calibration_sizes": list(calibration.sizes),
         "slot": origin,
         "bento": bento,

@@ -74,6 +74,8 @@ _BATCH_FIELDS = frozenset({"records", "on_error", "confidence_level"})
 class NotJson(ValueError):
     """Raised when a body is not strict JSON; the text says why, without quoting the body."""
 
+    code = "invalid_json"
+
 
 def parse_json(body: bytes) -> Any:
     """The value in these bytes: no key twice, no NaN, no Infinity.
@@ -139,7 +141,11 @@ def parse_predict(body: object) -> PredictRequest:
         No object, ``features`` missing, an unknown field, or a field of the wrong kind.
     """
     given = _fields(body, _PREDICT_NAMES, required="features")
-    return PredictRequest(**{attribute: read(name, given.get(name)) for name, attribute, read in _PREDICT_READERS})
+    values: dict[str, Any] = {}
+    for name, attribute, read in _PREDICT_READERS:
+        value = given.get(name)
+        values[attribute] = value if value is None or read is None else read(name, value)
+    return PredictRequest(**values)
 
 
 def parse_batch(body: object, max_rows: int, beside: BatchOptions = _USUAL) -> BatchRequest:
@@ -157,11 +163,11 @@ def parse_batch(body: object, max_rows: int, beside: BatchOptions = _USUAL) -> B
     if len(records) > max_rows:
         problem = f"has {len(records)} records, more than the {max_rows} allowed: split it, or send an Arrow stream"
         raise InvalidRequest([FieldProblem("records", problem)])
-    level = _read_level("confidence_level", fields.get("confidence_level"))
+    level = fields.get("confidence_level")
     return BatchRequest(
         records=records,
         on_error=parse_on_error(fields.get("on_error", beside.on_error)),
-        level=level or beside.level,
+        level=beside.level if level is None else level_from_json(level),
     )
 
 
@@ -189,13 +195,7 @@ def _fields(body: object, allowed: frozenset[str], required: str) -> Mapping[str
     return body
 
 
-def _read_level(_: str, value: object) -> Decimal | None:
-    return None if value is None else level_from_json(value)
-
-
-def _read_id(name: str, value: object) -> str | None:
-    if value is None:
-        return None
+def _read_id(name: str, value: object) -> str:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InvalidRequest(
             [FieldProblem(name, f"must be text of 1 to {MAX_ID_LENGTH} characters, none of them a control character")]
@@ -203,9 +203,9 @@ def _read_id(name: str, value: object) -> str | None:
     return value
 
 
-_READERS: Mapping[str, Callable[[str, Any], Any]] = {
-    "record": lambda _, value: value,
-    "level": _read_level,
+_READERS: Mapping[str, Callable[[str, Any], Any] | None] = {
+    "record": None,  # read once it is known which model is asked
+    "level": lambda _, value: level_from_json(value),
     "id": _read_id,
 }
 _PREDICT_READERS = tuple((field.name, field.attribute, _READERS[field.kind]) for field in PREDICT_FIELDS)

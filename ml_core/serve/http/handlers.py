@@ -100,7 +100,7 @@ class HttpApi:
         _require(request, JSON)
         body = await request.body(self._record_bytes)
         with self.admission.request():
-            answer = await self._inference.predict(parse_predict(_json(body)))
+            answer = await self._inference.predict(parse_predict(parse_json(body)))
         lineage = answer.lineage
         named = self._named(lineage.model_version, lineage.model_hash)
         headers: tuple[Header, ...] = ((b"x-request-id", answer.request_id.encode()), *named)
@@ -134,7 +134,7 @@ class HttpApi:
         _refuse_nesting(body, self._settings.max_batch_rows)
         async with self.admission.batch() as elsewhere:
             source = "http" if request.caller is None else f"http:{request.caller}"
-            counts = await elsewhere(lambda: self.take_labels(_json(body), source))
+            counts = await elsewhere(lambda: self.take_labels(parse_json(body), source))
         return json_reply(counts)
 
     def take_labels(self, body: object, source: str) -> LabelCounts:
@@ -239,14 +239,7 @@ def _plain(*, ok: bool) -> Reply:
 
 
 def _parsed_batch(body: bytes, max_rows: int, options: BatchOptions) -> BatchRequest:
-    return parse_batch(_json(body), max_rows, options)
-
-
-def _json(body: bytes) -> object:
-    try:
-        return parse_json(body)
-    except NotJson as error:
-        raise Refused("invalid_json", str(error)) from error
+    return parse_batch(parse_json(body), max_rows, options)
 
 
 def _refuse_nesting(body: bytes, max_rows: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ml_core.serve.http.access import Access, Admission, Buffered
 from ml_core.serve.http.replies import Header, Refused, Reply, reply_to
@@ -198,7 +198,10 @@ async def _answer(api: Api, scope: Scope, request: HttpRequest) -> Reply | None:
         methods = api.routes.get(path)
         if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
             return None
-        return await _handler(methods, scope["method"])(request)
+        handler = None if methods is None else methods.get(scope["method"])
+        if handler is None:
+            _refuse_route(methods)
+        return await handler(request)
     except ConnectionResetError:
         # Nobody reads it, but BentoML's timeout layer keeps the request alive until something has been sent.
         return Reply(_CALLER_GONE, b"")
@@ -215,14 +218,11 @@ async def _answer(api: Api, scope: Scope, request: HttpRequest) -> Reply | None:
 _CALLER_GONE = 499
 
 
-def _handler(methods: dict[str, Handler] | None, method: str) -> Handler:
+def _refuse_route(methods: dict[str, Handler] | None) -> NoReturn:
     if methods is None:
         raise Refused("not_found", "there is no such route")
-    handler = methods.get(method)
-    if handler is None:
-        allowed: Header = (b"allow", ", ".join(sorted(methods)).encode())
-        raise Refused("method_not_allowed", "this route has other methods", (allowed,))
-    return handler
+    allowed: Header = (b"allow", ", ".join(sorted(methods)).encode())
+    raise Refused("method_not_allowed", "this route has other methods", (allowed,))
 
 
 async def _send(send: Send, reply: Reply, *, close: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from ml_core.base.errors import FieldProblem, InvalidRecord, InvalidRequest, SuretyError
+from ml_core.serve.answering.requests import NotJson
 
 __all__ = [
     "ARROW",
@@ -123,6 +124,8 @@ def error_reply(
 
 def reply_to(error: Exception) -> Reply:
     """The reply to an exception raised while answering. Internal ones say nothing of themselves."""
+    if isinstance(error, NotJson):
+        return error_reply(error.code, str(error))
     if isinstance(error, Refused):
         return error_reply(error.code, str(error), headers=error.headers, retry_after_s=error.retry_after_s)
     if isinstance(error, InvalidRecord):
