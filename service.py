@@ -57,9 +57,7 @@ def _takes_predict_fields(method: T) -> T:
         for field in PREDICT_FIELDS
     ]
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    method.__signature__ = inspect.Signature(
-        [itself, *parameters], return_annotation=JsonObject
-    )  # inspect and BentoML read it
+    vars(method)["__signature__"] = inspect.Signature([itself, *parameters], return_annotation=JsonObject)
     return method
 
 

@@ -34,14 +34,15 @@ __all__ = [
     "LogUnavailable",
     "ModelUnavailable",
     "NotGated",
+    "NotJson",
     "NotLoaded",
     "Overloaded",
     "PromotionRefused",
     "RegistryError",
     "RegistryUnreachable",
+    "RetrainBusy",
     "RolloutConflict",
     "RolloutRefused",
-    "RetrainBusy",
     "ScorerDisagrees",
     "SuretyError",
     "UnknownFeatureVersion",
@@ -87,6 +88,12 @@ class InvalidRequest(SuretyError):
     def __init__(self, fields: Sequence[FieldProblem]) -> None:
         self.fields = tuple(fields)
         super().__init__("; ".join(f"{f.field}: {f.problem}" for f in self.fields))
+
+
+class NotJson(SuretyError):
+    """Raised when a body is not strict JSON; the text says why, without quoting the body."""
+
+    code = "invalid_json"
 
 
 # --- configuration and data ---------------------------------------------------------------------------------------

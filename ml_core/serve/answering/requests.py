@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
-from ml_core.base.errors import FieldProblem, InvalidRequest
+from ml_core.base.errors import FieldProblem, InvalidRequest, NotJson
 from ml_core.serve.answering.request_fields import ID_PATTERN, MAX_ID_LENGTH, PREDICT_FIELDS
 from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.model.prediction_sets import level_from_json
@@ -19,7 +19,6 @@ from ml_core.serve.model.prediction_sets import level_from_json
 __all__ = [
     "BatchOptions",
     "BatchRequest",
-    "NotJson",
     "OnError",
     "PredictRequest",
     "parse_batch",
@@ -69,12 +68,6 @@ class BatchRequest:
 
 _USUAL = BatchOptions()
 _BATCH_FIELDS = frozenset({"records", "on_error", "confidence_level"})
-
-
-class NotJson(ValueError):
-    """Raised when a body is not strict JSON; the text says why, without quoting the body."""
-
-    code = "invalid_json"
 
 
 def parse_json(body: bytes) -> Any:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
-from ml_core.base.errors import FieldProblem, InvalidRequest
+from ml_core.base.errors import FieldProblem, InvalidRequest, NotJson
 from ml_core.base.settings import Settings
 from ml_core.serve import metrics
 from ml_core.serve.answering.envelope import BatchResponse, RowError
@@ -19,7 +19,6 @@ from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.requests import (
     BatchOptions,
     BatchRequest,
-    NotJson,
     parse_batch,
     parse_json,
     parse_on_error,

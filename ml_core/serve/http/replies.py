@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from ml_core.base.errors import FieldProblem, InvalidRecord, InvalidRequest, SuretyError
-from ml_core.serve.answering.requests import NotJson
+from ml_core.base.errors import FieldProblem, InvalidRecord, InvalidRequest, NotJson, SuretyError
 
 __all__ = [
     "ARROW",
@@ -124,10 +123,10 @@ def error_reply(
 
 def reply_to(error: Exception) -> Reply:
     """The reply to an exception raised while answering. Internal ones say nothing of themselves."""
-    if isinstance(error, NotJson):
-        return error_reply(error.code, str(error))
     if isinstance(error, Refused):
         return error_reply(error.code, str(error), headers=error.headers, retry_after_s=error.retry_after_s)
+    if isinstance(error, NotJson):
+        return error_reply(error.code, str(error))
     if isinstance(error, InvalidRecord):
         return error_reply(error.code, f"{len(error.fields)} field(s) cannot be accepted", error.fields)
     if isinstance(error, InvalidRequest):

@@ -26,7 +26,7 @@ from ml_core.serve.http import arrow_batches as bulk
 from ml_core.serve.http.handlers import HttpApi
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.prediction_sets import Predictions
-from tests.serve.answering.builders import live_of
+from tests.serve.answering.builders import live_model, live_of, other_toy
 from tests.serve.http.apis import http_api
 from tests.toy_models import loaded_toy, toy_frame, toy_live, toy_model, toy_record
 
@@ -271,3 +271,20 @@ def test_a_json_batch_takes_from_the_query_what_its_body_does_not_say(api, body,
 )  # fmt: skip
 def test_options_that_cannot_be_understood_are_refused(api, query):
     assert post(api, f"/predict_batch{query}", json={"records": [toy_record()]}).status_code == 422
+
+
+@pytest.mark.parametrize("kind", ["json", "arrow"])
+def test_a_batchs_headers_name_the_model_that_its_lineage_names(kind: str) -> None:
+    challenger = live_model(model=other_toy())
+    live = live_of(mode="canary", challenger=challenger, weight=1.0)
+    canary = http_api(Settings(), InferenceService(live))
+    if kind == "json":
+        reply = post(canary, json={"records": [toy_record()]})
+        lineage = reply.json()["predictions"][0]["lineage"]
+        said = (lineage["model_version"], lineage["model_hash"])
+    else:
+        reply = post(canary, content=stream_of(cohort_table(20)), headers={"content-type": ARROW})
+        metadata = pa.ipc.open_stream(reply.content).schema.metadata
+        said = (metadata[b"lineage.model_version"].decode(), metadata[b"lineage.model_hash"].decode())
+    assert (reply.headers["x-model-version"], reply.headers["x-model-hash"]) == said
+    assert said == ("2", challenger.model_hash) != ("1", live.champion.model_hash)
