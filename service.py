@@ -42,10 +42,10 @@ loader = ModelLoader(settings, _BENTO if IN_BENTO else None)
 JsonObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 JsonObjects = Annotated[list[dict[str, Any]], WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 _PARAMETER_TYPES: dict[str, Any] = {"record": JsonObject, "level": float | None, "id": str | None}
-T = TypeVar("T", bound=Callable[..., Any])
+_T = TypeVar("_T", bound=Callable[..., Any])
 
 
-def _takes_predict_fields(method: T) -> T:
+def _takes_predict_fields(method: _T) -> _T:
     """The method with the fields of ``/predict`` for parameters, which is how BentoML learns of them."""
     parameters = [
         inspect.Parameter(
@@ -159,8 +159,8 @@ class SuretyRunner:
         from ml_core.serve.running.runner_process import RunnerDesk
 
         logs.configure()
-        self.desk = RunnerDesk(settings, loader, Identity.of_this_process("runner", _worker_index()))
-        self.desk.begin()
+        self.process = RunnerDesk(settings, loader, Identity.of_this_process("runner", _worker_index()))
+        self.process.begin()
 
     @bentoml.on_startup
     def freeze(self) -> None:
@@ -171,12 +171,12 @@ class SuretyRunner:
     @bentoml.on_shutdown
     def close(self) -> None:
         """Stop following the rollout."""
-        self.desk.stop()
+        self.process.stop()
 
     @bentoml.api
     async def score(self, model_hash: str, features: Any) -> Any:
         """Class probabilities of the rows of a float32 matrix (n, d), by the model of that hash."""
-        return self.desk.score(model_hash, features)
+        return self.process.score(model_hash, features)
 
 
 @bentoml.service(name="SuretyIsolated", workers=settings.workers, **_LEAN)
@@ -192,9 +192,9 @@ class SuretyIsolated(_Service):
         if isinstance(runner, SuretyRunner.inner):  # no `bentoml serve` around: it runs in this process
 
             async def cross_here(model_hash: str, features: Any) -> Any:
-                return runner.desk.score(model_hash, features)
+                return runner.process.score(model_hash, features)
 
-            return Hop(cross_here, runner.desk.score)
+            return Hop(cross_here, runner.process.score)
 
         async def cross(model_hash: str, features: Any) -> Any:
             return await runner.to_async.call("score", model_hash=model_hash, features=features)

@@ -29,13 +29,13 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         """The moment in a text such as ``2026-11-01`` or ``24h``, UTC."""
         from ml_core.base.clock import utc_now
-        from ml_core.serve.features.column_rules import moment_of
+        from ml_core.serve.features.column_rules import as_moment
 
         if isinstance(value, datetime):
             return value
         ago = re.fullmatch(r"(\d{1,9})([smhdw])", str(value))
         try:
-            found = utc_now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago else moment_of(value)
+            found = utc_now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago else as_moment(value)
         except OverflowError:  # before there were years
             found = None
         if found is None:

@@ -25,7 +25,7 @@ from ml_core.base.errors import DataError
 from ml_core.base.files import FileLock, write_whole
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
-from ml_core.serve.features.column_rules import integer_levels, moment_of
+from ml_core.serve.features.column_rules import as_moment, integer_levels
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 
 __all__ = ["FeatureStore"]
@@ -211,7 +211,7 @@ def _arrow_column(frame: pd.DataFrame, column: Column) -> pa.Array:
         numbers = values.where(~null, 0).to_numpy(dtype=dtype)  # nulls are all alike, so that equal rows hash alike
         return pa.array(numbers, _arrow_type(column), mask=null)
     if column.dtype == "datetime":
-        moments = [None if gone else moment_of(value) for value, gone in zip(values, null, strict=True)]
+        moments = [None if gone else as_moment(value) for value, gone in zip(values, null, strict=True)]
         return pa.array(moments, _arrow_type(column))
     return pa.array(values.astype(object).where(~null, None), _arrow_type(column))
 

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
 
+from ml_core.base.array_types import BoolArray
 from ml_core.features.columns import Column
-from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels, moment_of
+from ml_core.serve.features.column_rules import OPTIONAL_ROLES, as_moment, integer_levels
 from ml_core.serve.features.versions import get_feature_version
 
 __all__ = ["Verdict", "get_schema", "judge"]
 
-BoolArray = npt.NDArray[np.bool_]
 _WORDS_OF_PANDERA = {
     "not_nullable": "null",
     "column_in_dataframe": "missing",
@@ -159,7 +159,7 @@ def _text_checks(column: Column) -> list[pa.Check]:
 
 
 def _moment_checks(column: Column) -> list[pa.Check]:  # noqa: ARG001 - the same for every such column
-    return [_check("not a date", lambda s: _null(s) | s.map(lambda v: moment_of(v) is not None).to_numpy(dtype=bool))]
+    return [_check("not a date", lambda s: _null(s) | s.map(lambda v: as_moment(v) is not None).to_numpy(dtype=bool))]
 
 
 _CHECKS: dict[str, Callable[[Column], list[pa.Check]]] = {

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from math import isfinite, nan
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import fdtrc
 
-__all__ = ["Moments", "brown_forsythe_p", "integral_of", "spread_around", "wasserstein"]
+from ml_core.base.array_types import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
+__all__ = ["Moments", "brown_forsythe_p", "integral_of", "spread_around", "wasserstein"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from ml_core.serve.log.log_files import day_of
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
-__all__ = ["ModelTally", "ReplayReport", "n_within", "replay", "with_client_id", "with_ids", "within"]
+__all__ = ["ModelCounts", "ReplayReport", "n_within", "replay", "with_client_id", "with_ids", "within"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _COUNT = """
 SELECT sum(CASE kind WHEN 0 THEN 1 ELSE json_extract(CAST(answer AS TEXT), '$.rows') END)
@@ -35,7 +35,7 @@ _TELL_EVERY = 256
 
 
 @dataclass(slots=True)
-class ModelTally:
+class ModelCounts:
     """What came of the answers of one model.
 
     Attributes
@@ -66,7 +66,7 @@ class ReplayReport:
     """
 
     counts: Counter[ReplayState] = field(default_factory=Counter)
-    models: dict[str, ModelTally] = field(default_factory=dict)
+    models: dict[str, ModelCounts] = field(default_factory=dict)
     answers: list[Replayed] = field(default_factory=list)
     max_difference: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -80,13 +80,13 @@ class ReplayReport:
         if named or (one.state != "equal" and len(self.answers) < _MOST_NAMED):
             self.answers.append(one)
         if one.lineage is not None:
-            tally = self._tally(one.lineage)
-            tally.place = tally.place or one.place
-            tally.counts[one.state] += 1
+            model = self._model(one.lineage)
+            model.place = model.place or one.place
+            model.counts[one.state] += 1
 
-    def _tally(self, lineage: Any) -> ModelTally:
+    def _model(self, lineage: Any) -> ModelCounts:
         name, version, model_hash = (lineage[fact] for fact in ("model_name", "model_version", "model_hash"))
-        return self.models.setdefault(model_hash, ModelTally(name, version, model_hash))
+        return self.models.setdefault(model_hash, ModelCounts(name, version, model_hash))
 
 
 def replay(settings: Settings, answers: Iterable[Found], *, named: bool = False) -> ReplayReport:
@@ -183,10 +183,10 @@ def _found(answer: LoggedAnswer | ErasedAnswer | None, raw: bytes) -> Found:
     return Replayed(answer.request_id, "erased", answer.at, note=f"{answer.request_id}: its subject was erased")
 
 
-def _sampled(items: Iterable[T], n: int, seed: int) -> list[T]:
+def _sampled(items: Iterable[_T], n: int, seed: int) -> list[_T]:
     """``n`` items, or all where there are fewer, holding no more than ``n`` at a time."""
     random = Random(seed)  # noqa: S311 - it chooses rows and keeps no secret
-    kept: list[T] = []
+    kept: list[_T] = []
     for seen, item in enumerate(items):
         if seen < n:
             kept.append(item)
@@ -195,7 +195,7 @@ def _sampled(items: Iterable[T], n: int, seed: int) -> list[T]:
     return kept
 
 
-def _told(items: Iterable[T], advance: Callable[[float], None]) -> Iterator[T]:
+def _told(items: Iterable[_T], advance: Callable[[float], None]) -> Iterator[_T]:
     """The items, telling how many have gone by."""
     gone = 0
     for item in items:

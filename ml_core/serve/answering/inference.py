@@ -30,13 +30,13 @@ from ml_core.serve.running.guard import FallbackReason, GuardedCall
 
 __all__ = ["UNMONITORED", "Elsewhere", "InferenceService"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 Elsewhere = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a piece of work off the event loop."""
 
 
-async def _right_here(work: Callable[[], T]) -> T:
+async def _right_here(work: Callable[[], _T]) -> _T:
     return work()
 
 

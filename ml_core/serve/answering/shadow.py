@@ -29,7 +29,7 @@ __all__ = ["Shadow", "ShadowRows"]
 
 logger = logging.getLogger(__name__)
 
-MOST_WAITING_ROWS = 10_000
+MOST_SHADOW_ROWS = 10_000
 """Rows that may wait; more are left out and counted."""
 _ROWS_AT_ONCE = 256
 _PAUSE_S = 0.02
@@ -90,7 +90,7 @@ class Shadow:
             return
         with self._lock:
             self._begin_stage(live)
-            if self._waiting_rows + len(rows) > MOST_WAITING_ROWS:
+            if self._waiting_rows + len(rows) > MOST_SHADOW_ROWS:
                 self._count(live, "dropped", len(rows))
                 return
             self._waiting.append((live, rows))

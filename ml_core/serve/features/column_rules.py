@@ -22,7 +22,7 @@ __all__ = [
     "Fault",
     "fault_of",
     "integer_levels",
-    "moment_of",
+    "as_moment",
     "shown",
     "shown_name",
     "unknown_field_fault",
@@ -77,7 +77,7 @@ def integer_levels(column: Column) -> bool:
     return bool(column.levels) and isinstance(column.levels[0], int)
 
 
-def moment_of(value: object) -> datetime | None:
+def as_moment(value: object) -> datetime | None:
     """The moment a value means, or None where it means none.
 
     Accepted are ISO 8601 texts (``2026-01-31``, ``2026-01-31T10:15:30.5Z``) and datetimes, from 1900 to 2199. A text
@@ -118,7 +118,7 @@ def fault_of(column: Column, value: object) -> Fault | None:
         return _level_fault(column, value)
     if column.dtype == "text":
         return _text_fault(column, value)
-    if moment_of(value) is None:
+    if as_moment(value) is None:
         return Fault("not a date", f"{shown(value)} is no date or time like 2026-01-31 or 2026-01-31T10:15:30Z")
     return None
 

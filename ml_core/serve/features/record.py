@@ -18,9 +18,9 @@ from ml_core.features.columns import Column, ColumnArrays, features_of
 from ml_core.serve.features.column_rules import (
     MOMENT_PATTERN,
     OPTIONAL_ROLES,
+    as_moment,
     fault_of,
     integer_levels,
-    moment_of,
     shown,
     shown_name,
     unknown_field_fault,
@@ -162,7 +162,7 @@ def _whole(value: float) -> int:
 
 
 def _moment_text(value: object) -> object:
-    if moment_of(value) is None:
+    if as_moment(value) is None:
         raise ValueError
     return value
 

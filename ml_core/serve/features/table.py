@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ml_core.base.array_types import BoolArray
 from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays
 from ml_core.serve.features.column_rules import (
@@ -25,7 +26,6 @@ from ml_core.serve.features.column_rules import (
 
 __all__ = ["Cells", "EncodedTable", "encode_table"]
 
-BoolArray = npt.NDArray[np.bool_]
 _NULL, _REFUSED = -1, -2  # codes of a category while it is being read
 _QUOTED_FAULTS = 10_000  # beyond this many wrong cells in a table, problems no longer quote the value
 _MOST_FAULTS = 1_000_000  # beyond this many the table is no table of records, and telling them all would cost gigabytes

@@ -75,7 +75,7 @@ _ASK_AGAIN = frozenset({429, 503})
 
 
 class Refused(Exception):
-    """Raised by the HTTP face to answer with an error object."""
+    """Raised to answer a request with an error object."""
 
     def __init__(
         self, code: str, message: str, headers: tuple[Header, ...] = (), retry_after_s: float | None = None

@@ -16,7 +16,7 @@ from scipy.stats import binom
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
-from ml_core.serve.answering.shadow import MOST_WAITING_ROWS, Shadow
+from ml_core.serve.answering.shadow import MOST_SHADOW_ROWS, Shadow
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.rollout.worker_reports import ShadowReport
 from tests.serve.answering.builders import (
@@ -153,7 +153,7 @@ def test_lines_tell_nothing_of_the_record(tmp_path):
 def test_a_full_queue_lets_rows_go_and_counts_them():
     slow = SlowRunner(inner=OutputRunner(lambda n: np.tile([0.5, 0.5], (n, 1))))
     shadowed = Shadowed(scoring_with(slow))
-    sizes = {"taken": 5_000, "waiting": 6_000, "dropped": 5_000, "fits": MOST_WAITING_ROWS - 6_000, "one too many": 1}
+    sizes = {"taken": 5_000, "waiting": 6_000, "dropped": 5_000, "fits": MOST_SHADOW_ROWS - 6_000, "one too many": 1}
     shadowed.take(RECORDS[:1] * sizes["taken"], "in a table")
     assert slow.entered.acquire(timeout=WAIT_S)
     for name in ("waiting", "dropped", "fits", "one too many"):
@@ -161,7 +161,7 @@ def test_a_full_queue_lets_rows_go_and_counts_them():
     assert shadowed.shadow.report(1) == ShadowReport(dropped=5_001)
     slow.go.set()
     found = shadowed.counted()
-    assert (found.scored, found.dropped) == (sizes["taken"] + MOST_WAITING_ROWS, 5_001)
+    assert (found.scored, found.dropped) == (sizes["taken"] + MOST_SHADOW_ROWS, 5_001)
 
 
 def test_a_stuck_challenger_keeps_no_answer_waiting():
