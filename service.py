@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("surety")
 
-# A bento is unpacked as <bento>/bento.yaml and <bento>/src/service.py.
-_BENTO = Path(__file__).resolve().parent.parent
-IN_BENTO = (_BENTO / "bento.yaml").is_file()
+# A bento is unpacked as <bento>/bento.yaml and <bento>/src, which holds this file at its top, or in ml_core.
+_SOURCES = (folder for folder in Path(__file__).resolve().parents if folder.name == "src")
+BENTO = next((src.parent for src in _SOURCES if (src.parent / "bento.yaml").is_file()), None)
 
 settings = load_settings()
-loader = ModelLoader(settings, _BENTO if IN_BENTO else None)
+loader = ModelLoader(settings, BENTO)
 
 # The methods below are documentation and what bentoml's own clients read from /schema.json. Over HTTP the
 # middleware answers before BentoML would validate, log values or answer 400 in its own form.
@@ -217,7 +217,7 @@ def _respawn_in_containers() -> None:
 def _bento_tag() -> str | None:
     """Tag of the bento this code was built into, None in a checkout."""
     context = bentoml.server_context
-    return f"{context.bento_name}:{context.bento_version}" if IN_BENTO else None
+    return f"{context.bento_name}:{context.bento_version}" if BENTO else None
 
 
 def _worker_index() -> int:

@@ -210,7 +210,7 @@ class _Job:
             _spread(found.confidence(), good),
             *(_spread(found.p_values[:, k], good) for k in range(len(classes))),
             *(_spread(found.sets[:, k], good) for k in range(len(classes))),
-            pa.array([_problem(encoded, row) for row in range(n)], pa.string()),
+            pa.array(map(encoded.problem_text, range(n)), pa.string()),
             *(pa.repeat(fact, n) for fact in (float(self.level), self.model.version, self.model.model_hash)),
         ]
         return pa.Table.from_arrays(values, schema=schema)
@@ -222,13 +222,6 @@ def _spread(values: npt.NDArray[Any] | list[Any], good: BoolArray, kind: pa.Data
         return pa.array(values, kind)
     places = np.cumsum(good) - 1
     return pa.array(values, kind).take(pa.array(places, mask=~good))
-
-
-def _problem(encoded: EncodedTable, row: int) -> str | None:
-    """All that is wrong with a row, in the words of the service; they quote the cell, as they stand beside its row."""
-    if row not in encoded.problems:
-        return None
-    return "; ".join(f"{fault.field}: {fault.problem}" for fault in encoded.problems[row])
 
 
 def _told(block: Block, encoded: EncodedTable) -> str:

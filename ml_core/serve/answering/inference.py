@@ -304,7 +304,7 @@ class InferenceService:
 
     def _shadow_rows(self, answers: Answers, ids: Sequence[str] | None) -> None:
         if answers.live.mode == "shadow" and self._shadow is not None:
-            rows = ShadowRows(ids, answers.columns, None, answers.predictions, answers.level)
+            rows = ShadowRows(ids or [None] * len(answers), answers.columns, None, answers.predictions, answers.level)
             self._shadow.put(answers.live, rows)
 
 

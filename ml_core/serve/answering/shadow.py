@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain, compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ml_core.base.array_types import BoolArray, FeatureMatrix, FloatArray
+from ml_core.base.array_types import FeatureMatrix, FloatArray
 from ml_core.features.columns import ColumnArrays
 from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.metrics import HOME_FAILURES, SHADOW
@@ -43,14 +43,14 @@ class ShadowRows:
 
     Attributes
     ----------
-    ids : request ids; None for a bulk call, whose rows have none yet
+    ids : request ids; None for rows of a bulk call, which are not written down one by one
     columns : of the n rows
     features : their matrix by the champion's transform, where it is at hand
     answers : the numbers of a single row, or those of n rows
     level : the confidence level of the sets
     """
 
-    ids: Sequence[str] | None
+    ids: Sequence[str | None]
     columns: ColumnArrays
     features: FeatureMatrix | None
     answers: RowPrediction | Predictions
@@ -175,7 +175,7 @@ class Shadow:
         ours = challenger.calibration.rows(scored.proba[good], rows[0].level)
         difference = np.abs(theirs.proba - ours.proba)[np.arange(len(ours.proba)), theirs.predictions]
         found = _Compared(
-            ids=[i for i, kept in zip(_ids(rows), good.tolist(), strict=True) if kept],
+            ids=list(compress(chain.from_iterable(part.ids for part in rows), good.tolist())),
             champion=theirs,
             challenger=ours,
             difference=difference,
@@ -210,17 +210,17 @@ class Shadow:
             return
         challenger, champion = live.challenger, live.champion
         models = {"champion": champion.model_hash, "challenger": challenger.model_hash}
-        theirs, ours = found.champion, found.challenger
-        for i, request_id in enumerate(found.ids):
+        each = zip(found.ids, found.champion.rows(), found.challenger.rows(), found.difference.tolist(), strict=True)
+        for request_id, theirs, ours, difference in each:
             if request_id is None:
                 continue
             line = {
                 "request_id": request_id,
                 **models,
-                "prediction": [champion.classes[theirs.predictions[i]], challenger.classes[ours.predictions[i]]],
-                "set": [_labels(champion, theirs.sets[i]), _labels(challenger, ours.sets[i])],
-                "probability": [theirs.proba[i].tolist(), ours.proba[i].tolist()],
-                "difference": found.difference[i].item(),
+                "prediction": [champion.classes[theirs.prediction], challenger.classes[ours.prediction]],
+                "set": [[champion.classes[k] for k in theirs.members], [challenger.classes[k] for k in ours.members]],
+                "probability": [theirs.proba, ours.proba],
+                "difference": difference,
             }
             self._log(json.dumps(line))
 
@@ -258,13 +258,6 @@ class _Compared:
     difference: FloatArray
 
 
-def _ids(rows: list[ShadowRows]) -> list[str | None]:
-    found: list[str | None] = []
-    for part in rows:
-        found += part.ids if part.ids is not None else [None] * len(part)
-    return found
-
-
 def _matrix(challenger: LiveModel, champion: LiveModel, rows: list[ShadowRows]) -> FeatureMatrix:
     """The challenger's matrix: the champion's where both have one feature version, else from the columns."""
     same = challenger.feature_version == champion.feature_version
@@ -283,7 +276,3 @@ def _as_arrays(answers: RowPrediction | Predictions, n_classes: int) -> Predicti
     inside = [k in answers.members for k in range(n_classes)]
     found.put(slice(None), (answers.proba, answers.p_values, inside, answers.prediction))
     return found
-
-
-def _labels(model: LiveModel, inside: BoolArray) -> list[Any]:
-    return [label for label, member in zip(model.classes, inside.tolist(), strict=True) if member]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import getitem, itemgetter
+from operator import attrgetter, getitem, itemgetter
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,13 @@ class Record:
     ids: dict[str, Value]
 
 
+_VALUES = attrgetter("values")
+
+
 class RecordReader:
     """Reads and encodes records of one column table.
 
-    The happy path is one call into pydantic-core, which accepts only what ``rules.fault_of`` accepts; what it
+    The happy path is one call into pydantic-core, which accepts only what ``column_rules.fault_of`` accepts; what it
     refuses is looked at again, value by value, for words a person can act on.
     """
 
@@ -85,18 +88,18 @@ class RecordReader:
 
     def arrays(self, records: Sequence[Record]) -> ColumnArrays:
         """The feature columns of n records, each of shape (n,), as ``ColumnArrays`` says."""
-        rows = [record.values for record in records]
+        rows = list(map(_VALUES, records))
         n = len(rows)
         arrays: dict[str, npt.NDArray[Any]] = {}
         if names := self._numbers.names:  # null becomes NaN by numpy's own conversion
-            numbers = np.array([self._numbers.pick(row) for row in rows], dtype=np.float64).reshape(n, len(names))
+            numbers = np.array(list(map(self._numbers.pick, rows)), dtype=np.float64).reshape(n, len(names))
             arrays.update(zip(names, numbers.T, strict=True))
         if names := self._categories.names:
             codes = [list(map(getitem, self._codes, self._categories.pick(row))) for row in rows]
             arrays.update(zip(names, np.array(codes, dtype=np.int64).reshape(n, len(names)).T, strict=True))
         if (names := self._texts.names) and n:
             texts = np.empty((n, len(names)), dtype=np.object_)
-            texts[:] = [self._texts.pick(row) for row in rows]
+            texts[:] = list(map(self._texts.pick, rows))
             arrays.update(zip(names, texts.T, strict=True))
         elif names:
             arrays |= dict.fromkeys(names, np.empty(0, dtype=np.object_))

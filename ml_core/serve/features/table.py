@@ -108,6 +108,11 @@ class EncodedTable:
         good[list(self.problems)] = False
         return good
 
+    def problem_text(self, row: int) -> str | None:
+        """All that is wrong with a row, None for a good one. It may quote cells: it is for who sent them."""
+        faults = self.problems.get(row)
+        return None if faults is None else "; ".join(f"{fault.field}: {fault.problem}" for fault in faults)
+
 
 def encode_table(
     columns: Sequence[Column], table: Mapping[str, Cells | npt.NDArray[Any] | Sequence[object]]

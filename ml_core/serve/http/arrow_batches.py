@@ -337,8 +337,9 @@ def _coded_buffers(texts: Sequence[str | None], codes: npt.NDArray[np.int8], pre
 def _error_buffers(table: EncodedTable) -> list[Any]:
     """One text per bad row, ``field: problem; field: problem``; null for a good one."""
     rows = sorted(table.problems)
-    texts = ["; ".join(f"{f.field}: {f.problem}" for f in table.problems[row]) for row in rows]
-    return _text_buffers(texts, np.array(rows, dtype=np.intp), table.n_rows, _bits(~table.good))
+    return _text_buffers(
+        [str(table.problem_text(row)) for row in rows], np.array(rows, dtype=np.intp), table.n_rows, _bits(~table.good)
+    )
 
 
 def _text_buffers(texts: Sequence[str], rows: npt.NDArray[np.intp], n: int, valid: Any) -> list[Any]:
