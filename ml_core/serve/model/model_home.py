@@ -20,7 +20,7 @@ def home_folder(tag: str, settings: Settings) -> Path:
 
 
 def place(source: Path, tag: str, settings: Settings) -> Path:
-    """Copy the model in that folder there, with its papers: whole or not at all. One of that tag is replaced.
+    """Copy a model there, with its gate report and promotion record: whole or not at all. One of that tag is replaced.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def place(source: Path, tag: str, settings: Settings) -> Path:
     with locked(settings.home / "import.lock"), TemporaryDirectory(dir=settings.models, prefix=".placing-") as draft:
         made = Path(draft) / "model"
         shutil.copytree(source / BUNDLE_IN_BENTO_MODEL, made / BUNDLE_IN_BENTO_MODEL)
-        for paper in (GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL):
-            if (source / paper).is_file():
-                shutil.copy2(source / paper, made / paper)
+        for name in (GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL):
+            if (source / name).is_file():
+                shutil.copy2(source / name, made / name)
         if target.exists():
             target.rename(Path(draft) / "old")
         made.rename(target)
