@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.base.array_types import FloatArray
 from ml_core.base.errors import ConfigError
 
 __all__ = ["CohortKnobs", "make_cohort", "true_probability"]
 
+FloatArray = npt.NDArray[np.float64]
 Draw = tuple[dict[str, FloatArray], FloatArray, npt.NDArray[np.int64]]  # measurements, true probability, label
 
 _INTERCEPT = -2.30

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
 
-from ml_core.base.array_types import BoolArray
 from ml_core.features.columns import Column
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, as_moment, integer_levels
 from ml_core.serve.features.versions import get_feature_version
 
 __all__ = ["Verdict", "get_schema", "judge"]
 
+BoolArray = npt.NDArray[np.bool_]
 _WORDS_OF_PANDERA = {
     "not_nullable": "null",
     "column_in_dataframe": "missing",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.lab.drift.spread import Moments
 
 __all__ = ["Bins"]
 
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 _MOST_KEPT = 1 << 17
 """Values kept around a median: 1 MB. A bin that holds more is thinned at random; the median then moves by about 0.15 %

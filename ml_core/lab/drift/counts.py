@@ -9,10 +9,10 @@ import numpy.typing as npt
 from scipy.special import chdtrc
 from scipy.stats import fisher_exact
 
-from ml_core.base.array_types import FloatArray, IntArray
-
 __all__ = ["CountsCompared", "compare_counts", "jensen_shannon", "two_by_two_p"]
 
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 FEWEST_EXPECTED = 5.0
 """Rows expected in a cell from which on the chi-square law may be used (Cochran 1954, Biometrics 10(4), 417-451)."""

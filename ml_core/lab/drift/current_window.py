@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.base.errors import DataError
 from ml_core.lab.drift.drift_columns import MISSING, Table, numbers_in, positions_in
 from ml_core.lab.drift.ks import KsDistance, distance_of_counts, distance_of_sorted
@@ -38,6 +38,9 @@ __all__ = [
 
 FEWEST = 30
 """Values on each side below which nothing is tested."""
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

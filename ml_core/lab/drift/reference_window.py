@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.base.errors import ArtefactError, DataError
 from ml_core.features.columns import Column
 from ml_core.lab.drift.drift_columns import (
@@ -32,6 +31,8 @@ from ml_core.lab.drift.spread import Moments, integral_of, spread_around
 
 __all__ = ["CategoryReference", "NumberReference", "ReferenceColumn", "ReferenceWindow", "UnjudgedReference"]
 
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 FEW_VALUES = 10
 """A number column with at most so many distinct values is compared like a category by the rule ``extended``."""

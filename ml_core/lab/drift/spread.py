@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from math import isfinite, nan
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import fdtrc
 
-from ml_core.base.array_types import FloatArray
-
 __all__ = ["Moments", "brown_forsythe_p", "integral_of", "spread_around", "wasserstein"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

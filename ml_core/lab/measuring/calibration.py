@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.base.errors import CalibrationDisagrees, CalibrationTooSmall, InvalidCalibration
-from ml_core.serve.model.conformity_scores import checked_probabilities, true_label_scores
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray, checked_probabilities, true_label_scores
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Guarantee, misses_allowed
 
 __all__ = [

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm, rankdata, t
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.base.errors import CannotJudge
 from ml_core.lab.measuring.coverage_law import Groups
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray
 
 __all__ = [
     "UNSEEN_TAIL",

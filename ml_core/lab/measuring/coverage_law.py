@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaln, gammaln
 
-from ml_core.base.array_types import FloatArray, IntArray
-from ml_core.serve.model.conformity_scores import true_label_scores
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray, true_label_scores
 from ml_core.serve.model.prediction_sets import ConformalCalibration, misses_allowed
 
 __all__ = [

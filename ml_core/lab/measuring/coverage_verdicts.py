@@ -11,7 +11,6 @@ import numpy.typing as npt
 from scipy.signal import fftconvolve
 from scipy.stats import kstwo
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.lab.measuring.coverage_law import (
     Band,
     CoverageLaw,
@@ -22,7 +21,7 @@ from ml_core.lab.measuring.coverage_law import (
     effective_size,
     effects_of,
 )
-from ml_core.serve.model.conformity_scores import true_label_scores
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray, true_label_scores
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = [

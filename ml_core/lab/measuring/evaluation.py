@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.base.errors import InvalidCalibration
 from ml_core.lab.measuring.coverage_law import Groups, coverage_by_class
-from ml_core.serve.model.conformity_scores import checked_probabilities
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray, checked_probabilities
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = ["CurvePoint", "Evaluation", "brier_score", "evaluate", "log_losses", "roc_auc", "squared_errors"]

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from scipy.signal import fftconvolve
 from scipy.stats import beta
 
-from ml_core.base.array_types import BoolArray, FloatArray, IntArray, Label
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.coverage_law import (
     Band,
@@ -22,6 +21,7 @@ from ml_core.lab.measuring.coverage_law import (
     effective_size,
     effects_of,
 )
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray
 from ml_core.serve.model.prediction_sets import Guarantee, misses_allowed
 
 __all__ = [
@@ -43,6 +43,8 @@ __all__ = [
     "update",
 ]
 
+BoolArray = npt.NDArray[np.bool_]
+Label = int | str
 
 BETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Stakes of the detector's bets: where 0.1 is promised, the quickest to find a rate of 0.12, 0.15, 0.19, 0.28 and 0.46.

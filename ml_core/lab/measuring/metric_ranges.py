@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.base.errors import CannotJudge
 from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.coverage_law import DesignEffects, Groups
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict
 from ml_core.lab.measuring.evaluation import log_losses, squared_errors
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = ["MetricRange", "mean_interval", "metric_ranges"]

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from scipy.stats import rankdata, t
 
-from ml_core.base.array_types import FloatArray, IntArray
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.live_coverage import (
     BoolArray,
@@ -25,7 +24,7 @@ from ml_core.lab.measuring.live_coverage import (
     group_ids,
     sets_of,
 )
-from ml_core.serve.model.conformity_scores import checked_probabilities
+from ml_core.serve.model.conformity_scores import FloatArray, IntArray, checked_probabilities
 
 __all__ = [
     "INTERVAL_LEVEL",

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ml_core.base.array_types import BoolArray
+from ml_core.base.arrays import BoolArray
 from ml_core.base.errors import DataError, SuretyError
 from ml_core.lab.data.table_blocks import Block, TableFile, open_table
 from ml_core.lab.data.table_frames import column_names

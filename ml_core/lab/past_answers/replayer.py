@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.array_types import BoolArray, FeatureMatrix, Probabilities
+from ml_core.base.arrays import BoolArray, FeatureMatrix, Probabilities
 from ml_core.base.errors import InvalidRecord
 from ml_core.lab.past_answers.log_entry import is_bulk_call
 from ml_core.lab.past_answers.past_models import NoModel, PastModel, PastModels

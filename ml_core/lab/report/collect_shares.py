@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.array_types import FloatArray
 from ml_core.lab.drift.current_window import level_counts
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference
 from ml_core.lab.report.facts import LevelShares, NumberShares
 
 __all__ = ["level_shares", "number_shares", "score_shares"]
 
+FloatArray = npt.NDArray[np.float64]
 
 _BINS = 24
 _SCORE_BINS = 25

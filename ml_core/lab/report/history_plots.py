@@ -6,19 +6,20 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ml_core.base.array_types import FloatArray
 from ml_core.lab.report.facts import AnswerHistory, ClassCoverage, Detector, Performance
 from ml_core.lab.report.formats import count, number, percent
 from ml_core.lab.report.svg import COLOURS, picture
 
 __all__ = ["answers", "auc", "brier", "coverage", "evidence", "scores", "set_sizes"]
 
+FloatArray = npt.NDArray[np.float64]
 
 _MOST_SHOWN = 1e3
 """Evidence beyond so many thresholds is drawn as that much."""

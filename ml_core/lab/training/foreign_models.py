@@ -36,7 +36,7 @@ _FITTED_ON = ("train", "validation")
 _XGBOOST_FORMATS = frozenset({"ubj", "json"})
 _OBJECTIVES = frozenset({"binary:logistic", "multi:softprob"})
 
-Scoring = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
+Probabilities = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class _Foreign:
     """
 
     onnx: bytes
-    proba: Scoring
+    proba: Probabilities
     limit: float
     library: Mapping[str, str]
     source: Source
@@ -190,7 +190,7 @@ def _unpickled(folder: Path, file: str) -> Any:
         raise ArtefactError(file, f"cannot be loaded: {type(error).__name__}: {_line(error)}") from error
 
 
-def _sklearn_proba(model: Any, features: FeatureVersion, *, with_names: bool) -> Scoring:
+def _sklearn_proba(model: Any, features: FeatureVersion, *, with_names: bool) -> Probabilities:
     import pandas as pd
 
     def proba(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.base.array_types import Label
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.features.columns import ColumnArrays, with_role
@@ -24,6 +23,8 @@ from ml_core.lab.data.table_frames import column_names
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 
 __all__ = ["LabelledRows", "label_rows", "rows_from_file", "rows_from_store"]
+
+Label = int | str
 
 
 @dataclass(frozen=True)

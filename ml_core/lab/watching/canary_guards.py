@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from math import fsum, log
 
 import numpy as np
-
-from ml_core.base.array_types import FloatArray
+import numpy.typing as npt
 
 __all__ = [
     "GuardVerdict",
@@ -21,6 +20,7 @@ __all__ = [
     "log_evidence",
 ]
 
+FloatArray = npt.NDArray[np.float64]
 
 _FRACTIONS: FloatArray = np.geomspace(0.001, 0.99, 40)
 """Stakes of the bets, as shares of 1 / limit, the largest that never loses more than everything.

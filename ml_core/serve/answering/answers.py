@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from uuid_utils import UUID
 
-from ml_core.base.array_types import BoolArray, FeatureMatrix
+from ml_core.base.arrays import BoolArray, FeatureMatrix
 from ml_core.base.clock import utc_text
 from ml_core.features.columns import ColumnArrays
 from ml_core.serve.answering.envelope import InferenceLineage, InferenceResponse

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ml_core.base.array_types import Label
+from ml_core.base.arrays import Label
 from ml_core.serve.rollout.monitor_state import Validity
 
 __all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "RowError"]

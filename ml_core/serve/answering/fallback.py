@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from ml_core.base.array_types import FeatureMatrix
+from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ArtefactError
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions

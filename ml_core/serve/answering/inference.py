@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from uuid_utils import UUID
 
-from ml_core.base.array_types import FeatureMatrix
+from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.clock import utc_now
 from ml_core.base.errors import FieldProblem, InvalidRecord, LogUnavailable, NotLoaded, Overloaded
 from ml_core.features.columns import ColumnArrays

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from ml_core.base.array_types import Label
+from ml_core.base.arrays import Label
 from ml_core.features.columns import with_role
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter

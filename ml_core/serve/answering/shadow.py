@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ml_core.base.array_types import FeatureMatrix, FloatArray
+from ml_core.base.arrays import FeatureMatrix, FloatArray
 from ml_core.features.columns import ColumnArrays
 from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.metrics import HOME_FAILURES, SHADOW

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.array_types import BoolArray
+from ml_core.base.arrays import BoolArray
 from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays
 from ml_core.serve.features.column_rules import (

@@ -22,7 +22,7 @@ from nanoarrow import ipc
 from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_array_stream import CArrayStream
 
-from ml_core.base.array_types import BoolArray, Label
+from ml_core.base.arrays import BoolArray, Label
 from ml_core.base.clock import utc_now
 from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column
@@ -219,12 +219,12 @@ def _text_bytes(
     return data, ends
 
 
-def _missing(view: Any, n: int, offset: int) -> BoolArray:
+def _missing(view: Any, n: int, offset: int) -> npt.NDArray[np.bool_]:
     bitmap = view.buffer(0)
     if not bitmap.size_bytes:
         return np.zeros(n, dtype=np.bool_)
     bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
-    missing: BoolArray = bits[offset : offset + n] == 0
+    missing: npt.NDArray[np.bool_] = bits[offset : offset + n] == 0
     return missing
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.array_types import FloatArray
+from ml_core.base.arrays import FloatArray, IntArray
 from ml_core.base.errors import BadModelOutput
 
-__all__ = ["checked_probabilities", "lac_scores", "true_label_scores"]
+__all__ = ["FloatArray", "IntArray", "checked_probabilities", "lac_scores", "true_label_scores"]
 
 
 def checked_probabilities(proba: npt.ArrayLike, n_classes: int | None = None) -> FloatArray:

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.array_types import BoolArray, FloatArray, IntArray, Label, Probabilities
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray, Label, Probabilities
 from ml_core.base.errors import BadModelOutput, FieldProblem, InvalidCalibration, InvalidRequest
 from ml_core.serve.model.conformity_scores import checked_probabilities
 

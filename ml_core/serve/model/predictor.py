@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from ml_core.base.array_types import FeatureMatrix, Label, Probabilities
+from ml_core.base.arrays import FeatureMatrix, Label, Probabilities
 from ml_core.base.errors import GoldenMismatch
 from ml_core.features.columns import ColumnArrays
 from ml_core.serve.features.record import RecordReader

@@ -12,7 +12,7 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
-from ml_core.base.array_types import FeatureMatrix, Probabilities
+from ml_core.base.arrays import FeatureMatrix, Probabilities
 from ml_core.base.errors import ArtefactError, BadModelOutput
 
 __all__ = [

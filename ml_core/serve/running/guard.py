@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ml_core.base.array_types import FeatureMatrix, Probabilities
+from ml_core.base.arrays import FeatureMatrix, Probabilities
 from ml_core.base.errors import CircuitOpen, ModelUnavailable, Overloaded
 from ml_core.base.settings import Settings
 from ml_core.serve.running.circuit_breaker import CircuitBreaker, Permit

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ml_core.base.array_types import FeatureMatrix, Probabilities
+from ml_core.base.arrays import FeatureMatrix, Probabilities
 from ml_core.base.errors import BadModelOutput, ModelUnavailable, NotLoaded, Overloaded
 from ml_core.serve.running.runner import RowFault, Scored
 

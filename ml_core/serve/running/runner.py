@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from ml_core.base.array_types import FeatureMatrix, Probabilities
+from ml_core.base.arrays import FeatureMatrix, Probabilities
 from ml_core.base.errors import BadModelOutput, ModelUnavailable
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.scorer import PROBABILITY_TOLERANCE

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from ml_core.base.array_types import FeatureMatrix
+from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ArtefactError, SuretyError
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import LoadedModel, ModelLoader

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ml_core.base.array_types import FeatureMatrix, Probabilities
+from ml_core.base.arrays import FeatureMatrix, Probabilities
 from ml_core.base.settings import Settings
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.training.labelled_rows import label_rows
