@@ -11,8 +11,7 @@ from ml_core.serve.answering.envelope import Label
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
 from ml_core.serve.model.loader import LoadedModel
-from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits, Mode, Slot
-from ml_core.serve.rollout.routing import takes_challenger
+from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits, Mode, Slot, takes_challenger
 from ml_core.serve.running.guard import FallbackReason, GuardedRunner
 
 __all__ = ["ORIGINS", "Live", "LiveModel", "Origin", "SlotCounts"]

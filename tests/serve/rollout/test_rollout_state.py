@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest
 
-from ml_core.serve.rollout.routing import bucket, takes_challenger
+from ml_core.serve.rollout.rollout_state import bucket, takes_challenger
 from tests.serve.answering.builders import live_model, live_of
 
 N = 20_000
