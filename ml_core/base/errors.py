@@ -1,8 +1,8 @@
 """Every error this project raises on purpose, in one tree.
 
-A class says in one sentence when it is raised, takes facts and builds its own message. ``code`` is stable
-(clients and exit paths read it), ``retryable`` says whether the same call may succeed later unchanged.
-Nothing here knows HTTP: the one table from code to status lives at the HTTP face.
+The docstring of a class says when it is raised. A class takes facts and builds the message: what was found, what was
+expected, and what to do. ``code`` is stable; clients and exit codes depend on it. HTTP status codes are in
+``serve/http``, in one table by ``code``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class SuretyError(Exception):
     """Base of all errors raised on purpose."""
 
     code = "internal"
-    retryable = False
 
 
 # --- what a caller sent -------------------------------------------------------------------------------------------
@@ -237,7 +236,6 @@ class RegistryUnreachable(RegistryError):
     """Raised when the MLflow registry does not answer in time."""
 
     code = "registry_unreachable"
-    retryable = True
 
 
 class PromotionRefused(SuretyError):
@@ -263,7 +261,6 @@ class RolloutConflict(SuretyError):
     """Raised when the rollout was changed by somebody else meanwhile."""
 
     code = "rollout_conflict"
-    retryable = True
 
     def __init__(self, expected: int, found: int) -> None:
         super().__init__(f"the rollout is at generation {found}, not {expected}: look again and repeat")
@@ -273,7 +270,6 @@ class RetrainBusy(SuretyError):
     """Raised when retraining is asked for while another run is at it."""
 
     code = "retrain_busy"
-    retryable = True
 
     def __init__(self, model: str) -> None:
         super().__init__(f"{model} is being retrained already: wait for that run to end")
@@ -301,7 +297,6 @@ class ModelUnavailable(SuretyError):
     """Raised when no model can answer for now; ``retry_after_s`` where it is known when to ask again."""
 
     code = "model_unavailable"
-    retryable = True
     retry_after_s: float | None = None
 
     def __init__(self, problem: str) -> None:
@@ -334,7 +329,6 @@ class Overloaded(SuretyError):
     """Raised when a request is refused at once because more wait already than can be answered in time."""
 
     code = "overloaded"
-    retryable = True
 
     def __init__(self, waiting: int, limit: int, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
@@ -360,7 +354,6 @@ class LogUnavailable(SuretyError):
     """Raised in strict mode when an answer cannot be stored and so must not be given."""
 
     code = "log_unavailable"
-    retryable = True
 
     def __init__(self, problem: str, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
@@ -371,7 +364,6 @@ class LogBusy(SuretyError):
     """Raised when a file of the prediction log is to be changed while a worker writes to it."""
 
     code = "log_busy"
-    retryable = True
 
     def __init__(self, file: str) -> None:
         super().__init__(f"{file}: a worker writes to it; closed days can be changed, or stop the service first")
@@ -391,7 +383,6 @@ class LabelsNotStored(SuretyError):
     """Raised when labels cannot be stored for now: the disk is full or read-only, or others hold the file too long."""
 
     code = "labels_not_stored"
-    retryable = True
 
     def __init__(self, file: str, problem: str, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s

@@ -12,7 +12,6 @@ from pydantic import Field
 from ml_core.base.documents import Document
 
 __all__ = [
-    "FALLBACK_STEPS",
     "CircuitMode",
     "CircuitOrder",
     "FallbackStep",

@@ -16,7 +16,6 @@ from ml_core.base.files import clear_drafts
 from ml_core.serve.rollout.rollout_state import Slot
 
 __all__ = [
-    "LOST_AFTER_S",
     "REPORT_EVERY_S",
     "CircuitReport",
     "ShadowReport",
@@ -26,7 +25,6 @@ __all__ = [
     "beating",
     "clear_lost",
     "read_reports",
-    "report_path",
     "summed",
     "write_worker_report",
 ]

@@ -19,11 +19,11 @@ from ml_core.serve.running.circuit_breaker import CircuitBreaker
 from ml_core.serve.running.guard import AsyncRunner, GuardedRunner, model_breaker
 from ml_core.serve.running.runner import ConformalRunner, Runner
 
-__all__ = ["Assembler", "RunnerOf", "start_anew"]
+__all__ = ["Assembler", "start_anew"]
 
 logger = logging.getLogger(__name__)
 
-RunnerOf = Callable[[LoadedModel], "Runner | AsyncRunner"]
+_RunnerOf = Callable[[LoadedModel], "Runner | AsyncRunner"]
 _SPEED_ROWS = 8
 
 
@@ -42,7 +42,7 @@ class Assembler:
         self,
         settings: Settings,
         loader: ModelLoader,
-        runner_of: RunnerOf = ConformalRunner,
+        runner_of: _RunnerOf = ConformalRunner,
         scorer_of: Callable[[Bundle], Scorer] | None = None,
     ) -> None:
         self._settings = settings

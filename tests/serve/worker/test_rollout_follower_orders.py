@@ -112,7 +112,7 @@ def test_an_order_outlives_the_reload_of_the_model_it_is_for(home, workers):
     worker = workers[0].look()
     home.pass_gate(home.v3)
     home.change(changes.canary(home.v3, 0.5, GUARDS))
-    assert breaker(worker.look(), "challenger").mode == "forced_open"
+    assert breaker(worker.look(), "challenger").snapshot().mode == "forced_open"
 
 
 def test_settling_the_traffic_takes_orders_back(home, workers):
@@ -121,7 +121,7 @@ def test_settling_the_traffic_takes_orders_back(home, workers):
     worker = workers[0].look()
     assert breaker(worker).snapshot().mode == "forced_open"
     home.change(changes.rollback())
-    assert breaker(worker.look()).mode == "auto"
+    assert breaker(worker.look()).snapshot().mode == "auto"
 
 
 def test_an_order_is_obeyed_while_the_new_champion_cannot_be_loaded(home, workers):
