@@ -54,6 +54,13 @@ class SuretyError(Exception):
     code = "internal"
 
 
+class _AboutError(SuretyError):
+    """Base of errors that name a file, setting, model or command and say what is wrong with it."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what}: {problem}")
+
+
 # --- what a caller sent -------------------------------------------------------------------------------------------
 
 
@@ -91,22 +98,16 @@ class InvalidRequest(SuretyError):
 # --- configuration and data ---------------------------------------------------------------------------------------
 
 
-class ConfigError(SuretyError):
+class ConfigError(_AboutError):
     """Raised when a configuration file or environment variable cannot be used."""
 
     code = "config"
 
-    def __init__(self, where: str, problem: str) -> None:
-        super().__init__(f"{where}: {problem}")
 
-
-class DataError(SuretyError):
+class DataError(_AboutError):
     """Raised when a table cannot be read or used at all (missing file, unknown format, missing columns, no rows)."""
 
     code = "data"
-
-    def __init__(self, where: str, problem: str) -> None:
-        super().__init__(f"{where}: {problem}")
 
 
 class InvalidRows(SuretyError):
@@ -171,14 +172,10 @@ class CalibrationDisagrees(SuretyError):
 # --- artefacts ----------------------------------------------------------------------------------------------------
 
 
-class ArtefactError(SuretyError):
+class ArtefactError(_AboutError):
     """Raised when a model folder cannot be trusted or used."""
 
     code = "artefact"
-
-    def __init__(self, file: str, problem: str) -> None:
-        self.file = file
-        super().__init__(f"{file}: {problem}")
 
 
 class ChecksumMismatch(ArtefactError):
@@ -223,13 +220,10 @@ class ScorerDisagrees(ArtefactError):
 # --- models in their stores ---------------------------------------------------------------------------------------
 
 
-class RegistryError(SuretyError):
+class RegistryError(_AboutError):
     """Raised when the MLflow registry refuses, lacks or cannot deliver what was asked."""
 
     code = "registry"
-
-    def __init__(self, what: str, problem: str) -> None:
-        super().__init__(f"{what}: {problem}")
 
 
 class RegistryUnreachable(RegistryError):
@@ -248,13 +242,10 @@ class PromotionRefused(SuretyError):
         super().__init__(f"{model} is refused by: {', '.join(self.rules)}")
 
 
-class RolloutRefused(SuretyError):
+class RolloutRefused(_AboutError):
     """Raised when a change of the rollout is not allowed: no passed gate, other columns, nothing to go back to."""
 
     code = "rollout_refused"
-
-    def __init__(self, what: str, problem: str) -> None:
-        super().__init__(f"{what}: {problem}")
 
 
 class RolloutConflict(SuretyError):

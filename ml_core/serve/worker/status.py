@@ -66,29 +66,19 @@ class ServiceStatus:
 
     def _rollout(self, live: Live) -> dict[str, Any]:
         state = self._follower.state if self._follower is not None else None
+        last: dict[str, Any] = {"rollbacks": {}, "changed_at": None, "changed_by": None, "why": None}
         return {
             "generation": live.generation,
             "mode": live.mode,
             "weight": live.weight if live.mode == "canary" else 0.0,
             "pinned": self._settings.model or None,
-            "rollbacks": state.rollbacks if state is not None else {},
-            "changed_at": state.changed_at if state is not None else None,
-            "changed_by": state.changed_by if state is not None else None,
-            "why": state.why if state is not None else None,
+            **(last if state is None else state.model_dump(include=set(last))),
         }
 
     def _monitor(self) -> dict[str, Any] | None:
         """What the monitor has published; None where it never has."""
         state = self._follower.monitored if self._follower is not None else None
-        if state is None:
-            return None
-        return {
-            "published_at": state.published_at,
-            "models": {
-                model_hash: {"model_version": health.model_version, "alarms": [a.model_dump() for a in health.alarms]}
-                for model_hash, health in state.models.items()
-            },
-        }
+        return None if state is None else state.model_dump(include={"published_at", "models"})
 
     def _workers(self) -> dict[str, Any]:
         if self._follower is None:
