@@ -179,5 +179,5 @@ def test_the_champion_is_served_under_its_old_name_as_well(stage: str, monkeypat
 
 def test_another_stage_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_STAGE", "Staging")
-    with pytest.raises(ConfigError, match=r"SURETY_MODEL_STAGE: is Staging, but only the champion .* surety rollout"):
+    with pytest.raises(ConfigError, match=r"SURETY_MODEL_STAGE: is Staging, but only the champion .*`surety rollout"):
         load_settings()
