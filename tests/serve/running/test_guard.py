@@ -340,3 +340,13 @@ def test_settings_decide_the_circuit():
     for _ in range(10):  # fewer than the usual minimum of calls, which cannot exceed the window
         breaker.succeed(breaker.acquire(), 6.0)
     assert breaker.snapshot().reason == "latency_p95"
+
+
+def test_a_probe_may_take_twice_the_deadline_before_its_place_is_free_again():
+    clock = FakeClock()
+    breaker = breaker_of(Settings(deadline_ms=60_000, circuit_probes=1), clock)
+    for _ in range(5):
+        breaker.fail(breaker.acquire(), 1.0)
+    clock.advance(66.1)
+    breaker.acquire()
+    assert breaker.snapshot().retry_after_s == pytest.approx(120)
