@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ def test_healthy_canary_stays_however_often_it_is_looked_at(place: Place) -> Non
     state = place.store.read()
     assert state is not None
     assert state.mode == "canary"
+
+
+def test_half_of_a_guards_budget_is_the_stages_and_half_of_the_rest_the_first_later_starts(place: Place) -> None:
+    each = limits().false_alarm / len(GUARDS)
+    place.workers(fine(5_000))
+    assert [v.needed for v in place.monitor.look().verdicts] == pytest.approx([-math.log(each / 2)] * len(GUARDS))
+    place.clock.advance(START_EVERY_S)
+    place.workers(fine(5_000))
+    place.monitor.look()
+    late = fine(5_200)
+    place.workers({**late, "failures": late["failures"] + 100})
+    verdict = next(v for v in place.monitor.look(act=False).verdicts if v.guard == "error_share")
+    assert verdict.observations == 200
+    assert verdict.needed == pytest.approx(-math.log(each / 4))
 
 
 @pytest.mark.parametrize(
