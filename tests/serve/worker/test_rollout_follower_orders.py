@@ -89,6 +89,15 @@ def test_a_reset_closes_what_was_open_once_and_not_again_at_every_look(home, wor
     assert [breaker(worker.look()).state for worker in workers] == ["closed"] * 3
 
 
+def test_an_order_that_is_taken_back_leaves_the_circuit_as_the_rules_had_it(home, workers):
+    worker = workers[0]
+    for _ in range(5):
+        fail(breaker(worker))
+    for mode, state in (("disabled", "closed"), ("auto", "open")):
+        home.change(changes.circuit("champion", mode))
+        assert breaker(worker.look()).state == state
+
+
 def test_an_order_for_one_slot_leaves_the_others_alone(home, workers):
     home.change(changes.canary(home.v2, 0.5, GUARDS))
     home.change(changes.circuit("challenger", "forced_open"))
