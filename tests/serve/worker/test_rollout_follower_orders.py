@@ -199,6 +199,12 @@ def start_server(home: Home, settings: Settings | None = None) -> None:
     take_up_promotion(settings, ModelLoader(settings))
 
 
+def test_a_promotion_record_without_a_time_is_not_newer(home, workers):
+    home.promote(home.v2, at="")
+    take_up_promotion(home.settings, ModelLoader(home.settings))
+    assert home.store.read().champion == home.v1
+
+
 def test_a_newer_promotion_is_taken_up_when_a_server_starts_and_by_running_workers_with_it(home, workers):
     home.promote(home.v2, LATER)
     assert workers[0].look().tags() == {"champion": home.v1}  # nothing changes while a server runs
