@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import Live
 from ml_core.serve.rollout.monitor_state import MonitorView
+from ml_core.serve.worker.own_report import circuit_report
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
 from tests.serve.answering.builders import BROKEN, as_version, ask, live_model, live_of, opened, worker_report
 from tests.serve.running.fake_clock import FakeClock
@@ -92,3 +93,17 @@ def test_a_worker_says_which_generation_it_obeys_and_that_it_cannot(publish):
     publish(live, generation=8)
     assert sample("surety_rollout_problem") == 0
     assert sample("surety_monitor_age_seconds", model_name=NAME) == -1
+
+
+def test_abandoned_calls_are_added_once_and_a_report_counts_openings_alone(publish):
+    clock = FakeClock()
+    model = live_model(BROKEN["raises"](), model=as_version("77"), clock=clock)
+    model.guard.pool.abandoned_total = 3
+    for _ in range(5):
+        ask(live_of(model))
+    clock.advance(100)
+    for _ in range(2):
+        publish(live_of(model))
+    assert sample("surety_abandoned_calls_total", model_name=NAME, model_version="77") == 3
+    report = circuit_report(model.guard.breaker.snapshot())
+    assert (report.state, report.opened) == ("half_open", 1)
