@@ -155,12 +155,12 @@ class SuretyRunner:
 
     def __init__(self) -> None:
         from ml_core.serve.http import json_logs as logs
-        from ml_core.serve.rollout.census import Identity
-        from ml_core.serve.running.runner_process import RunnerDesk
+        from ml_core.serve.rollout.processes import Identity
+        from ml_core.serve.running.model_host import ModelHost
 
         logs.configure()
-        self.desk = RunnerDesk(settings, loader, Identity.of_this_process("runner", _worker_index()))
-        self.desk.begin()
+        self.host = ModelHost(settings, loader, Identity.of_this_process("runner", _worker_index()))
+        self.host.begin()
 
     @bentoml.on_startup
     def freeze(self) -> None:
@@ -171,12 +171,12 @@ class SuretyRunner:
     @bentoml.on_shutdown
     def close(self) -> None:
         """Stop following the rollout."""
-        self.desk.stop()
+        self.host.stop()
 
     @bentoml.api
     async def score(self, model_hash: str, features: Any) -> Any:
         """Class probabilities of the rows of a float32 matrix (n, d), by the model of that hash."""
-        return self.desk.score(model_hash, features)
+        return self.host.score(model_hash, features)
 
 
 @bentoml.service(name="SuretyIsolated", workers=settings.workers, **_LEAN)
@@ -192,9 +192,9 @@ class SuretyIsolated(_Service):
         if isinstance(runner, SuretyRunner.inner):  # no `bentoml serve` around: it runs in this process
 
             async def cross_here(model_hash: str, features: Any) -> Any:
-                return runner.desk.score(model_hash, features)
+                return runner.host.score(model_hash, features)
 
-            return Hop(cross_here, runner.desk.score)
+            return Hop(cross_here, runner.host.score)
 
         async def cross(model_hash: str, features: Any) -> Any:
             return await runner.to_async.call("score", model_hash=model_hash, features=features)

@@ -49,21 +49,17 @@ def us_among_threads(breaker: CircuitBreaker) -> list[float]:
 
 def figures() -> list[tuple[str, str, str, str]]:
     breaker, timed, refusing = CircuitBreaker("counted"), CircuitBreaker("timed", window_s=60.0), CircuitBreaker("open")
-    refusing.force_open()
+    refusing.override("forced_open")
 
     def refused() -> None:
         with contextlib.suppress(CircuitOpen):
             refusing.acquire()
-
-    def nothing() -> None:
-        pass
 
     among = us_among_threads(CircuitBreaker("shared"))
     p50, p99 = among[len(among) // 2], among[len(among) * 99 // 100]
     return [
         ("breaker, us a call", f"{us_each(lambda: breaker.succeed(breaker.acquire(), 1.0)):.2f}", "<= 3", "one thread"),
         ("  with a time window", f"{us_each(lambda: timed.succeed(timed.acquire(), 1.0)):.2f}", "<= 3", "one thread"),
-        ("  with call()", f"{us_each(lambda: breaker.call(nothing)):.2f}", "", "clock and exception handling included"),
         ("  a refusal", f"{us_each(refused):.2f}", "<= 1000", "exception included"),
         (f"  p50 at {THREADS} threads", f"{p50:.2f} (p99 {p99:.2f})", "<= 10", f"{CALLS:,} calls that do nothing else"),
     ]

@@ -1,3 +1,3 @@
-"""What both wings stand on: errors, settings, the clock, documents, the journal, files."""
+"""What every room may use: errors, settings, the clock, documents, the journal, files."""
 
 __all__ = ["arrays", "clock", "documents", "errors", "files", "journal", "settings"]

@@ -1,4 +1,4 @@
-"""The time of day, in one place, so that tests can hold it still; and moments as text or as a number."""
+"""The time of day, in one place so that tests can fix it, and moments as text or as a number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 __all__ = ["DATE", "FIRST_YEAR", "LAST_YEAR", "TIME", "ZONE", "microseconds", "moment_of", "utc_now", "utc_text"]
 
-FIRST_YEAR, LAST_YEAR = 1900, 2199  # what every store and library here can hold, with room for the oldest patient
+FIRST_YEAR, LAST_YEAR = 1900, 2199  # years that every store and library here can hold
 
 _LEAP = "(?:19|21)(?:0[48]|[2468][048]|[13579][26])|20(?:[02468][048]|[13579][26])"
 _LONG, _SHORT = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])", "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
@@ -39,5 +39,5 @@ def microseconds(moment: datetime) -> int:
 
 
 def moment_of(us: int) -> datetime:
-    """The UTC moment so many microseconds after 1970 began."""
+    """The UTC moment ``us`` microseconds after 1970 began."""
     return _EPOCH + timedelta(microseconds=us)

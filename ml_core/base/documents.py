@@ -1,4 +1,4 @@
-"""Small typed JSON files that decide something: read whole or refused, written whole or not at all."""
+"""Small typed JSON files: read whole or refused, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read_document(path: Path, kind: type[_D]) -> _D | None:
     Raises
     ------
     ArtefactError
-        There is one, but it is not what it should be.
+        The file is there, but cannot be read or holds another kind of document.
     """
     try:
         raw = path.read_bytes()
@@ -43,7 +43,7 @@ def read_document(path: Path, kind: type[_D]) -> _D | None:
 
 
 def write_document(path: Path, document: Document, *, durable: bool = True) -> None:
-    """Write it whole; ``durable`` also waits for the disk, and removes drafts of processes that were killed."""
+    """Write the file whole; ``durable`` waits for the disk, and removes drafts of processes that were killed."""
     if durable:
         clear_drafts(path.parent, f".{path.name}.*")
     with write_whole(path, durable=durable, mode=0o600) as draft:

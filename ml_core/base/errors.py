@@ -1,8 +1,8 @@
 """Every error this project raises on purpose, in one tree.
 
-A class says in one sentence when it is raised, takes facts and builds its own message. ``code`` is stable
-(clients and exit paths read it), ``retryable`` says whether the same call may succeed later unchanged.
-Nothing here knows HTTP: the one table from code to status lives at the HTTP face.
+The docstring of a class says when it is raised. A class takes facts and builds the message: what was found, what was
+expected, and what to do. ``code`` is stable; clients and exit codes depend on it. HTTP status codes are in
+``serve/http``, in one table by ``code``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,13 @@ class SuretyError(Exception):
     """Base of all errors raised on purpose."""
 
     code = "internal"
-    retryable = False
+
+
+class _AboutError(SuretyError):
+    """Base of errors that name a file, setting, model or command and say what is wrong with it."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what}: {problem}")
 
 
 # --- what a caller sent -------------------------------------------------------------------------------------------
@@ -99,22 +105,16 @@ class NotJson(SuretyError):
 # --- configuration and data ---------------------------------------------------------------------------------------
 
 
-class ConfigError(SuretyError):
+class ConfigError(_AboutError):
     """Raised when a configuration file or environment variable cannot be used."""
 
     code = "config"
 
-    def __init__(self, where: str, problem: str) -> None:
-        super().__init__(f"{where}: {problem}")
 
-
-class DataError(SuretyError):
+class DataError(_AboutError):
     """Raised when a table cannot be read or used at all (missing file, unknown format, missing columns, no rows)."""
 
     code = "data"
-
-    def __init__(self, where: str, problem: str) -> None:
-        super().__init__(f"{where}: {problem}")
 
 
 class InvalidRows(SuretyError):
@@ -179,14 +179,10 @@ class CalibrationDisagrees(SuretyError):
 # --- artefacts ----------------------------------------------------------------------------------------------------
 
 
-class ArtefactError(SuretyError):
+class ArtefactError(_AboutError):
     """Raised when a model folder cannot be trusted or used."""
 
     code = "artefact"
-
-    def __init__(self, file: str, problem: str) -> None:
-        self.file = file
-        super().__init__(f"{file}: {problem}")
 
 
 class ChecksumMismatch(ArtefactError):
@@ -231,20 +227,16 @@ class ScorerDisagrees(ArtefactError):
 # --- models in their stores ---------------------------------------------------------------------------------------
 
 
-class RegistryError(SuretyError):
+class RegistryError(_AboutError):
     """Raised when the MLflow registry refuses, lacks or cannot deliver what was asked."""
 
     code = "registry"
-
-    def __init__(self, what: str, problem: str) -> None:
-        super().__init__(f"{what}: {problem}")
 
 
 class RegistryUnreachable(RegistryError):
     """Raised when the MLflow registry does not answer in time."""
 
     code = "registry_unreachable"
-    retryable = True
 
 
 class PromotionRefused(SuretyError):
@@ -257,20 +249,16 @@ class PromotionRefused(SuretyError):
         super().__init__(f"{model} is refused by: {', '.join(self.rules)}")
 
 
-class RolloutRefused(SuretyError):
+class RolloutRefused(_AboutError):
     """Raised when a change of the rollout is not allowed: no passed gate, other columns, nothing to go back to."""
 
     code = "rollout_refused"
-
-    def __init__(self, what: str, problem: str) -> None:
-        super().__init__(f"{what}: {problem}")
 
 
 class RolloutConflict(SuretyError):
     """Raised when the rollout was changed by somebody else meanwhile."""
 
     code = "rollout_conflict"
-    retryable = True
 
     def __init__(self, expected: int, found: int) -> None:
         super().__init__(f"the rollout is at generation {found}, not {expected}: look again and repeat")
@@ -280,7 +268,6 @@ class RetrainBusy(SuretyError):
     """Raised when retraining is asked for while another run is at it."""
 
     code = "retrain_busy"
-    retryable = True
 
     def __init__(self, model: str) -> None:
         super().__init__(f"{model} is being retrained already: wait for that run to end")
@@ -308,7 +295,6 @@ class ModelUnavailable(SuretyError):
     """Raised when no model can answer for now; ``retry_after_s`` where it is known when to ask again."""
 
     code = "model_unavailable"
-    retryable = True
     retry_after_s: float | None = None
 
     def __init__(self, problem: str) -> None:
@@ -341,7 +327,6 @@ class Overloaded(SuretyError):
     """Raised when a request is refused at once because more wait already than can be answered in time."""
 
     code = "overloaded"
-    retryable = True
 
     def __init__(self, waiting: int, limit: int, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
@@ -367,7 +352,6 @@ class LogUnavailable(SuretyError):
     """Raised in strict mode when an answer cannot be stored and so must not be given."""
 
     code = "log_unavailable"
-    retryable = True
 
     def __init__(self, problem: str, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
@@ -378,7 +362,6 @@ class LogBusy(SuretyError):
     """Raised when a file of the prediction log is to be changed while a worker writes to it."""
 
     code = "log_busy"
-    retryable = True
 
     def __init__(self, file: str) -> None:
         super().__init__(f"{file}: a worker writes to it; closed days can be changed, or stop the service first")
@@ -398,7 +381,6 @@ class LabelsNotStored(SuretyError):
     """Raised when labels cannot be stored for now: the disk is full or read-only, or others hold the file too long."""
 
     code = "labels_not_stored"
-    retryable = True
 
     def __init__(self, file: str, problem: str, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s

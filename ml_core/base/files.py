@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_core.base.errors import DataError
 
-__all__ = ["FileLock", "clear_drafts", "drafts_of", "locked", "sync_folder", "write_whole", "written_for_user"]
+__all__ = ["FileLock", "clear_drafts", "drafts_of", "locked", "write_whole", "written_for_user"]
 
 _STALE_S = 60.0
 """A draft that nobody has touched for this long belongs to a process that was killed."""
@@ -47,7 +47,7 @@ def write_whole(path: Path, *, durable: bool = False, exclusive: bool = False, m
         else:
             draft.replace(path)
         if durable:
-            sync_folder(path.parent)
+            _sync(path.parent)
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -55,12 +55,12 @@ def write_whole(path: Path, *, durable: bool = False, exclusive: bool = False, m
 
 @contextmanager
 def written_for_user(path: Path) -> Iterator[Path]:
-    """As ``write_whole``, for a file that somebody asked for by name.
+    """As ``write_whole``, for a file that the user named.
 
     Raises
     ------
     DataError
-        It cannot be written, with the reason.
+        The file cannot be written; the message says why.
     """
     try:
         with write_whole(path) as draft:
@@ -82,18 +82,13 @@ def clear_drafts(folder: Path, pattern: str) -> None:
                 draft.unlink()
 
 
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    _sync(folder)
-
-
 class FileLock:
     """An exclusive lock on a file, which the system gives up when the process dies.
 
     Parameters
     ----------
     path : made with its folder where it is missing
-    wait : wait for whoever has it; otherwise ``BlockingIOError``
+    wait : wait until the lock is free; otherwise raise ``BlockingIOError``
     mode : permissions of a new file
 
     Attributes
@@ -105,19 +100,19 @@ class FileLock:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.descriptor = _open_locked(path, wait, mode)
-        while not self.is_there():  # whoever had it has removed the file since we opened it
+        while not self.is_there():  # its holder has removed the file since we opened it
             os.close(self.descriptor)
             self.descriptor = _open_locked(path, wait, mode)
 
     def again(self) -> FileLock:
-        """The same lock for somebody else to hold as well; it is given up once both have done so."""
+        """A second holder of the same lock; the lock is free once both have released it."""
         twin = object.__new__(FileLock)
         twin._path = self._path
         twin.descriptor = os.dup(self.descriptor)
         return twin
 
     def is_there(self) -> bool:
-        """Whether others still find the file that is locked here."""
+        """Whether the locked file still lies at its path."""
         try:
             found, held = self._path.stat(), os.fstat(self.descriptor)
         except FileNotFoundError:
@@ -125,7 +120,7 @@ class FileLock:
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
     def release(self) -> None:
-        """Give it up."""
+        """Give the lock up."""
         os.close(self.descriptor)
 
 
@@ -136,7 +131,7 @@ def locked(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[File
     Raises
     ------
     BlockingIOError
-        Somebody else has it, and ``wait`` is off.
+        Another process has the lock, and ``wait`` is off.
     """
     lock = FileLock(path, wait=wait, mode=mode)
     try:
@@ -156,6 +151,7 @@ def _open_locked(path: Path, wait: bool, mode: int) -> int:  # noqa: FBT001 - pr
 
 
 def _sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,13 +1,13 @@
-"""What the environment decides: places, the model to serve, limits. One frozen object, built at the edge."""
+"""Settings from environment variables: folders, the model to serve, limits. One frozen object, built at the start."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml_core.base.errors import ConfigError
@@ -33,11 +33,10 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("SURETY_MODEL_NAME", "MODEL_NAME"),
         description="Name of the model to serve.",
     )
-    model_stage: str = Field(
-        "Production",
-        pattern=r"^(?i:production|champion)$",
+    model_stage: Literal["champion"] = Field(
+        "champion",
         validation_alias=AliasChoices("SURETY_MODEL_STAGE", "MODEL_STAGE"),
-        description="Only the champion is served; Production is its old name.",
+        description="`champion`, or `Production`, its old name; a start with any other stage is refused.",
     )
     workers: int = Field(1, ge=1, le=256, description="Serving processes.")
     max_body_bytes: int = Field(1_048_576, ge=1_024, le=1 << 30, description="Largest JSON body, bytes.")
@@ -117,6 +116,16 @@ class Settings(BaseSettings):
         180.0, gt=0, le=86_400, description="Silence of the monitor after which answers say unmonitored, s."
     )
 
+    @field_validator("model_stage", mode="before")
+    @classmethod
+    def _is_champion(cls, value: object) -> str:
+        if str(value).lower() not in {"champion", "production"}:
+            raise ValueError(
+                f"is {value}, but only the champion (Production) is served: leave it out, and try another model with "
+                "`surety rollout shadow` or `surety rollout canary`"
+            )
+        return "champion"
+
     @property
     def registry_uri(self) -> str:
         """Where MLflow's registry is: ``MLFLOW_TRACKING_URI``, or a database in the home; may hold credentials."""
@@ -124,7 +133,7 @@ class Settings(BaseSettings):
 
     @property
     def registry_shown(self) -> str:
-        """The same without credentials."""
+        """The registry's address without credentials, for people and reports."""
         parts = urlsplit(self.registry_uri)
         if not parts.hostname:
             return self.registry_uri
@@ -157,7 +166,7 @@ class Settings(BaseSettings):
 
     @property
     def monitor(self) -> Path:
-        """Folder with what the monitor must remember, one file per model name."""
+        """Folder with the monitor's memory, one file per model name."""
         return self.home / "monitor"
 
     @property
@@ -182,12 +191,12 @@ class Settings(BaseSettings):
 
     @property
     def subject_key(self) -> Path:
-        """File with the key that subjects are hidden with; outside the log."""
+        """File with the key that makes pseudonyms of subjects; it lies outside the log."""
         return self.home / "subject.key"
 
     @property
     def monitor_state(self) -> Path:
-        """What the monitor has published of the configured model."""
+        """File with what the monitor published about the configured model."""
         return self.monitor / f"{self.model_name}.state.json"
 
     @property
@@ -210,4 +219,4 @@ def load_settings(**given: Any) -> Settings:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         variable = name if name.isupper() else f"SURETY_{name.upper()}"
-        raise ConfigError(variable, first["msg"]) from error
+        raise ConfigError(variable, first["msg"].removeprefix("Value error, ")) from error

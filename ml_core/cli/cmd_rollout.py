@@ -307,7 +307,7 @@ def _check_contract(settings: Settings, tag: str) -> tuple[float, int]:
     RolloutRefused
         It needs other raw columns, or answers in other labels.
     """
-    from ml_core.serve.rollout.contract import check_same_contract
+    from ml_core.serve.rollout.changes import check_same_contract
 
     loader = _loader(settings)
     champion, _ = loader.facts(_state(settings).champion)

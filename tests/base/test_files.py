@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ml_core.base import files
 from ml_core.base.errors import DataError
 from ml_core.base.files import FileLock, clear_drafts, drafts_of, locked, write_whole, written_for_user
 
@@ -117,3 +118,21 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
             FileLock(path)
         holder.kill()
     FileLock(path, wait=True).release()
+
+
+def test_a_lock_is_on_the_file_that_others_find_also_where_the_first_one_is_removed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+    open_locked = files._open_locked
+
+    def removed_once(path: Path, wait: bool, mode: int) -> int:
+        opened.append(open_locked(path, wait, mode))
+        if len(opened) == 1:
+            path.unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(files, "_open_locked", removed_once)
+    lock = FileLock(tmp_path / "a.lock")
+    assert (len(opened), lock.is_there()) == (2, True)
+    lock.release()

@@ -13,7 +13,7 @@ import pytest
 
 from ml_core.base.journal import Journal
 from ml_core.cli.main import main
-from ml_core.serve.rollout.worker_reports import write_report
+from ml_core.serve.rollout.worker_reports import write_worker_report
 from tests.homes import bento_store
 from tests.serve.answering.builders import worker_report
 from tests.serve.answering.stored import Home
@@ -53,7 +53,7 @@ def command_line(
 
 def report(home: Home, **facts: Any) -> None:
     """A worker that is alive says what it has done."""
-    write_report(home.settings.worker_reports, worker_report(1, time.monotonic(), **facts))
+    write_worker_report(home.settings.worker_reports, worker_report(1, time.monotonic(), **facts))
 
 
 def everything(home: Home) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from ml_core.lab.watching.canary_guards import _log_mixture, judge, log_evidence
+from ml_core.lab.watching.canary_guards import _log_mixture, judge_guard, log_evidence
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,10 @@ def fewest_ones_to_trip(limit, false_alarm, n):
     fewest = np.zeros(n + 1, dtype=np.int64)
     ones = 0
     for i in range(n + 1):
-        while ones <= i and not judge("g", {0: i - ones, 1: ones}, limit, false_alarm=false_alarm, minimum=0).tripped:
+        while (
+            ones <= i
+            and not judge_guard("g", {0: i - ones, 1: ones}, limit, false_alarm=false_alarm, minimum=0).tripped
+        ):
             ones += 1
         fewest[i] = ones
     return fewest

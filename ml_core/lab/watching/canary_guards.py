@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 __all__ = [
     "GuardVerdict",
-    "judge",
+    "judge_guard",
     "log_evidence",
 ]
 
@@ -115,7 +115,9 @@ def log_evidence(counts: Mapping[float, int], limit: float) -> float:
     return float(_log_mixture(values, times, limit))
 
 
-def judge(guard: str, counts: Mapping[float, int], limit: float, *, false_alarm: float, minimum: int) -> GuardVerdict:
+def judge_guard(
+    guard: str, counts: Mapping[float, int], limit: float, *, false_alarm: float, minimum: int
+) -> GuardVerdict:
     """Verdict on the values counted so far; may be asked for at any time and as often as wanted.
 
     Parameters
@@ -135,9 +137,9 @@ def judge(guard: str, counts: Mapping[float, int], limit: float, *, false_alarm:
 
     Examples
     --------
-    >>> judge("errors", {0: 90, 1: 10}, 0.02, false_alarm=0.01, minimum=50).tripped
+    >>> judge_guard("errors", {0: 90, 1: 10}, 0.02, false_alarm=0.01, minimum=50).tripped
     True
-    >>> judge("errors", {0: 90, 1: 10}, 0.02, false_alarm=0.01, minimum=200).tripped
+    >>> judge_guard("errors", {0: 90, 1: 10}, 0.02, false_alarm=0.01, minimum=200).tripped
     False
     """
     if not 0.0 < false_alarm < 1.0:

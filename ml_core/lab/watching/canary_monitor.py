@@ -1,4 +1,4 @@
-"""The monitor: sums what all workers have counted, lets the guards judge, and takes a bad canary back."""
+"""The monitor of a canary: sums the counts of all workers, judges the guards, and takes a bad canary back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pydantic import Field
 from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, RolloutConflict
 from ml_core.base.settings import Settings
-from ml_core.lab.watching.canary_guards import GuardVerdict, judge
+from ml_core.lab.watching.canary_guards import GuardVerdict, judge_guard
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import GuardLimits, RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
-from ml_core.serve.rollout.worker_reports import SlotReport, beating, clear_lost, read_reports, set_sizes, summed
+from ml_core.serve.rollout.worker_reports import SlotReport, beating, clear_lost, read_reports, summed
 
 __all__ = ["Look", "Monitor", "guard_counts"]
 
@@ -26,7 +26,7 @@ GUARDS = ("error_share", "fallback_share", "slow_share", "set_size")
 START_EVERY_S = 300.0
 MOST_STARTS = 12
 
-Counts = dict[str, dict[float, int]]
+ValueCounts = dict[str, dict[float, int]]
 
 
 class Start(Document):
@@ -53,7 +53,7 @@ class Memory(Document):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look saw.
+    """The rollout and its counts at one moment, and what the guards made of them.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class Look:
 
 
 class Monitor:
-    """Looks after the rollout of one model name.
+    """Judges the canary of one model name.
 
     Parameters
     ----------
@@ -151,20 +151,19 @@ class Monitor:
         return why
 
 
-def guard_counts(report: SlotReport, classes: int) -> Counts:
+def guard_counts(report: SlotReport, classes: int) -> ValueCounts:
     """How often each value in [0, 1] was seen, by guard: failed or not, fallback or not, slow or not, set size."""
     fallbacks = sum(report.fallbacks.values())
-    sizes = set_sizes(report)
     return {
         "error_share": {0.0: max(0, report.calls - report.failures), 1.0: report.failures},
         "fallback_share": {0.0: max(0, report.answers - fallbacks), 1.0: fallbacks},
         "slow_share": {0.0: max(0, report.calls - report.slow), 1.0: report.slow},
-        "set_size": {min(1.0, size / classes): n for size, n in sizes.items()},
+        "set_size": {min(1.0, int(size) / classes): n for size, n in report.set_sizes.items()},
     }
 
 
 def _strongest(guard: str, counts: Mapping[float, int], limits: GuardLimits, starts: tuple[Start, ...]) -> GuardVerdict:
-    """The guard's verdict from the start that speaks most against the canary.
+    """The guard's verdict since the start whose counts speak most against the canary.
 
     Half of a guard's false-alarm budget goes to the stage's beginning, 1 / (j (j + 1)) of the other half to the j-th
     later start: together never more than the whole, however long the canary runs.
@@ -177,12 +176,12 @@ def _strongest(guard: str, counts: Mapping[float, int], limits: GuardLimits, sta
         before = {float(value): n for value, n in start.counts.get(guard, {}).items()}
         since = {value: max(0, n - before.get(value, 0)) for value, n in counts.items()}
         part = budget if start.number == 0 else budget / (start.number * (start.number + 1))
-        verdicts.append(judge(guard, since, limit, false_alarm=part, minimum=limits.minimum))
+        verdicts.append(judge_guard(guard, since, limit, false_alarm=part, minimum=limits.minimum))
     found = max(verdicts, key=lambda v: (v.tripped, v.log_evidence - v.needed))
     if guard != "set_size" or found.observed is None:
         return found
     return replace(found, observed=found.observed * limits.classes, limit=limits.set_size)  # in labels, for people
 
 
-def _as_text(counts: Counts) -> dict[str, dict[str, int]]:
+def _as_text(counts: ValueCounts) -> dict[str, dict[str, int]]:
     return {guard: {str(value): n for value, n in values.items()} for guard, values in counts.items()}

@@ -1,4 +1,4 @@
-"""The changes a rollout can take: each from one state to the next, refused where it makes no sense."""
+"""The changes a rollout can take, each from one state to the next, and what refuses them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from ml_core.base.errors import ConfigError, RolloutRefused
+from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.rollout.rollout_state import CircuitMode, CircuitOrder, Flags, GuardLimits, RolloutState, Slot
 
-__all__ = ["Change", "canary", "circuit", "flags", "full", "promoted", "rollback", "shadow"]
+__all__ = ["Change", "canary", "check_same_contract", "circuit", "flags", "full", "promoted", "rollback", "shadow"]
 
 Change = Callable[[RolloutState], RolloutState]
-"""From a state to the next; generation, time and author are stamped by whoever keeps the state."""
+"""From a state to the next; the store adds generation, time and author."""
 
 
 def shadow(challenger: str) -> Change:
@@ -118,6 +119,20 @@ def circuit(slot: Slot, mode: CircuitMode, *, reset: bool = False) -> Change:
     return change
 
 
+def check_same_contract(tag: str, model: Manifest, champion: Manifest) -> None:
+    """Check that the model of that tag takes the champion's requests and answers with the champion's labels.
+
+    Raises
+    ------
+    RolloutRefused
+        It needs other raw columns or has other classes, and must be served by itself.
+    """
+    if model.column_table_sha256 != champion.column_table_sha256:
+        raise RolloutRefused(tag, "needs other raw columns than the champion: serve it by itself")
+    if model.classes != champion.classes:
+        raise RolloutRefused(tag, "answers in other labels than the champion: serve it by itself")
+
+
 def _divided(state: RolloutState, challenger: str, **traffic: Any) -> RolloutState:
     if challenger == state.champion:
         raise RolloutRefused(challenger, "is the champion already: there is nothing to compare")
@@ -125,7 +140,7 @@ def _divided(state: RolloutState, challenger: str, **traffic: Any) -> RolloutSta
 
 
 def _settled(state: RolloutState, promotion_seen: str) -> RolloutState:
-    """Only the champion answers; orders for circuits of the divided traffic are taken back."""
+    """The state in which only the champion answers; orders for circuits end with the canary or shadow."""
     rest: dict[str, Any] = {
         "challenger": None,
         "mode": "off",

@@ -1,4 +1,4 @@
-"""What the monitor publishes, and what it makes of an answer: valid, suspect or unmonitored."""
+"""What the monitor publishes, and what follows for an answer: valid, suspect or unmonitored."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ __all__ = [
     "Validities",
     "Validity",
     "boot_id",
-    "is_fresh",
-    "validity_by_model",
 ]
 
 Validity = Literal["valid", "suspect", "unmonitored"]
@@ -33,14 +31,14 @@ Validities = Mapping[str, tuple[Validity, tuple[str, ...]]]
 
 
 class Alarm(Document):
-    """Something that is wrong with a model, until a new champion comes or somebody acknowledges it.
+    """A problem of a model; it stays on until there is a new champion or somebody acknowledges it.
 
     Attributes
     ----------
     reason : short code that answers carry, such as ``coverage:1`` or ``drift``
     since : when it went off, UTC
-    says : one sentence for people
-    false_alarm : how rarely it goes off while nothing is wrong, in words
+    says : what is wrong, in one sentence
+    false_alarm : how often it goes off while nothing is wrong, in words
     """
 
     reason: str
@@ -81,7 +79,7 @@ class MonitorState(Document):
 
 @cache
 def boot_id() -> str:
-    """Names this run of the system, so that monotonic clocks of two runs are not compared; "" where unknown."""
+    """Id of the system's boot, since monotonic clocks of two boots cannot be compared; "" where unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -89,7 +87,7 @@ def boot_id() -> str:
 
 
 def is_fresh(state: MonitorState, now_s: float, timeout_s: float) -> bool:
-    """Whether the monitor has published so lately that it can be taken to be alive."""
+    """Whether the monitor published within the last ``timeout_s`` seconds of this boot."""
     return state.boot == boot_id() and 0.0 <= now_s - state.beat_s <= timeout_s
 
 
@@ -110,7 +108,7 @@ def validity_by_model(state: MonitorState | None, now_s: float, timeout_s: float
 
 
 class MonitorView:
-    """What a worker sees of the monitor: the published state, read again only when it has changed.
+    """The state that the monitor published, read again only when its file has changed.
 
     Parameters
     ----------
@@ -125,7 +123,7 @@ class MonitorView:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what was read last is of a monitor that is alive."""
+        """Whether the state that was read last is recent enough to count."""
         return self.state is not None and is_fresh(self.state, time.monotonic(), self._timeout_s)
 
     @property

@@ -1,7 +1,9 @@
-"""The rollout of one model name, typed: champion, challenger, mode, flags. Every worker obeys the newest generation."""
+"""The rollout of one model name: champion, challenger, mode, flags, and which slot answers a request."""
 
 from __future__ import annotations
 
+import hashlib
+import random
 from decimal import Decimal
 from typing import Literal
 
@@ -10,7 +12,6 @@ from pydantic import Field
 from ml_core.base.documents import Document
 
 __all__ = [
-    "FALLBACK_STEPS",
     "CircuitMode",
     "CircuitOrder",
     "FallbackStep",
@@ -19,6 +20,8 @@ __all__ = [
     "Mode",
     "RolloutState",
     "Slot",
+    "bucket",
+    "takes_challenger",
 ]
 
 Slot = Literal["champion", "challenger", "previous"]
@@ -48,14 +51,14 @@ class Flags(Document):
 
 
 class CircuitOrder(Document):
-    """What an operator tells the circuits of one slot; ``resets`` grows by one each time they are to start anew."""
+    """What an operator tells the circuits of one slot; ``resets`` counts how often they were told to start anew."""
 
     mode: CircuitMode = "auto"
     resets: int = Field(0, ge=0)
 
 
 class GuardLimits(Document):
-    """What a canary may not exceed. Each limit is judged by evidence that may be looked at as often as one likes.
+    """What a canary may not exceed.
 
     Attributes
     ----------
@@ -78,7 +81,7 @@ class GuardLimits(Document):
 
 
 class RolloutState(Document):
-    """The whole rollout of one model name at one moment.
+    """The whole rollout of one model name at one moment; every worker obeys the newest generation.
 
     Attributes
     ----------
@@ -110,3 +113,25 @@ class RolloutState(Document):
     changed_at: str
     changed_by: str
     why: str
+
+
+def bucket(key: str, salt: str) -> float:
+    """Where a key falls in [0, 1): always the same for one salt, uniform over keys, independent between salts.
+
+    Examples
+    --------
+    >>> bucket("ward-3", "risk:v2-0a1b2c3d") == bucket("ward-3", "risk:v2-0a1b2c3d")
+    True
+    """
+    digest = hashlib.blake2b(key.encode(), digest_size=8, salt=hashlib.sha256(salt.encode()).digest()[:16]).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def takes_challenger(weight: float, challenger: str, subject: str | None, client_request_id: str | None) -> bool:
+    """Whether the challenger answers a request.
+
+    A subject, else a ``client_request_id``, always gets the same answer, and keeps the challenger when the weight
+    grows. Any other request is decided by chance.
+    """
+    key = subject if subject is not None else client_request_id
+    return (random.random() if key is None else bucket(key, challenger)) < weight  # noqa: S311 - no secret

@@ -1,4 +1,4 @@
-"""Keeps the rollout state of one model name: swapped atomically, changed under a lock, journalled before it counts."""
+"""Stores the rollout state of one model name: changed under a lock, journalled first, then replaced atomically."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RolloutStore:
         return read_document(self.path, RolloutState)
 
     def begin(self, champion: str, promotion_seen: str, *, by: str = "", why: str) -> RolloutState:
-        """The state, made with that champion where there is none yet."""
+        """The state; where there is none yet, a first one with that champion is written."""
         with locked(self._lock):
             found = self.read()
             if found is not None:
@@ -99,7 +99,7 @@ class RolloutStore:
             return before, after
 
     def _write(self, before: RolloutState | None, after: RolloutState) -> None:
-        """Journal first: a change that took effect is never missing there."""
+        """Write the journal first, so that a change in force is never missing from it."""
         facts = {
             "model": self.model_name,
             "generation": after.generation,

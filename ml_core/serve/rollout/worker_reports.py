@@ -1,4 +1,4 @@
-"""What each process of a service writes about itself once a second, for its siblings, the monitor and people."""
+"""Reports that each process of a service writes about itself once a second; siblings, monitor and people read them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from ml_core.base.files import clear_drafts
 from ml_core.serve.rollout.rollout_state import Slot
 
 __all__ = [
-    "LOST_AFTER_S",
     "REPORT_EVERY_S",
     "CircuitReport",
-    "LogReport",
     "ShadowReport",
     "SlotReport",
+    "WorkerLogReport",
     "WorkerReport",
     "beating",
     "clear_lost",
     "read_reports",
-    "report_path",
-    "set_sizes",
     "summed",
-    "write_report",
+    "write_worker_report",
 ]
 
 REPORT_EVERY_S = 1.0
@@ -39,7 +36,7 @@ _KEEP_LOST_S = 86_400.0
 
 
 class CircuitReport(Document):
-    """One circuit as it stands in one process."""
+    """One circuit in one process; ``opened`` is how often it has opened."""
 
     state: str
     mode: str
@@ -97,7 +94,7 @@ class ShadowReport(Document):
     max_difference: float | None = None
 
 
-class LogReport(Document):
+class WorkerLogReport(Document):
     """The prediction log of one process since it started.
 
     Attributes
@@ -141,7 +138,7 @@ class WorkerReport(Document):
     problem: str | None = None
     slots: tuple[SlotReport, ...] = ()
     shadow: ShadowReport = ShadowReport()
-    log: LogReport | None = None
+    log: WorkerLogReport | None = None
     rejected: int = 0
     abandoned: int = 0
     stuck: int = 0
@@ -152,7 +149,7 @@ def report_path(folder: Path, report: WorkerReport) -> Path:
     return folder / f"{report.server}-{report.role}-{report.index}-{report.pid}.json"
 
 
-def write_report(folder: Path, report: WorkerReport) -> None:
+def write_worker_report(folder: Path, report: WorkerReport) -> None:
     """Replace the process's report; not flushed to disk, since it is worth nothing after a power cut."""
     write_document(report_path(folder, report), report, durable=False)
 
@@ -177,7 +174,7 @@ def beating(reports: Iterable[WorkerReport], now_s: float | None = None) -> list
 
 
 def clear_lost(folder: Path, stage: int, now_s: float | None = None) -> None:
-    """Remove reports of lost processes that no guard needs: of other stages, and old ones."""
+    """Remove the reports of lost processes that no guard needs: those of other stages, and those older than a day."""
     now = time.monotonic() if now_s is None else now_s
     clear_drafts(folder, ".*.json.*")
     for report in read_reports(folder):
@@ -187,7 +184,7 @@ def clear_lost(folder: Path, stage: int, now_s: float | None = None) -> None:
 
 
 def summed(reports: Iterable[WorkerReport], stage: int, slot: Slot) -> SlotReport | None:
-    """The counts of one slot over all processes that obeyed that stage, lost ones too; None where none reported."""
+    """The counts of one slot, summed over all processes that obeyed that stage, lost ones too; None where none did."""
     parts = [s for r in reports if r.stage == stage and r.role == "api" for s in r.slots if s.slot == slot]
     if not parts:
         return None
@@ -198,8 +195,3 @@ def summed(reports: Iterable[WorkerReport], stage: int, slot: Slot) -> SlotRepor
         sizes.update(part.set_sizes)
     totals = {name: sum(getattr(p, name) for p in parts) for name in ("answers", "failures", "calls", "slow")}
     return parts[-1].model_copy(update={**totals, "fallbacks": dict(fallbacks), "set_sizes": dict(sizes)})
-
-
-def set_sizes(report: SlotReport) -> dict[int, int]:
-    """Answers by the number of labels in their set."""
-    return {int(size): count for size, count in report.set_sizes.items()}

@@ -1,61 +1,115 @@
-"""The circuit breaker: calls pass while the model is healthy, are refused while it is not, and probes find out when.
+"""The circuit breaker: lets calls pass while the model is healthy and refuses them while it is not.
 
-A state machine with an injected monotonic clock and no I/O. One lock guards the bookkeeping and is never held during a
-call. A transition that has become due is made by whoever looks next (call, result or read); reading changes nothing
-else. Each process decides for itself, because each has its own copy of the model.
+A state machine with an injected monotonic clock and no I/O. One lock guards its counts and is never held during a call.
+A transition that is due is made by the next call, result or reading. Each process decides for itself, because each has
+its own copy of the model.
 """
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
-import queue
 import random
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from ml_core.base.errors import CircuitOpen, ConfigError
-from ml_core.serve.running.circuit_calls import Calls
+from ml_core.serve.rollout.rollout_state import CircuitMode
 from ml_core.serve.running.circuit_rules import Probes, Window
-from ml_core.serve.running.circuit_views import NO_PERMIT, BreakerSnapshot, Mode, Permit, State, Transition
 
-__all__ = ["BreakerSnapshot", "Breakers", "CircuitBreaker", "Permit", "Transition"]
+__all__ = ["BreakerSnapshot", "CircuitBreaker", "CircuitState", "Permit"]
 
-LEAST, MOST = 1e-6, 1e9  # what is neither zero nor endless, in ms, s or calls
-MOST_NEWS_WAITING = 10_000  # a listener that hangs must not fill the memory; snapshots count every transition
+CircuitState = Literal["closed", "open", "half_open"]
 
-logger = logging.getLogger(__name__)
+LEAST, MOST = 1e-6, 1e9  # bounds of every option, in ms, s or calls: neither zero nor endless
 
 
-class CircuitBreaker(Calls):
+class Permit(NamedTuple):
+    """Permission to make one call; the caller hands it back with the result.
+
+    Attributes
+    ----------
+    generation : of the breaker when the permit was given; a result from an earlier generation counts as late
+    probe : number of the probe; 0 for an ordinary call
+    """
+
+    generation: int
+    probe: int
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSnapshot:
+    """State, rates and totals of a breaker at one moment.
+
+    Attributes
+    ----------
+    reason : why it last opened; None if it never has
+    generation : grows by one at every transition
+    error_rate, slow_rate, p95_ms : of the window; None below the minimum of calls
+    retry_after_s : seconds until a call may pass; None if one may now
+    successes, failures : calls that were counted as such, since the breaker was made
+    slow : those of both that were slow
+    ignored : permits released without a verdict
+    rejected : calls refused
+    late : results that came after a transition or after their probe's lease, and changed nothing
+    transitions : (before, after, reason, how often), an operator's commands included; ``after`` is "would_open" where
+        metrics-only mode lets calls pass all the same
+    """
+
+    name: str
+    state: CircuitState
+    mode: CircuitMode
+    reason: str | None
+    generation: int
+    calls_in_window: int
+    error_rate: float | None
+    slow_rate: float | None
+    p95_ms: float | None
+    consecutive_failures: int
+    retry_after_s: float | None
+    successes: int
+    failures: int
+    slow: int
+    ignored: int
+    rejected: int
+    late: int
+    transitions: tuple[tuple[str, str, str, int], ...]
+
+
+class CircuitBreaker:
     """Decides whether a call may be made, from how the last ones went.
 
-    Three rules, judged after every result, open it: failures in a row (whatever time lies between), the share of
-    failures, and the p95 of all durations by nearest rank. Open, it refuses calls until its wait is over; then it is
-    half-open and lets a few probes through. One that fails or is slow opens it again, for longer; when all are good it
-    closes with an empty window. A probe's place is free again when its lease ends. Where traffic is too thin for all
-    probes, it closes ``half_open_max_s`` after the first one if any succeeded; if none did, the time starts again.
+    Three rules open it, judged after every result: failures in a row (whatever time lies between), the share of
+    failures, and the p95 of all durations by nearest rank. An open circuit refuses calls until its wait is over. Then
+    it is half-open and lets a few probes through. A probe that fails or is slow opens it again, for longer. When all
+    probes are good, it closes with an empty window. A probe's place is free again when its lease ends. Where traffic is
+    too thin for all probes, the circuit closes ``half_open_max_s`` after the first one if any succeeded; if none did,
+    that time starts again.
 
-    A child process after a fork begins as if newly made.
+    After a fork, the breaker of the child process is closed and empty.
 
     Parameters
     ----------
-    name : of the circuit, in errors, snapshots and transitions
-    failure_threshold, error_rate_threshold, latency_p95_threshold_ms : failures in a row; share in (0, 1], reached;
-        milliseconds, exceeded, beyond which a call is slow. None turns a rule off
-    window, window_s : the rates look back on so many calls, and at most so many seconds
-    minimum_calls : calls without which no rate is judged, at most ``window``
-    recovery_timeout_s, recovery_timeout_max_s : seconds of the first and the longest wait
-    recovery_factor, jitter : growth of the wait with each failed round; share it is lengthened by at random, at most
-    half_open_probes, probe_lease_s, half_open_max_s : probes of a round; seconds a probe and a round may take
-    excluded : exceptions that say nothing about the model; refusals and cancellation never do
-    is_failure : tells a bad result, instead of which the caller gets :class:`BadModelOutput`
-    clock, rng : monotonic seconds; source of the jitter
+    name : of the circuit, in errors and snapshots
+    failure_threshold : failures in a row that open it; None turns this rule off
+    error_rate_threshold : share of failures in (0, 1] that opens it when reached; None turns this rule off
+    latency_p95_threshold_ms : p95 that opens it when exceeded, and duration above which a call is slow; None turns this
+        rule off
+    window, window_s : the rates are those of the last ``window`` calls, none older than ``window_s`` seconds
+    minimum_calls : fewest calls in the window for a rate to be judged, at most ``window``
+    recovery_timeout_s, recovery_timeout_max_s : first and longest wait, s
+    recovery_factor : growth of the wait with each failed round of probes
+    jitter : largest share by which a wait is lengthened at random
+    half_open_probes : probes of a round
+    probe_lease_s, half_open_max_s : longest time of a probe and of a round, s
+    clock : monotonic seconds
+    rng : source of the jitter
 
     Raises
     ------
@@ -80,13 +134,11 @@ class CircuitBreaker(Calls):
         half_open_probes: int = 3,
         probe_lease_s: float = 30.0,
         half_open_max_s: float = 120.0,
-        excluded: tuple[type[BaseException], ...] = (),
-        is_failure: Callable[[Any], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         if failure_threshold is None and error_rate_threshold is None and latency_p95_threshold_ms is None:
-            raise ConfigError(name, "without any of the three thresholds the circuit would never open")
+            raise ConfigError(name, "none of the three thresholds is set, so the circuit would never open: set one")
         for option, value, least, most in (
             ("failure_threshold", failure_threshold, 1, MOST),
             ("error_rate_threshold", error_rate_threshold, LEAST, 1),
@@ -102,43 +154,40 @@ class CircuitBreaker(Calls):
             ("half_open_max_s", half_open_max_s, LEAST, MOST),
         ):
             if value is not None and not least <= value <= most:
-                raise ConfigError(name, f"{option} is {value}, but must be from {least:g} to {most:g}")
-        self.name, self.clock, self.excluded = name, clock, (*excluded, CancelledError, CircuitOpen)
-        self._is_failure, self._slow_ms, self._is_timed = is_failure, latency_p95_threshold_ms, window_s is not None
+                raise ConfigError(name, f"{option} is {value}: set it from {least:g} to {most:g}")
+        self.name, self.clock = name, clock
+        self._slow_ms, self._is_timed = latency_p95_threshold_ms, window_s is not None
         self._window = Window(failure_threshold, error_rate_threshold, window, minimum_calls, window_s)
         self._first_wait_s, self._longest_wait_s = recovery_timeout_s, recovery_timeout_max_s
         self._factor, self._jitter = recovery_factor, jitter
         self._random = random.random if rng is None else rng.random  # the module's own is seeded anew in a child
         self._probes = Probes(half_open_probes, probe_lease_s, half_open_max_s)
-        self._listeners: list[Callable[[Transition], None]] = []
         self._generation, self._would_open = 0, False
         self._begin()
         _living.add(self)
 
     def _begin(self) -> None:
-        """Closed and empty, with a lock of its own: at first, and in the child after a fork."""
-        # Reentrant: a stream the garbage collector closes while its thread is in here gives its permit back in here.
+        """Start closed and empty, with a new lock: when made, and in the child process after a fork."""
+        # Reentrant: where the garbage collector ends a guarded coroutine on a thread that is in here, that coroutine
+        # releases its permit in here as well.
         self._lock = threading.RLock()
-        self._news: queue.SimpleQueue[Transition | None] = queue.SimpleQueue()
         self._totals = dict.fromkeys(("successes", "failures", "slow", "ignored", "rejected", "late"), 0)
         self._transitions: Counter[tuple[str, str, str]] = Counter()
         self._reason: str | None = None
         self._next_wait_s, self._open_until_s = self._first_wait_s, 0.0
         self._set("closed", "auto")
-        if self._listeners:
-            self._start_telling()
 
     # --- one call -------------------------------------------------------------------------------------------------
 
     def acquire(self) -> Permit:
-        """Leave to make a call now.
+        """Permission to make a call now.
 
         Raises
         ------
         CircuitOpen
             The call must not be made; only the refusal is counted.
         """
-        free_pass = self._free_pass  # read once: who has it was let in before it was withdrawn
+        free_pass = self._free_pass  # read once: another thread may withdraw it between two reads
         if free_pass is not None:
             return free_pass
         with self._lock:
@@ -163,38 +212,49 @@ class CircuitBreaker(Calls):
             if self._is_timely(permit):
                 self._totals["ignored"] += 1
 
-    def record_success(self, duration_ms: float = 0.0) -> None:
-        """Count a success of a call made without a permit; late unless every call passes now."""
-        self._record(duration_ms, failed=False)
+    @contextlib.contextmanager
+    def record(self) -> Iterator[None]:
+        """Make the call in a ``with`` block: an exception counts as a failure and goes on to the caller.
 
-    def record_failure(self, duration_ms: float = 0.0) -> None:
-        """Count a failure of a call made without a permit; late unless every call passes now."""
-        self._record(duration_ms, failed=True)
+        A refusal by another breaker, a cancellation and an interrupt (such as ``KeyboardInterrupt``) count as nothing.
+        No lock is held inside the block, so it may await.
 
-    # --- what it says of itself -----------------------------------------------------------------------------------
+        Raises
+        ------
+        CircuitOpen
+            The block is not entered.
+        """
+        permit, began_s = self.acquire(), self.clock()
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, CancelledError | CircuitOpen):
+                self.fail(permit, (self.clock() - began_s) * 1000.0)
+            else:
+                self.release(permit)
+            raise
+        self.succeed(permit, (self.clock() - began_s) * 1000.0)
+
+    # --- reading --------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> State:
-        """Whether calls pass now; reading takes no probe's place.
+    def state(self) -> CircuitState:
+        """Whether calls pass now; reading it takes no probe's place.
 
-        "half_open" as soon as the wait is over. Forced open reads "open", disabled and metrics-only read "closed".
+        It is "half_open" as soon as the wait is over. An override shows as "open" (forced open) or "closed" (disabled,
+        metrics-only).
         """
         with self._lock:
             self._catch_up()
             return self._shown
 
-    @property
-    def mode(self) -> Mode:
-        """Who decides: the rules, or an operator."""
-        return self._mode
-
     def is_open(self) -> bool:
-        """Whether a call would be refused now; takes no place."""
+        """Whether a call would be refused now; asking takes no probe's place."""
         with self._lock:
             return self._refused_for(self._catch_up()) is not None
 
     def snapshot(self) -> BreakerSnapshot:
-        """Everything, at one moment."""
+        """State, rates and totals, all of one moment."""
         with self._lock:
             now_s = self._catch_up()
             self._window.age(now_s)
@@ -215,31 +275,21 @@ class CircuitBreaker(Calls):
                 **self._totals,
             )
 
-    def add_listener(self, listener: Callable[[Transition], None]) -> None:
-        """Tell ``listener`` every later transition, in order, on a thread of this breaker; its errors are logged."""
+    # --- an operator's commands: each begins a new generation ------------------------------------------------------
+
+    def override(self, mode: CircuitMode) -> None:
+        """Take the decision from the rules, or give it back to them; the state of the rules is kept meanwhile.
+
+        Parameters
+        ----------
+        mode : "forced_open" refuses every call. "disabled" lets every call pass. "metrics_only" lets every call pass
+            and counts how often the circuit would have opened. "auto": the rules decide again, from the state they had;
+            the wait of an open circuit has gone on
+        """
         with self._lock:
-            self._listeners.append(listener)
-            is_first = len(self._listeners) == 1
-        if is_first:
-            self._start_telling()
-
-    # --- an operator's commands: each begins a new generation; beneath an override the rules' state is kept -----------
-
-    def force_open(self) -> None:
-        """Refuse every call until told otherwise."""
-        self._override("forced_open", "forced")
-
-    def disable(self) -> None:
-        """Let every call pass and judge nothing; results are counted on."""
-        self._override("disabled", "disabled")
-
-    def watch_only(self) -> None:
-        """Let every call pass, and announce when the circuit would have opened."""
-        self._override("metrics_only", "metrics_only")
-
-    def automatic(self) -> None:
-        """Let the rules decide again, from the state they had; an open circuit's wait has run on meanwhile."""
-        self._override("auto", "automatic")
+            self._catch_up()
+            if mode != self._mode:
+                self._move(self._state, mode, {"auto": "automatic", "forced_open": "forced"}.get(mode, mode))
 
     def reset(self) -> None:
         """Closed and automatic, with an empty window and the first wait."""
@@ -247,14 +297,6 @@ class CircuitBreaker(Calls):
             self._catch_up()
             self._next_wait_s = self._first_wait_s
             self._move("closed", "auto", "reset")
-
-    def _override(self, mode: Mode, reason: str) -> None:
-        with self._lock:
-            self._catch_up()
-            if mode != self._mode:
-                self._move(self._state, mode, reason)
-
-    # --- bookkeeping: what follows runs inside the lock -----------------------------------------------------------
 
     def _settle(self, permit: Permit, duration_ms: float, *, failed: bool) -> None:
         with self._lock:
@@ -269,13 +311,10 @@ class CircuitBreaker(Calls):
                 self._window.add(self.clock() if self._is_timed else 0.0, duration_ms, failed=failed, slow=slow)
                 self._judge_window()
 
-    def _record(self, duration_ms: float, *, failed: bool) -> None:
-        with self._lock:
-            self._catch_up()
-            self._settle(self._free_pass or NO_PERMIT, duration_ms, failed=failed)
+    # --- everything below runs while the lock is held -------------------------------------------------------------
 
     def _is_timely(self, permit: Permit) -> bool:
-        """Whether the permit is still good, and then no more; otherwise it counts as late."""
+        """Whether the permit still counts; it counts once. A permit that no longer does is counted as late."""
         if permit.probe:
             self._catch_up()
         timely = permit.generation == self._generation
@@ -295,7 +334,7 @@ class CircuitBreaker(Calls):
         reason = self._window.verdict()
         if self._mode == "metrics_only":
             if reason is not None and not self._would_open:
-                self._announce("closed", "would_open", reason)
+                self._transitions["closed", "would_open", reason] += 1
             self._would_open = reason is not None
         elif reason is not None and self._mode == "auto":
             self._open(reason)
@@ -313,7 +352,7 @@ class CircuitBreaker(Calls):
             self._move("closed", "auto", "probes_succeeded")
 
     def _catch_up(self) -> float:
-        """Seconds on the clock, after the transitions that are due by then."""
+        """Make the transitions that are due, and give the time (s)."""
         now_s = self.clock()
         if self._mode == "auto" and self._state == "open" and now_s >= self._open_until_s:
             self._move("half_open", "auto", "wait_over")
@@ -323,7 +362,7 @@ class CircuitBreaker(Calls):
         return now_s
 
     def _refused_for(self, now_s: float) -> float | None:
-        """Seconds, more than 0, until a call may pass; None if one may now."""
+        """Seconds (above 0) until a call may pass; None if one may now."""
         if self._free_pass is not None:
             return None
         if self._mode == "forced_open":
@@ -333,62 +372,29 @@ class CircuitBreaker(Calls):
     def _shown_reason(self) -> str | None:
         return "forced" if self._mode == "forced_open" else self._reason
 
-    def _move(self, state: State, mode: Mode, reason: str) -> None:
+    def _move(self, state: CircuitState, mode: CircuitMode, reason: str) -> None:
         before = self._shown
         self._generation += 1
         self._set(state, mode)
-        self._announce(before, self._shown, reason)
+        self._transitions[before, self._shown, reason] += 1
 
-    def _set(self, state: State, mode: Mode) -> None:
-        """Begin an era; where calls pass, with an empty window. One in which they do not keeps it, to show why."""
+    def _set(self, state: CircuitState, mode: CircuitMode) -> None:
+        """Enter a state: with an empty window where calls pass; an open circuit keeps the window, to show why."""
         self._state, self._mode = state, mode
         self._would_open = False
-        self._shown: State = state if mode == "auto" else "open" if mode == "forced_open" else "closed"
+        self._shown: CircuitState = state if mode == "auto" else "open" if mode == "forced_open" else "closed"
         self._probes.clear()
         self._free_pass: Permit | None = None
         if self._shown == "closed":
             self._window.clear()
             self._free_pass = Permit(self._generation, 0)
 
-    def _announce(self, before: str, after: str, reason: str) -> None:
-        self._transitions[before, after, reason] += 1
-        if self._listeners and self._news.qsize() < MOST_NEWS_WAITING:
-            self._news.put(Transition(self.name, before, after, reason, self._generation))
-
-    def _start_telling(self) -> None:
-        """Start the thread that tells the listeners; it ends when the breaker is gone."""
-        weakref.finalize(self, self._news.put, None).atexit = False
-        arguments = (self._news, self._listeners)
-        threading.Thread(target=_tell, args=arguments, name=f"circuit-{self.name}", daemon=True).start()
-
-
-class Breakers:
-    """The breakers of a process, one per name."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, CircuitBreaker] = {}
-
-    def get(self, name: str, **options: Any) -> CircuitBreaker:
-        """The breaker of that name; the options count when it is first asked for."""
-        known = self._known.get(name)
-        # setdefault is atomic: threads that make one at the same time all get the same.
-        return self._known.setdefault(name, CircuitBreaker(name, **options)) if known is None else known
-
-
-def _tell(news: queue.SimpleQueue[Transition | None], listeners: list[Callable[[Transition], None]]) -> None:
-    while (transition := news.get()) is not None:
-        for listener in tuple(listeners):
-            try:
-                listener(transition)
-            except BaseException:
-                logger.exception("circuit.listener_failed", extra={"circuit": transition.name})
-
 
 _living: weakref.WeakSet[CircuitBreaker] = weakref.WeakSet()
 
 
 def _renew_after_fork() -> None:
-    """Locks held by threads that the fork left behind would never be released: each breaker begins anew."""
+    """Give each breaker of the child a new start: threads that held a lock at the fork are not there to release it."""
     for breaker in list(_living):
         breaker._generation += 1  # noqa: SLF001 - permits from before the fork are late
         breaker._begin()  # noqa: SLF001

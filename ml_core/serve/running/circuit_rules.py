@@ -1,4 +1,4 @@
-"""What opens a circuit and what closes it: the window of the last calls with its rules, and the probes of a round."""
+"""The rules of the circuit breaker: a window of calls that can open it, and a round of probes that can close it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Window:
         self.age(now_s)
 
     def age(self, now_s: float) -> None:
-        """Drop what is as old as the window, or older."""
+        """Drop the calls that are ``seconds`` old or older."""
         if self._seconds is not None:
             while self.calls and now_s - self.calls[0][0] >= self._seconds:
                 self._drop_oldest()
@@ -42,10 +42,11 @@ class Window:
         self.slow -= slow
 
     def verdict(self) -> str | None:
-        """Reason to open, if there is one.
+        """Why the circuit should open; None where it should not.
 
-        The p95 by nearest rank is the ceil(0.95 n)-th smallest of n: above a limit exactly if more than n // 20 are.
-        A quotient is compared, not a product: 7 / 100 is the float 0.07, while 0.07 * 100 exceeds 7.
+        The p95 by nearest rank is the ceil(0.95 n)-th smallest of n values. It exceeds a limit exactly when more than
+        n // 20 values do. The failure rate is compared as a quotient: 7 / 100 is the float 0.07, but 0.07 * 100 is
+        more than 7.
         """
         if self._row is not None and self.in_a_row >= self._row:
             return "consecutive_failures"
@@ -73,17 +74,17 @@ class Probes:
         self.clear()
 
     def clear(self) -> None:
-        """Begin a round without probes."""
+        """Forget all probes, so that the next one begins a round."""
         self.leases.clear()
         self.succeeded, self._begun_s = 0, 0.0
 
     def full_for(self, now_s: float) -> float | None:
-        """Seconds until the nearest lease ends; None if a place is free."""
+        """Seconds until the next lease ends; None if a place is free now."""
         ends = list(self.leases.values())
         return min(ends) - now_s if len(ends) + self.succeeded >= self._places else None
 
     def lend(self, now_s: float) -> int:
-        """Number of a new probe; the first one begins the round."""
+        """Take a place for a new probe and give its number; the first probe begins the round."""
         if not self.leases and not self.succeeded:
             self._begun_s = now_s
         self._number += 1
@@ -96,7 +97,10 @@ class Probes:
             self.leases.pop(probe, None)
 
     def are_convincing(self, now_s: float) -> bool:
-        """Whether all succeeded, or some in a round whose time is over; a round without success begins anew."""
+        """Whether all probes succeeded, or at least one did and the round's time is over.
+
+        A round whose time is over without a success begins anew.
+        """
         periods = (now_s - self._begun_s) // self._longest_s
         if periods >= 1 and not self.succeeded:
             self._begun_s += periods * self._longest_s

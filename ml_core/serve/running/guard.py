@@ -1,4 +1,4 @@
-"""The guarded call: circuit, deadline, where the model runs, and a check of what it gave; every failure gets a code."""
+"""The guarded call of a model: circuit, deadline, event loop or pool, and a reason code for every failure."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ logger = logging.getLogger(__name__)
 FallbackReason = Literal[
     "circuit_open", "model_not_loaded", "runner_lost", "stuck", "deadline", "model_error", "bad_output"
 ]
-"""Why a model did not answer. The first four were decided before the row was looked at, the others may be its doing."""
+"""Why a model did not answer. The first four have nothing to do with the row; the row may have caused the others."""
 
 _ROW_CAUSED = frozenset({"deadline", "model_error", "bad_output"})
 _MS_PER_ROW = 1.0
-"""What a row more may add to a call, for deadlines and for the circuit's idea of slow; fifty times what ours take."""
+"""Time that each further row adds to the deadline, and to what counts as slow; fifty times what our models take."""
 _HICCUP_MS, _HICCUPS = 5.0, 3
 _QUICK_MS, _QUICK_CALLS = 2.0, 200
 _LOOP_LIMIT_MS = 50.0
 _POOL_PATIENCE_S = 0.02
-"""How long a call on the pool may wait for quick ones before it. One slow moment of the machine sends a quick model to
-the pool, and must not cost the callers of the next burst their answers."""
+"""How long a call on the pool may wait for quick calls before it. After one slow moment of the machine a quick model
+runs on the pool, and a burst of requests must still be answered there."""
 
 
 def is_row_caused(reason: FallbackReason) -> bool:
-    """Whether the row itself may have caused it: then only all labels at once keep the promise for it.
+    """Whether the row itself may have caused the failure; then it is answered with every label at once.
 
     Rows that break or slow a model are not exchangeable with the calibration rows of a fallback.
     """
@@ -53,7 +53,7 @@ def is_row_caused(reason: FallbackReason) -> bool:
 
 
 def without_rows(elapsed_ms: float, rows: int) -> float:
-    """What a call of so many rows would count for as a call of one."""
+    """The duration (ms) of a call of ``rows`` rows, less the allowance for all rows but one."""
     return max(0.0, elapsed_ms - (rows - 1) * _MS_PER_ROW)
 
 
@@ -67,14 +67,14 @@ class AsyncRunner(Protocol):
 
 @dataclass(slots=True)
 class GuardedCall:
-    """What came of one guarded call on n rows.
+    """Result of one guarded call on n rows.
 
     Attributes
     ----------
     proba : float64 (n, K), NaN in rows without an answer; None where no row has one
     reason : why rows have no answer; None where all have one
-    elapsed_ms : from asking to knowing; 0 where the model was not asked
-    called : whether the model was asked
+    elapsed_ms : duration of the call; 0 where the model was not called
+    called : whether the model was called
     """
 
     proba: Probabilities | None
@@ -100,7 +100,7 @@ def model_breaker(name: str, settings: Settings) -> CircuitBreaker:
 
 
 class GuardedRunner:
-    """Calls one model so that nothing it does can hurt a caller.
+    """Calls one model; whatever the model does, the caller gets a result in time.
 
     A quick model runs on the event loop. After a call above 50 ms, or three in a row above 5 ms, it runs on a bounded
     pool with a deadline, and comes back to the loop after 200 quick calls. Many rows always take the pool.
@@ -143,7 +143,7 @@ class GuardedRunner:
         return "runner" if self._away else "loop" if self._on_loop else "pool"
 
     async def call(self, features: FeatureMatrix) -> GuardedCall:
-        """Probabilities of the rows, or why there are none. Whatever the model does, this comes back in time.
+        """Probabilities of the rows, or the reason why there are none.
 
         Parameters
         ----------
@@ -169,12 +169,12 @@ class GuardedRunner:
             if here:
                 return self._here(permit, features)
             return await self._elsewhere(permit, features)
-        except BaseException:  # cancelled, overloaded: no fault of the model
+        except BaseException:  # cancelled or overloaded: not counted against the model
             self.breaker.release(permit)
             raise
 
     def learn_speed(self, features: FeatureMatrix) -> None:
-        """Call the model a few times outside the circuit, so that its first caller finds it in its right place."""
+        """Time a few calls outside the circuit, so that the model starts on the loop or the pool as its speed asks."""
         if self._runner is None:
             return
         for row in range(len(features)):
@@ -205,7 +205,7 @@ class GuardedRunner:
             return self._failed(permit, "deadline", started)
         except Overloaded:
             raise
-        except Exception as error:  # noqa: BLE001 - the runner was lost, or sent nonsense; a row may have done it
+        except Exception as error:  # noqa: BLE001 - the runner was lost or sent nonsense, perhaps because of a row
             logger.warning("runner.failed", extra={"circuit": self.breaker.name, "exception": type(error).__name__})
             return self._failed(permit, "model_error", started)
         elapsed = (self._clock() - started) * 1000
@@ -242,7 +242,7 @@ class GuardedRunner:
         return GuardedCall(scored.proba, scored.fault, elapsed_ms)
 
     def _note_speed(self, elapsed_ms: float) -> None:
-        """Move between loop and pool as the model turns out to be quick or not."""
+        """Move the model to the pool when it is slow, and back to the loop when it is quick."""
         self._hiccups = self._hiccups + 1 if elapsed_ms > _HICCUP_MS else 0
         self._quick = self._quick + 1 if elapsed_ms < _QUICK_MS else 0
         if elapsed_ms > _LOOP_LIMIT_MS or self._hiccups >= _HICCUPS:

@@ -1,4 +1,4 @@
-"""A runner in a process of its own, seen from the API worker: calls that come together cross the hop together."""
+"""The API worker's side of a model in the runner process: calls that come together cross in one message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ml_core.base.arrays import FeatureMatrix, Probabilities
 from ml_core.base.errors import BadModelOutput, ModelUnavailable, NotLoaded, Overloaded
 from ml_core.serve.running.runner import RowFault, Scored
 
-__all__ = ["Crossing", "HopAnswer", "IsolatedRunner", "RemoteScorer", "answer_of"]
+__all__ = ["Crossing", "HopAnswer", "IsolatedRunner", "RemoteScorer"]
 
 HopAnswer = tuple[Probabilities, RowFault | None] | None
 """What the runner sends back: probabilities (NaN where it failed) and how it failed; None where it lacks the model."""
@@ -21,7 +21,7 @@ HopAnswer = tuple[Probabilities, RowFault | None] | None
 Crossing = Callable[[str, FeatureMatrix], Awaitable[HopAnswer]]
 
 MOST_WAITING = 256
-"""Calls that may wait for the hop; more are refused."""
+"""Calls that may wait to cross; more are refused."""
 _ROWS_AT_ONCE = 8_192
 _GRACE_S = 0.25  # the callers' own deadline comes first, and names the reason
 _HOPS = 2  # one under way while the runner works on the other
@@ -35,13 +35,13 @@ class _Waiting(NamedTuple):
 class IsolatedRunner:
     """Runs one model in the runner's process.
 
-    Calls that come while others are under way wait a moment and cross in one array, so that a hop is paid for once.
+    Calls that come while others are under way wait and then cross together in one array.
 
     Parameters
     ----------
     cross : the hop, for a model hash and a matrix
     model_hash : which model
-    deadline_s : a hop that takes longer is given up, with all that cross in it
+    deadline_s : a crossing that takes longer fails, with all calls in it
     """
 
     def __init__(self, cross: Crossing, model_hash: str, deadline_s: float) -> None:
@@ -73,12 +73,12 @@ class IsolatedRunner:
         return await call.found
 
     async def _go(self) -> None:
-        """Cross with whatever waits, until nothing does."""
+        """Cross with all calls that wait, until none does."""
         while calls := self._take():
             features = calls[0].features if len(calls) == 1 else np.concatenate([c.features for c in calls])
             try:
                 deadline = self._deadline_s + _GRACE_S + len(features) / 1000
-                scored = answer_of(await asyncio.wait_for(self._cross(self._model_hash, features), deadline))
+                scored = _scored(await asyncio.wait_for(self._cross(self._model_hash, features), deadline))
                 if len(scored.proba) != len(features):
                     raise BadModelOutput(f"the runner answered {len(scored.proba)} rows for {len(features)}")  # noqa: TRY301 - as any other failure of the hop
             except Exception as error:  # noqa: BLE001 - whatever a client library raises for a lost runner
@@ -104,21 +104,15 @@ class IsolatedRunner:
         return calls
 
 
-def answer_of(answer: HopAnswer) -> Scored:
-    """The runner's answer.
-
-    Raises
-    ------
-    NotLoaded
-        It lacks the model, as yet.
-    """
+def _scored(answer: HopAnswer) -> Scored:
+    """The runner's answer, or ``NotLoaded`` where it has not loaded the model yet."""
     if answer is None:
         raise NotLoaded("the runner has not loaded this model yet")
     return Scored(*answer)
 
 
 class RemoteScorer:
-    """The model as a scorer for the loader's golden check, through the very hop that will serve.
+    """Scores in the runner process, for the golden check of the loader.
 
     Parameters
     ----------
@@ -136,13 +130,13 @@ class RemoteScorer:
         Raises
         ------
         ModelUnavailable
-            The runner cannot be reached, or lacks the model, as yet.
+            The runner cannot be reached, or has not loaded the model yet.
         """
         try:
             answer = self._cross(self._model_hash, features)
         except Exception as error:
             raise ModelUnavailable(f"the runner cannot be reached ({type(error).__name__})") from error
-        return answer_of(answer).proba
+        return _scored(answer).proba
 
 
 def _refuse(calls: list[_Waiting], error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""A bounded pool of daemon threads: no more threads or waiting calls than said, and none holds up an exit."""
+"""A pool of daemon threads with a bound on threads and on waiting calls; no thread delays the exit of the process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ml_core.base.errors import Overloaded
 
 __all__ = ["BoundedPool"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _IDLE_S = 30.0
-"""How long a thread waits for a call before it ends; so the pools of models that are let go of leave nothing behind."""
-_STEP = 2.0  # six calls of 20 ms are enough to forget that they took 0.3
+"""How long a thread waits for a call before it ends, so that the pool of a model that is gone leaves no thread."""
+_STEP = 2.0  # so six calls of 20 ms bring an estimate of 0.3 s down
 _SHORTEST_S, _LONGEST_S = 1e-5, 60.0
 _MOST_WAITING = 256
 _Call = tuple["Future[Any]", Callable[[], Any]]
@@ -26,11 +26,11 @@ _Call = tuple["Future[Any]", Callable[[], Any]]
 class BoundedPool:
     """Runs calls on at most ``threads`` threads, while at most ``waiting`` more may wait.
 
-    The standard library's executor queues without bound and waits at exit for calls that never return; a stuck model
-    must do neither. Threads start when they are first needed.
+    The standard library's executor queues without bound, and at exit waits for calls that never return. Neither may
+    happen with a stuck model. Threads start when they are first needed.
 
-    A bound in calls that suits slow calls would refuse a burst of quick ones that a moment could have served. So where
-    calls are known to be quick, as many may wait as the threads do in ``patience_s``.
+    A bound that suits slow calls would refuse a burst of quick ones. So where calls are known to be quick, as many may
+    wait as the threads can do within ``patience_s``.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class BoundedPool:
 
     @property
     def stuck(self) -> int:
-        """Threads still busy with calls that nobody waits for any more."""
+        """Threads that are busy with abandoned calls."""
         return self._abandoned
 
     @property
@@ -63,7 +63,7 @@ class BoundedPool:
         """Whether every thread is stuck, so that no call can run."""
         return self._abandoned >= self._threads
 
-    def submit(self, call: Callable[[], T]) -> Future[T]:
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
         """The future result of the call.
 
         Raises
@@ -71,7 +71,7 @@ class BoundedPool:
         Overloaded
             As many calls as may run and wait do so already, or the pool is closed.
         """
-        future: Future[T] = Future()
+        future: Future[_T] = Future()
         with self._changed:
             limit = self._threads + self._may_wait()
             if self._closed or len(self._unfinished) >= limit:
@@ -85,8 +85,8 @@ class BoundedPool:
         return future
 
     def abandon(self, future: Future[Any]) -> bool:
-        """Stop waiting for a call; True where it is running and keeps its thread until it comes back."""
-        if future.cancel():  # it had not begun, and gives its place to another
+        """Stop waiting for a call; True where it is running, and so keeps its thread until it returns."""
+        if future.cancel():  # it had not begun
             self.saw(math.inf)
             self._finished(future)
             return False
@@ -101,14 +101,14 @@ class BoundedPool:
         return True
 
     def saw(self, duration_s: float) -> None:
-        """Learn how long a call took; ``inf`` where nobody could wait for it. What counts is about the median."""
+        """Note how long a call took (s), ``inf`` for an abandoned one; the pool keeps an estimate of the median."""
         typical = self._typical_s
         if typical is not None:
             duration_s = typical * _STEP if duration_s > typical else typical / _STEP
         self._typical_s = min(max(duration_s, _SHORTEST_S), _LONGEST_S)
 
     def close(self, timeout_s: float) -> None:
-        """Take no more, and let running and waiting calls finish, for at most so long; stuck ones are left behind."""
+        """Refuse new calls and wait at most ``timeout_s`` for the others; abandoned calls are not waited for."""
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: len(self._unfinished) <= self._abandoned, timeout_s)
@@ -121,7 +121,7 @@ class BoundedPool:
         return max(self._waiting, min(_MOST_WAITING, int(self._patience_s * self._threads / self._typical_s)))
 
     def _next(self) -> _Call | None:
-        """The next call for a thread; None where it is to end: the pool is closed, or there was nothing to do."""
+        """The next call for a thread; None where the thread shall end: the pool is closed, or no call came."""
         while True:
             try:
                 return self._calls.get(timeout=_IDLE_S)
@@ -156,9 +156,9 @@ class BoundedPool:
 def _settle(future: Future[Any], call: Callable[[], Any]) -> None:
     try:
         result = call()
-    except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the one who waits
+    except BaseException as error:  # noqa: BLE001 - raised again for the one who waits
         future.set_exception(error)
     else:
         future.set_result(result)
-    finally:  # the error's traceback leads here, and back from here to the error: that circle keeps all it passed alive
+    finally:  # the error's traceback refers to this frame, which refers to the error: break that circle
         del future, call

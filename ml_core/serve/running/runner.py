@@ -1,4 +1,4 @@
-"""The runner: the one place where a model's arithmetic runs, arrays in and arrays out, row by row accountable."""
+"""Runs a model on arrays: probabilities of every row it can score, and how it failed on the others."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 RowFault = Literal["model_error", "bad_output"]
 
 _HOPELESS_CALLS, _MOST_CALLS = 32, 4_096
-"""A batch is given up after so many failing calls without a good one (the model is broken, not a row), or in all."""
+"""Failing calls after which a batch is given up: where none succeeded (the model is broken, not a row), and in all."""
 
 
 class Runner(Protocol):
-    """Turns features into class probabilities, wherever that happens."""
+    """Turns features into class probabilities."""
 
     def proba(self, features: FeatureMatrix) -> Probabilities:
         """Class probabilities float64 (n, K) for float32 (n, d)."""
@@ -39,7 +39,7 @@ class ConformalRunner:
     """
 
     is_quick = True
-    """A row takes microseconds of arithmetic and nothing else, so that it may run on the event loop."""
+    """A row takes microseconds, so the model may run on the event loop."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._scorer = model.predictor.scorer
@@ -56,7 +56,7 @@ class ConformalRunner:
 
 
 class Scored(NamedTuple):
-    """What a model gave for n rows.
+    """Result of a model for n rows.
 
     Attributes
     ----------
@@ -69,15 +69,15 @@ class Scored(NamedTuple):
 
 
 def score_rows(runner: Runner, features: FeatureMatrix, n_classes: int) -> Scored:
-    """Probabilities of every row that the model can score, whatever the other rows do to it.
+    """Probabilities of every row that the model can score, also where other rows make it fail.
 
-    A batch that fails is halved until the rows that break it stand alone. A row's numbers do not depend on the others,
-    so those found in a half are the ones the whole batch would have given.
+    A batch that fails is halved until the rows that break it are alone. A row's numbers do not depend on the other
+    rows, so a half gives the same numbers as the whole batch.
 
     Raises
     ------
     ModelUnavailable
-        The runner itself is out of reach; no row is to blame.
+        The runner cannot be reached; no row is at fault.
     """
     try:
         scored = checked(runner.proba(features), len(features), n_classes)
@@ -98,7 +98,7 @@ def score_rows(runner: Runner, features: FeatureMatrix, n_classes: int) -> Score
 
 
 def checked(proba: Probabilities, rows: int, n_classes: int) -> Scored:
-    """The probabilities with every row that is none made NaN: in [0, 1], sum of one, the right shape."""
+    """The probabilities; NaN in rows that are not in [0, 1] or do not sum to one; all NaN where the shape is wrong."""
     if proba.shape != (rows, n_classes):
         return Scored(np.full((rows, n_classes), np.nan), "bad_output")
     if rows == 1:  # plain Python costs a tenth of numpy's reductions here
@@ -114,7 +114,7 @@ def checked(proba: Probabilities, rows: int, n_classes: int) -> Scored:
 
 
 def _score_halves(runner: Runner, features: FeatureMatrix, found: Probabilities) -> None:
-    """Fill in the rows that can be scored, cutting around those that cannot."""
+    """Fill in the rows that can be scored, by halving the parts that fail."""
     middle = len(features) // 2
     left = [(middle, len(features)), (0, middle)]
     failing, most = 1, _HOPELESS_CALLS

@@ -1,4 +1,4 @@
-"""From a rollout state to loaded models in their slots: beside the old ones, which stay wherever something fails."""
+"""Loads the models that a rollout state names into their slots; where that fails, the models loaded before stay."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.model.predictor import check_golden
 from ml_core.serve.model.scorer import Scorer
-from ml_core.serve.rollout.contract import check_same_contract
+from ml_core.serve.rollout.changes import check_same_contract
 from ml_core.serve.rollout.rollout_state import CircuitOrder, RolloutState, Slot
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
 from ml_core.serve.running.guard import AsyncRunner, GuardedRunner, model_breaker
 from ml_core.serve.running.runner import ConformalRunner, Runner
 
-__all__ = ["Assembler", "RunnerOf", "start_anew"]
+__all__ = ["Assembler", "start_anew"]
 
 logger = logging.getLogger(__name__)
 
-RunnerOf = Callable[[LoadedModel], "Runner | AsyncRunner"]
+_RunnerOf = Callable[[LoadedModel], "Runner | AsyncRunner"]
 _SPEED_ROWS = 8
 
 
 class Assembler:
-    """Loads what a rollout state names and keeps what is loaded already.
+    """Loads what a rollout state names; what is loaded already is used again.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Assembler:
         self,
         settings: Settings,
         loader: ModelLoader,
-        runner_of: RunnerOf = ConformalRunner,
+        runner_of: _RunnerOf = ConformalRunner,
         scorer_of: Callable[[Bundle], Scorer] | None = None,
     ) -> None:
         self._settings = settings
@@ -51,10 +51,10 @@ class Assembler:
         self._scorer_of = scorer_of
 
     def assemble(self, state: RolloutState | None, old: Live | None) -> tuple[Live | None, str]:
-        """The models of that state in their slots, and why it is not all of them ("" where it is).
+        """The models of that state in their slots, and why one of them is missing ("" where none is).
 
-        The champion failing leaves everything as it was. A challenger failing leaves the champion alone; a previous
-        champion failing is only missed when somebody goes back.
+        Where the champion cannot be loaded, everything stays as it was. Where the challenger cannot, the champion
+        answers alone. A previous champion that cannot be loaded is left out.
         """
         try:
             champion = self._model(self._champion_tag(state), old, gated=True)
@@ -84,7 +84,7 @@ class Assembler:
         return live, problem
 
     def finish(self, live: Live) -> None:
-        """Let models whose runner was out of reach answer once their golden records reproduce."""
+        """Let models whose runner could not be reached answer, once they reproduce their golden records."""
         for _, model in live.models():
             if model.guard.unavailable == "model_not_loaded":
                 try:
@@ -151,7 +151,7 @@ class Assembler:
         return model
 
     def _warm(self, model: LiveModel) -> None:
-        """Let the model score a few golden records, so that its first caller pays for nothing."""
+        """Score a few golden records, so that the first request finds the model warm."""
         records = [model.reader.read(entry["record"]) for entry in model.model.predictor.bundle.golden[:_SPEED_ROWS]]
         model.guard.learn_speed(model.transform(model.reader.arrays(records)))
 
@@ -161,25 +161,20 @@ def _obey(state: RolloutState, live: Live) -> None:
     for slot, model in live.models():
         order = state.circuits.get(slot, CircuitOrder())
         if order != model.order:
-            _tell(model.guard.breaker, order, model.order)
+            _apply(model.guard.breaker, order, model.order)
             model.order = order
 
 
 def start_anew(model: LiveModel) -> None:
-    """Forget what the circuit of a model has seen, but not what an operator told it."""
+    """Reset the circuit of a model, and keep the mode that an operator gave it."""
     model.guard.breaker.reset()
-    _tell(model.guard.breaker, model.order, model.order)
+    _apply(model.guard.breaker, model.order, model.order)
 
 
-def _tell(breaker: CircuitBreaker, order: CircuitOrder, before: CircuitOrder) -> None:
+def _apply(breaker: CircuitBreaker, order: CircuitOrder, before: CircuitOrder) -> None:
     if order.resets > before.resets:
         breaker.reset()
-    {
-        "auto": breaker.automatic,
-        "forced_open": breaker.force_open,
-        "disabled": breaker.disable,
-        "metrics_only": breaker.watch_only,
-    }[order.mode]()
+    breaker.override(order.mode)
 
 
 def _is_gated(model: LoadedModel) -> bool:

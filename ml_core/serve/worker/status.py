@@ -1,56 +1,63 @@
-"""What operators read: `/status`, `/health` and the probes, from this worker and from the reports of its siblings."""
+"""What operators read: `/status`, `/health` and the probes, from this worker and the reports of the other processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live, LiveModel
-from ml_core.serve.rollout.rollout_state import Flags
+from ml_core.serve.rollout.monitor_state import Validities
+from ml_core.serve.rollout.rollout_state import Flags, Slot
 from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
-from ml_core.serve.worker.rollout_follower import Follower
+from ml_core.serve.worker.own_report import circuit_report
+from ml_core.serve.worker.rollout_follower import RolloutFollower
 
-__all__ = ["Status"]
+__all__ = ["ServiceStatus"]
 
 
-class Status:
+_CIRCUIT_FIELDS = {"state", "mode", "reason", "retry_after_s", "error_rate", "p95_ms"}
+_PROCESS_FIELDS = {"role", "index", "pid", "generation", "problem", "shadow", "log", "rejected", "abandoned", "stuck"}
+
+
+class ServiceStatus:
     """The state of the service as seen from one worker.
 
     Parameters
     ----------
     settings : where the reports lie
     inference : what is live here
-    follower : the rollout and the census; None in a process of its own, without siblings
+    follower : the rollout and the processes of this server; None where there is only this process
     """
 
-    def __init__(self, settings: Settings, inference: InferenceService, follower: Follower | None = None) -> None:
+    def __init__(
+        self, settings: Settings, inference: InferenceService, follower: RolloutFollower | None = None
+    ) -> None:
         self._settings = settings
         self._inference = inference
         self._follower = follower
 
     def is_alive(self) -> bool:
-        """Whether nobody has been missing for too long."""
+        """Whether no process of this server has been missing for too long."""
         return self._follower is None or self._follower.is_alive
 
     def health(self) -> str:
-        """``ok``, ``degraded`` while fallbacks answer or somebody is missing, ``unavailable`` while nothing can."""
+        """``ok``; ``degraded`` while fallbacks answer or a process is missing; ``unavailable`` without a model."""
         live = self._inference.live
         if live is None:
             return "unavailable"
         guard = live.champion.guard
-        short = self._follower is not None and self._follower.census.missing_s > 0
+        short = self._follower is not None and self._follower.processes.missing_s > 0
         return "degraded" if short or guard.unavailable is not None or guard.breaker.is_open() else "ok"
 
     def report(self) -> dict[str, Any]:
-        """The object of ``/status``. Reads files: not for the event loop."""
+        """The object of ``/status``. It reads files, so it must not be called on the event loop."""
         live = self._inference.live
         return {
             "ready": live is not None,
             "health": self.health(),
             "problem": self._inference.problem or None,
-            "models": [] if live is None else _models(live, self._inference.validity),
+            "models": [] if live is None else [_model(live, s, m, self._inference.validity) for s, m in live.models()],
             "rollout": None if live is None else self._rollout(live),
             "flags": (Flags() if live is None else live.flags).model_dump(mode="json"),
             "workers": self._workers(),
@@ -59,55 +66,41 @@ class Status:
 
     def _rollout(self, live: Live) -> dict[str, Any]:
         state = self._follower.state if self._follower is not None else None
+        last: dict[str, Any] = {"rollbacks": {}, "changed_at": None, "changed_by": None, "why": None}
         return {
             "generation": live.generation,
             "mode": live.mode,
             "weight": live.weight if live.mode == "canary" else 0.0,
             "pinned": self._settings.model or None,
-            "rollbacks": state.rollbacks if state is not None else {},
-            "changed_at": state.changed_at if state is not None else None,
-            "changed_by": state.changed_by if state is not None else None,
-            "why": state.why if state is not None else None,
+            **(last if state is None else state.model_dump(include=set(last))),
         }
 
     def _monitor(self) -> dict[str, Any] | None:
         """What the monitor has published; None where it never has."""
         state = self._follower.monitored if self._follower is not None else None
-        if state is None:
-            return None
-        return {
-            "published_at": state.published_at,
-            "models": {
-                model_hash: {"model_version": health.model_version, "alarms": [a.model_dump() for a in health.alarms]}
-                for model_hash, health in state.models.items()
-            },
-        }
+        return None if state is None else state.model_dump(include={"published_at", "models"})
 
     def _workers(self) -> dict[str, Any]:
         if self._follower is None:
             return {"expected": {}, "alive": {}, "missing_s": 0.0, "processes": []}
-        census = self._follower.census
+        processes = self._follower.processes
         try:
-            reports = [r for r in read_reports(self._settings.worker_reports) if r.server == census.server]
+            reports = [r for r in read_reports(self._settings.worker_reports) if r.server == processes.server]
         except OSError:
             reports = []
         living = {r.pid for r in beating(reports)}
         return {
-            "expected": census.expected,
-            "alive": census.alive,
-            "missing_s": round(census.missing_s, 1),
+            "expected": processes.expected,
+            "alive": processes.alive,
+            "missing_s": round(processes.missing_s, 1),
             "processes": [_process(report, alive=report.pid in living) for report in reports],
         }
 
 
-def _models(live: Live, validity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [_model(live, slot, model, validity) for slot, model in live.models()]
-
-
-def _model(live: Live, slot: Any, model: LiveModel, validity: Mapping[str, Any]) -> dict[str, Any]:
+def _model(live: Live, slot: Slot, model: LiveModel, validity: Validities) -> dict[str, Any]:
     manifest, loaded = model.manifest, model.model
-    circuit = model.guard.breaker.snapshot()
     gate = loaded.gate
+    word, reasons = validity.get(loaded.model_hash, ("unmonitored", ()))
     return {
         "slot": slot,
         "weight": live.share(slot),
@@ -121,33 +114,17 @@ def _model(live: Live, slot: Any, model: LiveModel, validity: Mapping[str, Any])
         "calibration_rows": dict(zip(map(str, manifest.classes), model.calibration.sizes, strict=True)),
         "promoted_at": loaded.promotion.promoted_at if loaded.promotion else None,
         "gate": None if gate is None else {"passed": gate.passed, "judged_at": gate.judged_at, "on": gate.judged_on},
-        "validity": validity.get(loaded.model_hash, ("unmonitored", ()))[0],
-        "validity_reasons": list(validity.get(loaded.model_hash, ("unmonitored", ()))[1]),
+        "validity": word,
+        "validity_reasons": list(reasons),
         "where": model.guard.where,
         "unavailable": model.guard.unavailable,
-        "circuit": {
-            "state": circuit.state,
-            "mode": circuit.mode,
-            "reason": circuit.reason,
-            "retry_after_s": circuit.retry_after_s,
-            "error_rate": circuit.error_rate,
-            "p95_ms": circuit.p95_ms,
-        },
+        "circuit": circuit_report(model.guard.breaker.snapshot()).model_dump(include=_CIRCUIT_FIELDS),
     }
 
 
 def _process(report: WorkerReport, *, alive: bool) -> dict[str, Any]:
     return {
-        "role": report.role,
-        "index": report.index,
-        "pid": report.pid,
         "alive": alive,
-        "generation": report.generation,
-        "problem": report.problem,
+        **report.model_dump(include=_PROCESS_FIELDS),
         "circuits": {slot.slot: slot.circuit.state for slot in report.slots},
-        "shadow": report.shadow.model_dump(),
-        "log": None if report.log is None else report.log.model_dump(),
-        "rejected": report.rejected,
-        "abandoned": report.abandoned,
-        "stuck": report.stuck,
     }

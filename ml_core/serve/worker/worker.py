@@ -1,11 +1,11 @@
-"""One worker put together: the models that are live, what follows the rollout, and the HTTP face before them."""
+"""One worker process: its models, the thread that follows the rollout, the prediction log, and the HTTP routes."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -24,17 +24,16 @@ from ml_core.serve.log.writer import LogWriter
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.model.scorer import Scorer
-from ml_core.serve.rollout.census import Identity
+from ml_core.serve.rollout.processes import Identity
 from ml_core.serve.running.guard import AsyncRunner
 from ml_core.serve.running.isolated_runner import Crossing, IsolatedRunner, RemoteScorer
-from ml_core.serve.running.runner import ConformalRunner, Runner
 from ml_core.serve.worker.assembly import Assembler
-from ml_core.serve.worker.rollout_follower import Follower
-from ml_core.serve.worker.status import Status
+from ml_core.serve.worker.rollout_follower import RolloutFollower
+from ml_core.serve.worker.status import ServiceStatus
 
 __all__ = ["Hop", "Worker"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _FINISH_S = 20.0
 """How long running batches may take once the service is told to stop."""
 _FLUSH_S = 5.0
@@ -86,10 +85,10 @@ class Worker:
             self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs, bento=bento
         )
         self.inference = InferenceService(None, bento=bento, shadow=shadow, recorder=recorder)
-        self.follower = Follower(
+        self.follower = RolloutFollower(
             settings, self._assembler(loader), self.inference, shadow, identity, expected, self._rejected, self.log
         )
-        self.api = HttpApi(settings, self.inference, Status(settings, self.inference, self.follower))
+        self.api = HttpApi(settings, self.inference, ServiceStatus(settings, self.inference, self.follower))
         self.follower.begin()
         self.log.start()
 
@@ -111,11 +110,11 @@ class Worker:
 
     def predict(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a body of ``/predict``, for callers inside the process."""
-        return _plain(_awaited(self.inference.predict(parse_predict(body))))
+        return _plain(asyncio.run(self.inference.predict(parse_predict(body))))
 
     def predict_batch(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a body of ``/predict_batch``, for callers inside the process."""
-        return _plain(_awaited(self.inference.predict_batch(parse_batch(body, self._settings.max_batch_rows))))
+        return _plain(asyncio.run(self.inference.predict_batch(parse_batch(body, self._settings.max_batch_rows))))
 
     def labels(self, body: dict[str, Any]) -> dict[str, Any]:
         """The counts for a body of ``/labels``, for callers inside the process."""
@@ -140,7 +139,7 @@ class Worker:
     def _assembler(self, loader: ModelLoader) -> Assembler:
         hop, settings = self._hop, self._settings
         if hop is None:
-            return Assembler(settings, loader, _local_runner)
+            return Assembler(settings, loader)
 
         def runner_of(model: LoadedModel) -> AsyncRunner:
             return IsolatedRunner(hop.cross, model.model_hash, settings.deadline_ms / 1000)
@@ -158,16 +157,8 @@ class Worker:
         return asyncio.run_coroutine_threadsafe(_as_coroutine(crossing), self._loop).result(_CROSS_S)
 
 
-async def _as_coroutine(crossing: Awaitable[T]) -> T:
+async def _as_coroutine(crossing: Awaitable[_T]) -> _T:
     return await crossing
-
-
-def _local_runner(model: LoadedModel) -> Runner:
-    return ConformalRunner(model)
-
-
-def _awaited(answer: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(answer)
 
 
 def _plain(answer: Any) -> dict[str, Any]:

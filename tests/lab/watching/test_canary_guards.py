@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ml_core.lab.watching import canary_guards as guards
-from ml_core.lab.watching.canary_guards import judge, log_evidence
+from ml_core.lab.watching.canary_guards import judge_guard, log_evidence
 
 # Rounding of sums of up to 1e9 terms: what is exact in theory is so to this share, or to this much near 0.
 REL, ABS = 1e-12, 1e-9
@@ -224,7 +224,7 @@ def test_a_billion_values_are_summed_without_losing_the_answer(share, sign):
 
 
 def test_verdict_carries_what_it_was_judged_on():
-    verdict = judge("errors", {0: 30, 1: 10}, 0.05, false_alarm=0.01, minimum=20)
+    verdict = judge_guard("errors", {0: 30, 1: 10}, 0.05, false_alarm=0.01, minimum=20)
 
     assert (verdict.guard, verdict.limit, verdict.observations) == ("errors", 0.05, 40)
     assert verdict.observed == 0.25
@@ -236,26 +236,26 @@ def test_verdict_carries_what_it_was_judged_on():
 
 
 def test_verdict_without_data_observes_nothing_and_does_not_trip():
-    verdict = judge("errors", {0: 0}, 0.05, false_alarm=0.01, minimum=0)
+    verdict = judge_guard("errors", {0: 0}, 0.05, false_alarm=0.01, minimum=0)
 
     assert (verdict.observed, verdict.observations, verdict.log_evidence) == (None, 0, 0.0)
     assert not verdict.tripped
 
 
 def test_observed_set_size_is_the_mean_share():
-    assert judge("set size", {0.0: 1, 0.5: 2, 1.0: 1}, 0.6, false_alarm=0.01, minimum=0).observed == 0.5
+    assert judge_guard("set size", {0.0: 1, 0.5: 2, 1.0: 1}, 0.6, false_alarm=0.01, minimum=0).observed == 0.5
 
 
 @pytest.mark.parametrize(("minimum", "tripped"), [(0, True), (29, True), (30, True), (31, False)])
 def test_nothing_trips_before_the_minimum(minimum, tripped):
-    assert judge("errors", {1: 30}, 0.05, false_alarm=0.01, minimum=minimum).tripped is tripped
+    assert judge_guard("errors", {1: 30}, 0.05, false_alarm=0.01, minimum=minimum).tripped is tripped
 
 
 @pytest.mark.usefixtures("two_stakes")
 def test_trips_from_the_evidence_needed_on():
     # Three values of 1: (1.75 ** 3 + 2.5 ** 3) / 2 = 10.4921875.
     def tripped(false_alarm):
-        return judge("errors", {1: 3}, 0.25, false_alarm=false_alarm, minimum=0).tripped
+        return judge_guard("errors", {1: 3}, 0.25, false_alarm=false_alarm, minimum=0).tripped
 
     assert tripped(1 / 10.4921)
     assert not tripped(1 / 10.4922)
@@ -265,12 +265,12 @@ def test_trips_from_the_evidence_needed_on():
 def test_evidence_of_just_what_is_needed_trips(monkeypatch, short_by, tripped):
     monkeypatch.setattr(guards, "log_evidence", lambda counts, limit: -log(0.01) - short_by)
 
-    assert judge("errors", {1: 3}, 0.25, false_alarm=0.01, minimum=0).tripped is tripped
+    assert judge_guard("errors", {1: 3}, 0.25, false_alarm=0.01, minimum=0).tripped is tripped
 
 
 @given(histograms, limits, st.floats(1e-6, 0.5), st.integers(0, 1_000))
 def test_trips_exactly_with_enough_observations_and_enough_evidence(counts, limit, false_alarm, minimum):
-    verdict = judge("errors", counts, limit, false_alarm=false_alarm, minimum=minimum)
+    verdict = judge_guard("errors", counts, limit, false_alarm=false_alarm, minimum=minimum)
 
     assert verdict.tripped == (sum(counts.values()) >= minimum and log_evidence(counts, limit) >= verdict.needed)
     assert verdict.needed > 0
@@ -309,14 +309,14 @@ def test_negative_counts_are_refused():
 @pytest.mark.parametrize("false_alarm", [0.0, 1.0, -0.1, 2.0, nan])
 def test_a_false_alarm_probability_that_is_none_is_refused(false_alarm):
     with pytest.raises(ValueError, match="false alarm"):
-        judge("errors", {}, 0.05, false_alarm=false_alarm, minimum=0)
+        judge_guard("errors", {}, 0.05, false_alarm=false_alarm, minimum=0)
 
 
 def test_a_negative_minimum_is_refused():
     with pytest.raises(ValueError, match="minimum"):
-        judge("errors", {}, 0.05, false_alarm=0.01, minimum=-1)
+        judge_guard("errors", {}, 0.05, false_alarm=0.01, minimum=-1)
 
 
 def test_verdict_refuses_what_the_evidence_refuses():
     with pytest.raises(ValueError, match="limit"):
-        judge("errors", {0: 1}, 1.0, false_alarm=0.01, minimum=0)
+        judge_guard("errors", {0: 1}, 1.0, false_alarm=0.01, minimum=0)

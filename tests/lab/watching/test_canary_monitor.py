@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.watching.canary_monitor import GUARDS, MOST_STARTS, START_EVERY_S, Monitor, guard_counts
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
-from ml_core.serve.rollout.worker_reports import write_report
+from ml_core.serve.rollout.worker_reports import write_worker_report
 from tests.serve.rollout.states import V1, V2, limits, report, slot_report
 from tests.serve.running.fake_clock import FakeClock
 
@@ -38,7 +39,7 @@ class Place:
                 generation=self.state.generation,
                 slots=(slot_report(**counts), slot_report("champion", answers=900, calls=900)),
             )
-            write_report(self.settings.worker_reports, one)
+            write_worker_report(self.settings.worker_reports, one)
 
 
 @pytest.fixture
@@ -58,6 +59,20 @@ def test_healthy_canary_stays_however_often_it_is_looked_at(place: Place) -> Non
     state = place.store.read()
     assert state is not None
     assert state.mode == "canary"
+
+
+def test_half_of_a_guards_budget_is_the_stages_and_half_of_the_rest_the_first_later_starts(place: Place) -> None:
+    each = limits().false_alarm / len(GUARDS)
+    place.workers(fine(5_000))
+    assert [v.needed for v in place.monitor.look().verdicts] == pytest.approx([-math.log(each / 2)] * len(GUARDS))
+    place.clock.advance(START_EVERY_S)
+    place.workers(fine(5_000))
+    place.monitor.look()
+    late = fine(5_200)
+    place.workers({**late, "failures": late["failures"] + 100})
+    verdict = next(v for v in place.monitor.look(act=False).verdicts if v.guard == "error_share")
+    assert verdict.observations == 200
+    assert verdict.needed == pytest.approx(-math.log(each / 4))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +117,9 @@ def test_no_guard_trips_before_the_minimum(place: Place) -> None:
 
 def test_counts_of_another_stage_do_not_speak(place: Place) -> None:
     bad = slot_report(answers=500, calls=500, failures=500)
-    write_report(place.settings.worker_reports, report(1, place.clock(), stage=place.state.stage - 1, slots=(bad,)))
+    write_worker_report(
+        place.settings.worker_reports, report(1, place.clock(), stage=place.state.stage - 1, slots=(bad,))
+    )
     look = place.monitor.look()
     assert (look.challenger, look.verdicts, look.rolled_back) == (None, (), "")
 

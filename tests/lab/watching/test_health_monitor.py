@@ -174,7 +174,7 @@ def test_what_matured_is_what_was_answered_and_told(ward: Ward) -> None:
 
 def test_fallback_answers_never_feed_a_detector(ward: Ward) -> None:
     for worker in ward.workers:
-        worker.live.champion.guard.breaker.force_open()
+        worker.live.champion.guard.breaker.override("forced_open")
     assert {answer.fallback_used for answer in ward.answer(patients(200, seed=3))} == {True}
     ward.pass_days(31)
     assert ward.look().entered == 200

@@ -12,7 +12,7 @@ from ml_core.lab.watching.canary_monitor import START_EVERY_S, Monitor
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.rollout_store import RolloutStore
-from ml_core.serve.rollout.worker_reports import read_reports, write_report
+from ml_core.serve.rollout.worker_reports import read_reports, write_worker_report
 from tests.serve.answering.builders import slot_report, worker_report
 from tests.serve.running.fake_clock import FakeClock
 
@@ -32,7 +32,7 @@ class Place:
 
     def report(self, pid=1, server="s", stage=None, **counts) -> None:
         report = worker_report(pid, self.clock(), slot_report(**counts), server=server, stage=stage or self.stage)
-        write_report(self.settings.worker_reports, report)
+        write_worker_report(self.settings.worker_reports, report)
 
     def look(self, **options):
         return Monitor(self.settings, self.clock).look(**options)

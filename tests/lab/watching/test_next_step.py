@@ -14,7 +14,7 @@ from ml_core.lab.watching.next_step import standing
 from ml_core.serve.model.promotion_record import gate_path
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
-from ml_core.serve.rollout.worker_reports import write_report
+from ml_core.serve.rollout.worker_reports import write_worker_report
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.rollout.states import report, slot_report
 from tests.toy_models import NAME, passed_gate
@@ -32,7 +32,7 @@ def serving(home: Home) -> None:
     home.promote(home.v1)
     Worker(home)
     slot = slot_report("champion", tag=home.v1, model_hash=home.hash_of(home.v1))
-    write_report(home.settings.worker_reports, report(1, time.monotonic(), slots=(slot,)))
+    write_worker_report(home.settings.worker_reports, report(1, time.monotonic(), slots=(slot,)))
 
 
 def watched(home: Home, *alarms: str) -> None:

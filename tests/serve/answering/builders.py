@@ -244,7 +244,7 @@ def live_of(champion: LiveModel | None = None, *, flags: dict[str, Any] | None =
 
 def opened(model: LiveModel) -> LiveModel:
     """The same with an operator's order that its circuit stay open."""
-    model.guard.breaker.force_open()
+    model.guard.breaker.override("forced_open")
     return model
 
 

@@ -25,12 +25,12 @@ from ml_core.serve.model.bundle import FALLBACK_FILE, ONNX_FILE, read_bundle
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, ModelLoader
 from ml_core.serve.model.manifest import MANIFEST_FILE
 from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, gate_path, promotion_path
-from ml_core.serve.rollout.census import Identity
 from ml_core.serve.rollout.changes import Change
+from ml_core.serve.rollout.processes import Identity
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.worker.assembly import Assembler
-from ml_core.serve.worker.rollout_follower import Follower
+from ml_core.serve.worker.rollout_follower import RolloutFollower
 from tests.homes import remade
 from tests.serve.answering.builders import packed_other
 from tests.toy_models import NAME, passed_gate, toy_model
@@ -123,7 +123,7 @@ class Worker:
     def __init__(self, home: Home, index: int = 1, *, settings: Settings | None = None, expected=None) -> None:
         settings = settings or home.settings
         self.service = InferenceService(None)
-        self.follower = Follower(
+        self.follower = RolloutFollower(
             settings, Assembler(settings, ModelLoader(settings)), self.service, Shadow(),
             Identity("s", "api", index, 1_000 + index, "t"), expected or {"api": 1},
         )  # fmt: skip

@@ -15,7 +15,6 @@ from ml_core.serve.answering.live import LiveModel
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.running.guard import GuardedRunner
 from ml_core.serve.running.runner import ConformalRunner
-from ml_core.serve.worker.circuit_metrics import CircuitMetrics
 from tests.serve.answering.builders import (
     BROKEN,
     PoisonRunner,
@@ -131,25 +130,3 @@ def test_metrics_count_answers_by_who_gave_them_and_why():
     ask(live_of(opened(model)), level=Decimal("0.8"))
     assert sample("surety_answers_total", **labels) == 51
     assert sample("surety_answers_total", **{**labels, "slot": "scorecard", "fallback_reason": "circuit_open"}) == 1
-
-
-def test_metrics_of_a_circuit_grow_by_what_it_counted_and_only_once():
-    clock = FakeClock()
-    model = live_model(BROKEN["raises"](), model=as_version("72"), clock=clock)
-    metrics, labels = CircuitMetrics(), {"model_name": NAME, "model_version": "72"}
-    live = live_of(model)
-    for _ in range(8):
-        ask(live)
-    for _ in range(3):
-        metrics.publish(live)
-    calls = {
-        outcome: sample("surety_circuit_calls_total", **labels, outcome=outcome) for outcome in ("failure", "rejected")
-    }
-    assert calls == {"failure": 5, "rejected": 3}
-    opening = {"before": "closed", "after": "open", "reason": "consecutive_failures"}
-    assert sample("surety_circuit_transitions_total", **labels, **opening) == 1
-    states = {state: sample("surety_circuits", **labels, state=state) for state in ("closed", "open", "half_open")}
-    assert states == {"closed": 0, "open": 1, "half_open": 0}
-    clock.advance(100)
-    metrics.publish(live)
-    assert sample("surety_circuits", **labels, state="half_open") == 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http.handlers import HttpApi
-from ml_core.serve.worker.status import Status
+from ml_core.serve.worker.status import ServiceStatus
 
 
 def http_api(settings: Settings, inference: InferenceService) -> HttpApi:
     """The routes of a worker that is alone."""
-    return HttpApi(settings, inference, Status(settings, inference))
+    return HttpApi(settings, inference, ServiceStatus(settings, inference))

@@ -14,8 +14,8 @@ import bentoml
 import pytest
 
 from ml_core.base.documents import write_document
-from ml_core.base.errors import ArtefactError, ChecksumMismatch, NotGated, NotLoaded
-from ml_core.base.settings import Settings
+from ml_core.base.errors import ArtefactError, ChecksumMismatch, ConfigError, NotGated, NotLoaded
+from ml_core.base.settings import Settings, load_settings
 from ml_core.serve.model.loader import (
     BUNDLE_IN_BENTO_MODEL,
     GATE_IN_BENTO_MODEL,
@@ -169,3 +169,15 @@ def test_bad_setting_stops_the_start_and_is_named(variable: str, value: str) -> 
     )
     assert done.returncode != 0
     assert f"ConfigError: {variable.replace('MODEL_STAGE', 'SURETY_MODEL_STAGE')}" in done.stderr
+
+
+@pytest.mark.parametrize("stage", ["Production", "production", "champion"])
+def test_the_champion_is_served_under_its_old_name_as_well(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_STAGE", stage)
+    assert load_settings().model_stage == "champion"
+
+
+def test_another_stage_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_STAGE", "Staging")
+    with pytest.raises(ConfigError, match=r"SURETY_MODEL_STAGE: is Staging, but only the champion .*`surety rollout"):
+        load_settings()

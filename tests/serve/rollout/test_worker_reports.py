@@ -14,9 +14,8 @@ from ml_core.serve.rollout.worker_reports import (
     clear_lost,
     read_reports,
     report_path,
-    set_sizes,
     summed,
-    write_report,
+    write_worker_report,
 )
 from tests.serve.answering.builders import slot_report, worker_report
 
@@ -27,14 +26,14 @@ def test_a_report_comes_back_as_it_was_written(tmp_path):
     report = worker_report(
         7, NOW, slot_report(answers=3, fallbacks={"deadline": 1}, set_sizes={"0": 1, "2": 2}), problem="x"
     )
-    write_report(tmp_path / "workers", report)
+    write_worker_report(tmp_path / "workers", report)
     assert read_reports(tmp_path / "workers") == [report]
 
 
 def test_a_process_replaces_its_own_report_and_no_other(tmp_path):
-    write_report(tmp_path, worker_report(1, NOW))
-    write_report(tmp_path, worker_report(2, NOW))
-    write_report(tmp_path, worker_report(1, NOW + 1))
+    write_worker_report(tmp_path, worker_report(1, NOW))
+    write_worker_report(tmp_path, worker_report(2, NOW))
+    write_worker_report(tmp_path, worker_report(1, NOW + 1))
     assert sorted((r.pid, r.beat_s) for r in read_reports(tmp_path)) == [(1, NOW + 1), (2, NOW)]
 
 
@@ -44,21 +43,21 @@ def test_no_folder_has_no_reports(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"server": "s"}'])
 def test_what_cannot_be_read_is_passed_over(tmp_path, content):
-    write_report(tmp_path, worker_report(1, NOW))
+    write_worker_report(tmp_path, worker_report(1, NOW))
     (tmp_path / "s-api-1-9.json").write_bytes(content)
     assert [r.pid for r in read_reports(tmp_path)] == [1]
 
 
 def test_half_written_files_of_others_are_no_reports(tmp_path):
-    write_report(tmp_path, worker_report(1, NOW))
+    write_worker_report(tmp_path, worker_report(1, NOW))
     (tmp_path / ".s-api-1-9.json.abc").write_bytes(b"{")
     assert [r.pid for r in read_reports(tmp_path)] == [1]
 
 
 def test_readers_never_see_half_a_report(tmp_path):
     long = worker_report(1, NOW, slot_report(set_sizes={str(i): i for i in range(2_000)}))
-    write_report(tmp_path, long)
-    writer = threading.Thread(target=lambda: [write_report(tmp_path, long) for _ in range(100)])
+    write_worker_report(tmp_path, long)
+    writer = threading.Thread(target=lambda: [write_worker_report(tmp_path, long) for _ in range(100)])
     writer.start()
     while writer.is_alive():
         assert len(read_reports(tmp_path)) == 1
@@ -86,7 +85,7 @@ def test_a_process_is_lost_after_three_seconds_or_when_its_clock_is_of_another_b
     ],
 )
 def test_lost_reports_go_once_no_guard_needs_them(tmp_path, age, stage, kept):
-    write_report(tmp_path, worker_report(1, NOW - age, stage=stage))
+    write_worker_report(tmp_path, worker_report(1, NOW - age, stage=stage))
     clear_lost(tmp_path, 1, NOW)
     assert bool(read_reports(tmp_path)) is kept
 
@@ -132,7 +131,3 @@ def test_other_stages_other_slots_and_runners_are_left_out_of_a_sum():
     assert summed(reports, 1, "challenger").answers == 5
     assert summed(reports, 3, "challenger") is None
     assert summed([], 1, "challenger") is None
-
-
-def test_set_sizes_are_numbers_again():
-    assert set_sizes(slot_report(set_sizes={"0": 1, "10": 2})) == {0: 1, 10: 2}

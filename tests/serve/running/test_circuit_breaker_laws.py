@@ -134,8 +134,7 @@ class BreakerLaws(RuleBasedStateMachine):
         self.before = self.breaker.snapshot()
         if start != "closed":
             while not self.breaker.is_open():
-                self.told(failed=True, duration_ms=SLOW_MS)
-                self.laws()
+                self.calls(n=1, failed=True, duration_ms=SLOW_MS)
         if start == "half_open":
             self.wait_ends()
 
@@ -229,26 +228,14 @@ class BreakerLaws(RuleBasedStateMachine):
             before, late=0, ignored=0, retry_after_s=None
         )
 
-    @rule(failed=st.booleans(), duration_ms=st.sampled_from([QUICK_MS, SLOW_MS]))
-    def told(self, failed: bool, duration_ms: float) -> None:
-        before = self.breaker.snapshot()
-        for breaker in (self.breaker, self.twin):
-            (breaker.record_failure if failed else breaker.record_success)(duration_ms)
-        self.settled += 1
-        after = self.breaker.snapshot()
-        if before.state == "closed":
-            self.check_call(before, after, failed, duration_ms)
-        else:
-            assert after == replace(before, late=before.late + 1)
-
     @precondition(lambda self: self.settled % 3 == 0)  # an operator does not do something all the time
-    @rule(command=st.sampled_from(["force_open", "disable", "watch_only", "automatic", "automatic", "reset"]))
-    def operate(self, command: str) -> None:
+    @rule(command=st.sampled_from(["forced_open", "disabled", "metrics_only", "auto", "auto", "reset"]))
+    def operate(self, command: Any) -> None:
         before = self.breaker.snapshot()
         for breaker in (self.breaker, self.twin):
-            getattr(breaker, command)()
+            breaker.reset() if command == "reset" else breaker.override(command)
         after = self.breaker.snapshot()
-        mode = {"force_open": "forced_open", "disable": "disabled", "watch_only": "metrics_only"}.get(command, "auto")
+        mode = "auto" if command == "reset" else command
         assert after.mode == mode
         if command == "reset":
             assert (after.state, after.calls_in_window, after.consecutive_failures) == ("closed", 0, 0)
@@ -337,7 +324,7 @@ class BreakerLaws(RuleBasedStateMachine):
             return
         assert self.twin.snapshot() == self.breaker.snapshot()
         for breaker in (self.breaker, self.twin):
-            breaker.automatic()
+            breaker.override("auto")
             with contextlib.suppress(CircuitOpen):
                 for _ in range(self.options["minimum_calls"]):
                     breaker.succeed(breaker.acquire(), QUICK_MS)
@@ -442,7 +429,7 @@ class BothBreakers:
       before the states are compared.
     - interlock has no rule for failures in a row, and slow is "at or above" a limit with a rate of its own instead of
       a p95; its time window counts in whole seconds. These are off.
-    - interlock goes back to closed from an override only by reset, ours also by ``automatic``.
+    - interlock goes back to closed from an override only by reset, ours also by ``override("auto")``.
     """
 
     def __init__(self, threshold: float, window: int, minimum: int, probes: int) -> None:
@@ -509,7 +496,7 @@ class BothBreakers:
             self.ours.reset()
             self.theirs.reset()
         elif event == "force":
-            self.ours.force_open()
+            self.ours.override("forced_open")
             self.theirs.force_open()
         elif self.held:
             held = self.held.pop(number % len(self.held))

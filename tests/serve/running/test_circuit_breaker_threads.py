@@ -21,7 +21,7 @@ import pytest
 
 from ml_core.base.errors import CircuitOpen
 from ml_core.serve.running import circuit_breaker
-from ml_core.serve.running.circuit_breaker import Breakers, BreakerSnapshot, CircuitBreaker, Transition
+from ml_core.serve.running.circuit_breaker import BreakerSnapshot, CircuitBreaker
 from tests.serve.running.fake_clock import FakeClock
 
 WAIT_S = 60.0  # what is waited at most for threads that must come
@@ -85,7 +85,7 @@ def half_open_breaker(places: int) -> CircuitBreaker:
     clock = FakeClock()
     breaker = CircuitBreaker("toy", half_open_probes=places, jitter=0.0, clock=clock)
     for _ in range(5):
-        breaker.record_failure()
+        breaker.fail(breaker.acquire(), 1.0)
     clock.advance(60.0)
     return breaker
 
@@ -102,16 +102,14 @@ def test_half_open_lets_exactly_its_probes_through(repetitions: int) -> None:
     breakers = [half_open_breaker(n) for n in places]
     arrive, leave = threading.Barrier(64, timeout=WAIT_S), threading.Barrier(64, timeout=WAIT_S)
 
-    def probe() -> str:  # held until all 64 have been let in or refused
-        leave.wait()
-        return "ran"
-
     def callers(_: int) -> list[str]:
         outcomes = []
         for breaker in breakers:
             arrive.wait()
             try:
-                outcomes.append(breaker.call(probe))
+                with breaker.record():  # held until all 64 have been let in or refused
+                    leave.wait()
+                outcomes.append("ran")
             except CircuitOpen:
                 outcomes.append("refused")
                 leave.wait()
@@ -145,15 +143,12 @@ def test_no_lock_is_held_during_a_call(n: int) -> None:
     breaker = CircuitBreaker("toy")
     inside = threading.Barrier(n, timeout=WAIT_S)  # opens only when all n are inside
 
-    in_threads(n, lambda _: breaker.call(inside.wait))
-    assert breaker.snapshot().successes == n
-
     def block(_: int) -> None:
         with breaker.record():
             inside.wait()
 
     in_threads(n, block)
-    assert breaker.snapshot().successes == 2 * n
+    assert breaker.snapshot().successes == n
 
 
 @pytest.mark.parametrize(
@@ -166,7 +161,7 @@ def test_no_lock_is_held_during_a_call(n: int) -> None:
 def test_counts_add_up_and_no_snapshot_is_torn(each: int, way: Callable[[Any], Any]) -> None:
     breaker = CircuitBreaker("toy", window=1_000, failure_threshold=None, error_rate_threshold=1.0)
     permit = breaker.acquire()
-    breaker.watch_only()  # the permit is late from here on
+    breaker.override("metrics_only")  # the permit is late from here on
     seen: list[BreakerSnapshot] = []
 
     def calls(i: int) -> None:
@@ -208,27 +203,15 @@ def test_one_opening_for_failures_at_once(repetitions: int) -> None:
         breaker = CircuitBreaker("toy", failure_threshold=50, error_rate_threshold=None)
         inside = threading.Barrier(100, timeout=WAIT_S)
 
-        def model(inside: threading.Barrier = inside) -> None:
+        def caller(_: int, breaker: CircuitBreaker = breaker, inside: threading.Barrier = inside) -> None:
+            permit = breaker.acquire()
             inside.wait()
-            raise ZeroDivisionError
-
-        def caller(_: int, breaker: CircuitBreaker = breaker, model: Callable[[], None] = model) -> None:
-            with pytest.raises(ZeroDivisionError):
-                breaker.call(model)
+            breaker.fail(permit, 1.0)
 
         in_threads(100, caller)
         snapshot = breaker.snapshot()
         assert snapshot.transitions == (("closed", "open", "consecutive_failures", 1),)
         assert (snapshot.failures, snapshot.late, snapshot.generation) == (50, 50, 1)
-
-
-@pytest.mark.parametrize("n", [pytest.param(32, id="B44 one breaker for 32 threads that ask at once")])
-def test_threads_get_the_same_breaker(n: int) -> None:
-    for _ in range(50):
-        breakers = Breakers()
-        found = in_threads(n, lambda _, breakers=breakers: breakers.get("toy", window=50))
-        assert len({id(breaker) for breaker in found}) == 1
-        assert found[0] is breakers.get("toy")
 
 
 def in_child(work: Callable[[], None]) -> None:
@@ -250,13 +233,12 @@ def in_child(work: Callable[[], None]) -> None:
 def test_a_child_begins_anew(case: int) -> None:
     clock = FakeClock()
     breaker, forced, plain = (CircuitBreaker(name, clock=clock, jitter=0.0) for name in ("toy", "forced", "plain"))
-    breaker.add_listener(lambda _: None)
     earlier = plain.acquire()
     for _ in range(5):
-        breaker.record_failure()
+        breaker.fail(breaker.acquire(), 1.0)
     clock.advance(60.0)
     breaker.fail(breaker.acquire(), 1.0)
-    forced.force_open()
+    forced.override("forced_open")
     before = breaker.snapshot()
     held, leave = threading.Event(), threading.Event()
 
@@ -276,17 +258,9 @@ def test_a_child_begins_anew(case: int) -> None:
         assert forced.state == "closed"
         plain.fail(earlier, 1.0)
         assert (plain.snapshot().late, plain.snapshot().failures) == (1, 0)
-        told, transitions = threading.Event(), []
-
-        def listener(transition: Transition) -> None:
-            transitions.append(transition)
-            told.set()
-
-        breaker.add_listener(listener)
         for _ in range(5):
             breaker.fail(breaker.acquire(), 1.0)
-        assert told.wait(20.0)  # the thread that tells is the child's own
-        assert [t.after for t in transitions] == ["open"]
+        assert breaker.state == "open"
         assert breaker.snapshot().retry_after_s == 60.0
 
     in_child(child)

@@ -282,7 +282,7 @@ def test_a_probe_whose_caller_hangs_up_gives_its_place_back(slow):
     clock = FakeClock()
     guard = guard_of(slow, breaker_clock=clock, circuit_probes=1, pool_threads=20, deadline_ms=30_000)
     for _ in range(5):
-        guard.breaker.record_failure()
+        guard.breaker.fail(guard.breaker.acquire(), 1.0)
     clock.advance(66.1)
     for _ in range(3):
         asyncio.run(cancelled(guard, slow))
@@ -331,12 +331,22 @@ def test_a_runner_elsewhere_that_is_overloaded_is_refused_and_not_counted():
 
 def test_settings_decide_the_circuit():
     breaker = model_breaker("m", Settings(circuit_failures=2, circuit_window=10, circuit_wait_s=400, circuit_p95_ms=5))
-    breaker.record_failure()
+    breaker.fail(breaker.acquire(), 1.0)
     assert breaker.state == "closed"
-    breaker.record_failure()
+    breaker.fail(breaker.acquire(), 1.0)
     assert breaker.state == "open"
     assert breaker.snapshot().retry_after_s == pytest.approx(400, rel=0.11)
     breaker.reset()
     for _ in range(10):  # fewer than the usual minimum of calls, which cannot exceed the window
-        breaker.record_success(6.0)
+        breaker.succeed(breaker.acquire(), 6.0)
     assert breaker.snapshot().reason == "latency_p95"
+
+
+def test_a_probe_may_take_twice_the_deadline_before_its_place_is_free_again():
+    clock = FakeClock()
+    breaker = breaker_of(Settings(deadline_ms=60_000, circuit_probes=1), clock)
+    for _ in range(5):
+        breaker.fail(breaker.acquire(), 1.0)
+    clock.advance(66.1)
+    breaker.acquire()
+    assert breaker.snapshot().retry_after_s == pytest.approx(120)

@@ -178,6 +178,15 @@ def test_a_new_champion_that_is_damaged_leaves_the_old_one_and_heals_on_retry(ho
     assert (worker.tags()["champion"], worker.live.generation, worker.problem) == (home.v2, 2, "")
 
 
+def test_retries_become_rarer_up_to_a_minute_and_begin_soon_again_with_the_next_change(home, worker):
+    home.file(home.v2).write_bytes(b"x")
+    home.change(changes.full(home.v2))
+    pauses = [worker.look(retry=True).follower._retry_s for _ in range(12)]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
+    home.change(changes.flags({"shadow_share": 0.5}))
+    assert worker.look().follower._retry_s == 0.5
+
+
 def test_a_new_champion_without_a_gate_does_not_answer(home, worker):
     home.change(changes.full(home.v3))
     worker.look()

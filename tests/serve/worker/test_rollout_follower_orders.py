@@ -10,7 +10,8 @@ from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import GuardLimits
-from ml_core.serve.rollout.worker_reports import read_reports, write_report
+from ml_core.serve.rollout.worker_reports import read_reports, write_worker_report
+from ml_core.serve.running.circuit_breaker import CircuitBreaker
 from ml_core.serve.worker.startup import take_up_promotion
 from tests.homes import bento_store
 from tests.serve.answering.builders import ask, toy_records, worker_report
@@ -44,6 +45,10 @@ def breaker(worker: Worker, slot: str = "champion"):
     return worker.live.at(slot).guard.breaker
 
 
+def fail(circuit: CircuitBreaker) -> None:
+    circuit.fail(circuit.acquire(), 1.0)
+
+
 # --- orders for circuits ----------------------------------------------------------------------------------------------
 
 
@@ -64,19 +69,19 @@ def test_a_circuit_that_is_told_never_to_open_does_not(home, workers, mode):
     for worker in workers:
         found = breaker(worker.look())
         for _ in range(200):
-            found.record_failure(900.0)
-        assert (found.state, found.mode) == ("closed", mode)
+            found.fail(found.acquire(), 900.0)
+        assert (found.state, found.snapshot().mode) == ("closed", mode)
 
 
 def test_a_reset_closes_what_was_open_once_and_not_again_at_every_look(home, workers):
     for worker in workers:
         for _ in range(5):
-            breaker(worker).record_failure()
+            fail(breaker(worker))
     home.change(changes.circuit("champion", "auto", reset=True))
     for worker in workers:
         assert breaker(worker.look()).state == "closed"
         for _ in range(5):
-            breaker(worker).record_failure()
+            fail(breaker(worker))
         assert breaker(worker.look()).state == "open"
     home.change(changes.flags({"shadow_share": 0.5}))
     assert [breaker(worker.look()).state for worker in workers] == ["open"] * 3
@@ -84,11 +89,20 @@ def test_a_reset_closes_what_was_open_once_and_not_again_at_every_look(home, wor
     assert [breaker(worker.look()).state for worker in workers] == ["closed"] * 3
 
 
+def test_an_order_that_is_taken_back_leaves_the_circuit_as_the_rules_had_it(home, workers):
+    worker = workers[0]
+    for _ in range(5):
+        fail(breaker(worker))
+    for mode, state in (("disabled", "closed"), ("auto", "open")):
+        home.change(changes.circuit("champion", mode))
+        assert breaker(worker.look()).state == state
+
+
 def test_an_order_for_one_slot_leaves_the_others_alone(home, workers):
     home.change(changes.canary(home.v2, 0.5, GUARDS))
     home.change(changes.circuit("challenger", "forced_open"))
     worker = workers[0].look()
-    assert (breaker(worker, "challenger").mode, breaker(worker).mode) == ("forced_open", "auto")
+    assert (breaker(worker, "challenger").snapshot().mode, breaker(worker).snapshot().mode) == ("forced_open", "auto")
 
 
 def test_an_order_for_a_challenger_that_is_the_previous_champion_as_well_holds(home, workers):
@@ -98,7 +112,7 @@ def test_an_order_for_a_challenger_that_is_the_previous_champion_as_well_holds(h
     home.change(changes.canary(home.v2, 0.5, GUARDS))
     home.change(changes.circuit("challenger", "forced_open"))
     for worker in (workers[0].look(), Worker(home, 4)):
-        assert breaker(worker, "challenger").mode == "forced_open"
+        assert breaker(worker, "challenger").snapshot().mode == "forced_open"
 
 
 def test_an_order_outlives_the_reload_of_the_model_it_is_for(home, workers):
@@ -107,16 +121,16 @@ def test_an_order_outlives_the_reload_of_the_model_it_is_for(home, workers):
     worker = workers[0].look()
     home.pass_gate(home.v3)
     home.change(changes.canary(home.v3, 0.5, GUARDS))
-    assert breaker(worker.look(), "challenger").mode == "forced_open"
+    assert breaker(worker.look(), "challenger").snapshot().mode == "forced_open"
 
 
 def test_settling_the_traffic_takes_orders_back(home, workers):
     home.change(changes.canary(home.v2, 0.5, GUARDS))
     home.change(changes.circuit("champion", "forced_open"))
     worker = workers[0].look()
-    assert breaker(worker).mode == "forced_open"
+    assert breaker(worker).snapshot().mode == "forced_open"
     home.change(changes.rollback())
-    assert breaker(worker.look()).mode == "auto"
+    assert breaker(worker.look()).snapshot().mode == "auto"
 
 
 def test_an_order_is_obeyed_while_the_new_champion_cannot_be_loaded(home, workers):
@@ -124,7 +138,7 @@ def test_an_order_is_obeyed_while_the_new_champion_cannot_be_loaded(home, worker
     home.change(changes.full(home.v2))
     home.change(changes.circuit("champion", "forced_open"))
     worker = workers[0].look()
-    assert (worker.tags(), breaker(worker).mode) == ({"champion": home.v1}, "forced_open")
+    assert (worker.tags(), breaker(worker).snapshot().mode) == ({"champion": home.v1}, "forced_open")
 
 
 # --- flags and the state file -----------------------------------------------------------------------------------------
@@ -136,7 +150,7 @@ def test_flags_are_live_at_the_next_look_and_models_stay_as_they_are(home, worke
     worker.look()
     assert ask(worker.live).confidence_level == 0.8
     assert worker.live.champion is before
-    before.guard.breaker.force_open()
+    before.guard.breaker.override("forced_open")
     assert ask(worker.live).lineage.slot == "prior"
 
 
@@ -183,6 +197,12 @@ def test_a_worker_that_starts_beside_a_broken_state_file_serves_the_promoted_mod
 def start_server(home: Home, settings: Settings | None = None) -> None:
     settings = settings or home.settings
     take_up_promotion(settings, ModelLoader(settings))
+
+
+def test_a_promotion_record_without_a_time_is_not_newer(home, workers):
+    home.promote(home.v2, at="")
+    take_up_promotion(home.settings, ModelLoader(home.settings))
+    assert home.store.read().champion == home.v1
 
 
 def test_a_newer_promotion_is_taken_up_when_a_server_starts_and_by_running_workers_with_it(home, workers):
@@ -261,7 +281,7 @@ def test_a_pinned_model_needs_its_gate(home):
 def test_a_report_says_what_each_slot_has_done(home, workers):
     home.change(changes.canary(home.v2, 0.5, GUARDS))
     worker = workers[0].look()
-    breaker(worker, "challenger").force_open()
+    breaker(worker, "challenger").override("forced_open")
     for i, record in enumerate(toy_records(40)):
         ask(worker.live, record, subject=str(i))
     worker.look()
@@ -281,36 +301,36 @@ def test_a_home_that_cannot_be_written_keeps_nobody_from_answering(home, workers
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ml_core.serve.worker.rollout_follower.write_report", full)
+    monkeypatch.setattr("ml_core.serve.worker.rollout_follower.write_worker_report", full)
     worker = workers[0].look().look()
     assert ask(worker.live).fallback_reason is None
 
 
 def test_a_lost_runner_is_not_waited_for_until_it_is_back(home, workers):
     worker = Worker(home, 4, expected={"api": 1, "runner": 1})
-    worker.follower.census._is_running = lambda pid: False
+    worker.follower.processes._is_running = lambda pid: False
     runner = worker_report(50, time.monotonic(), role="runner")
-    write_report(home.settings.worker_reports, runner)
+    write_worker_report(home.settings.worker_reports, runner)
     assert worker.look().live.champion.guard.unavailable is None
-    write_report(home.settings.worker_reports, runner.model_copy(update={"beat_s": time.monotonic() - 60}))
+    write_worker_report(home.settings.worker_reports, runner.model_copy(update={"beat_s": time.monotonic() - 60}))
     assert worker.look().live.champion.guard.unavailable == "runner_lost"
     assert ask(worker.live).fallback_reason == "runner_lost"
-    write_report(home.settings.worker_reports, runner.model_copy(update={"pid": 51, "beat_s": time.monotonic()}))
+    write_worker_report(home.settings.worker_reports, runner.model_copy(update={"pid": 51, "beat_s": time.monotonic()}))
     assert worker.look().live.champion.guard.unavailable is None
     assert ask(worker.live).fallback_reason is None
 
 
 def test_a_runner_that_is_silent_and_runs_is_waited_for(home, workers):
     worker = Worker(home, 4, expected={"api": 1, "runner": 1})
-    worker.follower.census._is_running = lambda pid: pid == 50
+    worker.follower.processes._is_running = lambda pid: pid == 50
     for beat in (time.monotonic(), time.monotonic() - 60):
-        write_report(home.settings.worker_reports, worker_report(50, beat, role="runner"))
+        write_worker_report(home.settings.worker_reports, worker_report(50, beat, role="runner"))
         assert worker.look().live.champion.guard.unavailable is None
 
 
 def test_a_sibling_that_is_missing_for_too_long_makes_the_worker_not_alive(home, workers):
     worker, clock = Worker(home, 4, expected={"api": 9}), FakeClock(time.monotonic() + 1.0)
-    worker.follower.census._clock = clock
+    worker.follower.processes._clock = clock
     worker.look()
     clock.advance(home.settings.missing_worker_s)
     assert worker.follower.is_alive
@@ -324,13 +344,13 @@ def test_reports_that_cannot_be_written_make_nobody_missing(home, workers, monke
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ml_core.serve.worker.rollout_follower.write_report", full)
+    monkeypatch.setattr("ml_core.serve.worker.rollout_follower.write_worker_report", full)
     worker.look()
-    worker.follower.census._clock = FakeClock(time.monotonic() + 1e6)
+    worker.follower.processes._clock = FakeClock(time.monotonic() + 1e6)
     assert worker.look().follower.is_alive
 
 
 def test_lost_reports_of_other_stages_are_cleared_when_a_worker_starts(home, workers):
-    write_report(home.settings.worker_reports, worker_report(7, time.monotonic() - 60, stage=99))
+    write_worker_report(home.settings.worker_reports, worker_report(7, time.monotonic() - 60, stage=99))
     Worker(home, 4)
     assert 7 not in {r.pid for r in read_reports(home.settings.worker_reports)}

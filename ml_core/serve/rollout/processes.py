@@ -1,4 +1,4 @@
-"""Counts the processes of one service: who reports, who is missing, and for how long."""
+"""The processes of one server: which one this is, which of them report, and how long one has been missing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import psutil
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.serve.rollout.worker_reports import WorkerReport, beating
 
-__all__ = ["Census", "Identity"]
+__all__ = ["Identity", "ServerProcesses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,13 @@ class Identity:
     """
 
     server: str
-    role: str
+    role: Literal["api", "runner"]
     index: int
     pid: int
     started_at: str
 
     @classmethod
-    def of_this_process(cls, role: str, index: int) -> Identity:
+    def of_this_process(cls, role: Literal["api", "runner"], index: int) -> Identity:
         """The identity of this process; its server is the process that started it, on this host."""
         parent = psutil.Process().ppid()
         try:
@@ -43,17 +44,26 @@ class Identity:
         host = "".join(c for c in socket.gethostname() if c.isalnum())[:40]
         return cls(f"{host}-{parent}-{int(began * 100)}", role, index, os.getpid(), utc_text(utc_now()))
 
+    def report(self, **facts: Any) -> WorkerReport:
+        """The report of this process, of now."""
+        return WorkerReport(**asdict(self), beat_s=time.monotonic(), **facts)
 
-class Census:
-    """Looks at reports and remembers since when somebody is missing.
+
+class ServerProcesses:
+    """Which processes of a server report, and since when one has been missing.
 
     Parameters
     ----------
-    server : whose processes
-    expected : how many there should be, by role
-    pid : of the process that counts; while its own report is missing, none can be believed
+    server : names the server, as in :class:`Identity`
+    expected : how many processes there should be, by role
+    pid : of this process. While its own report is missing, the folder is at fault and no process counts as lost
     clock : monotonic seconds, the clock of the reports
     is_running : whether there is a process of that id
+
+    Attributes
+    ----------
+    alive : how many processes report, by role
+    last_seen : ids of the processes that reported last, by role
     """
 
     def __init__(
@@ -75,10 +85,7 @@ class Census:
         self.last_seen: dict[str, frozenset[int]] = {}
 
     def look(self, reports: Iterable[WorkerReport]) -> list[WorkerReport]:
-        """Take in what is reported now; the reports of lost processes of this server.
-
-        Where not even one's own report is there, the folder is the trouble and not the others: nobody is counted out.
-        """
+        """Take in the reports of now; returns those of lost processes of this server."""
         own = [r for r in reports if r.server == self.server]
         now = self._clock()
         living = beating(own, now)
@@ -88,7 +95,7 @@ class Census:
             return []
         for role in self.expected:
             of_role = frozenset(r.pid for r in living if r.role == role)
-            # One that was replaced at once still counts for a moment beside the one that came for it.
+            # A process that was replaced at once still counts for a moment beside its successor.
             self.alive[role] = min(len(of_role), self.expected[role])
             if of_role:
                 self.last_seen[role] = of_role
@@ -100,11 +107,11 @@ class Census:
 
     @property
     def missing_s(self) -> float:
-        """How long somebody has been missing without a break; 0 where nobody is."""
+        """Seconds for which at least one process has been missing; 0 where none is."""
         return 0.0 if self._missing_since is None else self._clock() - self._missing_since
 
     def has_lost(self, role: str) -> bool:
-        """Whether that role has reported before, does so no more, and none of its processes is running."""
+        """Whether processes of that role reported before, none does now, and none of them is running."""
         if self.alive.get(role, 0) or role not in self.last_seen:
             return False
         return not any(self._is_running(pid) for pid in self.last_seen[role])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, kstest
 
-from ml_core.serve.rollout.routing import bucket, takes_challenger
+from ml_core.serve.rollout.rollout_state import bucket, takes_challenger
 from tests.serve.answering.builders import live_model, live_of
 
 N = 20_000
@@ -61,6 +62,12 @@ def test_a_growing_weight_keeps_whom_it_had(key, one, other):
 def test_nothing_goes_to_a_weight_of_zero_and_everything_to_one(key):
     assert not takes_challenger(0.0, TAG, key, None)
     assert takes_challenger(1.0, TAG, key, None)
+
+
+def test_a_key_that_falls_exactly_on_the_weight_is_not_the_challengers():
+    weight = bucket("ward-3", "risk:v2")
+    assert not takes_challenger(weight, "risk:v2", "ward-3", None)
+    assert takes_challenger(math.nextafter(weight, 1.0), "risk:v2", "ward-3", None)
 
 
 @given(st.text(max_size=40).filter(lambda text: text.isprintable()), st.text(max_size=60).filter(str.isprintable))

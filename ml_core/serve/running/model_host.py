@@ -1,4 +1,4 @@
-"""The runner's process of the isolated service: holds the models the rollout names and scores arrays with them."""
+"""The runner process of the isolated service: holds the models that the rollout names and scores arrays with them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ArtefactError, SuretyError
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
-from ml_core.serve.rollout.census import Identity
+from ml_core.serve.rollout.processes import Identity
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
-from ml_core.serve.rollout.worker_reports import REPORT_EVERY_S, WorkerReport, write_report
+from ml_core.serve.rollout.worker_reports import REPORT_EVERY_S, write_worker_report
 from ml_core.serve.running.isolated_runner import HopAnswer
 from ml_core.serve.running.runner import ConformalRunner, Runner, score_rows
 
-__all__ = ["RunnerDesk"]
+__all__ = ["ModelHost"]
 
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.25
 _RETRY_S = 3.0
 _KEEP_S = 15.0
-"""How long a model that the rollout names no more is kept: API workers let go of it at their own pace."""
+"""How long a model is kept that the rollout no longer names, since API workers may still use it for a moment."""
 
 
-class RunnerDesk:
-    """Models by hash, kept as the rollout says.
+class ModelHost:
+    """The models of one runner process, by hash; it loads and lets go of them as the rollout says.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class RunnerDesk:
         self._stopping.set()
 
     def score(self, model_hash: str, features: FeatureMatrix) -> HopAnswer:
-        """Probabilities float64 (n, K), NaN in the rows the model failed on, and how; None where it is not loaded.
+        """Probabilities float64 (n, K), NaN in failed rows, and how those failed; None where the model is not loaded.
 
         Parameters
         ----------
@@ -78,7 +78,7 @@ class RunnerDesk:
         return scored.proba, scored.fault
 
     def look(self) -> None:
-        """One look: load what is new, let go of what is no more named, report once a second or when there is news."""
+        """Read the state: load what is new, drop what is no longer named, report once a second or after a change."""
         before = (self._state, self._problem)
         try:
             self._state = self._store.read() or self._state
@@ -128,24 +128,18 @@ class RunnerDesk:
         while not self._stopping.wait(_LOOK_EVERY_S):
             try:
                 self.look()
-            except Exception:  # nothing that goes wrong here may end the following
+            except Exception:  # whatever goes wrong, this thread goes on
                 logger.exception("rollout.look_failed")
 
     def _report(self) -> None:
-        me = self._identity
-        report = WorkerReport(
-            server=me.server,
-            role="runner",
-            index=me.index,
-            pid=me.pid,
-            started_at=me.started_at,
-            beat_s=time.monotonic(),
-            generation=self._state.generation if self._state is not None else 0,
-            stage=self._state.stage if self._state is not None else 0,
+        state = self._state
+        report = self._identity.report(
+            generation=0 if state is None else state.generation,
+            stage=0 if state is None else state.stage,
             problem=self._problem or None,
         )
         try:
-            write_report(self._settings.worker_reports, report)
+            write_worker_report(self._settings.worker_reports, report)
         except OSError as error:
             self._warn("report.not_written", type(error).__name__)
 

@@ -1,0 +1,109 @@
+"""The metrics of one worker: they grow by what is new, and speak of no model that has left."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from prometheus_client import REGISTRY
+
+from ml_core.base.settings import Settings
+from ml_core.serve.answering.live import Live
+from ml_core.serve.rollout.monitor_state import MonitorView
+from ml_core.serve.worker.own_report import circuit_report
+from ml_core.serve.worker.worker_metrics import WorkerMetrics
+from tests.serve.answering.builders import BROKEN, as_version, ask, live_model, live_of, opened, worker_report
+from tests.serve.running.fake_clock import FakeClock
+from tests.toy_models import NAME
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def publish(tmp_path):
+    metrics, monitor = WorkerMetrics(NAME), MonitorView(Settings(home=tmp_path))
+
+    def published(live: Live, validity=None, **facts) -> None:
+        circuits = {model: model.guard.breaker.snapshot() for _, model in live.models()}
+        metrics.publish(worker_report(1, time.monotonic(), **facts), circuits, validity or {}, monitor, None)
+
+    return published
+
+
+def states(version: str) -> dict[str, float]:
+    return {
+        state: sample("surety_circuits", model_name=NAME, model_version=version, state=state)
+        for state in ("closed", "open", "half_open")
+    }
+
+
+def test_metrics_of_a_circuit_grow_by_what_it_counted_and_only_once(publish):
+    clock = FakeClock()
+    model = live_model(BROKEN["raises"](), model=as_version("72"), clock=clock)
+    labels, live = {"model_name": NAME, "model_version": "72"}, live_of(model)
+    for _ in range(8):
+        ask(live)
+    for _ in range(3):
+        publish(live)
+    calls = {
+        outcome: sample("surety_circuit_calls_total", **labels, outcome=outcome) for outcome in ("failure", "rejected")
+    }
+    assert calls == {"failure": 5, "rejected": 3}
+    opening = {"before": "closed", "after": "open", "reason": "consecutive_failures"}
+    assert sample("surety_circuit_transitions_total", **labels, **opening) == 1
+    assert states("72") == {"closed": 0, "open": 1, "half_open": 0}
+    clock.advance(100)
+    publish(live)
+    assert states("72") == {"closed": 0, "open": 0, "half_open": 1}
+
+
+def test_a_model_that_leaves_is_counted_to_its_last_call_and_holds_no_circuit(publish):
+    leaving, staying = live_model(model=as_version("73")), live_model(model=as_version("74"))
+    publish(live_of(leaving, previous=staying), {leaving.model.model_hash: ("valid", ())})
+    ask(live_of(leaving))
+    publish(live_of(staying))
+    labels = {"model_name": NAME, "model_version": "73"}
+    assert sample("surety_circuit_calls_total", **labels, outcome="success") == 1
+    assert states("73") == {"closed": 0, "open": 0, "half_open": 0}
+    assert sample("surety_validity", **labels, validity="valid") == 0
+    assert states("74") == {"closed": 1, "open": 0, "half_open": 0}
+    publish(live_of(opened(leaving)))
+    assert states("73")["open"] == 1
+
+
+def test_an_alarm_shows_while_it_is_on(publish):
+    model = live_model(model=as_version("75"))
+    labels = {"model_name": NAME, "model_version": "75"}
+    publish(live_of(model), {model.model.model_hash: ("suspect", ("drift",))})
+    assert sample("surety_alarm", **labels, reason="drift") == 1
+    assert [sample("surety_validity", **labels, validity=v) for v in ("valid", "suspect", "unmonitored")] == [0, 1, 0]
+    publish(live_of(model), {model.model.model_hash: ("valid", ())})
+    assert sample("surety_alarm", **labels, reason="drift") == 0
+    publish(live_of(model))
+    assert [sample("surety_validity", **labels, validity=v) for v in ("valid", "suspect", "unmonitored")] == [0, 0, 1]
+
+
+def test_a_worker_says_which_generation_it_obeys_and_that_it_cannot(publish):
+    live = live_of(live_model(model=as_version("76")))
+    publish(live, problem="damaged", generation=7)
+    assert sample("surety_rollout_problem") == 1
+    assert sample("surety_rollout_generation", model_name=NAME) == 7
+    publish(live, generation=8)
+    assert sample("surety_rollout_problem") == 0
+    assert sample("surety_monitor_age_seconds", model_name=NAME) == -1
+
+
+def test_abandoned_calls_are_added_once_and_a_report_counts_openings_alone(publish):
+    clock = FakeClock()
+    model = live_model(BROKEN["raises"](), model=as_version("77"), clock=clock)
+    model.guard.pool.abandoned_total = 3
+    for _ in range(5):
+        ask(live_of(model))
+    clock.advance(100)
+    for _ in range(2):
+        publish(live_of(model))
+    assert sample("surety_abandoned_calls_total", model_name=NAME, model_version="77") == 3
+    report = circuit_report(model.guard.breaker.snapshot())
+    assert (report.state, report.opened) == ("half_open", 1)
