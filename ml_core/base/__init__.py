@@ -1,3 +1,3 @@
 """What both wings stand on: errors, settings, the clock, documents, the journal, files."""
 
-__all__ = ["clock", "documents", "errors", "files", "journal", "settings"]
+__all__ = ["arrays", "clock", "documents", "errors", "files", "journal", "settings"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ml_core.base.arrays import FloatArray, IntArray
 from ml_core.base.errors import BadModelOutput
 
 __all__ = ["FloatArray", "IntArray", "checked_probabilities", "lac_scores", "true_label_scores"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 def checked_probabilities(proba: npt.ArrayLike, n_classes: int | None = None) -> FloatArray:
