@@ -162,3 +162,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert (tmp_path / "many.parquet").stat().st_size > 48e6
     assert many_groups - small < 24
     assert one_group - small < 24
+
+
+def test_unlisted_levels_of_every_piece_are_counted():
+    window = ReferenceWindow.of(pd.DataFrame({"x": ["a", "b"] * 50}), ["x"])
+    frame = pd.DataFrame({"x": ["a", "new"] * 40})
+
+    streamed = summarised_stream(window, pieces(frame, 20), extended=True)["x"]
+
+    assert (streamed.other, streamed.count, streamed.rows) == (40, 80, 80)

@@ -158,3 +158,10 @@ def test_an_alarm_changes_nothing_where_the_configuration_says_so():
         scored(old, labels),
     )
     assert compare(*contest, alarms=("coverage:1",)) == compare(*contest)
+
+
+def test_the_same_model_again_is_refused_by_the_bound_even_where_no_gain_is_asked_for():
+    labels, groups, _, old = drawn(np.random.default_rng(3), 4_000, 0.9)
+    limits = LIMITS.model_copy(update={"min_improvement": 0.0})
+    rules = compare(limits, labels, groups, scored(old, labels), scored(old, labels))
+    assert failed(rules) == ["roc_auc_gain_lower_bound"]
