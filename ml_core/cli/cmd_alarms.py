@@ -72,7 +72,7 @@ def acknowledge(alarm: str, why: str, model_version: str | None, model: str | No
     from ml_core.base.errors import DataError
     from ml_core.base.journal import who
     from ml_core.base.settings import load_settings
-    from ml_core.lab.watching.health_monitor import acknowledge as switch_off
+    from ml_core.lab.watching.health_monitor import acknowledge_alarm
     from ml_core.serve.rollout.monitor_state import MonitorView
 
     settings = load_settings(**({} if model is None else {"model_name": model}))
@@ -82,7 +82,8 @@ def acknowledge(alarm: str, why: str, model_version: str | None, model: str | No
     done = [
         {"alarm": alarm, "model_version": health.model_version, "model_hash": model_hash}
         for model_hash, health in models.items()
-        if model_version in (None, health.model_version) and switch_off(settings, model_hash, alarm, why=why, by=who())
+        if model_version in (None, health.model_version)
+        and acknowledge_alarm(settings, model_hash, alarm, why=why, by=who())
     ]
     if not done:
         raise DataError(f"alarm {alarm}", "is not on: `surety alarms show` lists those that are")

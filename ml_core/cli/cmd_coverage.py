@@ -40,10 +40,10 @@ def check(since: float | None, slot: str, model: str | None, output: str) -> Non
 
     from ml_core.base.clock import utc_now
     from ml_core.base.settings import load_settings
-    from ml_core.lab.watching.live_performance import bands_of, realised
+    from ml_core.lab.watching.live_performance import bands_of, matured_answers
 
     settings = load_settings(**({} if model is None else {"model_name": model}))
-    found = realised(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
+    found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
     if not found.rows:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")
     detectors: list[dict[str, Any]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,12 +98,12 @@ def check(
 def _check_live(reference: Path | None, config: DriftConfig, model: str | None, rows: int) -> DriftCheck:
     """The newest answers of the live model against its own reference, or against a file."""
     from ml_core.base.settings import load_settings
-    from ml_core.lab.drift.drift_check import check_table, reference_window
-    from ml_core.lab.watching.live_window import live_window
+    from ml_core.lab.drift.drift_check import check_table, read_reference
+    from ml_core.lab.watching.live_drift import live_window
 
     live = live_window(load_settings(**({} if model is None else {"model_name": model})), rows)
-    window = live.normal.window if reference is None else reference_window(reference, live.normal.columns)
-    told = f"{live.rows} answers of {live.normal.tag} from {live.since.isoformat()} to {live.until.isoformat()}"
+    window = live.reference.window if reference is None else read_reference(reference, live.reference.columns)
+    told = f"{live.rows} answers of {live.reference.tag} from {live.since.isoformat()} to {live.until.isoformat()}"
     return check_table(window, live.inputs, config, probabilities=live.scores, notes=[told])
 
 
@@ -123,12 +124,12 @@ def _asked(
 def _tell(found: DriftCheck, output: str | Path | None) -> None:
     """Print the check; with a file, write it there and print the short form."""
     if isinstance(output, Path):
-        _write(output, found.as_dict())
+        _write(output, asdict(found))
         note(f"report: {output}")
         output = None
     form = output or ("table" if sys.stdout.isatty() else "json")
     if form == "json":
-        emit(found.as_dict(), form)
+        emit(asdict(found), form)
         return
     emit([_row(report) for report in (*found.features, *found.scores)], form)
     emit(_summary(found), form)
@@ -148,9 +149,7 @@ def _row(report: DriftReport) -> dict[str, Any]:
 
 
 def _summary(found: DriftCheck) -> dict[str, Any]:
-    told = {
-        key: value for key, value in found.as_dict().items() if key not in ("features", "scores", "notes", "domain")
-    }
+    told = {key: value for key, value in asdict(found).items() if key not in ("features", "scores", "notes", "domain")}
     domain = found.domain
     if domain is not None:
         told["domain"] = f"AUC {domain.auc:.3f}, p {domain.p_value:.2g}: {'drifted' if domain.drifted else 'alike'}"

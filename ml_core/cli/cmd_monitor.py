@@ -53,12 +53,12 @@ def command(every: float | None, model: str | None, output: str, *, once: bool) 
     from ml_core.base.errors import SuretyError
     from ml_core.base.settings import load_settings
     from ml_core.lab.watching.canary_monitor import Monitor
-    from ml_core.lab.watching.health_monitor import Watch
+    from ml_core.lab.watching.health_monitor import HealthMonitor
 
     if once == (every is not None):
         raise click.UsageError("Give either --every DURATION or --once.")
     settings = load_settings(**({} if model is None else {"model_name": model}))
-    monitor, watch = Monitor(settings), Watch(settings)
+    monitor, watch = Monitor(settings), HealthMonitor(settings)
     if every is None:
         look, watched = monitor.look(), watch.look()
         emit({**_seen(look), **_watched(watched)}, output)
@@ -99,7 +99,7 @@ def _watched(look: Any) -> dict[str, Any]:
     ]
     return {
         "models": [model.tag for model in look.models],
-        "matured": look.entered,
+        "matured": look.matured,
         "drift_windows": look.windows,
         "alarms": alarms,
     }

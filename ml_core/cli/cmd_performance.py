@@ -39,10 +39,10 @@ def check(since: float | None, slot: str, min_auc: float | None, model: str | No
 
     from ml_core.base.clock import utc_now
     from ml_core.base.settings import load_settings
-    from ml_core.lab.watching.live_performance import performance_of, realised
+    from ml_core.lab.watching.live_performance import matured_answers, performance_of
 
     settings = load_settings(**({} if model is None else {"model_name": model}))
-    found = realised(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
+    found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
     judged = performance_of(found)
     if judged is None:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")

@@ -36,7 +36,7 @@ def command(
     """
     from ml_core.base.settings import load_settings
     from ml_core.cli.model_options import config_of, rules_table, version_of
-    from ml_core.lab.judging.promotion import promote_version
+    from ml_core.lab.judging.promoter import promote_version
     from ml_core.lab.registry.model_registry import ModelRegistry
 
     config, settings = config_of(model, config_path), load_settings()

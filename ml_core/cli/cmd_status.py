@@ -20,7 +20,7 @@ def command(model: str | None, endpoint: str, output: str) -> None:
     Example: surety status --model readmission_risk
     """
     from ml_core.base.settings import load_settings
-    from ml_core.lab.watching.next_step import standing
+    from ml_core.lab.watching.model_status import model_status
 
     settings = load_settings(**({} if model is None else {"model_name": model}))
-    emit(asdict(standing(settings, endpoint)), output)
+    emit(asdict(model_status(settings, endpoint)), output)

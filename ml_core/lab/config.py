@@ -50,8 +50,8 @@ class SplitConfig(_Section):
     newest_rows: int | None = Field(
         None,
         ge=1_000,
-        description="Calibrate, test and describe what is normal on the newest so many of all rows only; training uses "
-        "all. For a promise about today's patients after their mix has changed.",
+        description="Calibrate, test and take the reference of only this many of the newest rows; training uses all "
+        "rows. For a coverage target about today's patients after their mix has changed.",
     )
 
     @model_validator(mode="after")
@@ -63,7 +63,7 @@ class SplitConfig(_Section):
 
 
 class ConformalConfig(_Section):
-    """The promise."""
+    """Coverage target of the prediction sets."""
 
     confidence_level: Decimal = Field(Decimal("0.9"), ge=Decimal("0.5"), le=Decimal("0.999"))
     guarantee: Literal["class_conditional", "marginal"] = "class_conditional"
@@ -89,11 +89,10 @@ class GateConfig(_Section):
 
 
 class PromotionConfig(_Section):
-    """Challenger against champion, on the same test patients."""
+    """Challenger against champion, on the same test patients. The ROC AUC decides."""
 
-    primary_metric: Literal["roc_auc"] = "roc_auc"
-    min_improvement: float = Field(0.02, ge=0, le=1)
-    max_regression: float = Field(0.01, ge=0, le=1)
+    min_improvement: float = Field(0.02, ge=0, le=1, description="Least gain of the ROC AUC.")
+    max_regression: float = Field(0.01, ge=0, le=1, description="Largest loss of a secondary metric, in its own unit.")
     secondary_metrics: tuple[str, ...] = ("brier", "log_loss", "mean_set_size")
     min_coverage: float = Field(0.90, ge=0, le=1)
     yield_to_alarm: bool = Field(
@@ -102,9 +101,19 @@ class PromotionConfig(_Section):
         "worse by more than max_regression; its set sizes are not compared, since broken sets are too small.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _primary_metric_is_the_auc(cls, raw: Any) -> Any:
+        """Accept ``primary_metric: roc_auc``, which earlier versions asked for."""
+        if not isinstance(raw, dict) or "primary_metric" not in raw:
+            return raw
+        if raw["primary_metric"] != "roc_auc":
+            raise ValueError("the ROC AUC always decides a promotion: take primary_metric out")
+        return {name: value for name, value in raw.items() if name != "primary_metric"}
+
 
 class DriftConfig(_Section):
-    """How current rows are held against the reference; the false alarms of both rules are per check."""
+    """How current rows are compared with the reference; both rules state false alarms per check."""
 
     rule: Literal["ks_mean_shift", "extended"] = Field(
         "ks_mean_shift",
@@ -139,7 +148,7 @@ class CardConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Everything that decides a model, but no place and no secret."""
+    """Everything that decides a model, without places and secrets."""
 
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     feature_version: str = Field(pattern=r"^v[0-9]+$")

@@ -57,8 +57,8 @@ def test_an_alarm_that_is_on_is_shown_with_its_promise_and_exits_with_three(run,
         "1",
         suspect.home.hash_of(suspect.home.v1),
     )
-    assert "outcome was 1" in row["says"]
-    assert row["false_alarm"] == "at most once in 50,000 labels on average while the promise is kept"
+    assert "label 1" in row["says"]
+    assert row["false_alarm"] == "at most once in 50,000 labels on average while the coverage target is met"
     assert row["since"].startswith(suspect.now.date().isoformat())
 
 

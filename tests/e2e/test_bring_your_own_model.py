@@ -24,8 +24,8 @@ import yaml
 
 from ml_core.lab.config import SplitConfig
 from ml_core.lab.data.splits import split_of
-from ml_core.lab.measuring.coverage_law import beta_binomial_band
 from tests.e2e.workplace import ROOT, free_port, kill_group
+from tests.verdicts import beta_binomial_band
 
 pytestmark = pytest.mark.e2e
 

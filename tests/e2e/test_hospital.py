@@ -15,13 +15,14 @@ import pytest
 
 from ml_core.base.settings import Settings
 from ml_core.lab.config import load_config
-from ml_core.lab.measuring.coverage_law import beta_binomial_band, design_effect
+from ml_core.lab.measuring.coverage_law import design_effect
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
 from ml_core.serve.model.bundle import read_bundle
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.serve.model.predictor import Predictor
 from tests.e2e.workplace import ROOT, Workplace
+from tests.verdicts import beta_binomial_band
 
 pytestmark = pytest.mark.e2e
 

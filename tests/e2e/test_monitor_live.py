@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
-from ml_core.lab.watching.live_performance import realised
+from ml_core.lab.watching.live_performance import matured_answers
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
@@ -154,13 +154,13 @@ def test_lost_coverage_reaches_every_answer_outlives_the_monitor_and_ends_by_som
             until(lambda: metric(address, "surety_alarm", reason="coverage:1") == 1, "the metric says so too")
             (shown,) = place.surety("alarms", "show", status=3)
             assert (shown["alarm"], shown["model_version"]) == ("coverage:1", "1")
-            before = realised(settings).detectors
+            before = matured_answers(settings).detectors
             assert {name: (d.labels, d.misses) for name, d in before.items()} == {"coverage:1": (len(labels),) * 2}
 
         until(lambda: both.both_say("unmonitored"), "without a monitor nobody says valid or suspect")
         with monitoring(place):
             until(lambda: both.both_say("suspect", "coverage:1"), "a new monitor knows what the old one knew")
-            assert realised(settings).detectors == before
+            assert matured_answers(settings).detectors == before
             (done,) = place.surety("alarms", "acknowledge", "coverage:1", "--why", "labels of the test")
             assert done["model_hash"] == home.hash_of(home.v1)
             until(lambda: both.both_say("valid"), "the alarm is off")

@@ -19,11 +19,11 @@ from ml_core.base.settings import Settings
 from ml_core.lab.config import ConformalConfig
 from ml_core.lab.data.cohort import CohortKnobs, make_cohort
 from ml_core.lab.measuring.live_coverage import BETS, _factors, highest_miss_rate
-from ml_core.lab.measuring.performance import Performance
+from ml_core.lab.measuring.performance import MaturedPerformance
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.lab.training.learner import train_model
 from ml_core.lab.training.packing import PackedModel
-from ml_core.lab.watching.live_performance import performance_of, realised
+from ml_core.lab.watching.live_performance import matured_answers, performance_of
 from ml_core.serve.model.prediction_sets import Guarantee
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.rollout import changes
@@ -171,8 +171,8 @@ class Replay:
     calm: frozenset[str]
     sharp: frozenset[str]
     windows: int
-    early: Performance
-    late: Performance
+    early: MaturedPerformance
+    late: MaturedPerformance
     shifted_labels: tuple[int, ...]
     at_alarm: tuple[Told, ...]
     suspect: frozenset[Told]
@@ -196,7 +196,7 @@ def replay(seed: int, model: Toy, shift: CohortKnobs, lost: int, successor: Toy,
     try:
         windows = _answered(ward, 10_000 + 100 * seed, CALM)
         _days(ward, 9 - _DAYS)
-        drifted = {alarm.reason for alarm in realised(settings).alarms}
+        drifted = {alarm.reason for alarm in matured_answers(settings).alarms}
         early, _ = monitored_from_afar(ward, "early", label_horizon_days=0.0)
         _answered(ward, 20_000 + 100 * seed, shift)
         _days(ward, int(HORIZON_DAYS) - _DAYS - 1)  # tomorrow the first answers of the shift are due
@@ -233,16 +233,16 @@ def replay(seed: int, model: Toy, shift: CohortKnobs, lost: int, successor: Toy,
     )
 
 
-def monitored_from_afar(ward: Ward, name: str, **settings: float) -> tuple[Performance, frozenset[str]]:
+def monitored_from_afar(ward: Ward, name: str, **settings: float) -> tuple[MaturedPerformance, frozenset[str]]:
     """What another monitor finds in one look at the same log and labels: performance, and coverage alarms."""
     watch = ward.another_monitor(name, **settings)
     watch.look()
     return _judged(watch._settings)
 
 
-def _judged(settings: Settings) -> tuple[Performance, frozenset[str]]:
-    """Performance of the champion, and its coverage alarms."""
-    found = realised(settings)
+def _judged(settings: Settings) -> tuple[MaturedPerformance, frozenset[str]]:
+    """MaturedPerformance of the champion, and its coverage alarms."""
+    found = matured_answers(settings)
     judged = performance_of(found)
     assert judged is not None
     return judged, frozenset(alarm.reason for alarm in found.alarms if alarm.reason.startswith("coverage:"))

@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import betabinom, kstest
 
 from ml_core.lab.measuring.calibration import calibrate
-from ml_core.lab.measuring.coverage_law import beta_binomial_band
 from tests.toy_scores import binary_rows
+from tests.verdicts import beta_binomial_band
 
 pytestmark = pytest.mark.slow
 

@@ -15,16 +15,17 @@ from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.live_coverage import (
     BAND_TAIL,
     THRESHOLD,
-    Promise,
+    CoverageTarget,
+    DetectorState,
     _factors,
     coverage_bands,
     highest_miss_rate,
     misses_of,
-    start_detector,
     update,
 )
 from ml_core.serve.model.prediction_sets import ConformalCalibration, misses_allowed
 from tests.toy_scores import binary_rows, repeated_patients
+from tests.verdicts import above_band, below_band
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +70,7 @@ def test_the_vectorised_detector_is_the_public_one():
     together = alarms(lambda *_: 0.17, 1_500, 0.11, 500.0, seed=5)
 
     for i in range(0, STREAMS, 200):
-        alone = update(start_detector(0.11, 500.0), stream[:, i])
+        alone = update(DetectorState(0.11, 500.0), stream[:, i])
         assert (alone.alarm_at or 1_501) == together[i]
 
 
@@ -196,7 +197,7 @@ def test_valid_models_seldom_alarm_from_their_first_answer_to_their_3000th(grid)
         calibration = calibrate(cal.proba, cal.y, 2)
         misses = misses_of(calibration.p_values(live.proba), live.y, (0, 1), calibration.sizes, NINETY)
         for k in (0, 1):
-            state = start_detector(highest_miss_rate(calibration.sizes[k], NINETY))
+            state = DetectorState(highest_miss_rate(calibration.sizes[k], NINETY))
             alarmed[k] += update(state, misses[live.y == k][:labels]).is_alarmed
 
     assert alarmed.max() <= most_by_chance(0.05, models)
@@ -209,7 +210,7 @@ def test_labels_of_a_patient_right_after_another_raise_false_alarms_and_one_labe
         cal, live = repeated_patients(1_500, 2 * i), repeated_patients(2_300, 2 * i + 1)
         calibration = calibrate(cal.proba, cal.y, 2)
         effect = design_effects(calibration, cal.proba, cal.y, cal.groups, NINETY).per_class[0]
-        start = start_detector(highest_miss_rate(calibration.sizes[0], NINETY, effect))
+        start = DetectorState(highest_miss_rate(calibration.sizes[0], NINETY, effect))
         misses = misses_of(calibration.p_values(live.proba), live.y, (0, 1), calibration.sizes, NINETY)
         own = np.flatnonzero(live.y == 0)
         in_turn += update(start, misses[own]).is_alarmed
@@ -230,11 +231,11 @@ def outside(draw, n, m, times, *, measured=False):
         cal, live = draw(n, 2 * i), draw(m, 2 * i + 1)
         calibration = calibrate(cal.proba, cal.y, 2)
         effects = design_effects(calibration, cal.proba, cal.y, cal.groups, NINETY) if measured else None
-        promise = Promise((0, 1), calibration.sizes, NINETY, effects=effects)
+        promise = CoverageTarget((0, 1), calibration.sizes, NINETY, effects=effects)
         covered = ~misses_of(calibration.p_values(live.proba), live.y, (0, 1), calibration.sizes, NINETY)
         bands = coverage_bands(covered, live.y, promise, live.groups if measured else None)
-        below += [band.is_below for band in bands]
-        above += [band.is_above for band in bands]
+        below += [below_band(band) for band in bands]
+        above += [above_band(band) for band in bands]
         any_class += not all(band.inside for band in bands[1:])
     return below, above, any_class
 
@@ -244,14 +245,14 @@ def outside(draw, n, m, times, *, measured=False):
 def test_a_valid_model_leaves_no_band_more_often_than_its_tails(n, m):
     times, below, above = 600, 0, 0
     rng = np.random.default_rng(n + m)
-    promise = Promise((0, 1), (n, n), NINETY)
+    promise = CoverageTarget((0, 1), (n, n), NINETY)
     for _ in range(times):
         calibration = ConformalCalibration("class_conditional", tuple(np.sort(rng.random((2, n)))))
         p_values = calibration.p_values(rng.random((2 * m, 2)))
         y = np.repeat([0, 1], m)
         bands = coverage_bands(~misses_of(p_values, y, (0, 1), (n, n), NINETY), y, promise)
-        below += np.array([band.is_below for band in bands])
-        above += np.array([band.is_above for band in bands])
+        below += np.array([below_band(band) for band in bands])
+        above += np.array([above_band(band) for band in bands])
 
     assert below.max() <= most_by_chance(BAND_TAIL, times)
     assert above.max() <= most_by_chance(BAND_TAIL, times)
@@ -281,8 +282,8 @@ def test_with_repeated_patients_a_valid_model_leaves_a_class_band_in_at_most_5_p
 @pytest.mark.parametrize(("true", "m", "found"), [(0.85, 500, 0.5), (0.80, 200, 0.9)])
 def test_a_window_of_lost_coverage_is_mostly_seen(true, m, found):
     rng = np.random.default_rng(0)
-    index, promise = np.zeros(m, dtype=np.int64), Promise((0, 1), (1_000, 1_000), NINETY)
+    index, promise = np.zeros(m, dtype=np.int64), CoverageTarget((0, 1), (1_000, 1_000), NINETY)
 
-    below = sum(coverage_bands(rng.random(m) < true, index, promise)[1].is_below for _ in range(400))
+    below = sum(below_band(coverage_bands(rng.random(m) < true, index, promise)[1]) for _ in range(400))
 
     assert below >= found * 400

@@ -20,6 +20,7 @@ from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_v
 from ml_core.serve.features.versions import get_feature_version
 from tests.statistical.resplits import coverages, halves_of_the_groups
 from tests.toy_scores import ScoredRows
+from tests.verdicts import is_covered, is_plausible, is_same
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
@@ -100,7 +101,7 @@ def test_the_gates_coverage_rules_refuse_at_most_5_percent_of_honest_resplits(he
         effects = design_effects(calibration, c.proba, c.y, c.groups, NINETY)
         verdict = coverage_verdict(calibration, t.proba, t.y, t.groups, NINETY, 0.90, [0, 1], effects)
         same = same_law_verdict(calibration, t.proba, t.y, t.groups)
-        refused += not (verdict.is_covered and verdict.is_plausible and same.is_same)
+        refused += not (is_covered(verdict) and is_plausible(verdict) and is_same(same))
 
     assert refused <= binom(RESPLITS, 0.05).ppf(1 - 1e-4)
 

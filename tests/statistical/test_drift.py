@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from ml_core.lab.drift.counts import compare_counts
 from ml_core.lab.drift.current_window import summarised
 from ml_core.lab.drift.detect import detect_drift, judged
 from ml_core.lab.drift.drift_report import should_retrain
 from ml_core.lab.drift.drift_rules import Limits
 from ml_core.lab.drift.reference_window import ReferenceWindow
+from ml_core.lab.drift.two_sample import compare_counts
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from scipy.stats import binom
 from ml_core.features.columns import Column
 from ml_core.lab.drift.detect import detect_drift
 from ml_core.lab.drift.reference_window import ReferenceWindow
-from ml_core.lab.drift.sequential import start_drift, update_drift, window_p
+from ml_core.lab.drift.sequential import DriftState, update_drift, window_p
 from ml_core.lab.training.training_reference import reference_bytes
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def alarms(streams, windows, seed, *, shift_from=None, **limits):
     """The window at which each stream alarmed, or None; every stream has one reference for all its windows."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(streams):
-        reference, state = published(rng), start_drift(THRESHOLD)
+        reference, state = published(rng), DriftState(THRESHOLD)
         for number in range(1, windows + 1):
             drifted = shift_from is not None and number >= shift_from
             now = rows(rng, WINDOW_ROWS, 0.3 if drifted else 0.0)

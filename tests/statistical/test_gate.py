@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from ml_core.lab.data.cohort import make_cohort
-from ml_core.lab.judging.gate_rules import Case, judge
+from ml_core.lab.judging.gate_rules import GateCase, gate_verdicts
 from ml_core.lab.training.labelled_rows import label_rows
 from ml_core.lab.training.learner import train_model
 from ml_core.serve.model.predictor import Predictor
@@ -32,7 +32,9 @@ def test_an_honest_model_is_refused_in_at_most_one_case_of_twenty(n: int, tmp_pa
     for seed in np.random.default_rng(2).integers(0, 2**31, DRAWS).tolist():
         rows = label_rows(make_cohort(n, seed)[0], "v1", config.split, "drawn")
         model = train_model(config, rows, tmp_path / str(seed), lambda _: None)
-        failed = [r.rule for r in judge(Case(Predictor(model.bundle), rows, config, model.folder)) if not r.passed]
+        failed = [
+            r.rule for r in gate_verdicts(GateCase(Predictor(model.bundle), rows, config, model.folder)) if not r.passed
+        ]
         count += bool(failed)
         refused += failed
     # At most 5 % by design; the test fails only if chance would give as many refusals in one of 10,000 runs.

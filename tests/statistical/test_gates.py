@@ -14,6 +14,7 @@ from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
 from ml_core.lab.measuring.evaluation import log_losses
 from tests.toy_scores import binary_rows, repeated_patients
+from tests.verdicts import is_covered, is_plausible, is_same, is_unseen
 
 pytestmark = pytest.mark.slow
 
@@ -34,11 +35,11 @@ def refusals(draw, n, m, times, floor=0.90):
         calibration = calibrate(cal.proba, cal.y, 2)
         effects = design_effects(calibration, cal.proba, cal.y, cal.groups, NINETY)
         verdict = coverage_verdict(calibration, test.proba, test.y, test.groups, NINETY, floor, [0, 1], effects)
-        same = same_law_verdict(calibration, test.proba, test.y, test.groups).is_same
-        refused["low"] += not verdict.is_covered
-        refused["high"] += not verdict.is_plausible
+        same = is_same(same_law_verdict(calibration, test.proba, test.y, test.groups))
+        refused["low"] += not is_covered(verdict)
+        refused["high"] += not is_plausible(verdict)
         refused["law"] += not same
-        refused["any"] += not (verdict.is_covered and verdict.is_plausible and same)
+        refused["any"] += not (is_covered(verdict) and is_plausible(verdict) and same)
     return refused
 
 
@@ -139,7 +140,7 @@ def test_an_honest_split_is_accused_in_at_most_1_of_1000(n, m):
     for i in range(times):
         parts = [repeated_patients(size, 2 * i + k) for k, size in enumerate((n, m))]
         losses = tuple(log_losses(p.proba, p.y) for p in parts)
-        accused += not unseen_rows_verdict(losses, tuple(p.y for p in parts), tuple(p.groups for p in parts)).is_unseen
+        accused += not is_unseen(unseen_rows_verdict(losses, *zip(*((p.y, p.groups) for p in parts), strict=True)))
 
     assert accused <= most_by_chance(0.001, times)
 

@@ -1,4 +1,4 @@
-"""The current window in numbers: what the rules need of each column, beside the reference it is held against."""
+"""The current window in numbers: what the rules need to know of each column to compare it with the reference."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from ml_core.base.arrays import FloatArray, IntArray
 from ml_core.base.errors import DataError
 from ml_core.lab.drift.drift_columns import MISSING, Table, numbers_in, positions_in
 from ml_core.lab.drift.ks import KsDistance, distance_of_counts, distance_of_sorted
 from ml_core.lab.drift.reference_window import (
     CategoryReference,
     NumberReference,
-    ReferenceColumn,
     ReferenceWindow,
     UnjudgedReference,
-    moments_of_counts,
 )
-from ml_core.lab.drift.spread import Moments, spread_around, wasserstein
+from ml_core.lab.drift.two_sample import Moments, moments_of_counts, spread_around, wasserstein
 
 __all__ = [
     "FEWEST",
@@ -32,15 +30,12 @@ __all__ = [
     "category_current",
     "comparable",
     "level_counts",
-    "number_current",
+    "level_current",
     "summarised",
 ]
 
 FEWEST = 30
 """Values on each side below which nothing is tested."""
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +129,13 @@ def summarised(window: ReferenceWindow, table: Table, *, extended: bool) -> Mapp
     missing = [name for name in window.columns if name not in table]
     if missing:
         raise DataError("current window", f"has no column {', '.join(missing)}")
-    with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float; a flag tells of them
-        return {name: _summary(column, table[name], extended=extended) for name, column in window.columns.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # for values near the largest float, which get a flag
+        return {
+            name: _number_current(column, table[name], extended=extended)
+            if isinstance(column, NumberReference)
+            else level_current(column, table[name])
+            for name, column in window.columns.items()
+        }
 
 
 def comparable(reference: NumberReference, count: int) -> bool:
@@ -143,8 +143,8 @@ def comparable(reference: NumberReference, count: int) -> bool:
     return min(reference.count, count) >= FEWEST and len(reference.points) > 0
 
 
-def number_current(reference: NumberReference, values: Any, *, extended: bool) -> NumberCurrent:
-    """A whole column of numbers, held against the reference."""
+def _number_current(reference: NumberReference, values: Any, *, extended: bool) -> NumberCurrent:
+    """A whole column of numbers, compared with the reference."""
     numbers = numbers_in(values)
     finite_at = np.isfinite(numbers.cells)
     finite = numbers.cells[finite_at] if not finite_at.all() else numbers.cells
@@ -168,7 +168,7 @@ def number_current(reference: NumberReference, values: Any, *, extended: bool) -
 
 
 def category_current(reference: CategoryReference, counts: IntArray, other: int, rows: int) -> CategoryCurrent:
-    """A column of levels from its counts, held against the reference."""
+    """A column of levels, given its counts, compared with the reference."""
     if reference.feature.kind != "category":
         return CategoryCurrent(rows, counts, other, None, np.nan)
     listed = int(counts.sum())
@@ -177,13 +177,12 @@ def category_current(reference: CategoryReference, counts: IntArray, other: int,
     return CategoryCurrent(rows, counts, other, distance, moments_of_counts(counts).mean)
 
 
-def _summary(reference: ReferenceColumn, values: Any, *, extended: bool) -> CurrentColumn:
-    if isinstance(reference, NumberReference):
-        return number_current(reference, values, extended=extended)
-    if isinstance(reference, UnjudgedReference):
-        missing = int(pd.isna(values).sum())
-        return UnjudgedCurrent(len(values), missing, len(values) - missing)
-    return category_current(reference, *level_counts(reference, values), len(values))
+def level_current(reference: CategoryReference | UnjudgedReference, values: Any) -> CategoryCurrent | UnjudgedCurrent:
+    """A whole column that holds no numbers, compared with the reference."""
+    if isinstance(reference, CategoryReference):
+        return category_current(reference, *level_counts(reference, values), len(values))
+    missing = int(pd.isna(values).sum())
+    return UnjudgedCurrent(len(values), missing, len(values) - missing)
 
 
 def level_counts(reference: CategoryReference, values: Any) -> tuple[IntArray, int]:

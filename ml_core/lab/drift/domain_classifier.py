@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from ml_core.base.errors import CannotJudge, DataError
 from ml_core.features.columns import Column
 from ml_core.lab.drift.drift_columns import MISSING, Feature, Table, features_in, numbers_in, positions_in
 
-__all__ = ["MOST_ROWS", "DomainReport", "domain_classifier"]
+__all__ = ["SAMPLE_ROWS", "DomainReport", "domain_classifier"]
 
-MOST_ROWS = 5_000
+SAMPLE_ROWS = 5_000
 """Rows of each side that are looked at; 500 find a correlation of 0.6 that has gone (see the statistical suite)."""
 _FEWEST_ROWS = 60  # 30 in each half
 _TREES, _DEPTH = 60, 4
@@ -47,10 +47,6 @@ class DomainReport:
     n_current: int
     telling: tuple[tuple[str, float], ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        return asdict(self)
-
 
 def domain_classifier(
     reference: Table,
@@ -59,10 +55,10 @@ def domain_classifier(
     columns: Sequence[Column] = (),
     *,
     alpha: float = 0.05,
-    most_rows: int = MOST_ROWS,
+    most_rows: int = SAMPLE_ROWS,
     seed: int = 0,
 ) -> DomainReport:
-    """Trains on one half of both windows, ranks the other half, and the other way round.
+    """Train on one half of both windows, rank the other half, and vice versa.
 
     Held-out rows of two windows of one law are exchangeable, so the Mann-Whitney test of their ranks is valid whatever
     the model is; twice the mean of two p-values is one, however they hang together. Rows are taken to be independent:
@@ -153,6 +149,6 @@ def _as_float32(cells: npt.NDArray[Any]) -> Matrix:
 
 
 def _levels_of_both(reference: Any, current: Any) -> list[object]:
-    """By their spelling: an order of appearance would tell the sides apart by itself."""
+    """Levels of both sides in order of their spelling. The order of appearance would reveal the side."""
     distinct = {level for side in (reference, current) for level in pd.Series(side).dropna().unique().tolist()}
     return sorted(distinct, key=str)

@@ -1,11 +1,11 @@
-"""One drift check from two tables, or from a model's reference and a table, with the advice that follows."""
+"""A drift check of two tables, or of a model's reference and a table, with advice on retraining."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +18,13 @@ from ml_core.lab.drift.detect import detect_score_drift, judged
 from ml_core.lab.drift.drift_columns import Table
 from ml_core.lab.drift.drift_report import DriftReport, counted, drifted_share, should_retrain
 from ml_core.lab.drift.drift_rules import Limits
+from ml_core.lab.drift.drift_table import DriftTable
 from ml_core.lab.drift.reference_window import ReferenceWindow
-from ml_core.lab.drift.table_files import TableFile
 
 if TYPE_CHECKING:
     from ml_core.lab.drift.domain_classifier import DomainReport
 
-__all__ = ["DriftCheck", "check_files", "check_table", "reference_window"]
+__all__ = ["DriftCheck", "check_files", "check_table", "read_reference"]
 
 _IN_MEMORY_CELLS = 20_000_000
 """Cells of a current table that are read at once (160 MB); a larger Parquet file is read a piece at a time."""
@@ -39,19 +39,19 @@ _STATEMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class DriftCheck:
-    """What one check found.
+    """Result of one check.
 
     Attributes
     ----------
-    rule, alpha, min_shift_fraction, threshold_fraction : what was asked
+    rule, alpha, min_shift_fraction, threshold_fraction : the configuration
     rows_reference, rows_current : rows on each side
     features_tested, features_drifted : how many; ``drifted_share`` is their ratio, 0.0 where none was tested
     retrain_advised : the share reaches the threshold
-    false_alarms : what the rule promises when nothing drifts
-    notes : what was left out, in words
+    false_alarms : how often the rule is wrong when nothing drifts, in words
+    notes : columns that were not compared, in words
     features : one report for each feature
-    scores : one report for each label's probability; they count for nothing
-    domain : the domain classifier's report, where it was asked for; it counts for nothing
+    scores : one report for each label's probability; the advice does not depend on them
+    domain : the domain classifier's report, if asked for; the advice does not depend on it
     """
 
     rule: str
@@ -70,10 +70,6 @@ class DriftCheck:
     scores: tuple[DriftReport, ...] = ()
     domain: DomainReport | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The check as JSON values."""
-        return asdict(self)
-
 
 def check_table(
     window: ReferenceWindow,
@@ -83,13 +79,13 @@ def check_table(
     probabilities: Table | None = None,
     notes: Sequence[str] = (),
 ) -> DriftCheck:
-    """Holds rows in memory against a reference.
+    """Compare rows in memory with a reference.
 
     Parameters
     ----------
     table : frame of raw values, or arrays; see ``columns.features_in``
-    probabilities : P(label) of the same rows, one column per label, where a model has scored them
-    notes : to be kept in the check
+    probabilities : P(label) of the same rows, one column per label, if a model has scored them
+    notes : kept in the result
 
     Raises
     ------
@@ -106,7 +102,7 @@ def check_table(
     return replace(check, scores=tuple(scores))
 
 
-def reference_window(reference: Path, columns: Sequence[Column] = (), *, among: Sequence[str] = ()) -> ReferenceWindow:
+def read_reference(reference: Path, columns: Sequence[Column] = (), *, among: Sequence[str] = ()) -> ReferenceWindow:
     """The window of a table file of raw rows, or of the ``reference.npz`` of a model.
 
     Parameters
@@ -125,7 +121,7 @@ def reference_window(reference: Path, columns: Sequence[Column] = (), *, among: 
         if not columns:
             raise DataError(str(reference), "is a model's reference: name its feature version")
         return ReferenceWindow.read(reference, columns)
-    table = TableFile(reference, columns)
+    table = DriftTable(reference, columns)
     names = [column.name for column in columns] or [name for name in table.columns if name in among]
     absent = [name for name in names if name not in table.columns]
     if absent:
@@ -144,7 +140,7 @@ def check_files(
     with_domain: bool = False,
     seed: int = 0,
 ) -> DriftCheck:
-    """Holds a table file against another one, or against the ``reference.npz`` of a model.
+    """Compare a table file with another one, or with the ``reference.npz`` of a model.
 
     A Parquet file of current rows may be of any size: a large one is read a piece at a time.
 
@@ -164,12 +160,12 @@ def check_files(
     ArtefactError
         The ``.npz`` is no reference, or one of another feature version.
     """
-    now = TableFile(current, columns)
+    now = DriftTable(current, columns)
     if not now.rows:
         raise DataError(str(current), "has no rows")
     if with_domain and _is_published(reference):
         raise DataError(str(reference), "holds no rows, and a domain classifier needs them: give a table of rows")
-    window = reference_window(reference, columns, among=() if columns else now.columns)
+    window = read_reference(reference, columns, among=() if columns else now.columns)
     names = list(window.columns)
     absent = [name for name in names if name not in now.columns]
     if absent:
@@ -177,15 +173,15 @@ def check_files(
     check = _check_file(window, now, names, config, _ignored(reference, now, names))
     if not with_domain:
         return check
-    from ml_core.lab.drift.domain_classifier import MOST_ROWS, domain_classifier  # xgboost takes a moment to import
+    from ml_core.lab.drift.domain_classifier import SAMPLE_ROWS, domain_classifier  # xgboost takes a moment to import
 
     rng = np.random.default_rng(seed)
-    then, today = (side.sample(names, MOST_ROWS, rng) for side in (TableFile(reference, columns), now))
+    then, today = (side.sample(names, SAMPLE_ROWS, rng) for side in (DriftTable(reference, columns), now))
     return replace(check, domain=domain_classifier(then, today, names, columns, alpha=config.alpha, seed=seed))
 
 
 def _check_file(
-    window: ReferenceWindow, now: TableFile, names: Sequence[str], config: DriftConfig, notes: Sequence[str]
+    window: ReferenceWindow, now: DriftTable, names: Sequence[str], config: DriftConfig, notes: Sequence[str]
 ) -> DriftCheck:
     if now.rows * len(names) <= _IN_MEMORY_CELLS:
         return check_table(window, now.frame(names), config, notes=notes)
@@ -219,12 +215,12 @@ def _is_published(reference: Path) -> bool:
     return reference.suffix.lower() == ".npz"
 
 
-def _ignored(reference: Path, now: TableFile, names: Sequence[str]) -> tuple[str, ...]:
+def _ignored(reference: Path, now: DriftTable, names: Sequence[str]) -> tuple[str, ...]:
     """Columns that are not compared, in words."""
     sides = (
         {"current": now.columns}
         if _is_published(reference)
-        else {"reference": TableFile(reference).columns, "current": now.columns}
+        else {"reference": DriftTable(reference).columns, "current": now.columns}
     )
     left_out = {side: [name for name in columns if name not in names] for side, columns in sides.items()}
     return tuple(

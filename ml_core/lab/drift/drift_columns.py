@@ -1,4 +1,4 @@
-"""What a column is (numbers, levels, texts), and its cells as plain arrays, whoever made the table."""
+"""The kind of a column (numbers, levels, texts), and its cells as arrays, from a frame or from arrays."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Feature:
     name : of the column
     kind : ``number``; ``category`` (levels whose positions have a meaning); ``text`` (levels without an order);
         ``unjudged`` (dates, mixed objects)
-    levels : the levels known beforehand, by position; None where the reference tells them
-    tabled : the levels are those of a column table, so that arrays of whole numbers hold their positions
+    levels : the levels by position, if known beforehand; None if they are taken from the reference
+    tabled : the levels are those of a column table, and arrays of whole numbers hold their positions
     """
 
     name: str

@@ -1,14 +1,14 @@
-"""What is said about each feature, and the advice that follows from all of them."""
+"""The report on one feature, and the advice that follows from all reports."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
-    "FLAGS",
-    "STATES",
+    "FEATURE_FLAGS",
+    "FEATURE_STATES",
     "About",
     "DriftReport",
     "Finding",
@@ -21,7 +21,7 @@ __all__ = [
 Rule = Literal["ks_mean_shift", "extended"]
 About = Literal["values", "missing"]
 
-STATES = {
+FEATURE_STATES = {
     "drifted": "the rule says that the feature drifted",
     "ok": "tested, no drift, and nothing that would have kept the rule from seeing one",
     "warned": "tested and no drift by the rule; the flags say what the rule did not see or may be blinded by",
@@ -30,9 +30,9 @@ STATES = {
     "all_missing": "a side has no value at all: not tested",
     "not_judged": "the rule cannot compare such values (texts without order or that hardly repeat; dates): not tested",
 }
-"""Every feature ends in exactly one of these."""
+"""Every feature has exactly one of these states."""
 
-FLAGS = {
+FEATURE_FLAGS = {
     "sentinel_in_reference": "a few reference values lie so far off that they at least double its standard deviation, "
     "so that a shift of the mean looks small",
     "far_outside_reference": "current values beyond everything the reference holds, by more than five times the span "
@@ -45,7 +45,7 @@ FLAGS = {
     "constant_reference": "the reference holds a single value",
     "constant_current": "the current window holds a single value",
 }
-"""Beside the state: what else was noticed. A flag never changes the verdict of ``ks_mean_shift``."""
+"""What else was noticed. A flag never changes the verdict of ``ks_mean_shift``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
-    """What a check says about one feature. Numbers are plain floats, None where there is none.
+    """The report on one feature. Numbers are plain floats, or None.
 
     Attributes
     ----------
@@ -87,8 +87,8 @@ class DriftReport:
     drifted : the rule's verdict
     reference_mean, current_mean, mean_shift : in the feature's unit (of positions, for levels); shift = current -
         reference
-    state : one of ``STATES``
-    flags : of ``FLAGS``
+    state : one of ``FEATURE_STATES``
+    flags : of ``FEATURE_FLAGS``
     tested : counts in ``should_retrain``: its values were tested, or it drifted
     kind : ``number``, ``category``, ``text`` or ``unjudged``
     method : how ``p_value`` came about, e.g. ``ks exact``
@@ -119,10 +119,6 @@ class DriftReport:
     missing_reference: float
     missing_current: float
     findings: tuple[Finding, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        return asdict(self)
 
 
 def counted(reports: Sequence[DriftReport]) -> tuple[DriftReport, ...]:

@@ -8,12 +8,11 @@ from math import inf, isfinite
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from ml_core.lab.drift.counts import CountsCompared, compare_counts, two_by_two_p
 from ml_core.lab.drift.current_window import FEWEST, CategoryCurrent, CurrentColumn, NumberCurrent
 from ml_core.lab.drift.drift_report import About, Finding
 from ml_core.lab.drift.ks import method_of
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference, ReferenceColumn
-from ml_core.lab.drift.spread import brown_forsythe_p
+from ml_core.lab.drift.two_sample import CountsCompared, brown_forsythe_p, compare_counts, two_by_two_p
 
 __all__ = [
     "CATEGORY_LIMIT",
@@ -35,7 +34,7 @@ MISSING_LIMIT = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What both rules are asked with.
+    """Limits of both rules.
 
     Attributes
     ----------

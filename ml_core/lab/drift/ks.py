@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import ks_2samp, kstwo
+
+from ml_core.base.arrays import FloatArray, IntArray
 
 __all__ = [
     "EXACT_UP_TO",
@@ -22,9 +22,6 @@ __all__ = [
     "resolution",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-
 EXACT_UP_TO = 1_000
 """Values a side up to which the p-value is exact. At 100 a side the asymptotic one rejects .047 instead of .035."""
 
@@ -32,9 +29,9 @@ _KNOTS = 65_536
 """Steps of the first look at two large samples: cells of 1/65,536, so that few can hold the largest distance."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class KsDistance:
-    """Largest distance between two distribution functions, as a whole number: nothing is lost to rounding.
+    """Largest distance between two distribution functions, as whole numbers, so that nothing is rounded.
 
     Attributes
     ----------
@@ -54,19 +51,13 @@ class KsDistance:
         return self.numerator / (self.n * self.m)
 
 
-class _Peak(NamedTuple):
-    numerator: int
-    i: int
-    j: int
-
-
 def distance_of_sorted(
     points: FloatArray, current: FloatArray, ranks: IntArray | None = None, n: int | None = None
 ) -> KsDistance:
     """D between a sorted reference and a sorted current window, ties included.
 
-    The shorter array is searched in the longer one. Two long ones are compared at every n/65,536-th reference value
-    first; only cells between them that could hold a larger distance are looked at value by value.
+    The shorter array is searched in the longer one. Two long ones are first compared at every n/65,536-th reference
+    value; then only the cells that could hold a larger distance are searched value by value.
 
     Parameters
     ----------
@@ -83,20 +74,16 @@ def distance_of_sorted(
         With ranks: the largest distance that the points prove, at most D; D is at most ``resolution`` larger.
     """
     count = len(points) if n is None else n
-    if len(current) <= len(points):
-        long = len(current) > _KNOTS and ranks is None
-        peak = _between_knots(points, current) if long else _search_in_points(points, current, ranks, count)
-    elif len(points) <= _KNOTS or ranks is not None:
-        peak = _search_in_current(points, current, ranks, count)
-    else:
-        peak = _between_knots(points, current)
-    return KsDistance(peak.numerator, count, len(current), (peak.i, peak.j))
+    if ranks is None and min(len(points), len(current)) > _KNOTS:
+        return _between_knots(points, current)
+    search = _search_in_points if len(current) <= len(points) else _search_in_current
+    return search(points, current, ranks, count)
 
 
 def distance_at_points(first: IntArray, last: IntArray, below: IntArray, upto: IntArray, n: int, m: int) -> KsDistance:
-    """D from counts alone: how many current values are below, and at most at, each distinct point of the reference.
+    """D from counts: how many current values are below, and how many at or below, each distinct reference point.
 
-    Between two neighbouring points F stands still and G rises, so the distance is largest at one of the two.
+    Between two neighbouring points F is constant and G rises, so the distance is largest at one of the two.
 
     Parameters
     ----------
@@ -104,8 +91,7 @@ def distance_at_points(first: IntArray, last: IntArray, below: IntArray, upto: I
     below, upto : shape (K,), current values ``<`` and ``<=`` each point
     n, m : values on each side
     """
-    peak = max(_peak(first, below, n, m, +1), _peak(last + 1, upto, n, m, -1))
-    return KsDistance(peak.numerator, n, m, (peak.i, peak.j))
+    return max(_peak(first, below, n, m, +1), _peak(last + 1, upto, n, m, -1))
 
 
 def resolution(points: FloatArray, ranks: IntArray, n: int) -> float:
@@ -157,16 +143,14 @@ def p_values(distances: Sequence[KsDistance]) -> FloatArray:
 
 @lru_cache(maxsize=1 << 16)
 def _exact_p(n: int, m: int, i: int, j: int) -> float:
-    """The exact p-value hangs on n, m and D alone: so of two samples of zeros and ones with that very D."""
-    if (
-        n == m and abs(i - j) <= 1
-    ):  # the first step apart is one of 1/n, so D is never less; scipy rounds to above 1 here
+    """The exact p-value depends on n, m and D only: it is that of two samples of zeros and ones with the same D."""
+    if n == m and abs(i - j) <= 1:  # D is never below 1/n, so p is 1; scipy rounds it to above 1
         return 1.0
     zeros_and_ones = (np.repeat([0.0, 1.0], [i, n - i]), np.repeat([0.0, 1.0], [j, m - j]))
     return float(ks_2samp(*zeros_and_ones, method="exact").pvalue)
 
 
-def _search_in_points(points: FloatArray, current: FloatArray, ranks: IntArray | None, n: int) -> _Peak:
+def _search_in_points(points: FloatArray, current: FloatArray, ranks: IntArray | None, n: int) -> KsDistance:
     """Both distances at every current value: G - F just after it, F - G just before it."""
     m = len(current)
     at_or_below = np.searchsorted(points, current, side="right")
@@ -179,14 +163,14 @@ def _search_in_points(points: FloatArray, current: FloatArray, ranks: IntArray |
     return max(_peak(at_or_below, j[1:], n, m, +1), _peak(below, j[:-1], n, m, -1))
 
 
-def _search_in_current(points: FloatArray, current: FloatArray, ranks: IntArray | None, n: int) -> _Peak:
+def _search_in_current(points: FloatArray, current: FloatArray, ranks: IntArray | None, n: int) -> KsDistance:
     """The same two distances at every point of the reference: G - F just before it, F - G just after it."""
     below, at_or_below = (np.searchsorted(current, points, side=side) for side in ("left", "right"))
     rank = np.arange(n, dtype=np.int64) if ranks is None else ranks
     return max(_peak(rank, below, n, len(current), +1), _peak(rank + 1, at_or_below, n, len(current), -1))
 
 
-def _between_knots(points: FloatArray, current: FloatArray) -> _Peak:
+def _between_knots(points: FloatArray, current: FloatArray) -> KsDistance:
     """First at the knots alone; then inside those cells whose bound exceeds the best distance so far."""
     n, m = len(points), len(current)
     knots = points[np.linspace(0, n - 1, _KNOTS).astype(np.int64)]
@@ -204,10 +188,10 @@ def _between_knots(points: FloatArray, current: FloatArray) -> _Peak:
     return max(best, _peak(inside, below, n, m, +1), _peak(inside + 1, at_or_below, n, m, -1))
 
 
-def _peak(i: IntArray, j: IntArray, n: int, m: int, sign: int) -> _Peak:
-    """Where ``sign (j n - i m)`` is largest, and how large; 0 at the start of both samples where never above 0."""
+def _peak(i: IntArray, j: IntArray, n: int, m: int, sign: int) -> KsDistance:
+    """The largest ``sign (j n - i m)``; 0, at the start of both samples, if it is never above 0."""
     distance = sign * (j * n - i * m)
     place = int(distance.argmax())
     if distance[place] <= 0:
-        return _Peak(0, 0, 0)
-    return _Peak(int(distance[place]), int(i[place]), int(j[place]))
+        return KsDistance(0, n, m, (0, 0))
+    return KsDistance(int(distance[place]), n, m, (int(i[place]), int(j[place])))

@@ -1,4 +1,4 @@
-"""The reference window: what "normal" looked like, described once per column so that checks are cheap afterwards."""
+"""The reference window: training rows described once per column, so that every check after it is cheap."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ml_core.base.arrays import FloatArray, IntArray
 from ml_core.base.errors import ArtefactError, DataError
 from ml_core.features.columns import Column
 from ml_core.lab.drift.drift_columns import (
@@ -27,12 +28,9 @@ from ml_core.lab.drift.drift_columns import (
     positions_in,
 )
 from ml_core.lab.drift.ks import resolution
-from ml_core.lab.drift.spread import Moments, integral_of, spread_around
+from ml_core.lab.drift.two_sample import Moments, integral_of, moments_of_counts, spread_around
 
 __all__ = ["CategoryReference", "NumberReference", "ReferenceColumn", "ReferenceWindow", "UnjudgedReference"]
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 FEW_VALUES = 10
 """A number column with at most so many distinct values is compared like a category by the rule ``extended``."""
@@ -275,7 +273,7 @@ class ReferenceWindow:
 
     @classmethod
     def read(cls, source: Path | bytes, columns: Sequence[Column]) -> ReferenceWindow:
-        """The window that travels with a model: ``reference.npz``, laid out by ``lab/training/training_reference.py``.
+        """The window in a model's ``reference.npz``, written by ``lab/training/training_reference.py``.
 
         Parameters
         ----------
@@ -300,15 +298,6 @@ class ReferenceWindow:
         labels = [part.removeprefix("scores/") for part in arrays if part.startswith("scores/")]
         scores = {label: _published_scores(arrays[f"scores/{label}"], scored) for label in labels}
         return cls(rows, described, scores)
-
-
-def moments_of_counts(counts: IntArray) -> Moments:
-    """Moments of positions 0..L-1 with these counts."""
-    total, positions = int(counts.sum()), np.arange(len(counts))
-    if not total:
-        return Moments(0, np.nan, 0.0)
-    mean = float(counts @ positions) / total
-    return Moments(total, mean, float(counts @ (positions - mean) ** 2))
 
 
 def _places(levels: Sequence[object]) -> dict[object, int]:

@@ -1,8 +1,8 @@
-"""A drift alarm that may be looked at for ever: its mean time to a false alarm is stated beforehand.
+"""A sequential drift detector: its mean time to a false alarm is chosen beforehand, however long it runs.
 
-A rule with a fixed level raises a false alarm sooner or later, and 52 weekly checks bring it near. Here every window
-gives one p-value, the p-value one bet (an e-value: its mean is at most 1 while nothing drifts), and the bets are summed
-up as if a new better had come at every window, so that a late drift finds fresh money.
+A rule with a fixed level raises a false alarm sooner or later; 52 weekly checks make one likely. Here every window
+gives one p-value, and the p-value gives one e-value, whose mean is at most 1 while nothing drifts. The evidence is a
+sum over all possible first windows of a drift, so that a late drift is found as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import isfinite, log
 
 from ml_core.lab.drift.drift_report import DriftReport
 
-__all__ = ["DriftState", "e_value", "start_drift", "update_drift", "window_p"]
+__all__ = ["DriftState", "e_value", "update_drift", "window_p"]
 
 _MOST_E = 1e12  # larger bets are cut to it, which keeps the guarantee and keeps the evidence finite
 _NEAR_ONE = 1e-3
@@ -48,23 +48,8 @@ class DriftState:
 
     @property
     def is_alarmed(self) -> bool:
-        """There was an alarm; it stays until a detector is started anew."""
+        """There was an alarm. It stays until a new detector starts."""
         return self.alarm_at is not None
-
-
-def start_drift(threshold: float) -> DriftState:
-    """A detector that has seen nothing: for a new champion, or when an alarm has been acknowledged.
-
-    Parameters
-    ----------
-    threshold : > 1, mean number of windows to a false alarm, at least
-
-    Raises
-    ------
-    ValueError
-        It lies outside its range.
-    """
-    return DriftState(threshold)
 
 
 def update_drift(state: DriftState, p_value: float) -> DriftState:
@@ -96,7 +81,7 @@ def update_drift(state: DriftState, p_value: float) -> DriftState:
 
     Examples
     --------
-    >>> state = start_drift(1000.0)
+    >>> state = DriftState(1000.0)
     >>> for p in (1.0, 0.4, 1e-9, 1e-9):
     ...     state = update_drift(state, p)
     >>> (state.windows, state.alarm_at)

@@ -14,7 +14,7 @@ from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.feature_pipeline import FeaturePipeline
 from ml_core.lab.data.table_frames import write_table
 from ml_core.lab.journeys.challenger import train_challenger
-from ml_core.lab.judging.promotion import promote_version
+from ml_core.lab.judging.promoter import promote_version
 from ml_core.lab.registry.importer import import_version, stored_path
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path

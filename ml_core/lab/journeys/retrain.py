@@ -27,9 +27,9 @@ from ml_core.lab.journeys.outcomes_table import new_rows
 from ml_core.lab.judging.deployment_gate import validate_deployment
 from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
-from ml_core.lab.watching.health_monitor import Watch, ledger_path
+from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
 from ml_core.lab.watching.ledger import Ledger
-from ml_core.lab.watching.live_window import live_window
+from ml_core.lab.watching.live_drift import live_window
 from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorView
@@ -210,12 +210,12 @@ def drift_advice(config: ModelConfig, settings: Settings) -> tuple[str, ...]:
     live = live_window(settings, config.retrain.live_rows)
     rule = config.drift
     reports = detect_drift(
-        live.normal.window,
+        live.reference.window,
         live.inputs,
         alpha=rule.alpha,
         min_shift_fraction=rule.min_shift_fraction,
         rule=rule.rule,
-        columns=live.normal.columns,
+        columns=live.reference.columns,
     )
     if not should_retrain(reports, rule.threshold_fraction):
         return ()
@@ -245,7 +245,7 @@ def _reasons(config: ModelConfig, settings: Settings) -> list[str]:
 
 
 def _champion_hash(settings: Settings) -> str | None:
-    return next((m.model_hash for m in Watch(settings).live_models() if m.slot == "champion"), None)
+    return next((m.model_hash for m in HealthMonitor(settings).live_models() if m.slot == "champion"), None)
 
 
 def _new_labels(settings: Settings, last: Retraining | None) -> int:

@@ -11,7 +11,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.drift.drift_check import DriftCheck, check_table
 from ml_core.lab.journeys.retrain import Retrained, as_row, retrain
-from ml_core.lab.watching.live_window import live_window
+from ml_core.lab.watching.live_drift import live_window
 
 __all__ = ["Cycle", "Outcome", "run_cycle"]
 
@@ -75,7 +75,7 @@ def run_cycle(config: ModelConfig, settings: Settings, note: Callable[[str], Non
 
 def _look(config: ModelConfig, settings: Settings) -> DriftCheck:
     live = live_window(settings, config.retrain.live_rows)
-    found = check_table(live.normal.window, live.inputs, config.drift)
+    found = check_table(live.reference.window, live.inputs, config.drift)
     if not found.features_tested:
-        raise CannotJudge("drift", f"{live.rows} answers of {live.normal.tag} test no feature; 30 values are needed")
+        raise CannotJudge("drift", f"{live.rows} answers of {live.reference.tag} test no feature; 30 values are needed")
     return found

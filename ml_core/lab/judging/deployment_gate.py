@@ -11,7 +11,7 @@ from ml_core.base.errors import ArtefactError, ConfigError, DataError, SuretyErr
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
-from ml_core.lab.judging.gate_rules import Case, judge
+from ml_core.lab.judging.gate_rules import GateCase, gate_verdicts
 from ml_core.lab.judging.rule_verdicts import claim
 from ml_core.lab.registry.model_card import GATE_FOLDER, keep_card
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
@@ -85,7 +85,10 @@ def judge_folder(
         return _report(config, model_hash, [claim("artefact", passed=False, note=str(error))], "nothing: the artefact")
     whole = claim("artefact", passed=True, note="verified, parsed, and gave its golden answers")
     return _report(
-        config, model_hash, [whole, *judge(Case(predictor, rows, config, folder))], f"{rows.origin}, test patients"
+        config,
+        model_hash,
+        [whole, *gate_verdicts(GateCase(predictor, rows, config, folder))],
+        f"{rows.origin}, test patients",
     )
 
 

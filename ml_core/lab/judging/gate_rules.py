@@ -37,14 +37,14 @@ from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import RuleVerdict
 from ml_core.serve.model.scorer import Scorecard
 
-__all__ = ["Case", "judge"]
+__all__ = ["GateCase", "gate_verdicts"]
 
 _SCORECARD_TOLERANCE = 1e-9  # its exponentials may differ in the last bit between processors
 _METRICS_TOLERANCE = 1e-9  # recomputed from the same bits; only the order of a sum may differ between machines
 
 
 @dataclass(frozen=True)
-class Case:
+class GateCase:
     """What is judged: a loaded model and labelled rows.
 
     Attributes
@@ -82,7 +82,7 @@ class Case:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Recomputed on the test rows."""
+        """Metrics of the model, recomputed on the test rows."""
         bundle, test = self.predictor.bundle, self.test
         level = bundle.manifest.confidence_level
         return evaluate(
@@ -90,7 +90,7 @@ class Case:
         ).metrics
 
 
-def judge(case: Case) -> list[RuleVerdict]:
+def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
     """Verdict of every rule, in the order people read them."""
     rules = [_promise(case), _split(case)]
     rules += _enough(case)
@@ -102,7 +102,7 @@ def judge(case: Case) -> list[RuleVerdict]:
     return [*rules, *_reproduces(case), *_same_law(case), _unseen(case), _metrics(case)]
 
 
-def _promise(case: Case) -> RuleVerdict:
+def _promise(case: GateCase) -> RuleVerdict:
     """The artefact promises what the configuration asks for."""
     manifest, asked = case.predictor.bundle.manifest, case.config.conformal
     found = f"{manifest.guarantee} at {manifest.confidence_level}"
@@ -110,14 +110,14 @@ def _promise(case: Case) -> RuleVerdict:
     return claim("promise_matches", same, f"promises {found}; asked for {asked.guarantee} at {asked.confidence_level}")
 
 
-def _split(case: Case) -> RuleVerdict:
+def _split(case: GateCase) -> RuleVerdict:
     """The artefact names the split by which the rows are judged here."""
     training, config = case.predictor.bundle.manifest.training, case.config
     same = training.split_salt == config.split.salt and training.split_shares == split_shares(config)
     return claim("split_matches", same, "salt and shares of the manifest against those of the configuration")
 
 
-def _enough(case: Case) -> list[RuleVerdict]:
+def _enough(case: GateCase) -> list[RuleVerdict]:
     classes, level = case.predictor.classes, case.predictor.bundle.manifest.confidence_level
     rules = enough_rows_rules(case.test.y_index, classes, case.config.gate.min_positives)
     counts = np.bincount(case.calibration.y_index, minlength=len(classes))
@@ -126,7 +126,7 @@ def _enough(case: Case) -> list[RuleVerdict]:
     return rules + [at_least(f"calibration_rows_class_{c}", float(n), needed_rows(level), note) for c, n in pairs]
 
 
-def _performance(case: Case) -> list[RuleVerdict]:
+def _performance(case: GateCase) -> list[RuleVerdict]:
     gate, metrics = case.config.gate, case.metrics
     return [
         at_least("roc_auc", finite_metric(metrics, "roc_auc"), gate.min_roc_auc, gate.roc_auc_note),
@@ -135,7 +135,7 @@ def _performance(case: Case) -> list[RuleVerdict]:
     ]
 
 
-def _coverage(case: Case) -> list[RuleVerdict]:
+def _coverage(case: GateCase) -> list[RuleVerdict]:
     bundle, cal, test = case.predictor.bundle, case.calibration, case.test
     level = bundle.manifest.confidence_level
     verdict = coverage_verdict(
@@ -151,7 +151,7 @@ def _coverage(case: Case) -> list[RuleVerdict]:
     return [*coverage_floor_rules(verdict), *coverage_ceiling_rules(verdict)]
 
 
-def _scorer_is_the_model(case: Case) -> RuleVerdict:
+def _scorer_is_the_model(case: GateCase) -> RuleVerdict:
     """``model.onnx`` gives what ``model.ubj`` gives."""
     import xgboost
 
@@ -166,7 +166,7 @@ def _scorer_is_the_model(case: Case) -> RuleVerdict:
     return at_most("scorer_is_the_model", difference, XGBOOST_LIMIT, f"model.onnx against {XGBOOST_FILE}")
 
 
-def _reproduces(case: Case) -> list[RuleVerdict]:
+def _reproduces(case: GateCase) -> list[RuleVerdict]:
     """The stored calibration scores are those of these very scorers on the calibration patients."""
     bundle = case.predictor.bundle
     scorecard = Scorecard(bundle.fallback.get("scorecard", {})).proba(case.calibration.matrix)
@@ -179,7 +179,7 @@ def _reproduces(case: Case) -> list[RuleVerdict]:
     ]
 
 
-def _distance(case: Case, stored: ConformalCalibration, proba: npt.NDArray[np.float64]) -> float | None:
+def _distance(case: GateCase, stored: ConformalCalibration, proba: npt.NDArray[np.float64]) -> float | None:
     """Largest difference between two calibrations, score by score; None where they have other numbers of rows."""
     again = calibrate(proba, case.calibration.y_index, len(case.predictor.classes), stored.guarantee)
     if stored.sizes != again.sizes:
@@ -188,7 +188,7 @@ def _distance(case: Case, stored: ConformalCalibration, proba: npt.NDArray[np.fl
     return max(float(np.abs(a - b).max(initial=0.0)) for a, b in pairs)
 
 
-def _same_law(case: Case) -> list[RuleVerdict]:
+def _same_law(case: GateCase) -> list[RuleVerdict]:
     test, calibration = case.test, case.predictor.bundle.calibration
     verdict = same_law_verdict(calibration, case.test_proba, test.y_index, test.groups)
     labels: Sequence[object] = case.predictor.classes if len(verdict.p_values) > 1 else ["all"]
@@ -197,7 +197,7 @@ def _same_law(case: Case) -> list[RuleVerdict]:
     return [at_least(f"calibration_same_law_class_{label}", p, verdict.tail, note) for label, p in pairs]
 
 
-def _unseen(case: Case) -> RuleVerdict:
+def _unseen(case: GateCase) -> RuleVerdict:
     """The model does not fit the test patients better than the calibration patients, whom it never saw."""
     cal, test = case.calibration, case.test
     losses = (log_losses(case.calibration_proba, cal.y_index), log_losses(case.test_proba, test.y_index))
@@ -212,7 +212,7 @@ def _unseen(case: Case) -> RuleVerdict:
     return above("test_unseen", verdict.p_value, verdict.tail, f"{note} (z = {verdict.z:.2f})")
 
 
-def _metrics(case: Case) -> RuleVerdict:
+def _metrics(case: GateCase) -> RuleVerdict:
     """The metrics the artefact carries are those found here; one that is missing refuses."""
     recorded = case.predictor.bundle.manifest.metrics
     missing = sorted(case.metrics.keys() - recorded.keys())

@@ -1,9 +1,10 @@
-"""Challenger against champion on the same patients, and the moving of the alias with its record."""
+"""Promotion: gate a challenger, compare it with the champion on the same patients, move the alias, write the record."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,23 +16,25 @@ from ml_core.base.files import locked
 from ml_core.base.journal import Journal, who
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
-from ml_core.lab.judging.promotion_rules import PromotionCriteria, compare, gate_rule, score, shared_rows
+from ml_core.lab.judging.deployment_gate import rows_of, validate_deployment
+from ml_core.lab.judging.promotion_rules import compare, gate_rule, score, shared_rows
 from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_rules
-from ml_core.lab.measuring.coverage_verdicts import CoverageVerdict, coverage_verdict
+from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.serve.model.bundle import Bundle, read_bundle
+from ml_core.serve.model.bundle import Bundle, read_bundle, verify_folder
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
+from ml_core.serve.rollout.monitor_state import MonitorView
 
-__all__ = ["ModelPromoter", "Promotion"]
+__all__ = ["ModelPromoter", "Promotion", "promote_version"]
 
 _STAGE = {"stage": "Production"}  # read by tools that know the old stages; the stage interface itself is deprecated
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What was decided, and what was done about it.
+    """The decision on a version.
 
     Attributes
     ----------
@@ -51,6 +54,39 @@ class Promotion:
     compared_on: str
 
 
+def promote_version(
+    registry: ModelRegistry,
+    version: RegisteredVersion,
+    config: ModelConfig,
+    settings: Settings,
+    *,
+    data: Path | None = None,
+    dry_run: bool = False,
+) -> Promotion:
+    """Gate the version afresh, compare it with the champion, and promote it if every rule passes.
+
+    Parameters
+    ----------
+    data : rows to judge a foreign model on
+    dry_run : change and keep nothing
+
+    Raises
+    ------
+    DataError, ArtefactError, ConfigError
+        As ``validate_deployment``.
+    RegistryError
+        Somebody else moved the alias meanwhile.
+    """
+    gate = validate_deployment(registry, version, config, settings, data=data, keep=not dry_run)
+    rows = None
+    if all(rule.passed for rule in gate.rules if rule.rule == "artefact"):
+        with registry.bundle_folder(version) as folder:
+            manifest, _, _ = verify_folder(folder, gate.model_hash)
+        rows = rows_of(manifest, config, settings, data)
+    promoter = ModelPromoter(registry, settings, config, _coverage_alarms(registry, version.name, settings))
+    return promoter.promote(version, gate, rows, dry_run=dry_run)
+
+
 class ModelPromoter:
     """Decides and carries out promotions of one registry.
 
@@ -58,16 +94,16 @@ class ModelPromoter:
     ----------
     registry, settings : where aliases, records and the journal are
     config : of the model: criteria and split
-    broken : coverage alarms that are on for the champion
+    alarms : coverage alarms of the champion that are on
     """
 
     def __init__(
-        self, registry: ModelRegistry, settings: Settings, config: ModelConfig, broken: tuple[str, ...] = ()
+        self, registry: ModelRegistry, settings: Settings, config: ModelConfig, alarms: tuple[str, ...] = ()
     ) -> None:
         self._registry = registry
         self._settings = settings
         self._config = config
-        self._criteria = PromotionCriteria.of(config, broken)
+        self._alarms = alarms
 
     def promote(
         self, version: RegisteredVersion, gate: GateReport, rows: LabelledRows | None, *, dry_run: bool = False
@@ -117,12 +153,12 @@ class ModelPromoter:
         rules = [gate_rule(gate)]
         test = rows.part("test")
         columns, shared = shared_rows(challenger, champion, test)
-        rules += [shared, *enough_rows_rules(test.y_index, rows.classes, self._criteria.min_rows)]
+        rules += [shared, *enough_rows_rules(test.y_index, rows.classes, self._config.gate.min_positives)]
         if not all(rule.passed for rule in rules[1:]) or columns is None:
             return rules
         new = score(challenger, test, Predictor(challenger).proba(test.columns))
         old = score(champion, test, Predictor(champion).proba(columns))
-        rules += compare(self._criteria, test.y_index, test.groups, new, old)
+        rules += compare(self._config.promotion, test.y_index, test.groups, new, old, self._alarms)
         return rules + coverage_floor_rules(self._coverage(challenger, test, new.proba))
 
     def _rules(
@@ -139,16 +175,22 @@ class ModelPromoter:
         with self._registry.bundle_folder(champion) as folder:
             return self.decide(challenger, read_bundle(folder, champion.model_hash or None), rows, gate)
 
-    def _coverage(self, bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> CoverageVerdict:
+    def _coverage(self, bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> tuple[CoverageOf, ...]:
         level: Decimal = bundle.manifest.confidence_level
         return coverage_verdict(
-            bundle.calibration, proba, test.y_index, test.groups, level, self._criteria.min_coverage, test.classes
+            bundle.calibration,
+            proba,
+            test.y_index,
+            test.groups,
+            level,
+            self._config.promotion.min_coverage,
+            test.classes,
         )
 
     def _carry_out(
         self, version: RegisteredVersion, champion: RegisteredVersion | None, gate: GateReport, outcome: Promotion
     ) -> None:
-        """Journal the decision; then alias, tags and record, each of which a second run finds done or does."""
+        """Journal the decision, then set alias, tags and record. A second run completes what is missing."""
         journal = Journal(self._settings.journal)
         facts = {
             "model": version.name,
@@ -201,3 +243,15 @@ class ModelPromoter:
         )
         write_document(path, record)
         return True
+
+
+def _coverage_alarms(registry: ModelRegistry, name: str, settings: Settings) -> tuple[str, ...]:
+    """Coverage alarms of the registered champion that are on."""
+    champion = registry.find_alias(name, CHAMPION)
+    view = MonitorView(settings.model_copy(update={"model_name": name}))
+    view.look()
+    if champion is None or view.state is None:
+        return ()
+    health = view.state.models.get(champion.model_hash)
+    alarms = () if health is None else health.alarms
+    return tuple(alarm.reason for alarm in alarms if alarm.reason.startswith("coverage:"))

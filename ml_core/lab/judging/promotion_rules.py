@@ -1,4 +1,4 @@
-"""The rules of a promotion: what a challenger must show against the champion on patients unseen by both."""
+"""The rules of a promotion: what a challenger must show against the champion, on patients that neither model saw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ml_core.base.errors import CannotJudge, DataError, InvalidRows
 from ml_core.features.columns import ColumnArrays
-from ml_core.lab.config import ModelConfig
+from ml_core.lab.config import PromotionConfig
 from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.judging.rule_verdicts import above, at_least, at_most, claim, finite_metric
 from ml_core.lab.measuring.comparison import paired_auc_difference
@@ -18,49 +18,14 @@ from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.promotion_record import GateReport, RuleVerdict
 
-__all__ = ["PromotionCriteria", "Scored", "compare", "gate_rule", "score", "shared_rows"]
+__all__ = ["ScoredModel", "compare", "gate_rule", "score", "shared_rows"]
 
 _ABOUT_SETS = frozenset({"mean_set_size", "singleton_share", "empty_share"})
 _HIGHER_IS_BETTER = frozenset({"roc_auc", "brier_skill", "singleton_share"})
 
 
 @dataclass(frozen=True, slots=True)
-class PromotionCriteria:
-    """What a challenger must show.
-
-    Attributes
-    ----------
-    min_improvement : of the ROC AUC; its paired 95 % lower bound must be above 0 besides
-    max_regression : of any secondary metric, in its own unit
-    secondary_metrics : names as in an evaluation
-    min_coverage : floor of coverage, marginal and per class, judged with the band
-    min_rows : test rows each class must have
-    broken : coverage alarms that are on for the champion; with any, it has no promise left to defend
-    """
-
-    min_improvement: float
-    max_regression: float
-    secondary_metrics: tuple[str, ...]
-    min_coverage: float
-    min_rows: int
-    broken: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, config: ModelConfig, broken: tuple[str, ...] = ()) -> PromotionCriteria:
-        """The configured criteria."""
-        rules = config.promotion
-        return cls(
-            min_improvement=rules.min_improvement,
-            max_regression=rules.max_regression,
-            secondary_metrics=rules.secondary_metrics,
-            min_coverage=rules.min_coverage,
-            min_rows=config.gate.min_positives,
-            broken=broken if rules.yield_to_alarm else (),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredModel:
     """A model's probabilities (n, K) and metrics on the shared test rows."""
 
     proba: npt.NDArray[np.float64]
@@ -68,40 +33,49 @@ class Scored:
 
 
 def gate_rule(gate: GateReport) -> RuleVerdict:
-    """The deployment gate's verdict, with the rules that said no."""
+    """The verdict of the deployment gate, with the rules that refuse."""
     failed = "; ".join(f"{r.rule} ({r.note})" if r.note else r.rule for r in gate.rules if not r.passed)
     return claim("gate", gate.passed, f"the deployment gate refuses by: {failed}" if failed else "passed")
 
 
 def compare(
-    criteria: PromotionCriteria,
+    limits: PromotionConfig,
     y_index: npt.NDArray[np.int64],
     groups: npt.NDArray[np.generic],
-    new: Scored,
-    old: Scored,
+    new: ScoredModel,
+    old: ScoredModel,
+    alarms: tuple[str, ...] = (),
 ) -> list[RuleVerdict]:
-    """The rules that weigh two models against each other; a missing metric refuses."""
+    """The rules that compare two models on the same rows; a missing metric refuses.
+
+    Parameters
+    ----------
+    y_index, groups : shape (n,), class index and patient of each row
+    alarms : coverage alarms of the champion that are on. With any (and ``yield_to_alarm``), the challenger need only
+        not be worse, and set sizes are not compared: sets that miss their coverage target are too small.
+    """
     note = f"{_shown(old.metrics, 'roc_auc')} to {_shown(new.metrics, 'roc_auc')} on {len(y_index)} rows"
     difference, bound = _auc_gain(y_index, groups, new.proba, old.proba)
-    if criteria.broken:
-        why = f"{note}; not being worse is enough while the champion's promise is broken: {', '.join(criteria.broken)}"
-        rules = [at_most("roc_auc_worse_by", None if difference is None else -difference, criteria.max_regression, why)]
+    alarms = alarms if limits.yield_to_alarm else ()
+    if alarms:
+        why = f"{note}; not being worse is enough while the champion has alarms: {', '.join(alarms)}"
+        rules = [at_most("roc_auc_worse_by", None if difference is None else -difference, limits.max_regression, why)]
     else:
         rules = [
-            at_least("roc_auc_gain", difference, criteria.min_improvement, note),
+            at_least("roc_auc_gain", difference, limits.min_improvement, note),
             above(
                 "roc_auc_gain_lower_bound", bound, 0.0, "lower end of the 95 % interval, paired, patients as clusters"
             ),
         ]
-    for name in criteria.secondary_metrics:
-        if criteria.broken and name in _ABOUT_SETS:
+    for name in limits.secondary_metrics:
+        if alarms and name in _ABOUT_SETS:
             continue
         before, after = finite_metric(old.metrics, name), finite_metric(new.metrics, name)
         worse = None if before is None or after is None else after - before
         if worse is not None and name in _HIGHER_IS_BETTER:
             worse = -worse
         shown = f"{_shown(old.metrics, name)} to {_shown(new.metrics, name)}"
-        rules.append(at_most(f"{name}_worse_by", worse, criteria.max_regression, shown))
+        rules.append(at_most(f"{name}_worse_by", worse, limits.max_regression, shown))
     return rules
 
 
@@ -145,11 +119,11 @@ def shared_rows(challenger: Bundle, champion: Bundle, test: LabelledRows) -> tup
     )
 
 
-def score(bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> Scored:
+def score(bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> ScoredModel:
     """The model's metrics on test rows of which it gave these probabilities (n, K)."""
     manifest, calibration = bundle.manifest, bundle.calibration
     found = evaluate(proba, test.y_index, calibration, manifest.confidence_level, test.groups, manifest.classes)
-    return Scored(proba, found.metrics)
+    return ScoredModel(proba, found.metrics)
 
 
 def _shown(metrics: dict[str, float], name: str) -> str:

@@ -1,4 +1,4 @@
-"""Small makers of rule verdicts, shared by the deployment gate and the promotion."""
+"""Functions that make rule verdicts, for the deployment gate and the promotion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.lab.measuring.coverage_verdicts import CoverageOf, CoverageVerdict
+from ml_core.lab.measuring.coverage_verdicts import CoverageOf
 from ml_core.serve.model.promotion_record import RuleVerdict
 
 __all__ = [
@@ -42,9 +42,9 @@ def claim(rule: str, passed: bool, note: str) -> RuleVerdict:  # noqa: FBT001 - 
     return RuleVerdict(rule=rule, value=None, limit=None, passed=passed, note=note)
 
 
-def coverage_floor_rules(verdict: CoverageVerdict) -> list[RuleVerdict]:
+def coverage_floor_rules(rows: Sequence[CoverageOf]) -> list[RuleVerdict]:
     """``coverage`` and ``coverage_class_<label>``: not below the floor, as far as chance allows to tell."""
-    return [at_least(f"coverage{_suffix(row)}", row.coverage, row.limit, _band(row)) for row in verdict.rows]
+    return [at_least(f"coverage{_suffix(row)}", row.coverage, row.limit, _band(row)) for row in rows]
 
 
 def enough_rows_rules(y_index: npt.NDArray[np.int64], classes: Sequence[object], needed: int) -> list[RuleVerdict]:
@@ -54,10 +54,10 @@ def enough_rows_rules(y_index: npt.NDArray[np.int64], classes: Sequence[object],
     return [at_least(f"rows_class_{label}", float(n), needed, "test rows of the class") for label, n in pairs]
 
 
-def coverage_ceiling_rules(verdict: CoverageVerdict) -> list[RuleVerdict]:
+def coverage_ceiling_rules(rows: Sequence[CoverageOf]) -> list[RuleVerdict]:
     """``coverage_ceiling`` per class: not above what a valid calibration reaches by chance, ties aside."""
     note = "rows strictly inside the threshold; more than chance explains means that scores are not what they claim"
-    return [at_most(f"coverage_ceiling{_suffix(row)}", row.strict_coverage, row.upper, note) for row in verdict.rows]
+    return [at_most(f"coverage_ceiling{_suffix(row)}", row.strict_coverage, row.upper, note) for row in rows]
 
 
 def finite_metric(metrics: Mapping[str, float], name: str) -> float | None:

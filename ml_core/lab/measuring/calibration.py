@@ -33,7 +33,7 @@ MAPIE_TOLERANCE = 1e-8
 def calibrate(
     proba: npt.ArrayLike, y_index: npt.ArrayLike, n_classes: int, guarantee: Guarantee = "class_conditional"
 ) -> ConformalCalibration:
-    """The calibration made of the true labels' scores.
+    """The calibration: the sorted scores of the true labels.
 
     A class with few rows, or none, is allowed here and simply enters every set; :func:`check_large_enough` is the
     place to refuse it at training time.
@@ -79,7 +79,7 @@ def needed_rows(level: Decimal) -> int:
 
 
 def check_large_enough(calibration: ConformalCalibration, level: Decimal, classes: Sequence[object]) -> None:
-    """Passes if every class has the rows the level needs.
+    """Check that every class has the rows that the level needs.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def agree_with_mapie(
     level: Decimal,
     classes: Sequence[object],
 ) -> tuple[float, ...]:
-    """Our thresholds, after MAPIE computed the same ones from the same rows.
+    """The thresholds of the calibration, checked against those that MAPIE computes from the same rows.
 
     A class too small for MAPIE cannot be compared and passes: its threshold follows from the rule alone. Where
     (n + 1) * level is a whole number, MAPIE's float product may land just above it (449 rows at 0.54) and its threshold

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.signal import fftconvolve
 from scipy.special import betaln, gammaln
 
-from ml_core.serve.model.conformity_scores import FloatArray, IntArray, true_label_scores
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray
+from ml_core.serve.model.conformity_scores import true_label_scores
 from ml_core.serve.model.prediction_sets import ConformalCalibration, misses_allowed
 
 __all__ = [
@@ -20,12 +22,13 @@ __all__ = [
     "DesignEffects",
     "Groups",
     "band_of",
-    "beta_binomial_band",
-    "coverage_by_class",
     "design_effect",
     "design_effects",
     "effective_size",
     "effects_of",
+    "holds_label",
+    "pooled_law",
+    "row_groups",
 ]
 
 Groups = npt.NDArray[Any] | Sequence[object] | None
@@ -52,6 +55,11 @@ class Band:
 class CoverageLaw:
     """Law of one class's true coverage given the size of its calibration set: Beta(a, b) with a + b = n_eff + 1.
 
+    With n rows and no ties among scores, b = l = floor((n + 1) alpha); of m fresh rows the number covered then follows
+    BetaBinomial(m, n + 1 - l, l). With ties more rows are covered; the rows strictly within the threshold are fewer, so
+    they are what an upper limit may judge. Design effects shrink both sizes and keep the mean (Vovk 2012,
+    arXiv:1209.2673; Angelopoulos & Bates 2023, Foundations and Trends in ML 16(4), section 3.2).
+
     Attributes
     ----------
     rows : calibration rows
@@ -65,7 +73,7 @@ class CoverageLaw:
 
     @classmethod
     def of(cls, rows: int, level: Decimal, effect: float = 1.0, floor: float = 0.0) -> CoverageLaw:
-        """The law for ``rows`` calibration rows with that design effect, its mean raised to ``floor`` if below."""
+        """The law for ``rows`` calibration rows with that design effect. A mean below ``floor`` is raised to it."""
         promised = 1.0 - misses_allowed(rows, level) / (rows + 1)
         return cls(rows, rows / effect, max(promised, min(floor, 1.0)))
 
@@ -111,23 +119,31 @@ class DesignEffects:
     per_class: tuple[float, ...]
 
 
-def coverage_by_class(
-    covered: npt.NDArray[np.bool_], y_index: npt.ArrayLike, n_classes: int
-) -> tuple[float | None, ...]:
-    """Share of covered rows per class, in class order; None for a class without rows.
+def pooled_law(laws: Sequence[CoverageLaw], counts: Sequence[int], effect: float) -> tuple[float, FloatArray]:
+    """Mean coverage of rows of several classes together, and the probabilities of how many of them are covered.
+
+    Given the counts, the number covered is a sum of independent beta-binomial numbers, one per class.
 
     Parameters
     ----------
-    covered : shape (n,), the row's set holds its label
-    y_index : shape (n,), class indices
+    laws, counts : law and rows of each class
+    effect : design effect of the rows, >= 1
     """
-    labels = np.asarray(y_index, dtype=np.int64)
-    counts = np.bincount(labels, minlength=n_classes)
-    hits = np.bincount(labels, weights=covered, minlength=n_classes)
-    return tuple(float(h / c) if c else None for h, c in zip(hits, counts, strict=True))
+    pmf = np.ones(1)
+    for law, m in zip(laws, counts, strict=True):
+        pmf = np.maximum(fftconvolve(pmf, law.pmf(effective_size(m, effect))), 0.0)
+    total = sum(counts)
+    shares = np.array(counts) / total if total else np.full(len(laws), 1.0 / len(laws))
+    return float(shares @ np.array([law.promised for law in laws])), pmf
 
 
-def design_effect(covered: npt.NDArray[np.bool_], groups: Groups, strata: npt.ArrayLike | None = None) -> float:
+def holds_label(sets: BoolArray, labels: IntArray) -> BoolArray:
+    """Whether each row's set holds its label, shape (n,), from sets, shape (n, K), and class indices, shape (n,)."""
+    covered: BoolArray = sets[np.arange(labels.size), labels]
+    return covered
+
+
+def design_effect(covered: BoolArray, groups: Groups, strata: npt.ArrayLike | None = None) -> float:
     """How many times larger the variance of coverage is than with independent rows, >= 1.
 
     The variance is that of a bootstrap over groups, in its closed form: drawing G of G groups with replacement gives a
@@ -148,7 +164,7 @@ def design_effect(covered: npt.NDArray[np.bool_], groups: Groups, strata: npt.Ar
     n = covered.shape[0]
     if groups is None or n == 0:
         return 1.0
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    group = row_groups(groups, n)
     residuals = covered.astype(np.float64)
     stratum = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata, dtype=np.int64)
     residuals -= (np.bincount(stratum, weights=residuals) / np.maximum(np.bincount(stratum), 1))[stratum]
@@ -177,47 +193,20 @@ def design_effects(
     return effects_of(covered, labels, groups, calibration.n_classes)
 
 
+def row_groups(groups: Groups, n: int) -> IntArray:
+    """Number of each row's group, from 0, shape (n,)."""
+    return np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+
+
 def effective_size(n: int, effect: float) -> int:
     """Independent rows worth as much as ``n`` rows with that design effect; at least 1 where there are rows."""
     return max(1, int(n / effect)) if n else 0
 
 
-def effects_of(covered: npt.NDArray[np.bool_], labels: IntArray, groups: Groups, n_classes: int) -> DesignEffects:
+def effects_of(covered: BoolArray, labels: IntArray, groups: Groups, n_classes: int) -> DesignEffects:
     """Design effects of the indicator ``covered``, shape (n,), for rows of these labels, shape (n,), and groups."""
     group = None if groups is None else np.asarray(groups)
     per_class = tuple(
         design_effect(covered[labels == k], None if group is None else group[labels == k]) for k in range(n_classes)
     )
     return DesignEffects(design_effect(covered, group, labels), per_class)
-
-
-def beta_binomial_band(
-    n_calibration: int,
-    n_test: int,
-    level: Decimal,
-    tail: float,
-    calibration_effect: float = 1.0,
-    test_effect: float = 1.0,
-) -> Band:
-    """Limits for the share of ``n_test`` rows covered, given ``n_calibration`` rows of the same class.
-
-    Covered rows follow BetaBinomial(m, n + 1 - l, l), l = floor((n + 1) alpha), when scores have no ties. With ties
-    more are covered; rows strictly within the threshold are then fewer, so they are what ``upper`` may judge. Design
-    effects shrink both sizes and keep the mean.
-
-    Parameters
-    ----------
-    tail : in (0, 0.5), chance beyond each limit
-    calibration_effect, test_effect : >= 1
-
-    References
-    ----------
-    Vovk (2012), arXiv:1209.2673; Angelopoulos & Bates (2023), Foundations and Trends in ML 16(4), section 3.2.
-
-    Examples
-    --------
-    >>> beta_binomial_band(500, 500, Decimal("0.9"), 0.05).lower
-    0.868
-    """
-    law = CoverageLaw.of(n_calibration, level, calibration_effect)
-    return law.band(effective_size(n_test, test_effect), tail)

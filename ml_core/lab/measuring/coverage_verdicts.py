@@ -8,9 +8,9 @@ from decimal import Decimal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import fftconvolve
 from scipy.stats import kstwo
 
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.lab.measuring.coverage_law import (
     Band,
     CoverageLaw,
@@ -20,15 +20,15 @@ from ml_core.lab.measuring.coverage_law import (
     design_effect,
     effective_size,
     effects_of,
+    pooled_law,
 )
-from ml_core.serve.model.conformity_scores import FloatArray, IntArray, true_label_scores
+from ml_core.serve.model.conformity_scores import true_label_scores
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = [
     "COVERAGE_BUDGET",
     "SAME_LAW_BUDGET",
     "CoverageOf",
-    "CoverageVerdict",
     "SameLawVerdict",
     "coverage_verdict",
     "same_law_verdict",
@@ -47,7 +47,7 @@ SAME_LAW_BUDGET = 0.005
 
 @dataclass(frozen=True, slots=True)
 class CoverageOf:
-    """Coverage of all test rows, or of those of one class, with its limits.
+    """Coverage of all test rows, or of those of one class, with its limits. Without rows it is too low and too high.
 
     Attributes
     ----------
@@ -74,37 +74,6 @@ class CoverageOf:
     floor: float
     limit: float
 
-    @property
-    def is_covered(self) -> bool:
-        """Coverage is not below the limit. False without rows: nothing shows that it is."""
-        return self.coverage is not None and self.coverage >= self.limit
-
-    @property
-    def is_plausible(self) -> bool:
-        """Coverage is not above what a valid model reaches by chance; ties never make this false."""
-        return self.strict_coverage is not None and self.strict_coverage <= self.upper
-
-
-@dataclass(frozen=True, slots=True)
-class CoverageVerdict:
-    """Coverage of all rows and of every class, judged.
-
-    ``tail`` is the chance a valid model takes at each limit.
-    """
-
-    rows: tuple[CoverageOf, ...]
-    tail: float
-
-    @property
-    def is_covered(self) -> bool:
-        """No coverage is below its limit."""
-        return all(r.is_covered for r in self.rows)
-
-    @property
-    def is_plausible(self) -> bool:
-        """No coverage is above what chance explains."""
-        return all(r.is_plausible for r in self.rows)
-
 
 @dataclass(frozen=True, slots=True)
 class SameLawVerdict:
@@ -120,11 +89,6 @@ class SameLawVerdict:
     p_values: tuple[float | None, ...]
     tail: float
 
-    @property
-    def is_same(self) -> bool:
-        """No class shows that its calibration scores are of another law than the test rows' scores."""
-        return all(p is None or p >= self.tail for p in self.p_values)
-
 
 def coverage_verdict(
     calibration: ConformalCalibration,
@@ -136,13 +100,13 @@ def coverage_verdict(
     classes: Sequence[object],
     calibration_effects: DesignEffects | None = None,
     budget: float = COVERAGE_BUDGET,
-) -> CoverageVerdict:
+) -> tuple[CoverageOf, ...]:
     """Coverage on test rows, marginal and per class, against the floor and the band of a valid model.
 
-    Too low: below the floor *and* below what a valid model reaches by chance. A floor above the level is held to the
-    band of a model that covers as much as the floor asks. Too high (:attr:`CoverageVerdict.is_plausible`): beyond
-    chance, so scores or rows are not what they claim to be. Under a ``marginal`` guarantee every class must still not
-    be too low, but no class can be too high.
+    Coverage below ``limit`` is too low: below the floor *and* below what a valid model reaches by chance. If the floor
+    is above the level, the band is that of a model that covers as much as the floor. Strict coverage above ``upper`` is
+    too high: beyond chance, so scores or rows are not what they claim to be. With a ``marginal`` guarantee a class may
+    still be too low, but never too high.
 
     Parameters
     ----------
@@ -172,7 +136,7 @@ def coverage_verdict(
             band = Band(band.promised, band.lower, 1.0)
         of_class = labels == k
         rows.append(_judged(label, covered[of_class], strict[of_class], [law], sides[1].per_class[k], band, floor))
-    return CoverageVerdict(tuple(rows), tail)
+    return tuple(rows)
 
 
 def same_law_verdict(
@@ -208,30 +172,27 @@ def same_law_verdict(
 
 def _judge_all(
     calibration: ConformalCalibration,
-    covered: npt.NDArray[np.bool_],
-    strict: npt.NDArray[np.bool_],
+    covered: BoolArray,
+    strict: BoolArray,
     counts: IntArray,
     sides: tuple[DesignEffects, DesignEffects],
     level: Decimal,
     floor: float,
     tail: float,
 ) -> CoverageOf:
-    """All rows together: given the class counts, a sum of independent beta-binomials, one per class."""
+    """The coverage of all rows together."""
     marginal = calibration.guarantee == "marginal"
     sizes = calibration.sizes[:1] if marginal else calibration.sizes
     tests = [int(counts.sum())] if marginal else [int(c) for c in counts]
     laws = [CoverageLaw.of(n, level, sides[0].marginal, floor) for n in sizes]
-    pmf = np.ones(1)
-    for law, m in zip(laws, tests, strict=True):
-        pmf = np.maximum(fftconvolve(pmf, law.pmf(effective_size(m, sides[1].marginal))), 0.0)
-    promised = sum(law.promised * m for law, m in zip(laws, tests, strict=True)) / max(sum(tests), 1)
+    promised, pmf = pooled_law(laws, tests, sides[1].marginal)
     return _judged(None, covered, strict, laws, sides[1].marginal, band_of(promised, pmf, tail), floor)
 
 
 def _judged(
     label: object | None,
-    covered: npt.NDArray[np.bool_],
-    strict: npt.NDArray[np.bool_],
+    covered: BoolArray,
+    strict: BoolArray,
     laws: Sequence[CoverageLaw],
     test_effect: float,
     band: Band,

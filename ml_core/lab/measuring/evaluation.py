@@ -10,12 +10,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.base.errors import InvalidCalibration
-from ml_core.lab.measuring.coverage_law import Groups, coverage_by_class
-from ml_core.serve.model.conformity_scores import FloatArray, IntArray, checked_probabilities
+from ml_core.lab.measuring.coverage_law import Groups, holds_label
+from ml_core.serve.model.conformity_scores import checked_probabilities
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
-__all__ = ["CurvePoint", "Evaluation", "brier_score", "evaluate", "log_losses", "roc_auc", "squared_errors"]
+__all__ = [
+    "CurvePoint",
+    "Evaluation",
+    "brier_score",
+    "evaluate",
+    "log_losses",
+    "roc_auc",
+    "score_metrics",
+    "set_metrics",
+    "squared_errors",
+]
 
 CURVE_BINS = 10
 
@@ -31,7 +42,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a test split says about a model.
+    """Metrics of a model on a test split.
 
     Attributes
     ----------
@@ -79,8 +90,7 @@ def evaluate(
     labels = np.asarray(y_index, dtype=np.int64)
     if labels.shape != (checked.shape[0],) or not labels.size:
         raise InvalidCalibration(f"{labels.shape} labels for {checked.shape[0]} test rows")
-    metrics = _scores(checked, labels)
-    metrics |= _sets(calibration.sets(checked, level), labels, classes)
+    metrics = score_metrics(checked, labels) | _coverage_metrics(calibration.sets(checked, level), labels, classes)
     metrics["n_test"] = float(labels.size)
     metrics["n_groups"] = float(labels.size if groups is None else np.unique(np.asarray(groups)).size)
     for k, label in enumerate(classes):
@@ -139,9 +149,7 @@ def log_losses(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> FloatArray:
     return losses
 
 
-def calibration_curve(
-    probability: FloatArray, happened: npt.NDArray[np.bool_], bins: int = CURVE_BINS
-) -> tuple[CurvePoint, ...]:
+def calibration_curve(probability: FloatArray, happened: BoolArray, bins: int = CURVE_BINS) -> tuple[CurvePoint, ...]:
     """Predicted against observed in at most ``bins`` bins of about equal size; equal predictions share a bin.
 
     Parameters
@@ -160,8 +168,14 @@ def calibration_curve(
     return tuple(points)
 
 
-def _scores(proba: FloatArray, labels: IntArray) -> dict[str, float]:
-    """Metrics of the probabilities alone."""
+def score_metrics(proba: FloatArray, labels: IntArray) -> dict[str, float]:
+    """``brier``, ``log_loss``, ``brier_skill`` and ``roc_auc``; the last two where the rows can give them.
+
+    Parameters
+    ----------
+    proba : shape (n, K), in [0, 1]; n > 0
+    labels : shape (n,), class indices
+    """
     metrics = {"brier": brier_score(proba, labels), "log_loss": float(log_losses(proba, labels).mean())}
     shares = np.bincount(labels, minlength=proba.shape[1]) / labels.size
     base = brier_score(np.broadcast_to(shares, proba.shape), labels)
@@ -173,18 +187,23 @@ def _scores(proba: FloatArray, labels: IntArray) -> dict[str, float]:
     return metrics
 
 
-def _sets(sets: npt.NDArray[np.bool_], labels: IntArray, classes: Sequence[object]) -> dict[str, float]:
-    """Metrics of the prediction sets, shape (n, K)."""
-    covered = sets[np.arange(labels.size), labels]
+def set_metrics(sets: BoolArray) -> dict[str, float]:
+    """``mean_set_size``, ``singleton_share`` and ``empty_share`` of prediction sets, shape (n, K); n > 0."""
     sizes = sets.sum(axis=1)
-    metrics = {
-        "coverage": float(covered.mean()),
+    return {
         "mean_set_size": float(sizes.mean()),
         "singleton_share": float((sizes == 1).mean()),
         "empty_share": float((sizes == 0).mean()),
     }
-    for k, (label, share) in enumerate(zip(classes, coverage_by_class(covered, labels, len(classes)), strict=True)):
-        if share is not None:
-            metrics[f"coverage_class_{label}"] = share
-            metrics[f"mean_set_size_class_{label}"] = float(sizes[labels == k].mean())
+
+
+def _coverage_metrics(sets: BoolArray, labels: IntArray, classes: Sequence[object]) -> dict[str, float]:
+    """Coverage and set sizes, over all rows and per class."""
+    covered = holds_label(sets, labels)
+    metrics = {"coverage": float(covered.mean()), **set_metrics(sets)}
+    for k, label in enumerate(classes):
+        own = labels == k
+        if own.any():
+            metrics[f"coverage_class_{label}"] = float(covered[own].mean())
+            metrics[f"mean_set_size_class_{label}"] = float(sets[own].sum(axis=1).mean())
     return metrics

@@ -1,4 +1,4 @@
-"""Whether live sets still cover what they promise: a detector fed label by label, and bands for whole windows."""
+"""Coverage of live prediction sets: a detector that is fed label by label, and bands for whole windows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from math import fsum, isfinite, sqrt
 
 import numpy as np
 import numpy.typing as npt
-from scipy.signal import fftconvolve
 from scipy.stats import beta
 
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.coverage_law import (
     Band,
@@ -20,31 +20,27 @@ from ml_core.lab.measuring.coverage_law import (
     band_of,
     effective_size,
     effects_of,
+    holds_label,
+    pooled_law,
 )
-from ml_core.serve.model.conformity_scores import FloatArray, IntArray
 from ml_core.serve.model.prediction_sets import Guarantee, misses_allowed
+from ml_core.serve.model.predictor import Label
 
 __all__ = [
     "BAND_TAIL",
     "BETS",
     "THRESHOLD",
-    "BoolArray",
     "CoverageBand",
     "DetectorState",
-    "Label",
-    "Promise",
+    "CoverageTarget",
     "class_indices",
     "coverage_bands",
     "group_ids",
     "highest_miss_rate",
     "misses_of",
     "sets_of",
-    "start_detector",
     "update",
 ]
-
-BoolArray = npt.NDArray[np.bool_]
-Label = int | str
 
 BETS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Stakes of the detector's bets: where 0.1 is promised, the quickest to find a rate of 0.12, 0.15, 0.19, 0.28 and 0.46.
@@ -67,22 +63,22 @@ _TAIL_SLOPE, _WIDEST_TAIL = 1 / 130, 0.32  # fitted by simulation, see highest_m
 
 @dataclass(frozen=True, slots=True)
 class DetectorState:
-    """All that the detector of one class of one model remembers.
+    """All that the detector of one class of one model remembers. A new one starts for a new champion or a new alarm.
 
     ``DetectorState(**json.loads(json.dumps(asdict(state))))`` is the same to the bit.
 
     Attributes
     ----------
-    mu0 : largest miss rate that is no cause for alarm, in (0, 1)
-    threshold : evidence from which it alarms
+    mu0 : largest miss rate that is no cause for alarm, in (0, 1); see :func:`highest_miss_rate`
+    threshold : > 1, evidence that raises the alarm: the smallest mean number of labels between false alarms
     evidence : per bet, >= 0; where it stood at the alarm once there was one
     labels, misses : matured labels seen, and those of them that were not in their set, also after the alarm
     alarm_at : number of the label that raised the alarm, 1 for the first; None without alarm
     """
 
     mu0: float
-    threshold: float
-    evidence: tuple[float, float, float, float, float]
+    threshold: float = THRESHOLD
+    evidence: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
     labels: int = 0
     misses: int = 0
     alarm_at: int | None = None
@@ -102,33 +98,17 @@ class DetectorState:
 
     @property
     def is_alarmed(self) -> bool:
-        """There was an alarm; it stays until a detector is started anew."""
+        """There was an alarm. It stays until a new detector starts."""
         return self.alarm_at is not None
 
     @property
     def total_evidence(self) -> float:
-        """What is held against the threshold."""
+        """The sum over the bets, which is compared with the threshold."""
         return fsum(self.evidence)
 
 
-def start_detector(mu0: float, threshold: float = THRESHOLD) -> DetectorState:
-    """A detector that has seen nothing: for a new champion, or when an alarm has been acknowledged.
-
-    Parameters
-    ----------
-    mu0 : in (0, 1), see :func:`highest_miss_rate`
-    threshold : > 1, mean number of labels to a false alarm
-
-    Raises
-    ------
-    ValueError
-        Either lies outside its range.
-    """
-    return DetectorState(mu0, threshold, (0.0, 0.0, 0.0, 0.0, 0.0))
-
-
 def update(state: DetectorState, misses: Sequence[bool] | BoolArray) -> DetectorState:
-    """The state after these labels too; a stream may be cut into pieces anywhere and gives the same bits.
+    """The state after these labels. A stream may be fed in pieces of any size, with the same result to the bit.
 
     Each bet's evidence S becomes (S + 1/5) (1 + stake (miss - mu0)), miss being 1 or 0, and the sum over the bets
     raises the alarm at the threshold (an e-detector of Shiryaev-Roberts form). While the chance of a miss, given all
@@ -137,10 +117,10 @@ def update(state: DetectorState, misses: Sequence[bool] | BoolArray) -> Detector
     n / threshold, whatever the order and however often somebody looks. A covered label never loses all: stakes are cut
     to 0.9 / mu0.
 
-    Patients that come again are not in this promise. With a design effect of 1.3, about 6 % of valid models instead of
-    5 % alarm within 3,000 labels if a patient's labels come far apart, but over 20 % if they come one right after
-    another: a table sorted by patient must be shuffled, or give one label per patient. Every label counts once, in
-    order of arrival: one that is corrected later must not be fed again.
+    This does not allow for repeated patients. With a design effect of 1.3, about 6 % of valid models instead of 5 %
+    alarm within 3,000 labels if a patient's labels come far apart, but over 20 % if they follow one another. A table
+    sorted by patient must be shuffled, or give one label per patient. Feed every label once, in order of arrival; do
+    not feed corrections.
 
     Parameters
     ----------
@@ -158,7 +138,7 @@ def update(state: DetectorState, misses: Sequence[bool] | BoolArray) -> Detector
 
     Examples
     --------
-    >>> state = update(start_detector(0.1), [True] * 10)
+    >>> state = update(DetectorState(0.1), [True] * 10)
     >>> state.alarm_at, state.misses
     (8, 10)
     """
@@ -183,7 +163,7 @@ def update(state: DetectorState, misses: Sequence[bool] | BoolArray) -> Detector
 def highest_miss_rate(n_calibration: int, level: Decimal, effect: float = 1.0) -> float:
     """The miss rate ``mu0`` up to which a detector should stay silent, for a class with that many calibration rows.
 
-    A valid model's true miss rate is not alpha: it hangs on its calibration rows, by Beta(l, n + 1 - l) with
+    A valid model's true miss rate is not alpha: it depends on the calibration rows, with law Beta(l, n + 1 - l) and
     l = floor((n + 1) alpha). This is the upper quantile of that law, never below alpha. The larger it is, the fewer
     valid models alarm that miss a little more than promised, and the later comes every alarm.
 
@@ -242,7 +222,7 @@ def _flags(misses: Sequence[bool] | BoolArray) -> list[bool]:
 
 
 def _factors(mu0: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """What a miss, and what a covered label, multiplies each bet's evidence by; all > 0."""
+    """Factors of each bet's evidence: for a miss, and for a covered label; all > 0."""
     stakes = [min(bet, _BOLDEST / mu0) for bet in BETS]
     return tuple(1.0 + s * (1.0 - mu0) for s in stakes), tuple(1.0 - s * mu0 for s in stakes)
 
@@ -256,8 +236,8 @@ def _step(evidence: tuple[float, ...], factors: tuple[float, ...]) -> tuple[floa
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What a model's sets promise, as its lineage tells it.
+class CoverageTarget:
+    """The coverage target of a model's sets, from its lineage.
 
     Attributes
     ----------
@@ -276,10 +256,10 @@ class Promise:
 
 
 def sets_of(p_values: npt.ArrayLike, sizes: Sequence[int], level: Decimal) -> BoolArray:
-    """Prediction sets at a level from stored p-values, exactly as the calibration decides them; shape (n, K).
+    """Prediction sets at a level from stored p-values, exactly as the calibration makes them; shape (n, K).
 
-    A p-value is rank / (n_k + 1), so the rank comes back whole and no rounding can move a label. p-values do not depend
-    on the level of the set that was given out, so the answers of callers with different levels are judged alike.
+    A p-value is rank / (n_k + 1), so the rank is recovered exactly. p-values do not depend on the level that a caller
+    asked for, so all answers are judged at the same level.
 
     Parameters
     ----------
@@ -314,7 +294,7 @@ def misses_of(
     sizes: Sequence[int],
     level: Decimal,
 ) -> BoolArray:
-    """Where the label that turned out to be true was not in its set, bool, shape (n,).
+    """Whether each set misses its label, bool, shape (n,).
 
     Parameters
     ----------
@@ -336,8 +316,7 @@ def misses_of(
     index = class_indices(labels, classes)
     if index.size != sets.shape[0]:
         raise DataError("labels", f"{index.size} for {sets.shape[0]} answers")
-    missed: BoolArray = ~sets[np.arange(index.size), index]
-    return missed
+    return ~holds_label(sets, index)
 
 
 def class_indices(labels: Sequence[Label] | npt.NDArray[np.generic], classes: Sequence[Label]) -> IntArray:
@@ -356,7 +335,7 @@ def class_indices(labels: Sequence[Label] | npt.NDArray[np.generic], classes: Se
 
 
 def group_ids(groups: Iterable[Hashable] | None) -> IntArray | None:
-    """Number of each row's patient, shape (n,); a row whose patient is None is a patient of its own."""
+    """Number of each row's patient, shape (n,). A row without a patient (None) counts as a patient."""
     if groups is None:
         return None
     known: dict[Hashable, int] = {}
@@ -368,7 +347,7 @@ def group_ids(groups: Iterable[Hashable] | None) -> IntArray | None:
 
 @dataclass(frozen=True, slots=True)
 class CoverageBand:
-    """Coverage in a window, of all rows or of those of one class, and where that of a valid model lies.
+    """Coverage in a window, of all rows or of one class, with the band of a valid model.
 
     Attributes
     ----------
@@ -389,21 +368,11 @@ class CoverageBand:
     upper: float
     inside: bool | None
 
-    @property
-    def is_below(self) -> bool:
-        """Fewer are covered than chance explains: the promise is broken."""
-        return self.inside is not None and self.observed is not None and self.observed < self.lower
-
-    @property
-    def is_above(self) -> bool:
-        """More are covered than chance explains; no harm, and no fault where scores are tied."""
-        return self.inside is not None and self.observed is not None and self.observed > self.upper
-
 
 def coverage_bands(
     covered: npt.ArrayLike,
     class_index: npt.ArrayLike,
-    promise: Promise,
+    target: CoverageTarget,
     groups: Iterable[Hashable] | None = None,
     tail: float = BAND_TAIL,
 ) -> tuple[CoverageBand, ...]:
@@ -431,37 +400,27 @@ def coverage_bands(
     Vovk (2012), arXiv:1209.2673; Angelopoulos & Bates (2023), Foundations and Trends in ML 16(4), section 3.2.
     """
     hits, index = np.asarray(covered, dtype=np.bool_), np.asarray(class_index, dtype=np.int64)
-    n_classes, ids = len(promise.classes), group_ids(groups)
+    n_classes, ids = len(target.classes), group_ids(groups)
     if hits.shape != index.shape or (ids is not None and ids.shape != index.shape):
         patients = "" if ids is None else f" and {ids.size} patients"
         raise DataError("matured labels", f"{hits.size} flags for {index.size} labels{patients}")
     one = DesignEffects(1.0, (1.0,) * n_classes)
-    calibration, window = promise.effects or one, effects_of(hits, index, ids, n_classes)
-    bands = [_band(None, hits, *_law_of_all(index, promise, calibration.marginal, window.marginal), tail)]
-    for k, label in enumerate(promise.classes):
+    calibration, window = target.effects or one, effects_of(hits, index, ids, n_classes)
+    whole = target.guarantee == "marginal"
+    laws = [
+        CoverageLaw.of(n, target.level, calibration.marginal) for n in (target.sizes[:1] if whole else target.sizes)
+    ]
+    counts = [index.size] if whole else np.bincount(index, minlength=n_classes).tolist()
+    bands = [_band(None, hits, *pooled_law(laws, counts, window.marginal), tail)]
+    for k, label in enumerate(target.classes):
         own = hits[index == k]
-        if promise.guarantee == "marginal":
+        if whole:
             bands.append(_band(label, own, None, np.ones(1), tail))
             continue
-        law = CoverageLaw.of(promise.sizes[k], promise.level, calibration.per_class[k])
+        law = CoverageLaw.of(target.sizes[k], target.level, calibration.per_class[k])
         pmf = law.pmf(effective_size(own.size, window.per_class[k]))
         bands.append(_band(label, own, law.promised, pmf, tail))
     return tuple(bands)
-
-
-def _law_of_all(
-    index: IntArray, promise: Promise, calibration_effect: float, window_effect: float
-) -> tuple[float, FloatArray]:
-    """Mean coverage of all rows, and the law of how many of them are covered."""
-    whole = promise.guarantee == "marginal"
-    sizes = promise.sizes[:1] if whole else promise.sizes
-    counts = np.array([index.size]) if whole else np.bincount(index, minlength=len(sizes))
-    laws = [CoverageLaw.of(n, promise.level, calibration_effect) for n in sizes]
-    pmf = np.ones(1)
-    for law, m in zip(laws, counts, strict=True):
-        pmf = np.maximum(fftconvolve(pmf, law.pmf(effective_size(int(m), window_effect))), 0.0)
-    shares = counts / index.size if index.size else np.full(len(laws), 1.0 / len(laws))
-    return float(shares @ np.array([law.promised for law in laws])), pmf
 
 
 def _band(label: Label | None, own: BoolArray, promised: float | None, pmf: FloatArray, tail: float) -> CoverageBand:

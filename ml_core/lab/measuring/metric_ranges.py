@@ -1,4 +1,4 @@
-"""How far chance may carry the metrics of a test split: intervals clustered by patient, and the band of coverage."""
+"""Sampling error of the metrics of a test split: intervals clustered by patient, and the band of coverage."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t
 
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.base.errors import CannotJudge
 from ml_core.lab.measuring.comparison import paired_auc_difference
-from ml_core.lab.measuring.coverage_law import DesignEffects, Groups
+from ml_core.lab.measuring.coverage_law import DesignEffects, Groups, row_groups
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict
 from ml_core.lab.measuring.evaluation import log_losses, squared_errors
-from ml_core.serve.model.conformity_scores import FloatArray, IntArray
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = ["MetricRange", "mean_interval", "metric_ranges"]
@@ -72,7 +72,7 @@ def metric_ranges(
     scores, labels = np.asarray(proba, dtype=np.float64), np.asarray(y_index, dtype=np.int64)
     sizes = calibration.sets(scores, level).sum(axis=1).astype(np.float64)
     rows = np.ones(labels.size, dtype=np.bool_)
-    means: list[tuple[str, FloatArray, npt.NDArray[np.bool_]]] = [
+    means: list[tuple[str, FloatArray, BoolArray]] = [
         ("brier", squared_errors(scores, labels), rows),
         ("log_loss", log_losses(scores, labels), rows),
         ("mean_set_size", sizes, rows),
@@ -98,7 +98,7 @@ def mean_interval(values: FloatArray, groups: Groups) -> tuple[float, float] | N
     tuple or None
         None for fewer than two groups, or values without any variation, which say nothing of how they would vary.
     """
-    group = np.arange(values.size) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    group = row_groups(groups, values.size)
     n_groups = int(group.max(initial=-1)) + 1
     mean = float(values.mean()) if values.size else 0.0
     sums = np.bincount(group, weights=values - mean)
@@ -110,7 +110,7 @@ def mean_interval(values: FloatArray, groups: Groups) -> tuple[float, float] | N
     return mean - half, mean + half
 
 
-def _mean_range(name: str, values: FloatArray, chosen: npt.NDArray[np.bool_], groups: Groups) -> MetricRange:
+def _mean_range(name: str, values: FloatArray, chosen: BoolArray, groups: Groups) -> MetricRange:
     of_these = values[chosen]
     interval = mean_interval(of_these, None if groups is None else np.asarray(groups)[chosen])
     most = 1.0 if name.endswith("_share") else np.inf
@@ -133,7 +133,7 @@ def _coverage_bands(
     )  # a floor of 0 leaves the band of the promise itself
     return [
         MetricRange(f"coverage{_suffix(row.label)}", row.coverage, row.lower, row.upper, "band")
-        for row in verdict.rows
+        for row in verdict
         if row.coverage is not None
     ]
 

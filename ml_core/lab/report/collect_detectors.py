@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ml_core.base.clock import microseconds, moment_of
+from ml_core.lab.drift.sequential import DriftState
+from ml_core.lab.measuring.live_coverage import DetectorState
 from ml_core.lab.report.facts import Detector, EvidencePoint
-from ml_core.lab.watching.alarms import DRIFT, coverage_detector, drift_detector
+from ml_core.lab.watching.alarms import DRIFT
 from ml_core.lab.watching.ledger import Ledger
 
 __all__ = ["detectors_of", "thinned"]
@@ -59,11 +61,11 @@ def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Seq
     alarm_at = None if alarm is None else datetime.fromisoformat(alarm)
     points = tuple(EvidencePoint(moment_of(us), value) for us, value in thinned(trail))
     if name == DRIFT:
-        drift = drift_detector(state)
+        drift = DriftState(**state)
         windows = f"{drift.threshold:,.0f} windows of answers"
         promise = f"On average at most one false alarm in {windows} while what is asked stays alike."
         return Detector(drift.evidence, drift.threshold, drift.windows, promise, alarm_at, points)
-    found = coverage_detector(state)
+    found = DetectorState(**state)
     whose = "outcomes" if name == "coverage:all" else "outcomes of this class"
     promise = f"On average at most one false alarm in {found.threshold:,.0f} {whose} while the promise is kept."
     return Detector(found.total_evidence, found.threshold, found.labels, promise, alarm_at, points)

@@ -12,14 +12,14 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift.drift_check import DriftCheck, check_table
-from ml_core.lab.drift.drift_report import FLAGS, STATES, DriftReport, Finding, should_retrain
+from ml_core.lab.drift.drift_report import FEATURE_FLAGS, FEATURE_STATES, DriftReport, Finding, should_retrain
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference
 from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_shares import level_shares, number_shares, score_shares
 from ml_core.lab.report.facts import Detector, Drift, FeatureDrift, ScoreShift, Shares
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
-from ml_core.lab.watching.live_window import LiveWindow, live_window
+from ml_core.lab.watching.live_drift import LiveWindow, live_window
 
 __all__ = ["drift_facts"]
 
@@ -44,7 +44,7 @@ def drift_facts(
     model_hash, columns : of the champion; its feature columns
     """
     live = gaps.asked("drift", lambda: _live(settings), None)
-    if live is not None and live.normal.model_hash == model_hash:
+    if live is not None and live.reference.model_hash == model_hash:
         return _of_live(live, detector)
     window = gaps.asked("drift", lambda: _last_window(ledger_path(settings), model_hash), None)
     return None if window is None else _of_window(window, columns, detector)
@@ -65,9 +65,9 @@ def _last_window(path: Path, model_hash: str) -> dict[str, Any] | None:
 
 
 def _of_live(live: LiveWindow, detector: Detector | None) -> Drift:
-    window = live.normal.window
+    window = live.reference.window
     check = check_table(window, live.inputs, DriftConfig(), probabilities=live.scores)
-    columns = {column.name: column for column in live.normal.columns}
+    columns = {column.name: column for column in live.reference.columns}
     features = tuple(
         _feature(report, columns.get(report.feature), _shares(live, report, columns)) for report in check.features
     )
@@ -111,7 +111,7 @@ def _rule_words(rule: str) -> str:
 
 
 def _shares(live: LiveWindow, report: DriftReport, columns: Mapping[str, Column]) -> Shares | None:
-    reference, values = live.normal.window.columns[report.feature], live.inputs[report.feature]
+    reference, values = live.reference.window.columns[report.feature], live.inputs[report.feature]
     if isinstance(reference, NumberReference):
         return number_shares(reference, values, whole=columns[report.feature].dtype == "int")
     return level_shares(reference, values) if isinstance(reference, CategoryReference) else None
@@ -120,7 +120,7 @@ def _shares(live: LiveWindow, report: DriftReport, columns: Mapping[str, Column]
 def _scores(live: LiveWindow, check: DriftCheck) -> tuple[ScoreShift, ...]:
     """P(label) of each label; of two only the second, which says all of the first."""
     reports = check.scores[1:] if len(check.scores) == 2 else check.scores
-    found = ((r, score_shares(live.normal.window.scores[r.feature], live.scores[r.feature])) for r in reports)
+    found = ((r, score_shares(live.reference.window.scores[r.feature], live.scores[r.feature])) for r in reports)
     return tuple(ScoreShift(r.feature, shares, r.ks_statistic, r.p_value) for r, shares in found if shares is not None)
 
 
@@ -155,8 +155,8 @@ def _notes(report: DriftReport) -> tuple[str, ...]:
             f"{report.n_current:,} values now, {report.n_reference:,} before: at least 30 are needed on each side",
         )
     elif report.state not in {"drifted", "ok", "warned"}:
-        state = (STATES[report.state],)
-    return (*state, *(FLAGS[flag] for flag in report.flags))
+        state = (FEATURE_STATES[report.state],)
+    return (*state, *(FEATURE_FLAGS[flag] for flag in report.flags))
 
 
 def _report(kept: Mapping[str, Any]) -> DriftReport:

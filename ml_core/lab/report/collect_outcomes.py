@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
-from ml_core.lab.measuring import performance as realised
-from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, Promise
+from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget
+from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MaturedPerformance, performance
 from ml_core.lab.report.collect_answers import files_of
 from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import Known, Period, Stretch
@@ -24,9 +24,9 @@ from ml_core.lab.report.facts import (
     PerformanceBucket,
 )
 from ml_core.lab.report.status_words import ALL
-from ml_core.lab.watching.calibration_facts import promise_of
+from ml_core.lab.watching.alarms import target_of
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
-from ml_core.lab.watching.live_performance import matured_of
+from ml_core.lab.watching.live_performance import arrays_of
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
 
@@ -38,7 +38,7 @@ class _Judged:
     """One bucket: when it begins, and how the model did; None without any answer."""
 
     start: datetime
-    found: realised.Performance | None
+    found: MaturedPerformance | None
 
 
 def known_outcomes(path: Path, model_hash: str) -> Known | None:
@@ -86,11 +86,11 @@ def outcome_facts(
         The monitor's ledger cannot be read.
     """
     with Ledger.reading(path) as ledger:
-        promise = None if ledger is None else promise_of(ledger, model_hash, manifest.calibration_id)
+        promise = None if ledger is None else target_of(ledger, model_hash, manifest.calibration_id)
     if promise is None:
         return None, None
     judged = [
-        _Judged(start, realised.performance(matured_of(rows), promise) if rows else None)
+        _Judged(start, performance(arrays_of(rows), promise) if rows else None)
         for start, rows in _rows(path, model_hash, manifest.calibration_id, period)
     ]
     coverage = Coverage(
@@ -130,7 +130,7 @@ def _rows(
         yield start, [r for r in rows if r.own and r.calibration_id == calibration_id and r.missed is not None]
 
 
-def _promised(promise: Promise) -> list[tuple[str, int]]:
+def _promised(promise: CoverageTarget) -> list[tuple[str, int]]:
     """What something is promised to, and its place among the bands: each class, or all of them together."""
     if promise.guarantee == "marginal":
         return [(ALL, 0)]
@@ -138,7 +138,7 @@ def _promised(promise: Promise) -> list[tuple[str, int]]:
 
 
 def _class_coverage(
-    label: str, place: int, promise: Promise, judged: Sequence[_Judged], detector: Detector | None
+    label: str, place: int, promise: CoverageTarget, judged: Sequence[_Judged], detector: Detector | None
 ) -> ClassCoverage:
     bands = [(one.start, None if one.found is None else one.found.coverage[place]) for one in judged]
     rows = sum(band.n for _, band in bands if band is not None)
@@ -162,7 +162,7 @@ def _coverage_bucket(start: datetime, band: CoverageBand | None) -> CoverageBuck
 def _performance(judged: Sequence[_Judged], manifest: Manifest, period: Stretch) -> Performance:
     return Performance(
         bucket_s=period.bucket.total_seconds(),
-        interval_level=realised.INTERVAL_LEVEL,
+        interval_level=INTERVAL_LEVEL,
         buckets=tuple(_performance_bucket(one) for one in judged),
         trained_auc=manifest.metrics.get("roc_auc") if len(manifest.classes) == 2 else None,
         trained_brier=manifest.metrics.get("brier"),

@@ -1,13 +1,12 @@
-"""The monitor: canary guards, matured outcomes, detectors, alarms."""
+"""The monitor: canary guards, matured answers, detectors, alarms."""
 
 __all__ = [
     "alarms",
-    "calibration_facts",
     "canary_guards",
     "canary_monitor",
     "health_monitor",
     "ledger",
+    "live_drift",
     "live_performance",
-    "live_window",
-    "next_step",
+    "model_status",
 ]

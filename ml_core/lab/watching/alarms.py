@@ -1,4 +1,4 @@
-"""Detectors of a model in the ledger, and the alarms that they raise, in words for people."""
+"""What the ledger keeps of a live model besides its answers: coverage target, detectors, and alarms in words."""
 
 from __future__ import annotations
 
@@ -10,26 +10,64 @@ from typing import Any
 
 from ml_core.base.clock import microseconds, utc_text
 from ml_core.lab.drift.sequential import DriftState
-from ml_core.lab.measuring.live_coverage import DetectorState, highest_miss_rate, start_detector, update
+from ml_core.lab.measuring.coverage_law import DesignEffects
+from ml_core.lab.measuring.live_coverage import CoverageTarget, DetectorState, highest_miss_rate, update
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.rollout.monitor_state import Alarm
 
-__all__ = ["DRIFT", "alarms_of", "coverage_detector", "drift_detector", "feed_coverage", "keep_told", "untold"]
+__all__ = [
+    "DRIFT",
+    "alarms_of",
+    "feed_coverage",
+    "keep_target",
+    "mark_announced",
+    "target_of",
+    "unannounced",
+]
 
 DRIFT = "drift"
 _COVERAGE = "coverage:"
-_LATELY, _NAMED = 500, 6
-_TOLD = "told:"
+_LATEST_ANSWERS, _MOST_NAMES = 500, 6
+_ANNOUNCED = "told:"
 
 
-def coverage_detector(state: Mapping[str, Any]) -> DetectorState:
-    """A detector as the ledger keeps it."""
-    return DetectorState(**{**state, "evidence": tuple(state["evidence"])})
+def keep_target(ledger: Ledger, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    """Keep the coverage target of a calibration, when its first answer matures.
+
+    Parameters
+    ----------
+    facts : lineage of the answer
+    metrics : of the model's manifest; without design effects in them, every calibration row counts as a patient
+    """
+    effects = [metrics.get(f"calibration_effect_class_{label}") for label in facts["classes"]]
+    ledger.remember(
+        _target_key(facts["model_hash"], facts["calibration_id"]),
+        {
+            "classes": facts["classes"],
+            "sizes": facts["calibration_sizes"],
+            "level": facts["level"],
+            "guarantee": facts["guarantee"],
+            "marginal_effect": metrics.get("calibration_effect"),
+            "effects": None if None in effects else effects,
+        },
+    )
 
 
-def drift_detector(state: Mapping[str, Any]) -> DriftState:
-    """The drift detector as the ledger keeps it."""
-    return DriftState(**state)
+def target_of(ledger: Ledger, model_hash: str, calibration_id: str) -> CoverageTarget | None:
+    """The coverage target of a model's calibration; None before an answer of it has matured."""
+    kept = ledger.fact(_target_key(model_hash, calibration_id))
+    if kept is None:
+        return None
+    effects = None
+    if kept["effects"] is not None and kept["marginal_effect"] is not None:
+        effects = DesignEffects(kept["marginal_effect"], tuple(kept["effects"]))
+    return CoverageTarget(
+        classes=tuple(kept["classes"]),
+        sizes=tuple(kept["sizes"]),
+        level=Decimal(kept["level"]),
+        guarantee=kept["guarantee"],
+        effects=effects,
+    )
 
 
 def feed_coverage(
@@ -40,13 +78,13 @@ def feed_coverage(
     threshold: float,
     now: datetime,
 ) -> None:
-    """Feed matured answers of one calibration to its detectors: one per class, or one where the promise is marginal.
+    """Feed matured answers to the detectors of their calibration: one per class, or one for a marginal guarantee.
 
     Parameters
     ----------
-    facts : of the answers' lineage
-    metrics : of the model's manifest, for the design effects of its calibration rows; empty where they are not known
-    threshold : mean number of labels to a false alarm, at least
+    facts : lineage of the answers
+    metrics : of the model's manifest, with the design effects of its calibration rows; empty if unknown
+    threshold : smallest mean number of labels between false alarms
     """
     model_hash = facts["model_hash"]
     known = ledger.detectors(model_hash)
@@ -56,9 +94,9 @@ def feed_coverage(
             continue
         state, since = known.get(name, (None, None))
         before = (
-            start_detector(highest_miss_rate(size, Decimal(facts["level"]), effect), threshold)
+            DetectorState(highest_miss_rate(size, Decimal(facts["level"]), effect), threshold)
             if state is None
-            else coverage_detector(state)
+            else DetectorState(**state)
         )
         after = update(before, misses)
         if after.is_alarmed and since is None:
@@ -68,30 +106,30 @@ def feed_coverage(
 
 
 def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:
-    """The alarms that are on for a model."""
+    """The alarms of a model that are on."""
     found = []
     for name, (state, since) in ledger.detectors(model_hash).items():
         if since is None:
             continue
         if name == DRIFT:
-            found.append(_drift_alarm(drift_detector(state), since, _drifted_lately(ledger, model_hash)))
+            found.append(_drift_alarm(DriftState(**state), since, _drifted_lately(ledger, model_hash)))
         else:
             label = name.removeprefix(_COVERAGE)
-            lately = ledger.latest_misses(model_hash, None if label == "all" else label, _LATELY)
-            found.append(_coverage_alarm(name, coverage_detector(state), since, lately))
+            lately = ledger.latest_misses(model_hash, None if label == "all" else label, _LATEST_ANSWERS)
+            found.append(_coverage_alarm(name, DetectorState(**state), since, lately))
     return tuple(found)
 
 
-def untold(ledger: Ledger, model_hash: str, found: Sequence[Alarm]) -> tuple[Alarm, ...]:
-    """Those of the alarms that are on which nobody has been told of; one that went off again is another."""
-    told = ledger.fact(f"{_TOLD}{model_hash}", {})
-    return tuple(alarm for alarm in found if told.get(alarm.reason) != alarm.since)
+def unannounced(ledger: Ledger, model_hash: str, found: Sequence[Alarm]) -> tuple[Alarm, ...]:
+    """The alarms that have not been announced yet. An alarm that was acknowledged and raised again is a new one."""
+    known = ledger.fact(f"{_ANNOUNCED}{model_hash}", {})
+    return tuple(alarm for alarm in found if known.get(alarm.reason) != alarm.since)
 
 
-def keep_told(ledger: Ledger, model_hash: str, found: Sequence[Alarm]) -> None:
-    """Keep that these alarms were told."""
-    told = ledger.fact(f"{_TOLD}{model_hash}", {})
-    ledger.remember(f"{_TOLD}{model_hash}", {**told, **{alarm.reason: alarm.since for alarm in found}})
+def mark_announced(ledger: Ledger, model_hash: str, found: Sequence[Alarm]) -> None:
+    """Remember that these alarms have been announced."""
+    known = ledger.fact(f"{_ANNOUNCED}{model_hash}", {})
+    ledger.remember(f"{_ANNOUNCED}{model_hash}", {**known, **{alarm.reason: alarm.since for alarm in found}})
 
 
 def _streams(
@@ -115,22 +153,26 @@ def _drifted_lately(ledger: Ledger, model_hash: str) -> list[str]:
 
 def _coverage_alarm(name: str, state: DetectorState, since: str, lately: tuple[int, int]) -> Alarm:
     label = name.removeprefix(_COVERAGE)
-    whose = "answers" if label == "all" else f"answers whose outcome was {label}"
+    which = "answers" if label == "all" else f"answers with label {label}"
     return Alarm(
         reason=name,
         since=since,
-        says=f"of the latest {lately[1]} {whose}, {lately[0]} did not have it in their set, of all {state.labels} "
-        f"{state.misses}; a miss rate of {state.mu0:.1%} does not explain the run",
-        false_alarm=f"at most once in {state.threshold:,.0f} labels on average while the promise is kept",
+        says=f"the sets of {lately[0]} of the latest {lately[1]} {which} miss their label ({state.misses} of all "
+        f"{state.labels}); a miss rate of {state.mu0:.1%} does not explain this",
+        false_alarm=f"at most once in {state.threshold:,.0f} labels on average while the coverage target is met",
     )
 
 
 def _drift_alarm(state: DriftState, since: str, names: Sequence[str]) -> Alarm:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    which = f"; in the newest window: {', '.join(names[:_NAMED])}{more}" if names else ""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    which = f"; drifted in the newest window: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""
     return Alarm(
         reason=DRIFT,
         since=since,
-        says=f"what is asked is no longer like what the model was trained on (alarm at window {state.alarm_at}){which}",
-        false_alarm=f"at most once in {state.threshold:,.0f} windows on average while nothing has changed",
+        says=f"inputs no longer look like the data the model was trained on (alarm at window {state.alarm_at}){which}",
+        false_alarm=f"at most once in {state.threshold:,.0f} windows on average while inputs do not change",
     )
+
+
+def _target_key(model_hash: str, calibration_id: str) -> str:
+    return f"promise:{model_hash}:{calibration_id}"

@@ -1,36 +1,131 @@
-"""Drift of live answers: windows of inputs against the champion's reference, one after another, into one detector."""
+"""Drift of live answers: the champion's newest inputs beside its reference, and a detector fed window by window."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
+import numpy as np
+
 from ml_core.base.clock import microseconds, utc_text
-from ml_core.base.errors import LogDamaged
+from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.settings import Settings
+from ml_core.features.columns import Column, ColumnArrays, features_of
 from ml_core.lab.drift.detect import detect_drift, detect_score_drift
-from ml_core.lab.drift.sequential import start_drift, update_drift, window_p
-from ml_core.lab.watching.alarms import DRIFT, drift_detector
+from ml_core.lab.drift.reference_window import ReferenceWindow
+from ml_core.lab.drift.sequential import DriftState, update_drift, window_p
+from ml_core.lab.watching.alarms import DRIFT
 from ml_core.lab.watching.ledger import Ledger
-from ml_core.lab.watching.live_window import Normal, inputs_of, normal_of, scores_of
+from ml_core.serve.features.record import Record, RecordReader
+from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import Cursor, PredictionLog
+from ml_core.serve.model.bundle import REFERENCE_FILE
 from ml_core.serve.model.loader import ModelLoader
+from ml_core.serve.rollout.rollout_store import RolloutStore
 
-__all__ = ["DriftWatch"]
+__all__ = ["DriftMonitor", "LiveWindow", "ModelReference", "inputs_of", "live_window", "reference_of", "scores_of"]
 
 logger = logging.getLogger(__name__)
 
 _CURSOR = "drift_cursor"
 
 
-class DriftWatch:
-    """Reads new answers of the champion, and judges them window by window.
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """The reference window that travels with a model.
 
-    The ledger keeps where the last window ended, so that a monitor that starts anew reads what came after it again; in
-    between this object keeps what it has read.
+    Attributes
+    ----------
+    tag, model_hash : of the model
+    columns : its feature columns
+    window : its training rows, described
+    """
+
+    tag: str
+    model_hash: str
+    columns: tuple[Column, ...]
+    window: ReferenceWindow
+
+
+@dataclass(frozen=True, slots=True)
+class LiveWindow:
+    """The newest answers of the champion.
+
+    Attributes
+    ----------
+    reference : of the champion
+    rows : number of answers
+    inputs : feature columns as ``ColumnArrays``, each (rows,)
+    scores : P(label) by label, as text, each (rows,)
+    since, until : time of the first and the last answer, UTC
+    """
+
+    reference: ModelReference
+    rows: int
+    inputs: ColumnArrays
+    scores: ColumnArrays
+    since: datetime
+    until: datetime
+
+
+def reference_of(loader: ModelLoader, tag: str) -> ModelReference:
+    """The reference of the model with that tag. Its whole artefact is verified.
+
+    Raises
+    ------
+    NotLoaded, ArtefactError
+        The artefact is not found, or fails verification.
+    """
+    manifest, model_hash, files = loader.files(tag)
+    columns = features_of(get_feature_version(manifest.feature_version).columns)
+    return ModelReference(tag, model_hash, columns, ReferenceWindow.read(files[REFERENCE_FILE], columns))
+
+
+def live_window(settings: Settings, rows: int) -> LiveWindow:
+    """The newest answers of the champion, at most ``rows`` of them.
+
+    Raises
+    ------
+    DataError
+        No model is live, the log holds no answer of the champion yet, or inputs are not kept.
+    NotLoaded, ArtefactError, LogDamaged
+        The champion or the log cannot be read.
+    """
+    state = RolloutStore(settings).read()
+    if state is None:
+        raise DataError("the live log", f"nothing of {settings.model_name} is live: start the service first")
+    reference = reference_of(ModelLoader(settings), settings.model or state.champion)
+    found = [a for a in PredictionLog(settings.log).last(rows) if a.lineage["model_hash"] == reference.model_hash]
+    if not found:
+        raise DataError("the live log", f"holds no answer of {reference.tag} yet")
+    kept = [answer for answer in found if answer.input is not None]
+    if not kept:
+        raise DataError("the live log", "keeps no inputs (SURETY_LOG_INPUTS is false): give --current FILE")
+    inputs = inputs_of(kept, reference.columns)
+    return LiveWindow(reference, len(kept), inputs, scores_of(kept), kept[0].at, kept[-1].at)
+
+
+def inputs_of(answers: Sequence[LoggedAnswer], columns: Sequence[Column]) -> ColumnArrays:
+    """The inputs of answers whose input was kept, as ``ColumnArrays``."""
+    reader = RecordReader(columns)
+    return reader.arrays([Record(dict(answer.input or {}), {}) for answer in answers])
+
+
+def scores_of(answers: Sequence[LoggedAnswer]) -> ColumnArrays:
+    """P(label) by label, as text, each (n,), of answers of one model."""
+    classes = answers[0].lineage["classes"]
+    values = np.array([answer.probabilities for answer in answers], dtype=np.float64)
+    return {str(label): values[:, k] for k, label in enumerate(classes)}
+
+
+class DriftMonitor:
+    """Reads new answers of the champion, and compares them with its reference window by window.
+
+    The ledger keeps where the last complete window ended. A new monitor reads on from there; this object also keeps the
+    answers read since then.
 
     Parameters
     ----------
@@ -43,26 +138,26 @@ class DriftWatch:
         self._settings = settings
         self._loader = loader
         self._log = log
-        self._normal: Normal | None = None
+        self._reference: ModelReference | None = None
         self._kept: Cursor = {}
         self._read_to: Cursor = {}
         self._rows: list[LoggedAnswer] = []
         self._unreadable: set[str] = set()
 
     def look(self, ledger: Ledger, tag: str, model_hash: str, now: datetime) -> int:
-        """Judge the windows that have become full; how many there were.
+        """Compare every window that is complete by now; return how many there were.
 
         Raises
         ------
         LogDamaged, ArtefactError
-            The log, or the champion's reference, cannot be read; what was read is as it was before.
+            The log or the champion's reference cannot be read. Nothing of this object has changed.
         """
-        normal, kept = self._normal, dict(ledger.fact(_CURSOR, {}))
+        reference, kept = self._reference, dict(ledger.fact(_CURSOR, {}))
         rows, read_to = self._rows, self._read_to
-        if kept != self._kept:  # another monitor has judged windows meanwhile, or the last look was undone
+        if kept != self._kept:  # another monitor was here meanwhile, or the ledger's last change was undone
             rows, read_to = [], kept
-        if normal is None or normal.model_hash != model_hash:
-            normal, rows = normal_of(self._loader, tag), []
+        if reference is None or reference.model_hash != model_hash:
+            reference, rows = reference_of(self._loader, tag), []
         size, windows = self._settings.drift_window_rows, 0
         while True:
             found, after = self._next(read_to, size - len(rows))
@@ -70,19 +165,19 @@ class DriftWatch:
                 break
             read_to = after
             rows = rows + [a for a in found if a.lineage["model_hash"] == model_hash and a.input is not None]
-            if len(rows) >= size:  # a bulk call comes whole, and fills several at once
+            if len(rows) >= size:  # a bulk call is never divided, and may fill several windows
                 for window in _split(rows, size):
-                    self._judge(ledger, normal, window, now)
+                    self._compare(ledger, reference, window, now)
                     windows += 1
                 rows = []
             if not rows:
                 kept = read_to
                 ledger.remember(_CURSOR, kept)
-        self._normal, self._kept, self._read_to, self._rows = normal, kept, read_to, rows
+        self._reference, self._kept, self._read_to, self._rows = reference, kept, read_to, rows
         return windows
 
     def _next(self, read_to: Cursor, limit: int) -> tuple[list[LoggedAnswer], Cursor]:
-        """What comes after the cursor; a file that cannot be read is passed over, so that the others stay watched."""
+        """The answers after the cursor. A file that cannot be read is skipped, so that the others are still read."""
         while True:
             try:
                 return self._log.after(read_to, limit, self._unreadable)
@@ -92,26 +187,28 @@ class DriftWatch:
                 self._unreadable.add(error.file)
                 logger.error("log.unreadable", extra={"file": error.file, "reason": str(error)})  # noqa: TRY400 - one line
 
-    def _judge(self, ledger: Ledger, normal: Normal, window: Sequence[LoggedAnswer], now: datetime) -> None:
-        columns = normal.columns
-        reports = detect_drift(normal.window, inputs_of(window, columns), rule="extended", columns=columns)
+    def _compare(
+        self, ledger: Ledger, reference: ModelReference, window: Sequence[LoggedAnswer], now: datetime
+    ) -> None:
+        columns = reference.columns
+        reports = detect_drift(reference.window, inputs_of(window, columns), rule="extended", columns=columns)
         own = [answer for answer in window if answer.is_the_models_own]
-        scores = detect_score_drift(normal.window, scores_of(own), rule="extended") if own else []
+        scores = detect_score_drift(reference.window, scores_of(own), rule="extended") if own else []
         p_value = window_p(reports)
-        state, since = ledger.detectors(normal.model_hash).get(DRIFT, (None, None))
-        before = start_drift(self._settings.drift_alarm_windows) if state is None else drift_detector(state)
+        state, since = ledger.detectors(reference.model_hash).get(DRIFT, (None, None))
+        before = DriftState(self._settings.drift_alarm_windows) if state is None else DriftState(**state)
         after = update_drift(before, p_value)
         if after.is_alarmed and since is None:
             since = utc_text(now)
-        ledger.keep_detector(normal.model_hash, DRIFT, asdict(after), since)
+        ledger.keep_detector(reference.model_hash, DRIFT, asdict(after), since)
         times = [microseconds(answer.at) for answer in window]
-        first, last = min(times), max(times)  # they come file by file
-        ledger.add_evidence(normal.model_hash, DRIFT, last, after.evidence)
-        found = {"features": [r.as_dict() for r in reports], "scores": [r.as_dict() for r in scores]}
-        ledger.keep_window(normal.model_hash, first, last, len(window), p_value, found)
+        first, last = min(times), max(times)  # answers are read file by file, not in order of time
+        ledger.add_evidence(reference.model_hash, DRIFT, last, after.evidence)
+        found = {"features": [asdict(r) for r in reports], "scores": [asdict(r) for r in scores]}
+        ledger.keep_window(reference.model_hash, first, last, len(window), p_value, found)
 
 
 def _split(rows: Sequence[LoggedAnswer], size: int) -> list[Sequence[LoggedAnswer]]:
-    """Rows in windows of that size; the last takes what is left over."""
+    """Rows in windows of that size; the last window takes the remainder as well."""
     n = max(1, len(rows) // size)
     return [rows[i * size : (i + 1) * size if i < n - 1 else None] for i in range(n)]

@@ -1,4 +1,4 @@
-"""How a live model has done on answers that matured: coverage against its band, and performance."""
+"""How a live model does on its matured answers: coverage against its band, and performance."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.lab.measuring.live_coverage import (
     CoverageBand,
+    CoverageTarget,
     DetectorState,
-    Promise,
     class_indices,
     coverage_bands,
-    sets_of,
+    misses_of,
 )
-from ml_core.lab.measuring.performance import Matured, Performance, performance
-from ml_core.lab.watching.alarms import alarms_of, coverage_detector
-from ml_core.lab.watching.calibration_facts import promise_of
-from ml_core.lab.watching.health_monitor import Watch, WatchedModel, ledger_path
+from ml_core.lab.measuring.performance import MaturedArrays, MaturedPerformance, performance
+from ml_core.lab.watching.alarms import alarms_of, target_of
+from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel, ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.rollout.monitor_state import Alarm
 
-__all__ = ["Realised", "bands_of", "matured_of", "performance_of", "realised"]
+__all__ = ["MaturedAnswers", "arrays_of", "bands_of", "matured_answers", "performance_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Realised:
-    """A live model's matured answers.
+class MaturedAnswers:
+    """The matured answers of a live model.
 
     Attributes
     ----------
     model : the model
-    promise : of its sets; None while no answer has matured
-    rows : its own answers (no fallback's), in the order they were given
-    detectors : state by name, such as ``coverage:1``
-    alarms : those that are on
-    waiting, unknown : labels that do not count yet, and labels of answers that are not known
+    target : coverage target of its sets; None before any answer has matured
+    rows : answers of the model itself (of no fallback), in the order they were given
+    detectors : states of the coverage detectors, by name, such as ``coverage:1``
+    alarms : the alarms that are on
+    waiting : labels whose horizon has not passed yet
+    unknown : labels of answers that are not in the log
     """
 
-    model: WatchedModel
-    promise: Promise | None
+    model: MonitoredModel
+    target: CoverageTarget | None
     rows: tuple[MaturedRow, ...]
     detectors: dict[str, DetectorState]
     alarms: tuple[Alarm, ...]
@@ -52,17 +52,17 @@ class Realised:
     unknown: int
 
 
-def realised(settings: Settings, since: datetime | None = None, slot: str = "champion") -> Realised:
-    """The model in that slot, and its answers since then that have matured.
+def matured_answers(settings: Settings, since: datetime | None = None, slot: str = "champion") -> MaturedAnswers:
+    """The matured answers, given since then, of the model in that slot.
 
     Raises
     ------
     DataError
-        Nothing is live in that slot, or the monitor has never run.
+        No model is in that slot, or the monitor has never run.
     LogDamaged, ArtefactError
         Ledger or rollout cannot be read.
     """
-    model = next((m for m in Watch(settings).live_models() if m.slot == slot), None)
+    model = next((m for m in HealthMonitor(settings).live_models() if m.slot == slot), None)
     if model is None:
         raise DataError(f"the {slot}", f"no model of {settings.model_name} is live there: start the service first")
     since_us = 0 if since is None else microseconds(since)
@@ -76,13 +76,13 @@ def realised(settings: Settings, since: datetime | None = None, slot: str = "cha
         )
         counts = ledger.count_waiting()
         detectors = {
-            name: coverage_detector(state)
+            name: DetectorState(**state)
             for name, (state, _) in ledger.detectors(model.model_hash).items()
             if name.startswith("coverage:")
         }
-        return Realised(
+        return MaturedAnswers(
             model=model,
-            promise=promise_of(ledger, model.model_hash, model.manifest.calibration_id),
+            target=target_of(ledger, model.model_hash, model.manifest.calibration_id),
             rows=rows,
             detectors=detectors,
             alarms=alarms_of(ledger, model.model_hash),
@@ -91,9 +91,9 @@ def realised(settings: Settings, since: datetime | None = None, slot: str = "cha
         )
 
 
-def matured_of(rows: Sequence[MaturedRow]) -> Matured:
-    """The rows as performance takes them; patients by their hidden names, answers without one each their own."""
-    return Matured(
+def arrays_of(rows: Sequence[MaturedRow]) -> MaturedArrays:
+    """The rows as arrays. Groups are pseudonyms; an answer without one is a group of its own."""
+    return MaturedArrays(
         proba=np.array([row.probabilities for row in rows], dtype=np.float64),
         p_values=np.array([row.p_values for row in rows], dtype=np.float64),
         labels=[row.label for row in rows],
@@ -101,19 +101,18 @@ def matured_of(rows: Sequence[MaturedRow]) -> Matured:
     )
 
 
-def bands_of(found: Realised) -> tuple[CoverageBand, ...]:
-    """Coverage of all rows, then of each class, against the band of a valid model; empty without rows."""
-    promise, rows = found.promise, found.rows
-    if promise is None or not rows:
+def bands_of(found: MaturedAnswers) -> tuple[CoverageBand, ...]:
+    """Coverage of all rows, then of each class, with the band of a valid model; empty without rows."""
+    target, rows = found.target, found.rows
+    if target is None or not rows:
         return ()
-    index = class_indices([row.label for row in rows], promise.classes)
-    sets = sets_of([row.p_values for row in rows], promise.sizes, promise.level)
-    covered = sets[np.arange(index.size), index]
-    return coverage_bands(covered, index, promise, [row.subject or row.request_id for row in rows])
+    arrays = arrays_of(rows)
+    covered = ~misses_of(arrays.p_values, arrays.labels, target.classes, target.sizes, target.level)
+    return coverage_bands(covered, class_indices(arrays.labels, target.classes), target, arrays.groups)
 
 
-def performance_of(found: Realised) -> Performance | None:
-    """Performance on all rows; None without any."""
-    if found.promise is None or not found.rows:
+def performance_of(found: MaturedAnswers) -> MaturedPerformance | None:
+    """Performance on all rows; None without rows."""
+    if found.target is None or not found.rows:
         return None
-    return performance(matured_of(found.rows), found.promise)
+    return performance(arrays_of(found.rows), found.target)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_core.lab.drift import bins
+from ml_core.lab.drift import current_stream
 from ml_core.lab.drift.current_stream import summarised_stream
 from ml_core.lab.drift.current_window import summarised
 from ml_core.lab.drift.detect import judged
@@ -104,7 +104,7 @@ def test_any_numbers_end_in_the_same_state_in_a_stream(reference, current, rule)
 
 
 def test_a_crowded_bin_is_thinned_and_the_median_hardly_moves(monkeypatch):
-    monkeypatch.setattr(bins, "_MOST_KEPT", 500)
+    monkeypatch.setattr(current_stream, "_MOST_KEPT", 500)
     rng = np.random.default_rng(0)
     window = ReferenceWindow.of({"x": rng.normal(size=200)}, ["x"])
     frame = pd.DataFrame({"x": rng.normal(50, 1, 40_000)})  # all beyond the last point
@@ -131,11 +131,11 @@ from ml_core.lab.drift.detect import judged
 from ml_core.lab.drift.reference_window import ReferenceWindow
 from ml_core.lab.drift.drift_rules import Limits
 from ml_core.lab.drift.current_stream import summarised_stream
-from ml_core.lab.drift.table_files import TableFile
+from ml_core.lab.drift.drift_table import DriftTable
 names = ["x0", "x1", "x2"]
 rng = np.random.default_rng(0)
 window = ReferenceWindow.of({n: rng.normal(size=10_000) for n in names}, names)
-file = TableFile(Path(sys.argv[1]))
+file = DriftTable(Path(sys.argv[1]))
 reports = judged(window, summarised_stream(window, lambda: file.batches(names), extended=True), Limits(), "extended")
 assert {r.state for r in reports} == {"ok"} and reports[0].n_current == file.rows
 print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
@@ -162,3 +162,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert (tmp_path / "many.parquet").stat().st_size > 48e6
     assert many_groups - small < 24
     assert one_group - small < 24
+
+
+def test_unlisted_levels_of_every_piece_are_counted():
+    window = ReferenceWindow.of(pd.DataFrame({"x": ["a", "b"] * 50}), ["x"])
+    frame = pd.DataFrame({"x": ["a", "new"] * 40})
+
+    streamed = summarised_stream(window, pieces(frame, 20), extended=True)["x"]
+
+    assert (streamed.other, streamed.count, streamed.rows) == (40, 80, 80)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from scipy.stats import ks_2samp, levene, wasserstein_distance
 
 from ml_core.base.errors import DataError
 from ml_core.lab.drift.detect import detect_drift, detect_score_drift
-from ml_core.lab.drift.drift_report import FLAGS, STATES
+from ml_core.lab.drift.drift_report import FEATURE_FLAGS, FEATURE_STATES
 from ml_core.lab.drift.reference_window import ReferenceWindow
 from tests.lab.drift.windows import COLUMNS, arrays, published
 
@@ -187,9 +188,9 @@ def test_every_odd_window_ends_in_a_named_state(reference, current, basic, exten
     for rule, expected in zip(RULES, (basic, extended), strict=True):
         found = one(reference, current, rule)
         assert (found.state, found.flags) == expected
-        assert found.state in STATES
-        assert set(found.flags) <= set(FLAGS)
-        json.dumps(found.as_dict(), allow_nan=False)
+        assert found.state in FEATURE_STATES
+        assert set(found.flags) <= set(FEATURE_FLAGS)
+        json.dumps(asdict(found), allow_nan=False)
 
 
 def test_a_sentinel_changes_no_verdict_of_the_formula():
@@ -210,7 +211,7 @@ ODD = st.lists(
 def test_any_numbers_end_in_a_state_and_not_in_an_error(reference, current, rule):
     arrays = (np.array(side, dtype=np.float64) for side in (reference, current))
     (found,) = detect_drift(*({"x": side} for side in arrays), ["x"], rule=rule)
-    assert found.state in STATES
+    assert found.state in FEATURE_STATES
     if found.state == "ok":
         assert found.tested
         assert not found.flags
@@ -218,7 +219,7 @@ def test_any_numbers_end_in_a_state_and_not_in_an_error(reference, current, rule
     if rule == "ks_mean_shift":
         with np.errstate(all="ignore"):
             assert found.drifted == formula(reference, current)
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
 
 
 @pytest.mark.parametrize("rule", RULES)

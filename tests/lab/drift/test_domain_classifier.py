@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def test_the_same_seed_gives_the_same_report_and_it_is_json():
     before, now = correlated(200, 0.5, 0), correlated(200, 0.5, 1)
     first, again = (domain_classifier(before, now, seed=4) for _ in range(2))
     assert first == again
-    json.dumps(first.as_dict(), allow_nan=False)
+    json.dumps(asdict(first), allow_nan=False)
 
 
 def test_it_names_the_column_that_tells_the_windows_apart():

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import pytest
 from ml_core.base.errors import ArtefactError, DataError
 from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift import drift_check as check
-from ml_core.lab.drift.drift_check import check_files, check_table, reference_window
+from ml_core.lab.drift.drift_check import check_files, check_table, read_reference
 from ml_core.lab.drift.reference_window import ReferenceWindow
 from tests.lab.drift.windows import COLUMNS, arrays, published
 
@@ -65,7 +65,7 @@ def test_a_file_larger_than_memory_allows_is_read_in_pieces_and_says_the_same(fi
 def test_a_check_is_json_and_says_what_it_promises(files):
     for config in (BASIC, EXTENDED):
         found = json.loads(
-            json.dumps(check_files(files / "reference.csv", files / "moved.csv", config, COLUMNS).as_dict())
+            json.dumps(asdict(check_files(files / "reference.csv", files / "moved.csv", config, COLUMNS)))
         )
         assert found["rule"] == config.rule
         assert found["false_alarms"].startswith("per check")
@@ -109,7 +109,7 @@ def test_a_models_reference_needs_its_feature_version(files):
     with pytest.raises(DataError, match="feature version"):
         check_files(files / "reference.npz", files / "steady.parquet", BASIC)
     with pytest.raises(ArtefactError, match="another feature version"):
-        reference_window(files / "reference.npz", [replace(COLUMNS[0], name="bmi")])
+        read_reference(files / "reference.npz", [replace(COLUMNS[0], name="bmi")])
 
 
 def test_a_domain_classifier_sees_what_no_column_shows(files):
@@ -120,7 +120,7 @@ def test_a_domain_classifier_sees_what_no_column_shows(files):
     alone.to_parquet(files / "alone.parquet")
     found = check_files(files / "linked.parquet", files / "alone.parquet", EXTENDED, with_domain=True)
     assert (found.domain.drifted, found.retrain_advised) == (True, False)
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
     same = check_files(files / "linked.parquet", files / "linked.parquet", EXTENDED, with_domain=True)
     assert not same.domain.drifted
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
 from ml_core.lab.drift.detect import detect_drift
-from ml_core.lab.drift.drift_report import FLAGS, STATES, counted, drifted_share, should_retrain
+from ml_core.lab.drift.drift_report import FEATURE_FLAGS, FEATURE_STATES, counted, drifted_share, should_retrain
 
 RNG = np.random.default_rng(3)
 
@@ -51,10 +52,10 @@ def test_a_threshold_outside_its_range_is_refused(threshold):
 
 
 def test_a_report_is_json():
-    found = json.loads(json.dumps([r.as_dict() for r in reports(1, 1, 1)], allow_nan=False))
+    found = json.loads(json.dumps([asdict(r) for r in reports(1, 1, 1)], allow_nan=False))
     assert [r["state"] for r in found] == ["drifted", "ok", "too_few"]
 
 
 def test_every_state_and_flag_has_a_sentence():
-    assert all(STATES.values())
-    assert all(FLAGS.values())
+    assert all(FEATURE_STATES.values())
+    assert all(FEATURE_FLAGS.values())

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from ml_core.lab.drift.detect import detect_drift
-from ml_core.lab.drift.sequential import DriftState, e_value, start_drift, update_drift, window_p
+from ml_core.lab.drift.sequential import DriftState, e_value, update_drift, window_p
 
 P = st.floats(0.0, 1.0)
 
 
 def after(p_values, threshold=1_000.0):
-    state = start_drift(threshold)
+    state = DriftState(threshold)
     for p in p_values:
         state = update_drift(state, p)
     return state
@@ -43,7 +43,7 @@ def test_the_series_near_one_meets_the_formula(p):
 @pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
 def test_what_is_no_p_value_is_refused(p):
     with pytest.raises(ValueError, match="p-value"):
-        update_drift(start_drift(100.0), p)
+        update_drift(DriftState(100.0), p)
 
 
 @given(st.lists(P, max_size=40))
@@ -62,6 +62,11 @@ def test_windows_with_a_tiny_p_value_alarm_at_once_and_late_drift_as_fast_as_ear
     assert after([1.0] * 500 + [1e-9]).alarm_at == 501
 
 
+def test_evidence_that_just_reaches_the_threshold_raises_the_alarm():
+    assert update_drift(DriftState(e_value(0.001)), 0.001).alarm_at == 1
+    assert update_drift(DriftState(e_value(0.001) * 1.000001), 0.001).alarm_at is None
+
+
 def test_weak_evidence_adds_up():
     assert after([0.01] * 20).is_alarmed
     assert not after([0.01] * 2).is_alarmed
@@ -76,7 +81,7 @@ def test_an_alarm_stays_and_the_evidence_rests():
 @pytest.mark.parametrize("threshold", [1.0, 0.0, float("inf"), float("nan")])
 def test_a_threshold_that_promises_nothing_is_refused(threshold):
     with pytest.raises(ValueError, match="threshold"):
-        start_drift(threshold)
+        DriftState(threshold)
 
 
 @pytest.mark.parametrize("state", [{"evidence": -1.0}, {"evidence": float("nan")}, {"alarm_at": 3, "windows": 2}])

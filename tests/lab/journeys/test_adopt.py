@@ -15,7 +15,7 @@ from ml_core.lab.config import DataConfig
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.journeys.adopt import adopt, adoption_config
 from ml_core.lab.judging.deployment_gate import validate_deployment
-from ml_core.lab.judging.promotion import promote_version
+from ml_core.lab.judging.promoter import promote_version
 from ml_core.lab.training.labelled_rows import label_rows
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader

@@ -7,8 +7,7 @@ import pytest
 from ml_core.base.documents import read_document
 from ml_core.base.errors import RegistryError
 from ml_core.base.journal import Journal
-from ml_core.lab.judging.promoter import ModelPromoter
-from ml_core.lab.judging.promotion import promote_version
+from ml_core.lab.judging.promoter import ModelPromoter, promote_version
 from ml_core.lab.registry.model_registry import CHAMPION
 from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
 from tests.homes import (

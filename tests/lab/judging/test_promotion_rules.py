@@ -7,18 +7,18 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binomtest
 
-from ml_core.lab.judging.promotion_rules import PromotionCriteria, Scored, compare
+from ml_core.lab.judging.promotion_rules import ScoredModel, compare
 from ml_core.lab.measuring.evaluation import roc_auc
 from tests.homes import road_config
 
-CRITERIA = PromotionCriteria.of(road_config())
+LIMITS = road_config().promotion
 METRICS = {"brier": 0.1, "log_loss": 0.3, "mean_set_size": 1.5}
 
 
-def scored(margin, labels, **metrics: float) -> Scored:
+def scored(margin, labels, **metrics: float) -> ScoredModel:
     p = expit(margin)
     proba = np.column_stack([1 - p, p])
-    return Scored(proba, {"roc_auc": roc_auc(proba, labels), **METRICS, **metrics})
+    return ScoredModel(proba, {"roc_auc": roc_auc(proba, labels), **METRICS, **metrics})
 
 
 def drawn(rng, n: int, correlation: float, gain: float = 0.0):
@@ -37,18 +37,18 @@ def failed(rules) -> list[str]:
 
 def test_a_clearly_better_model_passes_every_rule():
     labels, groups, new, old = drawn(np.random.default_rng(1), 4_000, 0.8, gain=0.6)
-    assert failed(compare(CRITERIA, labels, groups, scored(new, labels), scored(old, labels))) == []
+    assert failed(compare(LIMITS, labels, groups, scored(new, labels), scored(old, labels))) == []
 
 
 def test_a_worse_model_is_refused_by_gain_and_bound():
     labels, groups, new, old = drawn(np.random.default_rng(1), 4_000, 0.8, gain=-0.4)
-    rules = compare(CRITERIA, labels, groups, scored(new, labels), scored(old, labels))
+    rules = compare(LIMITS, labels, groups, scored(new, labels), scored(old, labels))
     assert failed(rules) == ["roc_auc_gain", "roc_auc_gain_lower_bound"]
 
 
 def test_a_better_but_too_little_better_model_is_refused_by_gain_alone():
     labels, groups, new, old = drawn(np.random.default_rng(3), 200_000, 0.9, gain=0.04)
-    assert failed(compare(CRITERIA, labels, groups, scored(new, labels), scored(old, labels))) == ["roc_auc_gain"]
+    assert failed(compare(LIMITS, labels, groups, scored(new, labels), scored(old, labels))) == ["roc_auc_gain"]
 
 
 @pytest.mark.parametrize(("n", "correlation"), [(1_000, 0.5), (1_000, 0.9), (2_000, 0.5)])
@@ -57,7 +57,7 @@ def test_an_equal_model_is_promoted_in_at_most_one_case_of_twenty(n, correlation
     promoted = 0
     for _ in range(400):
         labels, groups, new, old = drawn(rng, n, correlation)
-        promoted += not failed(compare(CRITERIA, labels, groups, scored(new, labels), scored(old, labels)))
+        promoted += not failed(compare(LIMITS, labels, groups, scored(new, labels), scored(old, labels)))
     # The rule holds 5 %; more than 5 % is shown only if chance would give as many in one of 10,000 runs.
     assert binomtest(promoted, 400, 0.05, alternative="greater").pvalue > 1e-4
 
@@ -70,7 +70,7 @@ def test_an_equal_model_with_repeated_patients_is_promoted_as_rarely():
         repeats = rng.integers(1, 4, 500)
         groups = np.repeat(np.arange(500), repeats)
         rows = np.repeat(labels, repeats), groups, np.repeat(new, repeats), np.repeat(old, repeats)
-        promoted += not failed(compare(CRITERIA, rows[0], groups, scored(rows[2], rows[0]), scored(rows[3], rows[0])))
+        promoted += not failed(compare(LIMITS, rows[0], groups, scored(rows[2], rows[0]), scored(rows[3], rows[0])))
     assert binomtest(promoted, 300, 0.05, alternative="greater").pvalue > 1e-4
 
 
@@ -80,12 +80,12 @@ def test_a_secondary_metric_may_worsen_by_a_hundredth_and_no_more(name):
     before = scored(old, labels)
     for worse, expected in ((0.0099, []), (0.0101, [f"{name}_worse_by"])):
         after = scored(new, labels, **{name: METRICS[name] + worse})
-        assert failed(compare(CRITERIA, labels, groups, after, before)) == expected
+        assert failed(compare(LIMITS, labels, groups, after, before)) == expected
 
 
 def test_for_a_metric_where_more_is_better_less_is_worse():
     labels, groups, new, old = drawn(np.random.default_rng(1), 4_000, 0.8, gain=0.6)
-    criteria = PromotionCriteria.of(road_config(promotion={"secondary_metrics": ("brier_skill",)}))
+    criteria = road_config(promotion={"secondary_metrics": ("brier_skill",)}).promotion
     before, after = scored(old, labels, brier_skill=0.2), scored(new, labels, brier_skill=0.1)
     assert failed(compare(criteria, labels, groups, after, before)) == ["brier_skill_worse_by"]
     assert failed(compare(criteria, labels, groups, before, after))[-1] != "brier_skill_worse_by"
@@ -100,15 +100,15 @@ def test_a_missing_metric_refuses(missing, value):
         del models[missing].metrics["log_loss"]
     else:
         models[missing].metrics["log_loss"] = value
-    rules = compare(CRITERIA, labels, groups, models["new"], models["old"])
+    rules = compare(LIMITS, labels, groups, models["new"], models["old"])
     assert failed(rules) == ["log_loss_worse_by"]
     assert next(r for r in rules if r.rule == "log_loss_worse_by").note.startswith("missing")
 
 
 def test_one_class_only_cannot_be_judged():
     labels = np.zeros(50, dtype=np.int64)
-    model = Scored(np.full((50, 2), 0.5), dict(METRICS))
-    assert failed(compare(CRITERIA, labels, np.arange(50), model, model)) == [
+    model = ScoredModel(np.full((50, 2), 0.5), dict(METRICS))
+    assert failed(compare(LIMITS, labels, np.arange(50), model, model)) == [
         "roc_auc_gain",
         "roc_auc_gain_lower_bound",
     ]
@@ -118,16 +118,16 @@ def test_more_than_two_classes_are_weighed_one_against_the_rest():
     rng = np.random.default_rng(5)
     labels = rng.integers(0, 3, 3_000)
 
-    def model(clarity: float) -> Scored:
+    def model(clarity: float) -> ScoredModel:
         margin = clarity * np.eye(3)[labels] + rng.normal(size=(3_000, 3))
         proba = np.exp(margin) / np.exp(margin).sum(axis=1, keepdims=True)
-        return Scored(proba, {"roc_auc": roc_auc(proba, labels), **METRICS})
+        return ScoredModel(proba, {"roc_auc": roc_auc(proba, labels), **METRICS})
 
     clear, vague = model(2.0), model(1.0)
-    rules = compare(CRITERIA, labels, np.arange(3_000), clear, vague)
+    rules = compare(LIMITS, labels, np.arange(3_000), clear, vague)
     assert failed(rules) == []
     assert rules[0].value == pytest.approx(clear.metrics["roc_auc"] - vague.metrics["roc_auc"])
-    assert failed(compare(CRITERIA, labels, np.arange(3_000), vague, clear)) == [
+    assert failed(compare(LIMITS, labels, np.arange(3_000), vague, clear)) == [
         "roc_auc_gain",
         "roc_auc_gain_lower_bound",
     ]
@@ -135,20 +135,33 @@ def test_more_than_two_classes_are_weighed_one_against_the_rest():
 
 def test_an_equal_model_may_replace_a_champion_whose_coverage_alarm_is_on():
     labels, groups, new, old = drawn(np.random.default_rng(3), 20_000, 0.9)
-    broken = PromotionCriteria.of(road_config(), broken=("coverage:1",))
-    rules = compare(broken, labels, groups, scored(new, labels, mean_set_size=1.9), scored(old, labels))
+    better, champion = scored(new, labels, mean_set_size=1.9), scored(old, labels)
+    rules = compare(LIMITS, labels, groups, better, champion, alarms=("coverage:1",))
     assert failed(rules) == []
     assert "coverage:1" in rules[0].note
-    assert failed(compare(CRITERIA, labels, groups, scored(new, labels), scored(old, labels))) != []
+    assert failed(compare(LIMITS, labels, groups, scored(new, labels), scored(old, labels))) != []
 
 
 def test_a_worse_model_may_not_replace_even_that_one():
     labels, groups, new, old = drawn(np.random.default_rng(1), 4_000, 0.8, gain=-0.4)
-    broken = PromotionCriteria.of(road_config(), broken=("coverage:1",))
-    assert failed(compare(broken, labels, groups, scored(new, labels), scored(old, labels))) == ["roc_auc_worse_by"]
+    rules = compare(LIMITS, labels, groups, scored(new, labels), scored(old, labels), alarms=("coverage:1",))
+    assert failed(rules) == ["roc_auc_worse_by"]
 
 
 def test_an_alarm_changes_nothing_where_the_configuration_says_so():
-    config = road_config()
-    firm = config.model_copy(update={"promotion": config.promotion.model_copy(update={"yield_to_alarm": False})})
-    assert PromotionCriteria.of(firm, broken=("coverage:1",)) == PromotionCriteria.of(firm)
+    labels, groups, new, old = drawn(np.random.default_rng(3), 4_000, 0.9)
+    contest = (
+        LIMITS.model_copy(update={"yield_to_alarm": False}),
+        labels,
+        groups,
+        scored(new, labels),
+        scored(old, labels),
+    )
+    assert compare(*contest, alarms=("coverage:1",)) == compare(*contest)
+
+
+def test_the_same_model_again_is_refused_by_the_bound_even_where_no_gain_is_asked_for():
+    labels, groups, _, old = drawn(np.random.default_rng(3), 4_000, 0.9)
+    limits = LIMITS.model_copy(update={"min_improvement": 0.0})
+    rules = compare(limits, labels, groups, scored(old, labels), scored(old, labels))
+    assert failed(rules) == ["roc_auc_gain_lower_bound"]

@@ -21,7 +21,7 @@ from ml_core.lab.log_care.chain_check import verify_log
 from ml_core.lab.log_care.erasure import erase, erase_person, find
 from ml_core.lab.log_care.log_days import LogDay, log_days
 from ml_core.lab.log_care.sealing import seal_day
-from ml_core.lab.watching.live_performance import realised
+from ml_core.lab.watching.live_performance import matured_answers
 from ml_core.serve.log import database, writer
 from ml_core.serve.log.database import open_for_reading
 from ml_core.serve.log.entries import id_bytes
@@ -401,11 +401,11 @@ def test_nothing_of_a_person_is_left_anywhere_and_all_of_the_others_is(tmp_path:
     settings = ward.home.settings
     hidden = Pseudonyms(settings.subject_key).all_of("patient-7")
     his = [a.request_id for a, name in zip(answers, rows["patient_id"], strict=True) if name == "patient-7"]
-    before = realised(settings)
+    before = matured_answers(settings)
     done = erase_person(settings, hidden)
     assert (done.answers, done.labels, done.matured, done.left) == (4, 4, 4, {})
     assert all(isinstance(ward.log.find(i), ErasedAnswer) for i in his)
-    after = realised(settings)
+    after = matured_answers(settings)
     assert len(after.rows) == len(before.rows) - 4
     assert after.detectors == before.detectors
     assert LabelStore(settings.labels, ward.log.known).current([id_bytes(i) for i in his]) == {}

@@ -12,13 +12,12 @@ from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import (
     CoverageLaw,
     band_of,
-    beta_binomial_band,
-    coverage_by_class,
     design_effect,
     design_effects,
     effective_size,
 )
 from tests.toy_scores import repeated_patients
+from tests.verdicts import beta_binomial_band
 
 NINETY = Decimal("0.9")
 
@@ -146,12 +145,11 @@ def test_design_effects_are_measured_per_class_and_for_all():
     assert 1.0 <= effects.per_class[1] < effects.per_class[0]
 
 
+def test_limits_are_as_tight_as_a_tail_that_is_met_exactly_allows():
+    assert band_of(0.75, np.array([0.25, 0.25, 0.5]), 0.25).lower == 0.5
+    assert band_of(0.25, np.array([0.5, 0.25, 0.25]), 0.25).upper == 0.5
+
+
 @pytest.mark.parametrize(("n", "effect", "size"), [(100, 1.0, 100), (100, 1.5, 66), (1, 5.0, 1), (0, 2.0, 0)])
 def test_effective_size(n, effect, size):
     assert effective_size(n, effect) == size
-
-
-def test_coverage_by_class_leaves_out_a_class_without_rows():
-    covered = np.array([True, False, True, True])
-
-    assert coverage_by_class(covered, [0, 0, 2, 2], 4) == (0.5, None, 1.0, None)

@@ -15,12 +15,12 @@ from scipy.stats import beta
 from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, DataError
 from ml_core.lab.measuring.calibration import calibrate
-from ml_core.lab.measuring.coverage_law import CoverageLaw, DesignEffects, band_of, beta_binomial_band, design_effect
+from ml_core.lab.measuring.coverage_law import CoverageLaw, DesignEffects, band_of, design_effect
 from ml_core.lab.measuring.live_coverage import (
     BETS,
     THRESHOLD,
+    CoverageTarget,
     DetectorState,
-    Promise,
     _factors,
     class_indices,
     coverage_bands,
@@ -28,11 +28,11 @@ from ml_core.lab.measuring.live_coverage import (
     highest_miss_rate,
     misses_of,
     sets_of,
-    start_detector,
     update,
 )
 from ml_core.serve.model.prediction_sets import MOST_CALIBRATION_ROWS, ConformalCalibration, misses_allowed
 from tests.toy_scores import many_class_rows, repeated_patients
+from tests.verdicts import above_band, below_band, beta_binomial_band
 
 NINETY = Decimal("0.9")
 
@@ -51,7 +51,7 @@ class Kept(Document):
 
 
 def test_two_labels_by_hand():
-    state = update(start_detector(0.1), [True, False])
+    state = update(DetectorState(0.1), [True, False])
 
     after_miss = [0.2 * w for w in (1.225, 1.45, 1.9, 2.8, 4.6)]  # 1 + 0.9 stake
     by_hand = [(s + 0.2) * w for s, w in zip(after_miss, (0.975, 0.95, 0.9, 0.8, 0.6), strict=True)]  # 1 - 0.1 stake
@@ -63,7 +63,7 @@ def test_two_labels_by_hand():
 @settings(deadline=None)
 @given(streams, st.fractions(Fraction(1, 100), Fraction(1, 5), max_denominator=1_000))
 def test_evidence_is_its_definition_in_exact_arithmetic(stream, mu0):
-    state = update(start_detector(float(mu0), 1e200), stream)
+    state = update(DetectorState(float(mu0), 1e200), stream)
 
     for bet, found in zip(BETS, state.evidence, strict=True):
         exact = Fraction(0)
@@ -89,17 +89,24 @@ def test_stakes_are_cut_only_where_they_could_lose_nearly_all(mu0):
 
 @given(streams, rates)
 def test_a_miss_speaks_against_the_model_more_than_a_covered_label(stream, mu0):
-    state = update(start_detector(mu0, 1e200), stream)
+    state = update(DetectorState(mu0, 1e200), stream)
 
     assert update(state, [True]).total_evidence > update(state, [False]).total_evidence
 
 
+def test_evidence_that_just_reaches_the_threshold_raises_the_alarm():
+    evidence = update(DetectorState(0.1, 1e6), [True]).total_evidence
+
+    assert update(DetectorState(0.1, evidence), [True]).alarm_at == 1
+    assert update(DetectorState(0.1, evidence * 1.000001), [True]).alarm_at is None
+
+
 @given(st.data(), streams, rates, st.sampled_from([5.0, 200.0, THRESHOLD]))
 def test_a_stream_cut_and_kept_as_json_anywhere_ends_in_the_same_bits(data, stream, mu0, threshold):
-    whole = update(start_detector(mu0, threshold), stream)
+    whole = update(DetectorState(mu0, threshold), stream)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
 
-    state = start_detector(mu0, threshold)
+    state = DetectorState(mu0, threshold)
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         state = update(state, stream[start:end])
         as_json = DetectorState(**json.loads(json.dumps(asdict(state))))
@@ -113,24 +120,24 @@ def test_a_stream_cut_and_kept_as_json_anywhere_ends_in_the_same_bits(data, stre
 def test_a_restart_between_any_two_labels_changes_nothing(tmp_path):
     stream = np.random.default_rng(0).random(400) < 0.13
     path = tmp_path / "monitor.json"
-    write_document(path, Kept(detectors={"1": start_detector(0.1034, 40.0)}), durable=False)
+    write_document(path, Kept(detectors={"1": DetectorState(0.1034, 40.0)}), durable=False)
 
     for missed in stream:
         state = read_document(path, Kept).detectors["1"]
         write_document(path, Kept(detectors={"1": update(state, [bool(missed)])}), durable=False)
 
-    assert read_document(path, Kept).detectors["1"] == update(start_detector(0.1034, 40.0), stream)
+    assert read_document(path, Kept).detectors["1"] == update(DetectorState(0.1034, 40.0), stream)
 
 
 @given(streams, rates)
 def test_lists_and_arrays_are_read_alike(stream, mu0):
-    state = start_detector(mu0, 20.0)
+    state = DetectorState(mu0, 20.0)
 
     assert update(state, stream) == update(state, tuple(stream)) == update(state, np.array(stream, dtype=np.bool_))
 
 
 def test_an_alarm_tells_its_label_and_stays():
-    before = update(start_detector(0.1), [True] * 7)
+    before = update(DetectorState(0.1), [True] * 7)
     at = update(before, [True])
     later = update(at, [False] * 500 + [True])
 
@@ -142,7 +149,7 @@ def test_an_alarm_tells_its_label_and_stays():
 
 
 def test_misses_without_end_leave_every_number_finite():
-    state = update(start_detector(0.001), np.ones(20_000, dtype=np.bool_))
+    state = update(DetectorState(0.001), np.ones(20_000, dtype=np.bool_))
 
     assert state.is_alarmed
     assert np.isfinite(state.evidence).all()
@@ -150,7 +157,7 @@ def test_misses_without_end_leave_every_number_finite():
 
 
 def test_covered_labels_without_end_leave_some_evidence():
-    state = update(start_detector(0.3), np.zeros(20_000, dtype=np.bool_))
+    state = update(DetectorState(0.3), np.zeros(20_000, dtype=np.bool_))
 
     assert min(state.evidence) > 0.0
     assert state.total_evidence < 5.0
@@ -159,19 +166,19 @@ def test_covered_labels_without_end_leave_some_evidence():
 @pytest.mark.parametrize("mu0", [0.0, 1.0, -0.1, nan, inf])
 def test_a_miss_rate_outside_0_to_1_is_refused(mu0):
     with pytest.raises(ValueError, match="miss rate"):
-        start_detector(mu0)
+        DetectorState(mu0)
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.0, nan, inf])
 def test_a_threshold_that_means_nothing_is_refused(threshold):
     with pytest.raises(ValueError, match="threshold"):
-        start_detector(0.1, threshold)
+        DetectorState(0.1, threshold)
 
 
 @pytest.mark.parametrize("flags", [[0.5], [1, 0], [[True]], ["True"], [None], np.array([nan])])
 def test_flags_that_are_not_true_or_false_are_refused(flags):
     with pytest.raises(ValueError, match="True and False"):
-        update(start_detector(0.1), flags)
+        update(DetectorState(0.1), flags)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +195,7 @@ def test_flags_that_are_not_true_or_false_are_refused(flags):
     ],
 )
 def test_a_state_that_cannot_have_come_about_is_refused_also_from_a_file(change, tmp_path):
-    state = update(start_detector(0.1), [True, False])
+    state = update(DetectorState(0.1), [True, False])
     path = tmp_path / "monitor.json"
     path.write_text(json.dumps({"detectors": {"1": {**asdict(state), **change}}}))
 
@@ -218,7 +225,7 @@ def test_the_miss_rate_is_never_below_alpha_and_a_detector_can_always_be_made_of
     found = highest_miss_rate(n, level, effect)
 
     assert float(1 - level) <= found < 1.0
-    start_detector(found)
+    DetectorState(found)
 
 
 def test_more_calibration_rows_and_fewer_repeated_patients_bring_it_nearer_to_alpha():
@@ -348,7 +355,7 @@ def window(hits, counts):
 
 
 def promise(sizes, guarantee="class_conditional", effects=None):
-    return Promise(tuple(f"c{k}" for k in range(len(sizes))), tuple(sizes), NINETY, guarantee, effects)
+    return CoverageTarget(tuple(f"c{k}" for k in range(len(sizes))), tuple(sizes), NINETY, guarantee, effects)
 
 
 def test_a_class_is_held_against_the_exact_band_of_its_own_sizes():
@@ -371,7 +378,7 @@ def test_the_limits_themselves_are_inside(hits, below, inside, above):
     band = coverage_bands(*window((hits, 0), (500, 0)), promise((500, 500)))[1]
 
     assert (band.lower, band.upper) == (0.852, 0.94)
-    assert (band.is_below, band.inside, band.is_above) == (below, inside, above)
+    assert (below_band(band), band.inside, above_band(band)) == (below, inside, above)
 
 
 def test_all_rows_follow_the_sum_of_their_classes_laws():
@@ -390,7 +397,7 @@ def test_a_marginal_guarantee_promises_nothing_to_a_class():
     law = beta_binomial_band(3_000, 2_100, NINETY, 0.01)
     assert (overall.lower, overall.upper, overall.inside) == (law.lower, law.upper, True)
     assert (rare.observed, rare.promised, rare.lower, rare.upper, rare.inside) == (0.02, None, 0.0, 1.0, None)
-    assert (common.observed, common.is_below, common.is_above) == (0.95, False, False)
+    assert (common.observed, below_band(common), above_band(common)) == (0.95, False, False)
 
 
 def test_repeated_patients_widen_the_band_by_what_they_repeat():
@@ -434,8 +441,8 @@ def test_patients_that_never_repeat_are_independent_rows():
 def test_a_window_without_rows_says_nothing(guarantee):
     for band in coverage_bands(*window((0, 0), (0, 0)), promise((500, 500), guarantee)):
         assert (band.n, band.observed, band.lower, band.upper, band.inside) == (0, None, 0.0, 1.0, None)
-        assert not band.is_below
-        assert not band.is_above
+        assert not below_band(band)
+        assert not above_band(band)
 
 
 def test_a_calibration_too_small_for_the_level_promises_every_label():

@@ -9,10 +9,11 @@ import pytest
 from scipy import stats
 
 from ml_core.lab.measuring.calibration import calibrate
-from ml_core.lab.measuring.coverage_law import DesignEffects, beta_binomial_band, design_effects
+from ml_core.lab.measuring.coverage_law import DesignEffects, design_effects
 from ml_core.lab.measuring.evaluation import evaluate
 from ml_core.lab.measuring.metric_ranges import MetricRange, mean_interval, metric_ranges
 from tests.toy_scores import ScoredRows, binary_rows, many_class_rows, repeated_patients
+from tests.verdicts import beta_binomial_band
 
 NINETY = Decimal("0.9")
 

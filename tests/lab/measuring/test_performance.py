@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from math import exp
 
@@ -17,8 +16,8 @@ from ml_core.base.errors import BadModelOutput, DataError
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.evaluation import evaluate
-from ml_core.lab.measuring.live_coverage import Promise, coverage_bands
-from ml_core.lab.measuring.performance import MINIMUM, Matured, history, performance
+from ml_core.lab.measuring.live_coverage import CoverageTarget, coverage_bands
+from ml_core.lab.measuring.performance import MINIMUM, MaturedArrays, performance
 from tests.toy_scores import ScoredRows, binary_rows, many_class_rows, repeated_patients
 
 NINETY = Decimal("0.9")
@@ -29,17 +28,17 @@ def answered(rows: ScoredRows, calibration_rows: ScoredRows, n_classes=2, level=
     """(matured answers, promise) as a model calibrated on those rows leaves them, and its calibration."""
     calibration = calibrate(calibration_rows.proba, calibration_rows.y, n_classes)
     names = tuple("abcdef"[:n_classes])
-    matured = Matured(rows.proba, calibration.p_values(rows.proba), [names[k] for k in rows.y], groups)
-    return matured, Promise(names, calibration.sizes, level), calibration
+    matured = MaturedArrays(rows.proba, calibration.p_values(rows.proba), [names[k] for k in rows.y], groups)
+    return matured, CoverageTarget(names, calibration.sizes, level), calibration
 
 
 def scored(scores, y, groups=None):
-    """Matured answers of a binary model with these P(second label); its sets hold both labels."""
+    """MaturedArrays answers of a binary model with these P(second label); its sets hold both labels."""
     p1 = np.asarray(scores, dtype=np.float64)
-    return Matured(np.column_stack([1 - p1, p1]), np.ones((p1.size, 2)), list(y), groups)
+    return MaturedArrays(np.column_stack([1 - p1, p1]), np.ones((p1.size, 2)), list(y), groups)
 
 
-BOTH = Promise((0, 1), (99, 99), NINETY)
+BOTH = CoverageTarget((0, 1), (99, 99), NINETY)
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
@@ -245,76 +244,14 @@ def test_a_minimum_without_meaning_is_refused():
         performance(of_each(30, 30), BOTH, minimum=1)
 
 
-# --- over time ----------------------------------------------------------------------------------------------------
-
-MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
-
-
-def test_days_and_weeks_begin_at_midnight_utc_and_weeks_on_monday():
-    at = [
-        MONDAY,
-        MONDAY + timedelta(hours=23, minutes=59),
-        datetime(2026, 3, 3, 1, tzinfo=timezone(timedelta(hours=2))),  # still the 2nd in UTC
-        MONDAY + timedelta(days=6, hours=23),
-        MONDAY + timedelta(days=14),
-    ]
-    rows = of_each(3, 2)
-
-    days, weeks = history(at, rows, BOTH), history(at, rows, BOTH, bucket="week")
-
-    assert [(b.start - MONDAY, b.performance.n) for b in days] == [
-        (timedelta(0), 3),
-        (timedelta(6), 1),
-        (timedelta(14), 1),
-    ]
-    assert [(b.start - MONDAY, b.performance.n) for b in weeks] == [(timedelta(0), 4), (timedelta(14), 1)]
-    assert {b.start.tzinfo for b in days} == {UTC}
-
-
-def test_a_bucket_is_the_performance_on_its_own_rows():
-    rows = repeated_patients(900, seed=1)
-    day = np.random.default_rng(0).integers(0, 3, rows.y.size)  # in any order
-    matured, promise, _ = answered(rows, binary_rows(2_000, seed=2), groups=rows.groups)
-
-    found = history([MONDAY + timedelta(days=int(d)) for d in day], matured, promise)
-
-    for d, bucket in enumerate(found):
-        own = answered(rows[day == d], binary_rows(2_000, seed=2), groups=rows[day == d].groups)[0]
-        assert bucket.performance == performance(own, promise)
-
-
-def test_a_thin_day_is_shown_and_not_judged():
-    at = [MONDAY] * 100 + [MONDAY + timedelta(days=1)] * 5
-    y = [0, 1] * 52 + [1]
-
-    full, thin = history(at, scored(np.linspace(0.1, 0.9, 105), y), BOTH)
-
-    assert full.performance.unjudged == {}
-    assert (thin.performance.n, thin.performance.brier) == (5, None)
-
-
-def test_no_answers_have_no_history():
-    assert history([], Matured(np.empty((0, 2)), np.empty((0, 2)), []), BOTH) == ()
-
-
-# --- what cannot be read ------------------------------------------------------------------------------------------
-
-
-def test_times_that_do_not_fit_are_refused():
-    with pytest.raises(DataError, match="no time zone"):
-        history([datetime(2026, 3, 2)] * 4, of_each(2, 2), BOTH)  # noqa: DTZ001 - what is refused
-    with pytest.raises(DataError, match="1 times for 4 answers"):
-        history([MONDAY], of_each(2, 2), BOTH)
-
-
 def test_columns_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match=r"columns of \[1, 2\] rows"):
-        performance(Matured([[0.5, 0.5]] * 2, np.ones((2, 2)), [1]), BOTH)
+        performance(MaturedArrays([[0.5, 0.5]] * 2, np.ones((2, 2)), [1]), BOTH)
     with pytest.raises(DataError, match=r"columns of \[2, 3\] rows"):
-        performance(Matured([[0.5, 0.5]] * 2, np.ones((2, 2)), [1, 0], ["x"] * 3), BOTH)
+        performance(MaturedArrays([[0.5, 0.5]] * 2, np.ones((2, 2)), [1, 0], ["x"] * 3), BOTH)
     with pytest.raises(DataError, match="none of the classes"):
-        performance(Matured([[0.5, 0.5]], np.ones((1, 2)), [2]), BOTH)
+        performance(MaturedArrays([[0.5, 0.5]], np.ones((1, 2)), [2]), BOTH)
     with pytest.raises(DataError, match="no rank"):
-        performance(Matured([[0.5, 0.5]], [[0.123, 1.0]], [1]), BOTH)
+        performance(MaturedArrays([[0.5, 0.5]], [[0.123, 1.0]], [1]), BOTH)
     with pytest.raises(BadModelOutput):
-        performance(Matured([[0.5, float("nan")]], np.ones((1, 2)), [1]), BOTH)
+        performance(MaturedArrays([[0.5, float("nan")]], np.ones((1, 2)), [1]), BOTH)

@@ -20,7 +20,7 @@ from ml_core.lab.report.facts import ReportFacts
 from ml_core.lab.report.page import report_json, report_page
 from ml_core.lab.report.status_words import status_of
 from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.live_performance import Realised, bands_of, performance_of, realised
+from ml_core.lab.watching.live_performance import MaturedAnswers, bands_of, matured_answers, performance_of
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.rollout import changes
@@ -94,8 +94,8 @@ def facts(lived) -> ReportFacts:
 
 
 @pytest.fixture(scope="module")
-def known(lived) -> Realised:
-    return realised(lived.settings)
+def known(lived) -> MaturedAnswers:
+    return matured_answers(lived.settings)
 
 
 # --- what a ward's report tells -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_outcomes import known_outcomes, label_facts, outcome_facts
 from ml_core.lab.report.collect_period import DAY, Known, Stretch, period_of
 from ml_core.lab.report.facts import Detector, Labels
-from ml_core.lab.watching.calibration_facts import keep_promise
+from ml_core.lab.watching.alarms import keep_target
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import THIRD, bulk_row, fill, row, settings_in
@@ -54,7 +54,7 @@ def ledger(tmp_path, guarantee="class_conditional"):
         "level": "0.9", "guarantee": guarantee,
     }  # fmt: skip
     with Ledger.changing(path) as found:
-        keep_promise(found, facts, {})
+        keep_target(found, facts, {})
         found.add_matured(ROWS)
     return path
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
-from ml_core.lab.watching.matured_outcomes import Entered, take_labels
+from ml_core.lab.watching.maturing import NewlyMatured, mature_answers
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_json, id_text
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
@@ -92,10 +92,10 @@ class Answered:
     def pass_days(self, days: float) -> None:
         self.now += timedelta(days=days)
 
-    def take(self, horizon_days: float = HORIZON_DAYS) -> Entered:
+    def take(self, horizon_days: float = HORIZON_DAYS) -> NewlyMatured:
         """One look at the labels."""
         with Ledger.changing(self.ledger) as ledger:
-            return take_labels(ledger, self.labels, self.log, self.now, horizon_days)
+            return mature_answers(ledger, self.labels, self.log, self.now, horizon_days)
 
     def waiting(self) -> dict[str, int]:
         with Ledger.reading(self.ledger) as ledger:

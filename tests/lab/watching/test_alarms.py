@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 
 from ml_core.base.clock import utc_text
-from ml_core.lab.drift.sequential import start_drift, update_drift
+from ml_core.lab.drift.sequential import DriftState, update_drift
 from ml_core.lab.measuring.live_coverage import DetectorState, highest_miss_rate
 from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.alarms import (
     alarms_of,
-    coverage_detector,
     feed_coverage,
-    keep_told,
-    untold,
+    mark_announced,
+    unannounced,
 )
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.rollout.monitor_state import Alarm
@@ -54,7 +53,7 @@ def feed(
 
 
 def detectors(ledger: Ledger, model_hash: str = A) -> dict[str, DetectorState]:
-    return {name: coverage_detector(state) for name, (state, _) in ledger.detectors(model_hash).items()}
+    return {name: DetectorState(**state) for name, (state, _) in ledger.detectors(model_hash).items()}
 
 
 # --- which detectors there are ------------------------------------------------------------------------------------
@@ -127,7 +126,7 @@ def test_an_alarm_names_the_class_and_keeps_the_moment_it_went_off(ledger: Ledge
     feed(ledger, rows_of(*[(1, True)] * 10), at=NOON.replace(hour=13))
     (alarm,) = alarms_of(ledger, A)
     assert (alarm.reason, alarm.since) == ("coverage:1", utc_text(NOON))
-    assert "outcome was 1" in alarm.says
+    assert "label 1" in alarm.says
     assert "500 labels" in alarm.false_alarm
     assert alarms_of(ledger, B) == ()
 
@@ -141,7 +140,7 @@ def test_an_alarm_stays_on_whatever_comes_after_it(ledger: Ledger) -> None:
 def test_a_marginal_alarm_speaks_of_all_answers(ledger: Ledger) -> None:
     feed(ledger, rows_of(*[(1, True)] * 10), guarantee="marginal")
     (alarm,) = alarms_of(ledger, A)
-    assert (alarm.reason, "outcome was" in alarm.says) == ("coverage:all", False)
+    assert (alarm.reason, "with label" in alarm.says) == ("coverage:all", False)
 
 
 def test_a_detector_that_was_forgotten_begins_anew_with_what_holds_now(ledger: Ledger) -> None:
@@ -161,7 +160,7 @@ def test_a_threshold_that_changes_does_not_change_a_detector_that_is_at_work(led
 
 
 def test_the_drift_detector_has_an_alarm_of_its_own(ledger: Ledger) -> None:
-    state = start_drift(100.0)
+    state = DriftState(100.0)
     while not state.is_alarmed:
         state = update_drift(state, 1e-6)
     ledger.keep_detector(A, "drift", asdict(state), utc_text(NOON))
@@ -185,11 +184,11 @@ def alarm(reason: str, since: str) -> Alarm:
 
 def test_an_alarm_is_told_once_and_again_when_it_went_off_again(ledger: Ledger) -> None:
     one, two = alarm("coverage:1", "t1"), alarm("drift", "t1")
-    assert untold(ledger, A, [one, two]) == (one, two)
-    keep_told(ledger, A, [one])
-    assert untold(ledger, A, [one, two]) == (two,)
-    assert untold(ledger, B, [one]) == (one,)
-    keep_told(ledger, A, [two])
-    assert untold(ledger, A, [one, two]) == ()
+    assert unannounced(ledger, A, [one, two]) == (one, two)
+    mark_announced(ledger, A, [one])
+    assert unannounced(ledger, A, [one, two]) == (two,)
+    assert unannounced(ledger, B, [one]) == (one,)
+    mark_announced(ledger, A, [two])
+    assert unannounced(ledger, A, [one, two]) == ()
     again = alarm("coverage:1", "t2")
-    assert untold(ledger, A, [again, two]) == (again,)
+    assert unannounced(ledger, A, [again, two]) == (again,)

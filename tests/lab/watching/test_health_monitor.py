@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.journal import Journal
 from ml_core.lab.measuring.live_coverage import highest_miss_rate
 from ml_core.lab.watching import health_monitor as module
-from ml_core.lab.watching.health_monitor import Watch, acknowledge, ledger_path
+from ml_core.lab.watching.health_monitor import HealthMonitor, acknowledge_alarm, ledger_path
 from ml_core.lab.watching.ledger import Ledger
-from ml_core.lab.watching.live_performance import bands_of, performance_of, realised
+from ml_core.lab.watching.live_performance import bands_of, matured_answers, performance_of
 from ml_core.serve.answering.envelope import InferenceResponse
-from ml_core.serve.http.arrow_batches import answer_stream
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import AnswerLabel
 from ml_core.serve.rollout import changes
@@ -105,9 +102,9 @@ def test_lost_coverage_makes_both_workers_suspect_and_names_the_class(ward: Ward
 def test_an_acknowledged_alarm_is_off_until_there_is_new_evidence(ward: Ward) -> None:
     matured(ward, unforeseen(150, seed=1))
     (model_hash,) = ward.look().raised
-    assert acknowledge(ward.home.settings, model_hash, "coverage:1", why="known", by="me")
-    assert not acknowledge(ward.home.settings, model_hash, "coverage:1", why="known", by="me")
-    assert not acknowledge(ward.home.settings, model_hash, "coverage:0", why="it is not on", by="me")
+    assert acknowledge_alarm(ward.home.settings, model_hash, "coverage:1", why="known", by="me")
+    assert not acknowledge_alarm(ward.home.settings, model_hash, "coverage:1", why="known", by="me")
+    assert not acknowledge_alarm(ward.home.settings, model_hash, "coverage:0", why="it is not on", by="me")
     ward.look()
     assert validity(ward) == {("valid", ())}
     matured(ward, unforeseen(150, seed=2))
@@ -144,13 +141,13 @@ def test_a_label_counts_only_once_the_horizon_has_passed(ward: Ward) -> None:
     rows = patients(400, seed=1)
     ward.answer(rows)
     ward.pass_days(6)
-    assert ward.look().entered == 0
-    found = realised(ward.home.settings)
+    assert ward.look().matured == 0
+    found = matured_answers(ward.home.settings)
     assert (len(found.rows), found.waiting) == (0, int(rows["readmission_30d"].sum()))
     ward.pass_days(HORIZON_DAYS - 6 + 0.01)
-    assert ward.look().entered == 400
-    assert ward.look().entered == 0
-    found = realised(ward.home.settings)
+    assert ward.look().matured == 400
+    assert ward.look().matured == 0
+    found = matured_answers(ward.home.settings)
     assert (len(found.rows), found.waiting, found.unknown) == (400, 0, 0)
 
 
@@ -159,7 +156,7 @@ def test_what_matured_is_what_was_answered_and_told(ward: Ward) -> None:
     ward.answer(rows)
     ward.pass_days(31)
     ward.look()
-    found = realised(ward.home.settings)
+    found = matured_answers(ward.home.settings)
     judged = performance_of(found)
     assert judged is not None
     assert judged.n_per_class == (int((rows["readmission_30d"] == 0).sum()), int(rows["readmission_30d"].sum()))
@@ -177,9 +174,9 @@ def test_fallback_answers_never_feed_a_detector(ward: Ward) -> None:
         worker.live.champion.guard.breaker.override("forced_open")
     assert {answer.fallback_used for answer in ward.answer(patients(200, seed=3))} == {True}
     ward.pass_days(31)
-    assert ward.look().entered == 200
+    assert ward.look().matured == 200
     assert ward.detectors(ward.home.v1) == {}
-    assert realised(ward.home.settings).rows == ()
+    assert matured_answers(ward.home.settings).rows == ()
 
 
 def test_answers_of_a_canary_feed_its_own_detectors(ward: Ward) -> None:
@@ -192,27 +189,18 @@ def test_answers_of_a_canary_feed_its_own_detectors(ward: Ward) -> None:
     ward.look()
     counted = {tag: sum(d.labels for d in ward.detectors(tag).values()) for tag in (ward.home.v1, ward.home.v2)}
     assert counted == {ward.home.v1: by_slot["champion"], ward.home.v2: by_slot["challenger"]}
-    assert len(realised(ward.home.settings, slot="challenger").rows) == by_slot["challenger"]
+    assert len(matured_answers(ward.home.settings, slot="challenger").rows) == by_slot["challenger"]
 
 
 def test_rows_of_a_bulk_call_count_one_by_one(ward: Ward) -> None:
     rows = patients(300, seed=5)
     records, outcomes = records_of(rows)
-    table = pa.Table.from_pylist(records)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-
-    async def here(work: Callable[[], Any]) -> Any:
-        return work()
-
-    body, service = sink.getvalue().to_pybytes(), ward.workers[0].service
-    batch_id, _, _ = asyncio.run(answer_stream(service, body, len(records), here, on_error="row", level=None))
+    batch_id = ward.answer_bulk(records)
     ids = [id_bytes(answer.request_id) for answer in ward.log.of_batch(batch_id)]
     ward.labels.add([AnswerLabel(i, outcome) for i, outcome in zip(ids, outcomes, strict=True)], "test")
     ward.now = ward.log.of_batch(batch_id)[0].at
     ward.pass_days(31)
-    assert ward.look().entered == 300
+    assert ward.look().matured == 300
     assert {name: d.labels for name, d in ward.detectors(ward.home.v1).items()} == {
         "coverage:0": outcomes.count(0),
         "coverage:1": outcomes.count(1),
@@ -229,7 +217,7 @@ def test_a_marginal_promise_is_watched_as_one(tmp_path: Path) -> None:
     assert {name: d.labels for name, d in ward.detectors(ward.home.store.read().champion).items()} == {
         "coverage:all": 300
     }
-    assert [band.promised is None for band in bands_of(realised(ward.home.settings))] == [False, True, True]
+    assert [band.promised is None for band in bands_of(matured_answers(ward.home.settings))] == [False, True, True]
     ward.close()
 
 
@@ -242,7 +230,7 @@ def test_a_model_whose_manifest_knows_no_design_effects_is_watched_without(tmp_p
     assert {name: d.mu0 for name, d in ward.detectors(ward.home.store.read().champion).items()} == {
         f"coverage:{k}": highest_miss_rate(sizes[k], Decimal("0.9")) for k in (0, 1)
     }
-    promise = realised(ward.home.settings).promise
+    promise = matured_answers(ward.home.settings).target
     assert promise is not None
     assert promise.effects is None
     ward.close()
@@ -259,7 +247,7 @@ def test_models_that_differ_in_level_alone_are_watched_by_their_own(ward: Ward, 
     usual, low = ward.detectors(ward.home.v1)["coverage:0"], ward.detectors(other)["coverage:0"]
     assert low.mu0 > 0.3 > usual.mu0
     assert low.misses / low.labels > usual.misses / usual.labels
-    levels = [realised(ward.home.settings, slot=slot).promise.level for slot in ("champion", "challenger")]
+    levels = [matured_answers(ward.home.settings, slot=slot).target.level for slot in ("champion", "challenger")]
     assert levels == [Decimal("0.9"), Decimal("0.7")]
 
 
@@ -271,7 +259,7 @@ def test_late_labels_of_a_model_that_is_no_longer_stored_end_no_look(ward: Ward)
     before = ward.home.hash_of(old)
     shutil.rmtree(ward.home.folder(old))
     ward.pass_days(31)
-    assert Watch(ward.home.settings, now=lambda: ward.now).look().entered == 200
+    assert HealthMonitor(ward.home.settings, now=lambda: ward.now).look().matured == 200
     with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
         assert ledger is not None
         assert set(ledger.detectors(before)) == {"coverage:0", "coverage:1"}
@@ -282,16 +270,16 @@ def test_a_promise_keeps_its_design_effects_once_its_model_is_no_longer_live(war
         ward.answer(patients(100, seed=10 + day))
         ward.pass_days(1)
     ward.pass_days(HORIZON_DAYS - 1.5)
-    assert ward.look().entered == 100
-    before = realised(ward.home.settings).promise
+    assert ward.look().matured == 100
+    before = matured_answers(ward.home.settings).target
     for tag in (ward.home.v2, ward.home.add("5", Toy(201).packed.folder)):
         ward.home.change(changes.full(tag))
     ward.pass_days(1)
-    assert ward.look().entered == 100
+    assert ward.look().matured == 100
     ward.home.change(changes.full(ward.home.v1))
     assert before is not None
     assert before.effects is not None
-    assert realised(ward.home.settings).promise == before
+    assert matured_answers(ward.home.settings).target == before
 
 
 # --- exactly once -------------------------------------------------------------------------------------------------
@@ -300,10 +288,10 @@ def test_a_promise_keeps_its_design_effects_once_its_model_is_no_longer_live(war
 def test_a_monitor_that_starts_anew_counts_nothing_twice(ward: Ward) -> None:
     matured(ward, patients(300, seed=3))
     ward.look()
-    before = realised(ward.home.settings)
-    again = Watch(ward.home.settings, now=lambda: ward.now)
-    assert again.look().entered == 0
-    after = realised(ward.home.settings)
+    before = matured_answers(ward.home.settings)
+    again = HealthMonitor(ward.home.settings, now=lambda: ward.now)
+    assert again.look().matured == 0
+    after = matured_answers(ward.home.settings)
     assert (after.detectors, after.rows) == (before.detectors, before.rows)
 
 
@@ -316,7 +304,7 @@ def test_a_monitor_that_was_away_for_weeks_finds_what_one_found_that_looked_ever
         ward.pass_days(1)
         ward.look()
     late = ward.another_monitor("late")
-    assert late.look().entered == 180
+    assert late.look().matured == 180
     assert ward.detectors(ward.home.v1, late) == ward.detectors(ward.home.v1)
 
 
@@ -338,7 +326,7 @@ def test_a_look_that_fails_in_the_middle_has_not_been(tmp_path: Path, monkeypatc
     assert ward.home.settings.monitor_state.read_bytes() == published
     look, other = ward.look(), ward.another_monitor("other")
     undisturbed = other.look()
-    assert (look.entered, look.windows) == (undisturbed.entered, undisturbed.windows) == (250, 2)
+    assert (look.matured, look.windows) == (undisturbed.matured, undisturbed.windows) == (250, 2)
     assert ward.detectors(ward.home.v1) == ward.detectors(ward.home.v1, other)
     ward.close()
 
@@ -353,8 +341,8 @@ KILLED_AT = [
     (Ledger, "keep_detector", 3),
     (Ledger, "trace", 1),
     (Ledger, "keep_window", 1),
-    (Watch, "_publish", 1),
-    (Watch, "_tell", 1),
+    (HealthMonitor, "_publish", 1),
+    (HealthMonitor, "_announce", 1),
 ]
 
 
@@ -372,7 +360,7 @@ def look_and_die(ward: Ward, where: type, name: str, nth: int) -> None:
 
         setattr(where, name, dying)
         try:
-            Watch(ward.home.settings, now=lambda: ward.now).look()
+            HealthMonitor(ward.home.settings, now=lambda: ward.now).look()
         finally:
             os._exit(3)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
@@ -384,24 +372,24 @@ def test_a_monitor_that_is_killed_anywhere_and_started_again_counts_every_label_
     for n, (where, name, nth) in enumerate(KILLED_AT):
         matured(ward, (unforeseen if n > 6 else patients)(100, 30 + n))
         look_and_die(ward, where, name, nth)
-        ward.watch = Watch(ward.home.settings, now=lambda: ward.now)
+        ward.watch = HealthMonitor(ward.home.settings, now=lambda: ward.now)
         ward.look()
         undisturbed.look()
         assert ward.detectors(ward.home.v1) == ward.detectors(ward.home.v1, undisturbed)
-    assert len(realised(ward.home.settings).rows) == 100 * len(KILLED_AT)
+    assert len(matured_answers(ward.home.settings).rows) == 100 * len(KILLED_AT)
     assert "coverage:1" in raised(ward)
     ward.close()
 
 
 @pytest.mark.parametrize(
-    ("where", "told"), [((Watch, "_publish"), 1), ((Journal, "append"), 1), ((Ledger, "changing"), 2)]
+    ("where", "told"), [((HealthMonitor, "_publish"), 1), ((Journal, "append"), 1), ((Ledger, "changing"), 2)]
 )
 def test_an_alarm_reaches_the_journal_though_its_monitor_was_killed_before_it_could_tell(
     ward: Ward, where: tuple[type, str], told: int
 ) -> None:
     matured(ward, unforeseen(150, seed=1))
     look_and_die(ward, *where, 2 if where[0] is Ledger else 1)  # the second change keeps that it was told
-    ward.watch = Watch(ward.home.settings, now=lambda: ward.now)
+    ward.watch = HealthMonitor(ward.home.settings, now=lambda: ward.now)
     for _ in range(2):
         ward.look()
     assert raised(ward) == ["coverage:1"] * told

@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import LogDamaged
-from ml_core.lab.drift.sequential import start_drift, update_drift
-from ml_core.lab.measuring.live_coverage import start_detector, update
+from ml_core.lab.drift.sequential import DriftState, update_drift
+from ml_core.lab.measuring.live_coverage import DetectorState, update
 from ml_core.lab.watching import ledger as module
-from ml_core.lab.watching.alarms import coverage_detector, drift_detector
 from ml_core.lab.watching.ledger import Ledger, Waiting
 from tests.lab.watching.answered import matured_row
 
@@ -42,7 +41,7 @@ def change(ledger: Ledger) -> None:
     ledger.remember("labels_seen", 7)
     ledger.wait_for([Waiting(b"w" * 16, 5, 1)])
     ledger.add_matured([matured_row(1), matured_row(2)])
-    ledger.keep_detector(A, "coverage:1", asdict(start_detector(0.1)), None)
+    ledger.keep_detector(A, "coverage:1", asdict(DetectorState(0.1)), None)
     ledger.add_evidence(A, "coverage:1", 1, 0.5)
     ledger.keep_window(A, 1, 2, 100, 0.5, {"features": []})
 
@@ -253,15 +252,15 @@ def test_rows_come_back_as_they_entered_and_in_the_order_they_were_given(found: 
 @settings(deadline=None)
 @given(misses=st.lists(st.booleans(), max_size=300), p_values=st.lists(shares, max_size=30))
 def test_detectors_come_back_to_the_bit(misses: list[bool], p_values: list[float]) -> None:
-    coverage, drift = update(start_detector(0.1123456789, 500.0), misses), start_drift(10.0)
+    coverage, drift = update(DetectorState(0.1123456789, 500.0), misses), DriftState(10.0)
     for p_value in p_values:
         drift = update_drift(drift, p_value)
     with in_memory() as ledger:
         ledger.keep_detector(A, "coverage:1", asdict(coverage), "then")
         ledger.keep_detector(A, "drift", asdict(drift), None)
         kept = ledger.detectors(A)
-        assert (coverage_detector(kept["coverage:1"][0]), kept["coverage:1"][1]) == (coverage, "then")
-        assert (drift_detector(kept["drift"][0]), kept["drift"][1]) == (drift, None)
+        assert (DetectorState(**kept["coverage:1"][0]), kept["coverage:1"][1]) == (coverage, "then")
+        assert (DriftState(**kept["drift"][0]), kept["drift"][1]) == (drift, None)
         assert ledger.detectors(B) == {}
 
 
@@ -285,8 +284,8 @@ def test_only_ids_whose_label_came_lately_are_looked_for_again(path: Path) -> No
 def test_a_detector_that_is_forgotten_leaves_those_of_others(path: Path) -> None:
     with Ledger.changing(path) as ledger:
         for model in (A, B):
-            ledger.keep_detector(model, "coverage:1", asdict(start_detector(0.1)), "then")
-            ledger.keep_detector(model, "drift", asdict(start_drift(10.0)), "then")
+            ledger.keep_detector(model, "coverage:1", asdict(DetectorState(0.1)), "then")
+            ledger.keep_detector(model, "drift", asdict(DriftState(10.0)), "then")
         ledger.forget_detector(A, "coverage:1")
         assert {model: list(ledger.detectors(model)) for model in (A, B)} == {A: ["drift"], B: ["coverage:1", "drift"]}
 

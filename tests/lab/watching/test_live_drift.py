@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from ml_core.base.errors import LogDamaged
+from ml_core.base.errors import ArtefactError, DataError, LogDamaged, NotLoaded
+from ml_core.base.settings import Settings
 from ml_core.lab.watching import live_drift as drifting
-from ml_core.lab.watching.health_monitor import Watch, ledger_path
+from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
 from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.live_drift import inputs_of, live_window, reference_of, scores_of
+from ml_core.serve.model.bundle import REFERENCE_FILE
+from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
-from tests.lab.watching.ward import Ward, patients
+from tests.lab.watching.ward import Ward, patients, records_of
+from tests.toy_models import toy_model
 
 
 @pytest.fixture
@@ -30,8 +36,8 @@ def windows(ward: Ward) -> list[dict[str, Any]]:
         return ledger.windows(ward.home.hash_of(ward.home.v1), 100)[::-1]
 
 
-def restarted(ward: Ward) -> Watch:
-    return Watch(ward.home.settings, now=lambda: ward.now)
+def restarted(ward: Ward) -> HealthMonitor:
+    return HealthMonitor(ward.home.settings, now=lambda: ward.now)
 
 
 def test_a_window_is_judged_once_it_is_full(ward: Ward) -> None:
@@ -113,3 +119,95 @@ def test_a_window_keeps_what_every_feature_and_score_has_shown(ward: Ward) -> No
     assert [report["feature"] for report in window["reports"]["features"]] == ["age", "glucose", "bmi", "bp_systolic"]
     assert [report["feature"] for report in window["reports"]["scores"]] == ["0", "1"]
     assert 0.0 <= window["p_value"] <= 1.0
+
+
+def test_a_bulk_call_fills_several_windows_and_the_last_takes_the_remainder(ward: Ward) -> None:
+    ward.answer_bulk(records_of(patients(250, seed=1))[0])
+    ward.look()
+    assert [window["rows"] for window in windows(ward)] == [100, 150]
+
+
+# --- the newest answers -------------------------------------------------------------------------------------------
+
+
+FEATURES = ["age", "glucose", "bmi", "bp_systolic"]
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Ward]:
+    place = Ward(tmp_path, workers=2)
+    yield place
+    place.close()
+
+
+def test_a_window_has_the_newest_answers_of_all_workers(shared: Ward) -> None:
+    shared.answer(patients(60, seed=1))
+    old = shared.now
+    shared.pass_days(1)
+    newer = patients(40, seed=2)
+    shared.answer(newer)
+    window = live_window(shared.home.settings, 40)
+    assert (window.rows, window.since, window.until, window.reference.tag) == (
+        40,
+        shared.now,
+        shared.now,
+        shared.home.v1,
+    )
+    assert sorted(window.inputs["age"].tolist()) == sorted(newer["age"].tolist())
+    assert np.isnan(window.inputs["glucose"]).sum() == newer["glucose"].isna().sum() > 0
+    assert live_window(shared.home.settings, 1_000).since == old
+
+
+def test_inputs_and_scores_are_those_that_were_asked_and_answered(shared: Ward) -> None:
+    rows = patients(30, seed=3)
+    answers = {answer.request_id: answer for answer in shared.answer(rows)}
+    logged = shared.log.last(30)
+    scores = scores_of(logged)
+    assert list(scores) == ["0", "1"]
+    np.testing.assert_array_equal(scores["1"], [answers[one.request_id].probability for one in logged])
+    np.testing.assert_allclose(scores["0"] + scores["1"], 1.0)
+    inputs = inputs_of(logged, reference_of(ModelLoader(shared.home.settings), shared.home.v1).columns)
+    assert list(inputs) == FEATURES
+    asked = sorted(tuple(str(record[name]) for name in ("age", "bmi")) for record in records_of(rows)[0])
+    told = sorted(
+        (str(int(a)), str(None if np.isnan(b) else b)) for a, b in zip(inputs["age"], inputs["bmi"], strict=True)
+    )
+    assert told == asked
+
+
+def test_answers_of_earlier_models_are_left_out(shared: Ward) -> None:
+    shared.answer(patients(50, seed=1))
+    shared.home.change(changes.full(shared.home.v2))
+    shared.look()
+    with pytest.raises(DataError, match="no answer of"):
+        live_window(shared.home.settings, 100)
+    shared.answer(patients(20, seed=2))
+    window = live_window(shared.home.settings, 100)
+    assert (window.rows, window.reference.model_hash) == (20, shared.home.hash_of(shared.home.v2))
+
+
+def test_where_nothing_is_live_or_nothing_was_asked_that_is_said(shared: Ward, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="start the service"):
+        live_window(Settings(home=tmp_path / "elsewhere", model_name="toy"), 100)
+    with pytest.raises(DataError, match="no answer of"):
+        live_window(shared.home.settings, 100)
+
+
+def test_inputs_that_are_not_kept_are_asked_for_as_a_file(tmp_path: Path) -> None:
+    shared = Ward(tmp_path, log_inputs=False)
+    shared.answer(patients(20, seed=1))
+    with pytest.raises(DataError, match="--current FILE"):
+        live_window(shared.home.settings, 100)
+    shared.close()
+
+
+def test_the_reference_is_that_of_the_artefact_and_trusted_only_with_all_of_it(shared: Ward) -> None:
+    loader = ModelLoader(shared.home.settings)
+    normal = reference_of(loader, shared.home.v1)
+    assert (normal.model_hash, [column.name for column in normal.columns]) == (toy_model().model_hash, FEATURES)
+    with pytest.raises(NotLoaded):
+        reference_of(loader, "toy_risk:v9-00000000")
+    file = shared.home.file(shared.home.v1, REFERENCE_FILE)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtefactError):
+        reference_of(loader, shared.home.v1)

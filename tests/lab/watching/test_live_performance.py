@@ -13,10 +13,10 @@ import pytest
 
 from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.settings import Settings
-from ml_core.lab.measuring.live_coverage import Promise
+from ml_core.lab.measuring.live_coverage import CoverageTarget
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import MaturedRow
-from ml_core.lab.watching.live_performance import Realised, bands_of, matured_of, performance_of, realised
+from ml_core.lab.watching.live_performance import MaturedAnswers, arrays_of, bands_of, matured_answers, performance_of
 from ml_core.serve.rollout import changes
 from tests.lab.watching.answered import matured_row
 from tests.lab.watching.ward import Ward, patients
@@ -31,42 +31,42 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     place.close()
 
 
-def of_rows(found: Realised, rows: tuple[MaturedRow, ...], promise: Promise | None) -> Realised:
-    return replace(found, rows=rows, promise=promise)
+def of_rows(found: MaturedAnswers, rows: tuple[MaturedRow, ...], promise: CoverageTarget | None) -> MaturedAnswers:
+    return replace(found, rows=rows, target=promise)
 
 
 @pytest.fixture
-def nothing_yet(ward: Ward) -> Realised:
+def nothing_yet(ward: Ward) -> MaturedAnswers:
     """A live model of which nothing has matured."""
     ward.look()
-    return realised(ward.home.settings)
+    return matured_answers(ward.home.settings)
 
 
 def test_where_nothing_is_live_nothing_has_done_anything(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="start the service"):
-        realised(Settings(home=tmp_path, model_name="toy"))
+        matured_answers(Settings(home=tmp_path, model_name="toy"))
 
 
 def test_where_the_monitor_has_never_run_it_is_asked_for(ward: Ward) -> None:
     with pytest.raises(DataError, match="surety monitor"):
-        realised(ward.home.settings)
+        matured_answers(ward.home.settings)
 
 
 def test_a_slot_without_a_model_is_named(ward: Ward) -> None:
     ward.look()
     with pytest.raises(DataError, match="challenger"):
-        realised(ward.home.settings, slot="challenger")
+        matured_answers(ward.home.settings, slot="challenger")
 
 
 def test_a_ledger_that_cannot_be_read_is_no_empty_one(ward: Ward) -> None:
     ward.look()
     ledger_path(ward.home.settings).write_bytes(b"no database " * 100)
     with pytest.raises(LogDamaged):
-        realised(ward.home.settings)
+        matured_answers(ward.home.settings)
 
 
-def test_without_matured_answers_there_are_neither_bands_nor_numbers(nothing_yet: Realised) -> None:
-    assert (nothing_yet.promise, nothing_yet.rows, nothing_yet.detectors) == (None, (), {})
+def test_without_matured_answers_there_are_neither_bands_nor_numbers(nothing_yet: MaturedAnswers) -> None:
+    assert (nothing_yet.target, nothing_yet.rows, nothing_yet.detectors) == (None, (), {})
     assert (bands_of(nothing_yet), performance_of(nothing_yet)) == ((), None)
 
 
@@ -77,10 +77,10 @@ def test_answers_are_those_of_the_asked_for_time(ward: Ward) -> None:
     ward.answer(patients(70, seed=2))
     ward.pass_days(DAYS)
     ward.look()
-    assert len(realised(ward.home.settings).rows) == 120
-    later = realised(ward.home.settings, since=middle)
+    assert len(matured_answers(ward.home.settings).rows) == 120
+    later = matured_answers(ward.home.settings, since=middle)
     assert (len(later.rows), later.rows[0].at_us) == (70, round(middle.timestamp() * 1e6))
-    assert later.detectors == realised(ward.home.settings).detectors  # they have seen everything
+    assert later.detectors == matured_answers(ward.home.settings).detectors  # they have seen everything
 
 
 def test_each_slot_has_the_answers_of_its_model_alone(ward: Ward) -> None:
@@ -90,7 +90,7 @@ def test_each_slot_has_the_answers_of_its_model_alone(ward: Ward) -> None:
     ward.answer(patients(30, seed=2))
     ward.pass_days(DAYS)
     ward.look()
-    found = {slot: realised(ward.home.settings, slot=slot) for slot in ("champion", "previous")}
+    found = {slot: matured_answers(ward.home.settings, slot=slot) for slot in ("champion", "previous")}
     assert {slot: (f.model.tag, len(f.rows)) for slot, f in found.items()} == {
         "champion": (ward.home.v2, 30),
         "previous": (ward.home.v1, 50),
@@ -105,8 +105,8 @@ def test_the_promise_is_that_of_the_artefact_with_the_effects_of_its_calibration
     ward.answer(patients(20, seed=1))
     ward.pass_days(DAYS)
     ward.look()
-    found = realised(ward.home.settings)
-    promise, manifest = found.promise, found.model.manifest
+    found = matured_answers(ward.home.settings)
+    promise, manifest = found.target, found.model.manifest
     assert promise is not None
     assert promise.effects is not None
     assert (promise.classes, promise.level, promise.guarantee) == (
@@ -124,14 +124,14 @@ def test_answers_about_one_patient_belong_together_and_others_to_nobody_else(war
         matured_row(3),
         matured_row(4),
     )
-    groups = matured_of(rows).groups
+    groups = arrays_of(rows).groups
     assert groups is not None
     assert (groups[0] == groups[1], len(set(groups))) == (True, 3)
 
 
-def test_three_classes_have_three_bands_and_no_area_under_a_curve(nothing_yet: Realised) -> None:
+def test_three_classes_have_three_bands_and_no_area_under_a_curve(nothing_yet: MaturedAnswers) -> None:
     labels = ("home", "again", "dead")
-    promise = Promise(labels, (9, 19, 4), Decimal("0.9"))
+    promise = CoverageTarget(labels, (9, 19, 4), Decimal("0.9"))
     rows = tuple(
         matured_row(n, label=labels[n % 3], probabilities=(0.5, 0.3, 0.2), p_values=(0.1, 0.15, 0.2)) for n in range(90)
     )
@@ -149,4 +149,4 @@ def test_a_ledger_of_another_version_is_refused(ward: Ward) -> None:
     with closing(sqlite3.connect(ledger_path(ward.home.settings))) as connection:
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(LogDamaged, match="version"):
-        realised(ward.home.settings)
+        matured_answers(ward.home.settings)

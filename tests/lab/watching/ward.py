@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from ml_core.base.settings import Settings
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.measuring.live_coverage import DetectorState
-from ml_core.lab.watching.alarms import coverage_detector
-from ml_core.lab.watching.health_monitor import Watch, WatchLook, ledger_path
+from ml_core.lab.watching.health_monitor import HealthMonitor, HealthReport, ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.answering.envelope import InferenceResponse
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest
 from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.http.arrow_batches import answer_stream
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile
@@ -58,7 +60,7 @@ class Ward:
             writer.start()
         self.log = PredictionLog(chosen.log)
         self.labels = LabelStore(chosen.labels, self.log.known, clock=lambda: self.now)
-        self.watch = Watch(chosen, ModelLoader(chosen), now=lambda: self.now)
+        self.watch = HealthMonitor(chosen, ModelLoader(chosen), now=lambda: self.now)
         self.due: list[tuple[datetime, str, int]] = []
 
     def answer(self, rows: pd.DataFrame) -> list[InferenceResponse]:
@@ -77,6 +79,20 @@ class Ward:
             found += answers
         return found
 
+    def answer_bulk(self, records: Sequence[Mapping[str, Any]]) -> str:
+        """Answer the records in one Arrow stream, by the first worker; the id of the batch."""
+        table = pa.Table.from_pylist(list(records))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+
+        async def here(work: Callable[[], Any]) -> Any:
+            return work()
+
+        body, service = sink.getvalue().to_pybytes(), self.workers[0].service
+        batch_id, _, _ = asyncio.run(answer_stream(service, body, len(records), here, on_error="row", level=None))
+        return batch_id
+
     def pass_days(self, days: float) -> None:
         """Let time pass, and tell the outcomes that have become known."""
         self.now += timedelta(days=days)
@@ -85,28 +101,28 @@ class Ward:
         if told:
             self.labels.add([AnswerLabel(id_bytes(i), outcome, self.now) for i, outcome in told], "ward")
 
-    def look(self) -> WatchLook:
+    def look(self) -> HealthReport:
         """The monitor looks, and the workers look at what it has published."""
         found = self.watch.look()
         for worker in self.workers:
             worker.follower.look()
         return found
 
-    def another_monitor(self, name: str, **settings: Any) -> Watch:
+    def another_monitor(self, name: str, **settings: Any) -> HealthMonitor:
         """A monitor of the same log and labels that nobody knows of: it has a home of its own."""
         home = self.home.settings.home.parent / name
         home.mkdir()
         for shared in ("log", "labels", "rollout", "models"):
             (home / shared).symlink_to(self.home.settings.home / shared)
         other = Settings(**{**self.home.settings.model_dump(), **settings, "home": home})
-        return Watch(other, now=lambda: self.now)
+        return HealthMonitor(other, now=lambda: self.now)
 
-    def detectors(self, tag: str, watch: Watch | None = None) -> dict[str, DetectorState]:
+    def detectors(self, tag: str, watch: HealthMonitor | None = None) -> dict[str, DetectorState]:
         """Coverage detectors of that model, as this or another monitor keeps them."""
         with Ledger.reading(ledger_path((watch or self.watch)._settings)) as ledger:
             assert ledger is not None
             kept = ledger.detectors(self.home.hash_of(tag))
-            return {name: coverage_detector(state) for name, (state, _) in kept.items() if name.startswith("coverage:")}
+            return {name: DetectorState(**state) for name, (state, _) in kept.items() if name.startswith("coverage:")}
 
     def answered_files(self) -> list[LogFile]:
         """Files that hold answers: a writer makes today's as well, when it starts."""

@@ -1,4 +1,4 @@
-"""Table files for a drift check: read a bounded piece at a time, or whole, or a random part of their rows."""
+"""A table file of raw values for a drift check: read whole, a piece at a time, or as a random sample of its rows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
 from ml_core.lab.data.table_frames import column_names, numbers_of_text, read_table, type_text
 
-__all__ = ["TableFile"]
+__all__ = ["DriftTable"]
 
-BATCH_ROWS = 65_536
+_BATCH_ROWS = 65_536
 _READ_BYTES = 1 << 20  # of a column chunk at a time: a row group of any size need not fit into memory
 
 
-class TableFile:
+class DriftTable:
     """A ``.parquet`` or ``.csv`` file of raw values.
 
     Parquet is read in batches of at most 65,536 rows, so memory does not grow with the file. CSV is read whole, and
@@ -59,7 +59,7 @@ class TableFile:
             return
         try:
             with pq.ParquetFile(self.path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
-                for batch in file.iter_batches(BATCH_ROWS, columns=list(names), use_threads=False):
+                for batch in file.iter_batches(_BATCH_ROWS, columns=list(names), use_threads=False):
                     yield batch.to_pandas()
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise DataError(str(self.path), "is not a readable Parquet file") from error

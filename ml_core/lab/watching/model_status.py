@@ -1,4 +1,4 @@
-"""Where a model stands on its road, in six facts, and what to do next."""
+"""The status of a model in six facts, with the next step."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
 
-__all__ = ["Standing", "standing"]
+__all__ = ["ModelStatus", "model_status"]
 
 _DRIFT = "drift"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The six facts.
+class ModelStatus:
+    """Status of the configured model.
 
     Attributes
     ----------
-    model_registered : whether any version of the model was registered from here, or promoted
+    model_registered : a version of the model was registered from here, or promoted
     registry_uri : of MLflow, without credentials
-    drift_status : of the champion: whether the monitor's drift alarm is on
-    deployment_gate : verdict on the champion, or, before there is one, on the version judged last
+    drift_status : whether the drift alarm of the champion is on
+    deployment_gate : verdict on the champion; without a champion, on the version that was judged last
     api_endpoint : where records are sent
     next_action : one sentence
     """
@@ -43,8 +43,8 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What lies in the home."""
+class _Records:
+    """The records of the home that decide the status."""
 
     entries: Sequence[Mapping[str, Any]]
     promotion: PromotionRecord | None
@@ -52,7 +52,7 @@ class _Seen:
     rollout: RolloutState | None
     alive: Sequence[WorkerReport]
     monitor: MonitorState | None
-    is_watched: bool
+    is_monitored: bool
     champion_hash: str | None
 
     @property
@@ -61,15 +61,15 @@ class _Seen:
 
     @property
     def alarms(self) -> list[str]:
-        """Reasons of the champion's alarms."""
+        """Reasons of the alarms of the champion."""
         if self.monitor is None or self.champion_hash is None:
             return []
         health = self.monitor.models.get(self.champion_hash)
         return [] if health is None else [alarm.reason for alarm in health.alarms]
 
 
-def standing(settings: Settings, endpoint: str) -> Standing:
-    """Where the configured model stands.
+def model_status(settings: Settings, endpoint: str) -> ModelStatus:
+    """The status of the configured model.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def standing(settings: Settings, endpoint: str) -> Standing:
     ArtefactError
         A record in the home cannot be read.
     """
-    seen = _look(settings)
-    return Standing(
+    seen = _read(settings)
+    return ModelStatus(
         model_registered=seen.registered,
         registry_uri=settings.registry_shown,
         drift_status="drift_detected" if _DRIFT in seen.alarms else "nominal",
@@ -91,7 +91,7 @@ def standing(settings: Settings, endpoint: str) -> Standing:
     )
 
 
-def _look(settings: Settings) -> _Seen:
+def _read(settings: Settings) -> _Records:
     entries = [e for e in Journal(settings.journal).entries() if e.get("model") == settings.model_name]
     promotion = read_document(promotion_path(settings.promotions, settings.model_name), PromotionRecord)
     rollout = RolloutStore(settings).read()
@@ -103,13 +103,13 @@ def _look(settings: Settings) -> _Seen:
     gate = read_document(gate_path(settings.gates, judged), GateReport) if judged is not None else None
     if gate is None and promotion is not None and promotion.model_hash == judged:
         gate = promotion.gate
-    return _Seen(entries, promotion, gate, rollout, alive, view.state, view.is_fresh, champion)
+    return _Records(entries, promotion, gate, rollout, alive, view.state, view.is_fresh, champion)
 
 
 def _champion_hash(
     rollout: RolloutState | None, promotion: PromotionRecord | None, alive: Sequence[WorkerReport]
 ) -> str | None:
-    """Hash of what answers now: as its workers say, else as it was promoted."""
+    """Hash of the champion: as workers report it, else as it was promoted."""
     for report in alive:
         for slot in report.slots:
             if slot.slot == "champion":
@@ -120,14 +120,14 @@ def _champion_hash(
     return None if is_other else promotion.model_hash
 
 
-def _next_action(seen: _Seen) -> str:
+def _next_action(seen: _Records) -> str:
     if not seen.registered:
         return "train a model: surety train --config configs/NAME.yaml"
     if seen.promotion is None:
         return "judge and promote the challenger: surety promote --model NAME --config configs/NAME.yaml"
     if not seen.alive:
         return "start the service: make serve"
-    if not seen.is_watched:
+    if not seen.is_monitored:
         return "start the monitor: surety monitor --every 1m"
     if seen.alarms:
         return f"look into {', '.join(seen.alarms)}: surety report; then surety retrain --if-drift --shadow"

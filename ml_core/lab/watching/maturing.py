@@ -1,4 +1,4 @@
-"""From labels to matured answers: each enters once, when its horizon has passed, whenever its label came."""
+"""From labels to matured answers: an answer matures once, when its horizon has passed and its label is known."""
 
 from __future__ import annotations
 
@@ -15,37 +15,40 @@ from ml_core.lab.watching.ledger import Ledger, MaturedRow, Waiting
 from ml_core.serve.log.labels import LabelStore, due_at
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.model.predictor import Label
 
-__all__ = ["Entered", "take_labels"]
+__all__ = ["NewlyMatured", "mature_answers"]
 
-_Due = tuple[bytes, LoggedAnswer, int | str]
-"""Id, answer, and the label that holds."""
+_Due = tuple[bytes, LoggedAnswer, Label]
+"""Id, answer, and its current label."""
 
 _AT_A_TIME = 20_000
 _MINUTE_US = 60_000_000
-_LOOK_AGAIN_S = 86_400.0
-"""How long an id without an answer is looked for again; a row may reach the log a little after its label."""
+_SEARCH_S = 86_400.0
+"""How long the answer of a label is searched for: an answer may reach the log a little after its label."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entered:
-    """What entered in one look.
+class NewlyMatured:
+    """Answers that matured in one run of the monitor.
 
     Attributes
     ----------
-    rows : in the order their answers were given, by the minute
-    lineages : facts by model hash and calibration id; models that differ in their level alone share a calibration
+    rows : by the minute in which they were given, in random order within it
+    lineages : lineage by model hash and calibration id; models that differ only in their level share a calibration
     """
 
     rows: tuple[MaturedRow, ...]
     lineages: dict[tuple[str, str], dict[str, Any]]
 
 
-def take_labels(ledger: Ledger, labels: LabelStore, log: PredictionLog, now: datetime, horizon_days: float) -> Entered:
-    """Take in labels that came, and let the answers enter that are due.
+def mature_answers(
+    ledger: Ledger, labels: LabelStore, log: PredictionLog, now: datetime, horizon_days: float
+) -> NewlyMatured:
+    """Read new labels, and let the answers mature that are due.
 
-    A label corrected before its answer enters counts as corrected; later corrections are history and change nothing
-    here, since a detector cannot be rewound.
+    A label that is corrected before its answer matures counts as corrected. Later corrections change nothing here,
+    because a detector cannot be rewound.
 
     Raises
     ------
@@ -53,8 +56,8 @@ def take_labels(ledger: Ledger, labels: LabelStore, log: PredictionLog, now: dat
         Labels or the prediction log cannot be read.
     """
     now_us = microseconds(now)
-    _wait_for_new(ledger, labels, log, horizon_days)
-    _look_for_unknown(ledger, log, now_us, horizon_days)
+    _queue_new(ledger, labels, log, horizon_days)
+    _search_unknown(ledger, log, now_us, horizon_days)
     ids = ledger.due(now_us, _AT_A_TIME)
     answers, current = log.find_many(ids), labels.current(ids)
     due: list[_Due] = []
@@ -63,19 +66,19 @@ def take_labels(ledger: Ledger, labels: LabelStore, log: PredictionLog, now: dat
         if isinstance(answer, LoggedAnswer) and label is not None:
             due.append((request_id, answer, label.label))
     rows = [_matured(each, now_us, missed=missed) for each, missed in zip(due, _misses(due), strict=True)]
-    rows.sort(key=_shuffled)
+    rows.sort(key=_order)
     ledger.stop_waiting(ids)
     ledger.add_matured(rows)
-    return Entered(tuple(rows), {_calibrated_by(answer): dict(answer.lineage) for _, answer, _ in due})
+    return NewlyMatured(tuple(rows), {_calibrated_by(answer): dict(answer.lineage) for _, answer, _ in due})
 
 
-def _shuffled(row: MaturedRow) -> tuple[int, bytes]:
-    """By the minute, and at random within it: a batch sorted by patient would bring misses in runs, like an alarm."""
+def _order(row: MaturedRow) -> tuple[int, bytes]:
+    """Sort key: the minute, then random. A batch that is sorted by patient would bring its misses in runs."""
     return row.at_us // _MINUTE_US, row.request_id[8:]
 
 
-def _wait_for_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizon_days: float) -> None:
-    """Let labels wait that came since the last look."""
+def _queue_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizon_days: float) -> None:
+    """Queue the labels that came since the last run."""
     seen = int(ledger.fact("labels_seen", 0))
     while stored := labels.since(seen, _AT_A_TIME):
         seen = stored[-1].seq
@@ -93,9 +96,9 @@ def _wait_for_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizo
         ledger.remember("labels_seen", seen)
 
 
-def _look_for_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizon_days: float) -> None:
-    """Look once more for answers whose labels came first."""
-    answers = log.find_many(ledger.unknown(now_us - round(_LOOK_AGAIN_S * 1e6), _AT_A_TIME))
+def _search_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizon_days: float) -> None:
+    """Search again for answers whose labels came first."""
+    answers = log.find_many(ledger.unknown(now_us - round(_SEARCH_S * 1e6), _AT_A_TIME))
     ledger.stop_waiting([request_id for request_id, answer in answers.items() if isinstance(answer, ErasedAnswer)])
     ledger.wait_for(
         [
@@ -107,7 +110,7 @@ def _look_for_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizon_d
 
 
 def _due_us(answer: LoggedAnswer | None, horizon_days: float) -> int | None:
-    """When an answer counts, in microseconds; None where it is not known."""
+    """When an answer matures, in microseconds; None for an answer that is not in the log."""
     return None if answer is None else microseconds(due_at(answer.at, horizon_days))
 
 
@@ -131,11 +134,11 @@ def _matured(due: _Due, now_us: int, *, missed: bool | None) -> MaturedRow:
 
 
 def _misses(due: Sequence[_Due]) -> list[bool | None]:
-    """Whether each set at its model's configured level missed the label; None where its own calibration cannot say."""
+    """Whether each set, at the configured level of its model, misses the label; None if its calibration cannot tell."""
     missed: list[bool | None] = [None] * len(due)
     alike: dict[tuple[str, str], list[int]] = {}
     for n, (_, answer, label) in enumerate(due):
-        is_prior = answer.lineage["slot"] == "prior"  # gives all labels at once, which no calibration decided
+        is_prior = answer.lineage["slot"] == "prior"  # answers with all labels, without a calibration
         if label in answer.lineage["classes"] and not is_prior:
             alike.setdefault(_calibrated_by(answer), []).append(n)
     for places in alike.values():
@@ -145,16 +148,16 @@ def _misses(due: Sequence[_Due]) -> list[bool | None]:
 
 
 def _missed(due: Sequence[_Due]) -> Sequence[bool | None]:
-    """The same of answers by one calibration, whose labels their model knows."""
+    """The same for answers of one calibration whose labels are classes of the model."""
     facts, p_values = due[0][1].lineage, [answer.p_values for _, answer, _ in due]
     labels, level = [label for _, _, label in due], Decimal(facts["level"])
     try:
         found: list[bool] = misses_of(p_values, labels, facts["classes"], facts["calibration_sizes"], level).tolist()
-    except (DataError, ValueError):  # one of them is not of this calibration, or has another number of classes
+    except (DataError, ValueError):  # an answer of another calibration, or of other classes
         return [None] if len(due) == 1 else [_missed([one])[0] for one in due]
     return found
 
 
 def _calibrated_by(answer: LoggedAnswer) -> tuple[str, str]:
-    """Hash of the model, and id of the calibration."""
+    """Hash of the model and id of the calibration."""
     return answer.lineage["model_hash"], answer.lineage["calibration_id"]

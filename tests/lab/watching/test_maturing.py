@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_core.lab.watching import matured_outcomes as outcomes
+from ml_core.lab.watching import maturing
 from ml_core.lab.watching.ledger import Ledger
 from tests.lab.watching.answered import HORIZON_DAYS, START, Answered, facts_of
 
@@ -87,7 +87,7 @@ def test_the_horizon_is_that_of_the_answer_however_early_or_often_its_label_came
 def test_no_label_is_lost_where_more_are_due_than_one_look_takes(
     place: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcomes, "_AT_A_TIME", 7)
+    monkeypatch.setattr(maturing, "_AT_A_TIME", 7)
     ids = place.answer([HELD] * 20)
     place.tell(ids, 1)
     place.pass_days(31)
@@ -133,6 +133,20 @@ def test_labels_that_come_before_their_answers_wait_for_them(place: Answered) ->
     assert place.waiting() == {"waiting": 1, "unknown": 1}
     place.pass_days(31)
     assert [row.request_id for row in place.take().rows] == ids[:1]
+
+
+@pytest.mark.parametrize(
+    ("later", "is_found"),
+    [(timedelta(hours=23), True), (timedelta(days=1), True), (timedelta(days=1, microseconds=1), False)],
+)
+def test_the_answer_of_a_label_is_searched_for_one_day(place: Answered, later: timedelta, *, is_found: bool) -> None:
+    ids = [b"%016d" % 1]
+    place.tell(ids, 1)
+    place.take()
+    place.now += later
+    place.answer([HELD], ids=ids)
+    place.take()
+    assert place.waiting() == {"waiting": int(is_found), "unknown": int(not is_found)}
 
 
 def test_an_answer_that_turns_up_after_a_day_counts_once_its_label_is_sent_anew(place: Answered) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ml_core.base.documents import write_document
 from ml_core.base.journal import Journal
-from ml_core.lab.watching.next_step import standing
+from ml_core.lab.watching.model_status import model_status
 from ml_core.serve.model.promotion_record import gate_path
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
@@ -46,7 +46,7 @@ def watched(home: Home, *alarms: str) -> None:
 
 
 def test_nothing_is_known_of_a_model_nobody_has_made(home: Home) -> None:
-    found = standing(home.settings, ENDPOINT)
+    found = model_status(home.settings, ENDPOINT)
     assert asdict(found) == {
         "model_registered": False,
         "registry_uri": f"sqlite:///{home.settings.home.absolute() / 'mlflow.db'}",
@@ -59,7 +59,7 @@ def test_nothing_is_known_of_a_model_nobody_has_made(home: Home) -> None:
 
 def test_credentials_of_the_registry_are_not_shown(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://anna:secret@registry.example:8443/mlflow")
-    assert standing(home.settings, ENDPOINT).registry_uri == "https://registry.example:8443/mlflow"
+    assert model_status(home.settings, ENDPOINT).registry_uri == "https://registry.example:8443/mlflow"
 
 
 def test_a_registered_challenger_is_to_be_promoted_and_its_gate_is_told(home: Home) -> None:
@@ -67,28 +67,28 @@ def test_a_registered_challenger_is_to_be_promoted_and_its_gate_is_told(home: Ho
     facts = {"model": NAME, "version": "3", "model_hash": model_hash}
     Journal(home.settings.journal).append("model.registered", facts)
     write_document(gate_path(home.settings.gates, model_hash), passed_gate(model_hash))
-    found = standing(home.settings, ENDPOINT)
+    found = model_status(home.settings, ENDPOINT)
     assert (found.model_registered, found.deployment_gate) == (True, "passed")
     assert "surety promote" in found.next_action
 
 
 def test_each_thing_that_is_missing_is_the_next_to_do(home: Home) -> None:
     home.promote(home.v1)
-    assert "make serve" in standing(home.settings, ENDPOINT).next_action
+    assert "make serve" in model_status(home.settings, ENDPOINT).next_action
     serving(home)
-    assert "surety monitor" in standing(home.settings, ENDPOINT).next_action
+    assert "surety monitor" in model_status(home.settings, ENDPOINT).next_action
     watched(home)
-    found = standing(home.settings, ENDPOINT)
+    found = model_status(home.settings, ENDPOINT)
     assert (found.next_action, found.deployment_gate, found.drift_status) == ("none", "passed", "nominal")
 
 
 def test_alarms_are_told_and_only_drift_is_drift(home: Home) -> None:
     serving(home)
     watched(home, "coverage:1")
-    found = standing(home.settings, ENDPOINT)
+    found = model_status(home.settings, ENDPOINT)
     assert (found.drift_status, "coverage:1" in found.next_action) == ("nominal", True)
     watched(home, "coverage:1", "drift")
-    found = standing(home.settings, ENDPOINT)
+    found = model_status(home.settings, ENDPOINT)
     assert (found.drift_status, "retrain" in found.next_action) == ("drift_detected", True)
 
 
@@ -96,4 +96,4 @@ def test_a_challenger_on_trial_is_what_comes_next(home: Home) -> None:
     serving(home)
     watched(home)
     home.change(changes.shadow(home.v2))
-    assert "rollout canary" in standing(home.settings, ENDPOINT).next_action
+    assert "rollout canary" in model_status(home.settings, ENDPOINT).next_action
