@@ -2,7 +2,7 @@
 
 A model of the synthetic cohort is trained, gated, promoted and served by a real `bentoml serve`. Later encounters, with or
 without drift, are sent over HTTP. Their labels are sent and count at once. The monitor looks once. Then
-`python -m ml_core.cli.cmd_ct` runs as it does on a real home. Its exit status is the exit status of this program.
+`surety retrain --unattended` runs as it does on a real home. Its exit status is the exit status of this program.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(place: Path, *, drift: bool) -> None:
             "to the home whose log is to be looked at, or unset both."
         )
     environment, config = prepare(place.absolute(), drift=drift)
-    sys.exit(_run(environment, "ml_core.cli.cmd_ct", "--config", str(config)))
+    sys.exit(_run(environment, "retrain", "--unattended", "--config", str(config)))
 
 
 def prepare(place: Path, *, drift: bool) -> tuple[dict[str, str], Path]:
@@ -124,13 +124,13 @@ def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
 
 
 def _surety(environment: dict[str, str], *arguments: str, statuses: tuple[int, ...] = (0,)) -> None:
-    status = _run(environment, "ml_core.cli.main", *arguments, quiet=True)
+    status = _run(environment, *arguments, quiet=True)
     if status not in statuses:
         raise SystemExit(f"surety {' '.join(arguments)} ended with status {status}")
 
 
-def _run(environment: dict[str, str], module: str, *arguments: str, quiet: bool = False) -> int:
-    command = [sys.executable, "-m", module, *arguments]
+def _run(environment: dict[str, str], *arguments: str, quiet: bool = False) -> int:
+    command = [sys.executable, "-m", "ml_core.cli.main", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL if quiet else None).returncode
 
 
