@@ -15,7 +15,7 @@ from ml_core.cli.output import emit, note, output_option
 @click.option("--force", is_flag=True, envvar="FORCE_RETRAIN",
               help="Whatever speaks against it: no drift, cool-down, too few new labels.")  # fmt: skip
 @click.option("--unattended", is_flag=True,
-              help="As --if-drift, with status 0 where nothing is advised, 1 where drift cannot be judged.")  # fmt: skip
+              help="As --if-drift; status 0 where nothing is advised, 1 where drift cannot be judged.")  # fmt: skip
 @click.option("--shadow", is_flag=True, help="Let the new model score every request beside the champion.")
 @click.option("--dry-run", is_flag=True, help="Decide only.")
 @click.option("--summary", type=click.Path(path_type=Path), default=None, envvar="GITHUB_STEP_SUMMARY",

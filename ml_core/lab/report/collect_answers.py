@@ -12,9 +12,9 @@ import numpy as np
 
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import LogDamaged
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import DAY, Stretch
 from ml_core.lab.report.facts import AnswerBucket, AnswerHistory
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.log_files import LogFile, day_of
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog

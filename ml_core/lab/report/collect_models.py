@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_core.base.settings import Settings
 from ml_core.features.columns import with_role
-from ml_core.lab.report.collect_gaps import Gaps
-from ml_core.lab.report.facts import Gate, GateRule, Model
+from ml_core.lab.report.facts import GateVerdict, Model
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.model.manifest import Manifest
@@ -125,9 +125,8 @@ def _trained_on(manifest: Manifest) -> str:
     return "" if manifest.source is None else manifest.source.uri
 
 
-def _gate(report: GateReport) -> Gate:
-    rules = tuple(GateRule(r.rule, r.value, r.limit, r.passed, r.note) for r in report.rules)
-    return Gate(report.passed, datetime.fromisoformat(report.judged_at), report.judged_on, rules)
+def _gate(report: GateReport) -> GateVerdict:
+    return GateVerdict(report.passed, datetime.fromisoformat(report.judged_at), report.judged_on, report.rules)
 
 
 def _promotion(loaded: LoadedModel, of_model: Entries) -> tuple[datetime | None, str]:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from math import isfinite
-from typing import Literal
+
+from ml_core.lab.report.gaps import Gap
+from ml_core.serve.model.promotion_record import RuleVerdict
+from ml_core.serve.rollout.rollout_state import Mode, Slot
 
 __all__ = [
     "AnswerBucket",
@@ -27,26 +30,23 @@ __all__ = [
     "Drift",
     "EvidencePoint",
     "FeatureDrift",
-    "Gap",
-    "Gate",
-    "GateRule",
+    "GateVerdict",
     "JournalEntry",
     "Labels",
     "LevelShares",
-    "LogFile",
     "LogStore",
     "Model",
     "Monitoring",
     "NumberShares",
-    "Part",
-    "Performance",
     "PerformanceBucket",
+    "PerformanceHistory",
     "ReportFacts",
     "Rollout",
     "ScoreShift",
     "Serving",
     "ShadowPair",
     "Shares",
+    "StoredFile",
 ]
 
 
@@ -68,30 +68,19 @@ class Serving:
 
     workers: int
     lost: int = 0
-    mode: Literal["off", "shadow", "canary"] = "off"
+    mode: Mode = "off"
     weight: float = 0.0
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class GateRule:
-    """One rule of a gate, as in the gate report; ``value`` and ``limit`` in the unit of the rule."""
-
-    rule: str
-    value: float | None
-    limit: float | None
-    passed: bool
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
+class GateVerdict:
     """The verdict of the pre-deployment gate on a model, and on which rows it was reached."""
 
     passed: bool
     judged_at: datetime
     judged_on: str
-    rules: tuple[GateRule, ...] = ()
+    rules: tuple[RuleVerdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +102,7 @@ class Model:
     lineage : anything else that names what made it, as text by name (run id, seed, module hash, library versions, ...)
     """
 
-    slot: Literal["champion", "challenger", "previous"]
+    slot: Slot
     name: str
     version: str
     model_hash: str
@@ -126,7 +115,7 @@ class Model:
     trained_at: datetime | None = None
     trained_on: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
-    gate: Gate | None = None
+    gate: GateVerdict | None = None
     promoted_at: datetime | None = None
     promoted_by: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -433,7 +422,7 @@ class PerformanceBucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
+class PerformanceHistory:
     """Realised performance over time, against what training found on its test rows."""
 
     bucket_s: float
@@ -544,7 +533,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class LogFile:
+class StoredFile:
     """One file of the prediction log.
 
     Attributes
@@ -580,23 +569,10 @@ class LogStore:
     mode: str
     verified_at: datetime | None = None
     broken: tuple[str, ...] = ()
-    files: tuple[LogFile, ...] = ()
+    files: tuple[StoredFile, ...] = ()
 
 
 # --- all of it ------------------------------------------------------------------------------------------------------
-
-Part = Literal[
-    "models", "drift", "answers", "coverage", "performance", "shadow", "circuits", "rollout", "log", "lineage"
-]
-"""Parts of a report, as the page names them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """What a part could not tell because something is there and cannot be read: a sentence that says what and why."""
-
-    part: Part
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,7 +603,7 @@ class ReportFacts:
     answers: AnswerHistory | None = None
     labels: Labels = field(default_factory=Labels)
     coverage: Coverage | None = None
-    performance: Performance | None = None
+    performance: PerformanceHistory | None = None
     shadow: tuple[ShadowPair, ...] = ()
     circuits: Circuits = field(default_factory=Circuits)
     rollout: Rollout = field(default_factory=Rollout)

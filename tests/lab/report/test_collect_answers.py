@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_core.lab.report.collect_answers import QUANTILES, AnswersSeen, _quantiles, seen_answers
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import DAY, HOUR, Stretch
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import DAY as FIRST
 from tests.serve.log.filled import FACTS, NEXT, THIRD, bulk_row, fill, row, settings_in

@@ -1,44 +1,101 @@
-"""What turned out to be true, as a report tells it: labels counted, coverage per class and performance over time."""
+"""What the monitor's ledger says: detectors, labels, coverage per class, performance over time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
-from ml_core.lab.measuring import performance as realised
 from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, Promise
+from ml_core.lab.measuring.performance import INTERVAL_LEVEL, Performance, performance
 from ml_core.lab.report.collect_answers import files_of
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import Known, Period, Stretch
 from ml_core.lab.report.facts import (
     ClassCoverage,
     Coverage,
     CoverageBucket,
     Detector,
+    EvidencePoint,
     Labels,
-    Performance,
     PerformanceBucket,
+    PerformanceHistory,
 )
+from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.report.status_words import ALL
+from ml_core.lab.watching.alarms import DRIFT, coverage_detector, drift_detector
 from ml_core.lab.watching.calibration_facts import promise_of
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_performance import matured_of
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
 
-__all__ = ["known_outcomes", "label_facts", "outcome_facts"]
+__all__ = ["detectors_of", "known_outcomes", "label_facts", "outcome_facts", "thinned"]
+
+MOST_POINTS = 400
+"""Points of a trail; more could not be told apart in a picture."""
+
+_Judged = Sequence[tuple[datetime, Performance | None]]
+"""When each bucket begins, and how the model did in it; None without any answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """One bucket: when it begins, and how the model did; None without any answer."""
+# --- detectors ------------------------------------------------------------------------------------------------------
 
-    start: datetime
-    found: realised.Performance | None
+
+def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Detector]:
+    """The detectors of a model by name (``drift``, ``coverage:1``), each with its trail since then.
+
+    Parameters
+    ----------
+    path : the monitor's ledger; a monitor that never ran has no detectors
+
+    Raises
+    ------
+    LogDamaged
+        It cannot be read.
+    """
+    with Ledger.reading(path) as ledger:
+        if ledger is None:
+            return {}
+        kept = ledger.detectors(model_hash)
+        trails = {name: ledger.evidence(model_hash, name, microseconds(since)) for name in kept}
+    return {name: _detector(name, state, alarm, trails[name]) for name, (state, alarm) in kept.items()}
+
+
+def thinned(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+    """At most about so many points of a trail, its peaks and its end among them.
+
+    Examples
+    --------
+    >>> thinned([(1, 0.0), (2, 7.0), (3, 1.0), (4, 2.0)], most=2)
+    [(2, 7.0), (4, 2.0)]
+    """
+    if len(trail) <= most:
+        return list(trail)
+    borders = [len(trail) * k // most for k in range(most + 1)]
+    pieces = [trail[low:high] for low, high in pairwise(borders)]
+    peaks = [max(piece, key=lambda point: point[1]) for piece in pieces]
+    return peaks if peaks[-1] == trail[-1] else [*peaks, trail[-1]]
+
+
+def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Sequence[tuple[int, float]]) -> Detector:
+    alarm_at = None if alarm is None else datetime.fromisoformat(alarm)
+    points = tuple(EvidencePoint(moment_of(us), value) for us, value in thinned(trail))
+    if name == DRIFT:
+        drift = drift_detector(state)
+        windows = f"{drift.threshold:,.0f} windows of answers"
+        promise = f"On average at most one false alarm in {windows} while what is asked stays alike."
+        return Detector(drift.evidence, drift.threshold, drift.windows, promise, alarm_at, points)
+    found = coverage_detector(state)
+    whose = "outcomes" if name == "coverage:all" else "outcomes of this class"
+    promise = f"On average at most one false alarm in {found.threshold:,.0f} {whose} while the promise is kept."
+    return Detector(found.total_evidence, found.threshold, found.labels, promise, alarm_at, points)
+
+
+# --- labels and what they show ---------------------------------------------------------------------------------------
 
 
 def known_outcomes(path: Path, model_hash: str) -> Known | None:
@@ -47,7 +104,7 @@ def known_outcomes(path: Path, model_hash: str) -> Known | None:
     Raises
     ------
     LogDamaged
-        The monitor's ledger cannot be read.
+        The ledger cannot be read.
     """
     with Ledger.reading(path) as ledger:
         found = None if ledger is None else ledger.matured_between(model_hash)
@@ -60,7 +117,7 @@ def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: fl
     Raises
     ------
     LogDamaged
-        The monitor's ledger cannot be read.
+        The ledger cannot be read.
     """
     ripe = period.now - period.horizon
     waiting, first = _given(log, ripe, period.now, gaps)
@@ -77,20 +134,20 @@ def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: fl
 
 def outcome_facts(
     path: Path, model_hash: str, manifest: Manifest, period: Stretch, detectors: Mapping[str, Detector]
-) -> tuple[Coverage | None, Performance | None]:
+) -> tuple[Coverage | None, PerformanceHistory | None]:
     """Coverage and performance of a model's own answers by the day they were given; None while none counts.
 
     Raises
     ------
     LogDamaged
-        The monitor's ledger cannot be read.
+        The ledger cannot be read.
     """
     with Ledger.reading(path) as ledger:
         promise = None if ledger is None else promise_of(ledger, model_hash, manifest.calibration_id)
     if promise is None:
         return None, None
     judged = [
-        _Judged(start, realised.performance(matured_of(rows), promise) if rows else None)
+        (start, performance(matured_of(rows), promise) if rows else None)
         for start, rows in _rows(path, model_hash, manifest.calibration_id, period)
     ]
     coverage = Coverage(
@@ -102,7 +159,7 @@ def outcome_facts(
             for label, place in _promised(promise)
         ),
     )
-    return coverage, _performance(judged, manifest, period) if any(one.found for one in judged) else None
+    return coverage, _performance(judged, manifest, period) if any(found for _, found in judged) else None
 
 
 def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> tuple[int, datetime | None]:
@@ -138,9 +195,9 @@ def _promised(promise: Promise) -> list[tuple[str, int]]:
 
 
 def _class_coverage(
-    label: str, place: int, promise: Promise, judged: Sequence[_Judged], detector: Detector | None
+    label: str, place: int, promise: Promise, judged: _Judged, detector: Detector | None
 ) -> ClassCoverage:
-    bands = [(one.start, None if one.found is None else one.found.coverage[place]) for one in judged]
+    bands = [(start, None if found is None else found.coverage[place]) for start, found in judged]
     rows = sum(band.n for _, band in bands if band is not None)
     covered = sum(band.covered for _, band in bands if band is not None)
     return ClassCoverage(
@@ -159,23 +216,22 @@ def _coverage_bucket(start: datetime, band: CoverageBand | None) -> CoverageBuck
     return CoverageBucket(start, band.n, band.observed, band.lower, band.upper)
 
 
-def _performance(judged: Sequence[_Judged], manifest: Manifest, period: Stretch) -> Performance:
-    return Performance(
+def _performance(judged: _Judged, manifest: Manifest, period: Stretch) -> PerformanceHistory:
+    return PerformanceHistory(
         bucket_s=period.bucket.total_seconds(),
-        interval_level=realised.INTERVAL_LEVEL,
-        buckets=tuple(_performance_bucket(one) for one in judged),
+        interval_level=INTERVAL_LEVEL,
+        buckets=tuple(_performance_bucket(start, found) for start, found in judged),
         trained_auc=manifest.metrics.get("roc_auc") if len(manifest.classes) == 2 else None,
         trained_brier=manifest.metrics.get("brier"),
     )
 
 
-def _performance_bucket(judged: _Judged) -> PerformanceBucket:
-    found = judged.found
+def _performance_bucket(start: datetime, found: Performance | None) -> PerformanceBucket:
     if found is None:
-        return PerformanceBucket(judged.start, 0, 0)
+        return PerformanceBucket(start, 0, 0)
     area = found.auc
     return PerformanceBucket(
-        start=judged.start,
+        start=start,
         rows=found.n,
         positives=found.n_per_class[1],
         auc=None if area is None else area.value,
