@@ -23,8 +23,8 @@ import pytest
 import yaml
 
 from ml_core.lab.config import SplitConfig
-from ml_core.lab.data.splits import split_of
 from ml_core.lab.measuring.coverage_law import beta_binomial_band
+from ml_core.lab.training.labelled_rows import split_of
 from tests.e2e.workplace import ROOT, free_port, kill_group
 
 pytestmark = pytest.mark.e2e

@@ -13,10 +13,10 @@ from scipy.stats import binom
 from ml_core.lab.config import load_config
 from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.data.raw_tables import read_raw
-from ml_core.lab.data.splits import split_of
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
+from ml_core.lab.training.labelled_rows import split_of
 from ml_core.serve.features.versions import get_feature_version
 from tests.statistical.resplits import coverages, halves_of_the_groups
 from tests.toy_scores import ScoredRows

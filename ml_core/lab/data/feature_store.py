@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _ORDER = "surety_row"  # position of a row in the table; Delta itself promises no order
 _BATCH = "surety_batch_sha256"  # in a commit: what was written, so that the same write is not made twice
-_MODE = "surety_mode"
+_WRITTEN_BY = "surety_mode"
 _UPTO = "surety_outcomes_upto"  # in a commit of retraining: the last matured answer that it looked at
 # Delta's own defaults drop the log of versions older than 30 days, and let a vacuum drop their files after 7.
 _KEEP_FOR_EVER = {
@@ -42,7 +42,7 @@ _KEEP_FOR_EVER = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
-Mode = Literal["append", "overwrite"]
+_Mode = Literal["append", "overwrite"]
 
 
 class FeatureStore:
@@ -96,7 +96,7 @@ class FeatureStore:
         for commit in self._open(version_name, None).history():
             if _UPTO in commit:
                 return int(commit[_UPTO])
-            if commit.get(_MODE) == "overwrite":
+            if commit.get(_WRITTEN_BY) == "overwrite":
                 break
         return 0
 
@@ -156,7 +156,7 @@ class FeatureStore:
             problem = "cannot be opened" if delta_version is None else f"has no version {delta_version}"
             raise DataError(str(path), problem) from error
 
-    def _write(self, version_name: str, frame: pd.DataFrame, mode: Mode, more: Mapping[str, str] | None = None) -> int:
+    def _write(self, version_name: str, frame: pd.DataFrame, mode: _Mode, more: Mapping[str, str] | None = None) -> int:
         version = get_feature_version(version_name)
         rows = _arrow_table(frame, version)
         batch = _sha256(rows)
@@ -166,11 +166,11 @@ class FeatureStore:
             if DeltaTable.is_deltatable(str(path)):
                 delta = DeltaTable(str(path))
                 last = delta.history(1)[0]
-                if (last.get(_BATCH), last.get(_MODE), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
+                if (last.get(_BATCH), last.get(_WRITTEN_BY), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
                     return int(delta.version())
                 start = delta.count() if mode == "append" else 0
             rows = rows.append_column(_ORDER, pa.array(np.arange(start, start + len(rows)), pa.int64()))
-            facts = CommitProperties(custom_metadata={_BATCH: batch, _MODE: mode, **(more or {})})
+            facts = CommitProperties(custom_metadata={_BATCH: batch, _WRITTEN_BY: mode, **(more or {})})
             try:
                 write_deltalake(str(path), rows, mode=mode, commit_properties=facts, configuration=_KEEP_FOR_EVER)
             except (DeltaError, OSError) as error:

@@ -21,7 +21,7 @@ from ml_core.lab.data.table_frames import column_names, numbers_of_text
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
 from ml_core.serve.features.table import Cells
 
-__all__ = ["Block", "TableFile", "open_table"]
+__all__ = ["Block", "HashedTable", "open_table"]
 
 _CHUNK_BYTES = 1 << 20
 _CSV_BLOCK_BYTES = 1 << 24  # no row may be longer
@@ -48,7 +48,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class TableFile:
+class HashedTable:
     """A ``.parquet`` or ``.csv`` file whose bytes have been read through once.
 
     Attributes
@@ -108,7 +108,7 @@ class TableFile:
         )
 
 
-def open_table(path: Path, columns: Sequence[Column]) -> TableFile:
+def open_table(path: Path, columns: Sequence[Column]) -> HashedTable:
     """The file, read through once and found to have every feature column.
 
     Parameters
@@ -141,7 +141,7 @@ def open_table(path: Path, columns: Sequence[Column]) -> TableFile:
     for name in ids:
         if not _can_be_carried(types[name]):
             raise DataError(str(path), f"column {name} is of type {types[name]}; number, text or date was expected")
-    return TableFile(
+    return HashedTable(
         path=path,
         size=path.stat().st_size,
         sha256=sha256,
@@ -182,7 +182,7 @@ def _parquet_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(batch_size=_READ_ROWS, columns=names, use_threads=False)
 
 
-def _csv_batches(table: TableFile) -> Iterator[pa.RecordBatch]:
+def _csv_batches(table: HashedTable) -> Iterator[pa.RecordBatch]:
     names = [column.name for column in table.columns]
     read = pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
     parse = pa_csv.ParseOptions(newlines_in_values=True)

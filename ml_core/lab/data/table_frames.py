@@ -22,7 +22,7 @@ from ml_core.serve.features.column_rules import integer_levels
 
 __all__ = ["column_names", "numbers_of_text", "read_table", "type_text", "write_table"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 _EXACT = 2.0**53  # below it float64 holds every whole number
 
 _NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
@@ -121,7 +121,7 @@ def _is_csv(path: Path) -> bool:
     return suffix == ".csv"
 
 
-def _guarded(path: Path, read: Callable[[Path], T]) -> T:
+def _guarded(path: Path, read: Callable[[Path], _T]) -> _T:
     """Reads, and turns what the libraries raise into one line that quotes no cell."""
     if not path.is_file():
         raise DataError(str(path), "is a folder" if path.is_dir() else "there is no such file")

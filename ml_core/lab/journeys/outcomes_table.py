@@ -12,7 +12,7 @@ from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, with_role
 from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.lab.data.schemas import judge
+from ml_core.lab.data.schemas import validate_frame
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
@@ -74,7 +74,7 @@ def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
         ]
     frame = pd.DataFrame(rows)
     if len(frame):
-        verdict = judge(frame, feature_version)
+        verdict = validate_frame(frame, feature_version)
         if not verdict.good.all():
             raise DataError("labelled answers", f"{int((~verdict.good).sum())} break the column table")
     return NewRows(frame, matured[-1][0], len(matured) - len(frame))

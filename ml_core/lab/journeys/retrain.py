@@ -5,7 +5,7 @@ Every step can be repeated: killed anywhere, the same call goes on and ends with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,6 +26,7 @@ from ml_core.lab.journeys.outcomes_table import new_rows
 from ml_core.lab.judging.deployment_gate import validate_deployment
 from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
+from ml_core.lab.training.packing import Note
 from ml_core.lab.watching.health_monitor import Watch, ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_window import live_window
@@ -207,7 +208,7 @@ def decide(
 def retrain(
     config: ModelConfig,
     settings: Settings,
-    note: Callable[[str], None],
+    note: Note,
     *,
     if_drift: bool = False,
     force: bool = False,
@@ -311,7 +312,7 @@ def _new_labels(settings: Settings, last: Retraining | None) -> int:
         return 0 if ledger is None else ledger.count_matured(0 if last is None else last.outcomes_upto)[0]
 
 
-def _extend_table(config: ModelConfig, settings: Settings, note: Callable[[str], None]) -> tuple[int, int, int]:
+def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[int, int, int]:
     """Delta version that holds everything known by now, rows added, and number of the last matured answer in it."""
     store = FeatureStore(settings.feature_store)
     name = config.feature_version

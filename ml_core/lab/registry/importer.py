@@ -12,8 +12,7 @@ from ml_core.base.errors import ArtefactError, RegistryError
 from ml_core.base.files import locked
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
-from ml_core.lab.registry.mlflow_session import quiet_environment
-from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in
+from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
 from ml_core.serve.model.bundle import verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
 from ml_core.serve.model.model_home import place

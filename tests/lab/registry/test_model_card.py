@@ -18,9 +18,7 @@ from ml_core.lab.config import CardConfig, DataConfig, ModelConfig, SplitConfig
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.journeys.adopt import adopt
 from ml_core.lab.judging.deployment_gate import validate_deployment
-from ml_core.lab.registry.card_record import ModelCard, card_record
-from ml_core.lab.registry.card_text import card_text
-from ml_core.lab.registry.model_card import CARD_FILE, RECORD_FILE, read_card
+from ml_core.lab.registry.model_card import CARD_FILE, RECORD_FILE, ModelCard, card_record, card_text, read_card
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
