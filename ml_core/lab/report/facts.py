@@ -50,9 +50,6 @@ __all__ = [
 ]
 
 
-# --- what is served -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Serving:
     """The running service, if there is one.
@@ -122,18 +119,9 @@ class Model:
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 
-# --- what watches it ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Monitoring:
-    """The monitor process.
-
-    Attributes
-    ----------
-    last_look_at : None if it has never looked at this model
-    stale_after_s : seconds after which answers count as unmonitored
-    """
+    """When the monitor last looked at this model (None: never), and after how long answers count as unmonitored."""
 
     last_look_at: datetime | None
     stale_after_s: float
@@ -169,17 +157,11 @@ class Detector:
     trail: tuple[EvidencePoint, ...] = ()
 
 
-# --- drift ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class NumberShares:
-    """Two histograms over the same bins.
+    """Two histograms over the same B bins: rising finite edges in the feature's unit, and shares of the values present.
 
-    Attributes
-    ----------
-    edges : B + 1 rising finite edges in the feature's unit
-    reference, current : B shares of the values present, each adding up to 1 or less (values beyond the edges)
+    The shares of either side add up to 1, or to less where values lie beyond the edges.
     """
 
     edges: tuple[float, ...]
@@ -280,17 +262,12 @@ class Drift:
     detector: Detector | None = None
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class AnswerBucket:
-    """Answers of one stretch of time.
+    """Answers of one bucket, and how many of them a fallback gave.
 
     Attributes
     ----------
-    start : of the bucket; it lasts ``ReportFacts.bucket_s``
-    answers, fallbacks : how many, and how many of them a fallback gave
     quantiles : of the scores, at ``AnswerHistory.quantiles``; None without scores
     set_sizes : answers with 0, 1, ..., K labels in their set
     """
@@ -327,9 +304,6 @@ class AnswerHistory:
                 raise ValueError(f"{len(bucket.quantiles)} quantiles of a bucket, expected {n}")
 
 
-# --- outcomes -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Labels:
     """Outcomes sent in so far.
@@ -352,14 +326,13 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class CoverageBucket:
-    """Coverage of one class in one stretch of time.
+    """Coverage of one class among the predictions made in one bucket; without labelled rows the shares are None.
 
     Attributes
     ----------
-    start : when these predictions were made
     rows : with a known outcome of this class
-    observed : share of them whose set held the outcome; None without rows
-    lower, upper : where a valid model's share lies; None without rows
+    observed : share of them whose set held the outcome
+    lower, upper : where a valid model's share lies
     """
 
     start: datetime
@@ -371,12 +344,7 @@ class CoverageBucket:
 
 @dataclass(frozen=True, slots=True)
 class ClassCoverage:
-    """Whether the promise is kept for one class.
-
-    Attributes
-    ----------
-    rows, observed : of the whole period
-    """
+    """Coverage of one class; ``rows`` and ``observed`` are of the whole period."""
 
     label: str
     promised: float
@@ -388,12 +356,7 @@ class ClassCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Coverage of the configured level, per class.
-
-    Attributes
-    ----------
-    tail : chance that a valid model's bucket lies below its band; the same above
-    """
+    """Coverage per class; ``tail`` is the chance that a valid model's bucket lies below its band (the same above)."""
 
     level: float
     tail: float
@@ -403,7 +366,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class PerformanceBucket:
-    """How well scores told outcomes apart, of predictions made in one stretch of time.
+    """How well scores told outcomes apart, of predictions made in one bucket.
 
     Attributes
     ----------
@@ -423,16 +386,13 @@ class PerformanceBucket:
 
 @dataclass(frozen=True, slots=True)
 class PerformanceHistory:
-    """Realised performance over time, against what training found on its test rows."""
+    """Performance on matured labels over time, beside that on the test rows of training."""
 
     bucket_s: float
     interval_level: float
     buckets: tuple[PerformanceBucket, ...]
     trained_auc: float | None = None
     trained_brier: float | None = None
-
-
-# --- change and upkeep ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -570,9 +530,6 @@ class LogStore:
     verified_at: datetime | None = None
     broken: tuple[str, ...] = ()
     files: tuple[StoredFile, ...] = ()
-
-
-# --- all of it ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
