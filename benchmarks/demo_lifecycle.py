@@ -34,7 +34,7 @@ from rich.console import Console
 
 from benchmarks.servers import ROOT, Server, home_in, monitor, quantile, serve, surety, surety_beside
 from ml_core.base.settings import Settings
-from ml_core.lab.data.raw_tables import read_raw
+from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
@@ -359,7 +359,7 @@ def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
 
     The second half is shuffled, because the file has no dates and neighbouring ids come from one hospital.
     """
-    frame = read_raw(source, "diabetes130", "v2").sort_values("encounter_id").reset_index(drop=True)
+    frame = read_source(source, "diabetes130", "v2").frame.sort_values("encounter_id").reset_index(drop=True)
     half = len(frame) // 2
     past, later = frame.iloc[:half], frame.iloc[half:]
     known = later["patient_nbr"].isin(set(past["patient_nbr"]))

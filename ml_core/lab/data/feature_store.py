@@ -48,7 +48,8 @@ _Mode = Literal["append", "overwrite"]
 class FeatureStore:
     """Validated rows under a folder, one Delta table per feature version.
 
-    Writers of one table wait for each other (a lock file, given back by the system when its holder dies).
+    Writers of one table wait for each other (a lock file, released by the system when its holder dies). Reading raises
+    DataError where there is no such table or version.
     """
 
     def __init__(self, root: Path) -> None:
@@ -86,13 +87,7 @@ class FeatureStore:
         return self._write(version_name, frame, "append", {_UPTO: str(upto)})
 
     def extended_upto(self, version_name: str) -> int:
-        """Up to which outcome the table's newest version goes; 0 after it was made anew from raw rows.
-
-        Raises
-        ------
-        DataError
-            There is no such table yet.
-        """
+        """Up to which outcome the table's newest version goes; 0 after it was made anew from raw rows."""
         for commit in self._open(version_name, None).history():
             if _UPTO in commit:
                 return int(commit[_UPTO])
@@ -101,23 +96,11 @@ class FeatureStore:
         return 0
 
     def latest(self, version_name: str) -> int:
-        """The newest Delta version.
-
-        Raises
-        ------
-        DataError
-            There is no such table yet.
-        """
+        """The newest Delta version."""
         return int(self._open(version_name, None).version())
 
     def read(self, version_name: str, delta_version: int | None = None) -> pd.DataFrame:
-        """The rows of one Delta version (the latest if None), in the order they were written.
-
-        Raises
-        ------
-        DataError
-            There is no such table or version.
-        """
+        """The rows of one Delta version (the latest if None), in the order they were written."""
         delta = self._open(version_name, delta_version)
         try:
             table = delta.to_pyarrow_table().sort_by(_ORDER).drop_columns([_ORDER])

@@ -80,6 +80,9 @@ class RegisteredVersion:
 class ModelRegistry:
     """A registry at ``MLFLOW_TRACKING_URI``, or in ``SURETY_HOME`` where that is not set.
 
+    Every method raises RegistryError where a model, version, alias or file that it is asked for is not there, or a URI
+    has another form than it takes.
+
     Parameters
     ----------
     settings : say where it is
@@ -126,13 +129,7 @@ class ModelRegistry:
             return str(mlflow.create_experiment(name, artifact_location=place))
 
     def by_alias(self, name: str, alias: str) -> RegisteredVersion:
-        """The version an alias points at; ``Production`` means the champion.
-
-        Raises
-        ------
-        RegistryError
-            There is no such model, or it has no such alias.
-        """
+        """The version an alias points at; ``Production`` means the champion."""
         alias = _ALIASES.get(alias.lower(), alias)
         found = self.find_alias(name, alias)
         if found is None:
@@ -140,13 +137,7 @@ class ModelRegistry:
         return found
 
     def find_alias(self, name: str, alias: str) -> RegisteredVersion | None:
-        """The version an alias points at, or None where the model has no such alias.
-
-        Raises
-        ------
-        RegistryError
-            There is no such model.
-        """
+        """The version an alias points at, or None where the model has no such alias."""
         version = self._aliases(name).get(alias)
         return None if version is None else self.by_version(name, version)
 
@@ -164,13 +155,7 @@ class ModelRegistry:
         raise RegistryError(f"{name}, run {run_id}", "no version came out of that run")
 
     def by_uri(self, uri: str) -> RegisteredVersion:
-        """The registered version behind ``models:/name/3``, ``models:/name@alias`` or ``runs:/RUN/path``.
-
-        Raises
-        ------
-        RegistryError
-            The URI has another form, or nothing registered is behind it.
-        """
+        """The registered version behind ``models:/name/3``, ``models:/name@alias`` or ``runs:/RUN/path``."""
         if match := _REGISTERED_URI.fullmatch(uri):
             if match["version"]:
                 return self.by_version(match["name"], match["version"])
@@ -180,13 +165,7 @@ class ModelRegistry:
         raise RegistryError(uri, _URI_FORMS)
 
     def fixed_uri(self, uri: str) -> str:
-        """The URI of an MLflow model, registered or not, in a form that means the same model for ever.
-
-        Raises
-        ------
-        RegistryError
-            It has no such form, or names a version or alias that is not there.
-        """
+        """The URI of an MLflow model, registered or not, in a form that means the same model for ever."""
         if _REGISTERED_URI.fullmatch(uri):
             version = self.by_uri(uri)
             return f"models:/{version.name}/{version.version}"
@@ -195,13 +174,7 @@ class ModelRegistry:
         raise RegistryError(uri, _URI_FORMS)
 
     def versions(self, name: str) -> list[RegisteredVersion]:
-        """All versions of that model, newest first.
-
-        Raises
-        ------
-        RegistryError
-            There is no such model.
-        """
+        """All versions of that model, newest first."""
         aliases = self._aliases(name)
         with self.session(name) as mlflow:
             found = list(mlflow.MlflowClient().search_model_versions(f"name='{name}'"))
@@ -286,13 +259,7 @@ class ModelRegistry:
 
     @contextmanager
     def bundle_folder(self, version: RegisteredVersion) -> Iterator[Path]:
-        """The model folder of a version, in a private temporary place.
-
-        Raises
-        ------
-        RegistryError
-            The version holds none.
-        """
+        """The model folder of a version, in a private temporary place."""
         with self.downloaded(f"models:/{version.name}/{version.version}") as folder:
             yield bundle_in(folder, str(version))
 

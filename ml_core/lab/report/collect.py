@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import features_of
 from ml_core.lab.report.collect_answers import AnswersSeen, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
-from ml_core.lab.report.collect_journal import rollout_facts
+from ml_core.lab.report.collect_journal import Entry, rollout_facts
 from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, outcome_facts
 from ml_core.lab.report.collect_models import KnownModel, known_models, label_words, model_facts
 from ml_core.lab.report.collect_period import Period, period_of
@@ -31,7 +31,7 @@ from ml_core.serve.rollout.worker_reports import WorkerReport, read_reports
 __all__ = ["collect_facts"]
 
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-_Entries = Sequence[Mapping[str, Any]]
+_Entries = Sequence[Entry]
 
 
 def collect_facts(
@@ -170,7 +170,7 @@ def _watched(
 
 
 def _named(models: Sequence[KnownModel], seen: AnswersSeen) -> dict[str, NamedModel]:
-    """Models by hash: those that are live, and those that answers of the period tell of."""
+    """Models by hash: those that are live, and those that answered in the period."""
     told = {
         model_hash: NamedModel(str(facts.get("bento_tag", model_hash[:12])), tuple(facts["classes"]))
         for model_hash, facts in seen.lineages.items()

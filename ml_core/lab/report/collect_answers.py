@@ -1,4 +1,4 @@
-"""What was answered in a period: scores, sets and fallbacks per bucket, from one pass over the log with little kept."""
+"""What was answered in a period: scores, sets and fallbacks per bucket, from one pass over the log."""
 
 from __future__ import annotations
 

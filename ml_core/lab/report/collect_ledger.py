@@ -1,4 +1,7 @@
-"""What the monitor's ledger says: detectors, labels, coverage per class, performance over time."""
+"""What the monitor's ledger says: detectors, labels, coverage per class, performance over time.
+
+Every function raises LogDamaged where the ledger cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +54,6 @@ def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Dete
     Parameters
     ----------
     path : the monitor's ledger; a monitor that never ran has no detectors
-
-    Raises
-    ------
-    LogDamaged
-        It cannot be read.
     """
     with Ledger.reading(path) as ledger:
         if ledger is None:
@@ -99,26 +97,14 @@ def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Seq
 
 
 def known_outcomes(path: Path, model_hash: str) -> Known | None:
-    """Which answers of a model have an outcome that counts; None without any.
-
-    Raises
-    ------
-    LogDamaged
-        The ledger cannot be read.
-    """
+    """Which answers of a model have an outcome that counts; None without any."""
     with Ledger.reading(path) as ledger:
         found = None if ledger is None else ledger.matured_between(model_hash)
     return None if found is None else Known(moment_of(found[0]), moment_of(found[1]), found[2])
 
 
 def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: float, gaps: Gaps) -> Labels:
-    """How many answers have an outcome that counts, wait for it, or never got one, whichever model gave them.
-
-    Raises
-    ------
-    LogDamaged
-        The ledger cannot be read.
-    """
+    """How many answers have an outcome that counts, wait for it, or never got one, whichever model gave them."""
     ripe = period.now - period.horizon
     waiting, first = _given(log, ripe, period.now, gaps)
     next_at = None if first is None else first + period.horizon
@@ -135,13 +121,7 @@ def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: fl
 def outcome_facts(
     path: Path, model_hash: str, manifest: Manifest, period: Stretch, detectors: Mapping[str, Detector]
 ) -> tuple[Coverage | None, PerformanceHistory | None]:
-    """Coverage and performance of a model's own answers by the day they were given; None while none counts.
-
-    Raises
-    ------
-    LogDamaged
-        The ledger cannot be read.
-    """
+    """Coverage and performance of a model's own answers by the day they were given; None while none counts."""
     with Ledger.reading(path) as ledger:
         promise = None if ledger is None else promise_of(ledger, model_hash, manifest.calibration_id)
     if promise is None:

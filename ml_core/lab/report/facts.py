@@ -1,8 +1,9 @@
-"""What a report tells, typed: one frozen object per section, filled by whoever knows, read by the page and the JSON.
+"""The facts of a report: one frozen dataclass per section, filled by the collect modules, read by page and JSON.
 
 Throughout: moments are aware UTC datetimes. Shares, scores and coverages are unitless, in [0, 1]. A number that is not
-known is None, never NaN. Labels are text, as in JSON keys. A section that is None or empty has nothing to tell yet, and
-the page says why. Histories hold every bucket of the period, oldest first, empty ones too, so that a gap is seen.
+known is None, never NaN. Labels are text, as in JSON keys. A section that is None or empty has no facts yet, and the
+page says why. Histories hold every bucket of the period, oldest first, empty ones too, so that a gap is seen. A bucket
+begins at ``start``.
 """
 
 from __future__ import annotations

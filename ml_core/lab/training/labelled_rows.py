@@ -19,7 +19,7 @@ from ml_core.features.columns import ColumnArrays, with_role
 from ml_core.lab.config import ModelConfig, SplitConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import read_raw
+from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.data.table_frames import column_names
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.model.predictor import Label
@@ -127,7 +127,7 @@ def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
     adapter = config.data.adapter
     if _has_label(path, config.feature_version):
         adapter = "columns"
-    frame = read_raw(path, adapter, config.feature_version)
+    frame = read_source(path, adapter, config.feature_version).frame
     return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
 
 

@@ -21,7 +21,7 @@ from ml_core.lab.config import ModelConfig
 from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.evaluation import Evaluation, evaluate
-from ml_core.lab.training.labelled_rows import LabelledRows
+from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.training_reference import reference_bytes
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
@@ -160,13 +160,7 @@ def pack_model(
 
 def split_shares(config: ModelConfig) -> dict[str, float]:
     """The configured share of each part."""
-    split = config.split
-    return {
-        "train": split.train,
-        "validation": split.validation,
-        "calibration": split.calibration,
-        "test": split.test,
-    }
+    return {part: getattr(config.split, part) for part in PARTS}
 
 
 def _calibrated(config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.float64]) -> _Calibrated:

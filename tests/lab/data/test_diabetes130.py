@@ -16,7 +16,7 @@ from ml_core.lab.data.diabetes130 import (
     fetch_diabetes130,
     to_v2,
 )
-from ml_core.lab.data.raw_tables import read_raw, read_source
+from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.data.schemas import validate_frame
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "diabetes130.parquet"
@@ -78,13 +78,13 @@ def test_cells_that_are_not_as_published_are_kept_for_the_schema_to_refuse():
 def test_the_adapter_makes_v2_only(tmp_path):
     small().to_parquet(tmp_path / "d.parquet")
     with pytest.raises(DataError, match="makes the columns of v2, not of v1"):
-        read_raw(tmp_path / "d.parquet", "diabetes130", "v1")
+        read_source(tmp_path / "d.parquet", "diabetes130", "v1")
 
 
 def test_csv_and_parquet_of_the_same_rows_give_the_same_frame(tmp_path):
     small().to_parquet(tmp_path / "d.parquet")
     small().to_csv(tmp_path / "d.csv", index=False)
-    a, b = (read_raw(tmp_path / f"d.{kind}", "diabetes130", "v2") for kind in ("parquet", "csv"))
+    a, b = (read_source(tmp_path / f"d.{kind}", "diabetes130", "v2").frame for kind in ("parquet", "csv"))
     pd.testing.assert_frame_equal(a, b)
 
 
