@@ -74,9 +74,9 @@ class FeatureStore:
         return self._write(version_name, frame, "append")
 
     def extend(self, version_name: str, frame: pd.DataFrame, upto: int) -> int:
-        """Adds rows whose outcome became known after training; the Delta version.
+        """Adds matured answers as rows; the Delta version.
 
-        The commit says up to which of them it goes, so that none is added twice, whatever was killed in between.
+        The commit says up to which answer it goes, so that none is added twice, even after a crash.
 
         Parameters
         ----------
@@ -87,7 +87,7 @@ class FeatureStore:
         return self._write(version_name, frame, "append", {_UPTO: str(upto)})
 
     def extended_upto(self, version_name: str) -> int:
-        """Up to which outcome the table's newest version goes; 0 after it was made anew from raw rows."""
+        """Number of the last matured answer in the newest version; 0 after the table was made anew from raw rows."""
         for commit in self._open(version_name, None).history():
             if _UPTO in commit:
                 return int(commit[_UPTO])

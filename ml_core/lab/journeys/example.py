@@ -1,4 +1,4 @@
-"""Walks the whole road for one configuration, making only what is not there yet."""
+"""From data to a model that can be served: data, features, training, gate, promotion, import, where missing."""
 
 from __future__ import annotations
 

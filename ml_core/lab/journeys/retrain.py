@@ -1,4 +1,4 @@
-"""The loop in one call: decide, add what became known, train, gate, register, and start the shadow when told to.
+"""Retraining in one call: decide, add matured answers to the table, train, judge, register, start the shadow.
 
 Every step can be repeated: killed anywhere, the same call goes on and ends with the same model.
 """
@@ -22,7 +22,7 @@ from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.drift.drift_check import DriftCheck, check_table
 from ml_core.lab.journeys.challenger import train_challenger
-from ml_core.lab.journeys.outcomes_table import new_rows
+from ml_core.lab.journeys.matured_rows import new_rows
 from ml_core.lab.judging.deployment_gate import validate_deployment
 from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
@@ -84,7 +84,7 @@ class Retrained:
     ----------
     decision : why, or why not
     table_version : Delta version it was trained on; None where nothing was trained
-    rows_added : answers with a known outcome that joined the training table
+    rows_added : matured answers that joined the training table
     version, model_hash, is_new : in the registry
     gate : the verdict on it
     tag : in the Bento store; None where the gate refused it and no shadow was asked for
@@ -313,7 +313,7 @@ def _new_labels(settings: Settings, last: Retraining | None) -> int:
 
 
 def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[int, int, int]:
-    """Delta version that holds everything known by now, rows added, and number of the last matured answer in it."""
+    """Delta version with every matured answer, how many were added, and the number of the last one."""
     store = FeatureStore(settings.feature_store)
     name = config.feature_version
     upto = store.extended_upto(name)
@@ -323,7 +323,7 @@ def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[
     if not len(found.frame):
         return store.latest(name), 0, upto
     version = store.extend(name, found.frame, found.upto)
-    note(f"{len(found.frame)} answers with a known outcome are in the training table, version {version}")
+    note(f"{len(found.frame)} matured answers are in the training table, version {version}")
     return version, len(found.frame), found.upto
 
 

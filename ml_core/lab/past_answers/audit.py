@@ -1,4 +1,4 @@
-"""Everything known about one answer: what was said, to what, by which model, and what has become of all that since."""
+"""Everything known about one answer: its input, model, label and log entry, and their state now."""
 
 from __future__ import annotations
 

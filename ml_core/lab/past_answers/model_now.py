@@ -1,4 +1,4 @@
-"""What has become of a model since it answered: its places, gate and promotion, and what the journal says of it."""
+"""The state of a model now: its slot, store, gate, promotion and registered versions, and its journal entries."""
 
 from __future__ import annotations
 

@@ -97,14 +97,14 @@ def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Seq
 
 
 def known_outcomes(path: Path, model_hash: str) -> Known | None:
-    """Which answers of a model have an outcome that counts; None without any."""
+    """Which answers of a model have a matured label; None without any."""
     with Ledger.reading(path) as ledger:
         found = None if ledger is None else ledger.matured_between(model_hash)
     return None if found is None else Known(moment_of(found[0]), moment_of(found[1]), found[2])
 
 
 def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: float, gaps: Gaps) -> Labels:
-    """How many answers have an outcome that counts, wait for it, or never got one, whichever model gave them."""
+    """How many answers have a matured label, wait for their horizon, or have none after it, of any model."""
     ripe = period.now - period.horizon
     waiting, first = _given(log, ripe, period.now, gaps)
     next_at = None if first is None else first + period.horizon
@@ -168,7 +168,7 @@ def _rows(
 
 
 def _promised(promise: Promise) -> list[tuple[str, int]]:
-    """What something is promised to, and its place among the bands: each class, or all of them together."""
+    """Each class with a promise of its own, or all of them together, with the place of its band."""
     if promise.guarantee == "marginal":
         return [(ALL, 0)]
     return [(str(label), place) for place, label in enumerate(promise.classes, start=1)]

@@ -1,4 +1,4 @@
-"""The models of a report: those that are live, or the one that is promoted, each with what made and judged it."""
+"""The models of a report: those in the rollout's slots, or the promoted one, each with its training and its gate."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def known_models(
 
 
 def model_facts(model: KnownModel, entries: _Entries) -> Model:
-    """What made and judged a model, from its manifest, its gate, the promotion record and the journal.
+    """A model's training, gate and promotion, from its manifest, the gate report, the promotion record and the journal.
 
     Parameters
     ----------

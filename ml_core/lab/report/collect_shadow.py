@@ -1,4 +1,4 @@
-"""What shadow scoring found, pair by pair: from the differences that workers write down, and from their counts."""
+"""Shadow scoring pair by pair: from the differences that workers write to files, and from their counts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class NamedModel:
 
 @dataclass(slots=True)
 class _Pair:
-    """What the lines of one pair amount to.
+    """The sums over the lines of one pair.
 
     Attributes
     ----------

@@ -30,7 +30,7 @@ _LIMITS = {"large": 6, "steady": 12, "buckets": 400, "journal": 100, "transition
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where a report lies, what it says first, and how large its page is, bytes."""
+    """The files of a report, its status, and the size of its page, bytes."""
 
     page: Path
     json: Path

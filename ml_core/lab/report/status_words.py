@@ -69,7 +69,7 @@ class KeyFigure:
 
 
 def status_of(facts: ReportFacts) -> ReportStatus:
-    """What the facts amount to. What is not known is told, but only what needs somebody changes the overall word."""
+    """The status that follows from the facts. What is not known is said, and does not change the overall word."""
     parts = (_served, _watched, _coverage_alarms, _drift_alarm, _retraining, _circuits, _fallbacks, _store, _gaps)
     found = [sentence for part in parts for sentence in part(facts)]
     levels = [sentence.level for sentence in found]

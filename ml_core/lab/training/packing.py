@@ -51,7 +51,7 @@ _DIGITS = 10
 """Significant digits of the scorecard: the last bits of a solver differ between processors, and mean nothing."""
 
 Note = Callable[[str], None]
-"""Told what is going on, for a person who waits."""
+"""Called with what is done, in words, for a person who waits."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ml_core.base.journal import Journal
 from ml_core.lab.config import ModelConfig, RetrainConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.journeys import retrain as loop
-from ml_core.lab.journeys.outcomes_table import new_rows
+from ml_core.lab.journeys.matured_rows import new_rows
 from ml_core.lab.journeys.retrain import Retrained, decide, last_retraining, retrain
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.labelled_rows import rows_from_store

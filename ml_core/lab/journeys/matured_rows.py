@@ -1,4 +1,4 @@
-"""Answers whose outcome is known, as rows of the feature store: what retraining adds to what training had."""
+"""Matured answers as rows of the feature store: what retraining adds to the rows of the first training."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class NewRows:
 def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
     """Matured answers after the ``after``-th, of every model of that feature version.
 
-    A patient whom the store knows keeps the name he has there, so that no test patient of an older model turns up among
-    the training rows of a newer one. Others get a name made of their pseudonym, the same every time.
+    A patient whom the store knows keeps the name from there, so that no test patient of an older model becomes a
+    training patient of a newer one. Others get a name made of their pseudonym, the same every time.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def _row(version: FeatureVersion, row: MaturedRow, answer: LoggedAnswer, names: 
 
 
 def _made_name(group: Column, hidden: bytes) -> int | str:
-    """A patient's name from his pseudonym (or, without one, the answer's id): 48 bits of it, in the column's type."""
+    """A name made of 48 bits of the pseudonym (or, without one, of the answer's id), in the column's type."""
     if group.dtype == "int":
         low, high = int(group.low or 0), int(group.high or (1 << 48))
         return low + int.from_bytes(hidden[-6:], "big") % (high - low + 1)
