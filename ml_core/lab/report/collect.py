@@ -10,7 +10,7 @@ from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.features.columns import features_of
-from ml_core.lab.report.collect_answers import AnswersSeen, seen_answers
+from ml_core.lab.report.collect_answers import Lineages, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
 from ml_core.lab.report.collect_journal import Entry, rollout_facts
 from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, outcome_facts
@@ -18,7 +18,7 @@ from ml_core.lab.report.collect_models import KnownModel, known_models, label_wo
 from ml_core.lab.report.collect_period import Period, period_of
 from ml_core.lab.report.collect_service import circuits, monitoring, serving, store_facts
 from ml_core.lab.report.collect_shadow import NamedModel, shadow_pairs
-from ml_core.lab.report.facts import Coverage, Detector, Drift, Labels, PerformanceHistory, ReportFacts
+from ml_core.lab.report.facts import AnswerHistory, Coverage, Detector, Drift, Labels, PerformanceHistory, ReportFacts
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.serve.features.versions import get_feature_version
@@ -63,7 +63,8 @@ def collect_facts(
     champion = next((model for model in models if model.slot == "champion"), None)
     model_hash, classes = (None, ()) if champion is None else (champion.loaded.model_hash, champion.manifest.classes)
     period = _period(settings, model_hash, asked, now, gaps)
-    seen = gaps.asked("answers", lambda: seen_answers(log, period.answers, classes, gaps), AnswersSeen(None, {}))
+    no_answers: tuple[AnswerHistory | None, Lineages] = (None, {})
+    answers, lineages = gaps.asked("answers", lambda: seen_answers(log, period.answers, classes, gaps), no_answers)
     drift, coverage, performance = _watched(settings, champion, period, gaps)
     return ReportFacts(
         model_name=settings.model_name,
@@ -76,7 +77,7 @@ def collect_facts(
         models=tuple(model_facts(model, entries) for model in models),
         monitoring=gaps.asked(("drift", "coverage"), lambda: monitoring(settings, model_hash), None),
         drift=drift,
-        answers=seen.history,
+        answers=answers,
         labels=gaps.asked(
             ("coverage", "performance"),
             lambda: label_facts(ledger, log, period, horizon_days, gaps),
@@ -86,7 +87,7 @@ def collect_facts(
         performance=performance,
         shadow=gaps.asked(
             "shadow",
-            lambda: shadow_pairs(settings.shadow_log, period.answers, _named(models, seen), reports, state, gaps),
+            lambda: shadow_pairs(settings.shadow_log, period.answers, _named(models, lineages), reports, state, gaps),
             (),
         ),
         circuits=circuits(reports, clock_s),
@@ -169,10 +170,10 @@ def _watched(
     return drift_facts(settings, model_hash, columns, detectors.get("drift"), gaps), *found
 
 
-def _named(models: Sequence[KnownModel], seen: AnswersSeen) -> dict[str, NamedModel]:
+def _named(models: Sequence[KnownModel], lineages: Lineages) -> dict[str, NamedModel]:
     """Models by hash: those that are live, and those that answered in the period."""
     told = {
         model_hash: NamedModel(str(facts.get("bento_tag", model_hash[:12])), tuple(facts["classes"]))
-        for model_hash, facts in seen.lineages.items()
+        for model_hash, facts in lineages.items()
     }
     return told | {m.loaded.model_hash: NamedModel(m.tag, m.manifest.classes) for m in models}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from ml_core.base.documents import read_document
@@ -91,22 +90,6 @@ def _now(worker: str, slot: SlotReport) -> CircuitNow:
 # --- the prediction log ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Walked:
-    """What walking all chains has shown; nothing where nobody did.
-
-    Attributes
-    ----------
-    at : when
-    holds : by file name
-    missing : files that the journal knows and that are not there
-    """
-
-    at: datetime | None = None
-    holds: Mapping[str, bool] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-
-
 def store_facts(
     settings: Settings,
     reports: Sequence[WorkerReport],
@@ -120,30 +103,23 @@ def store_facts(
     Parameters
     ----------
     reports : of processes, lost ones too, for what they could not store
-    verified_at : walk all chains, and call it that moment; None: believe what was sealed, and walk none
+    verified_at : now, to verify all chains; None to trust what was sealed, and verify none
     """
-    files = overview(settings)
-    walked = gaps.asked("log", lambda: _walk(settings, verified_at), _Walked())
-    if not files and not walked.missing:
+    files, log = overview(settings), PredictionLog(settings.log)
+    walked = None if verified_at is None else gaps.asked("log", lambda: verify_log(settings), None)
+    holds = {} if walked is None else {report.file: report.is_sound for report in walked.files}
+    missing = () if walked is None else walked.missing
+    if not files and not missing:
         return None
-    log = PredictionLog(settings.log)
-    told = [_file(facts, _answers(log, facts, gaps), walked) for facts in reversed(files)]
-    flags = Flags() if state is None else state.flags
+    stored = tuple(_file(facts, _answers(log, facts, gaps), holds) for facts in reversed(files))
     return LogStore(
-        rows=sum(file.rows for file in told),
+        rows=sum(file.rows for file in stored),
         lost=sum(report.log.lost for report in reports if report.log is not None),
-        mode=flags.log_mode,
-        verified_at=walked.at,
-        broken=tuple(sorted([*(name for name, holds in walked.holds.items() if not holds), *walked.missing])),
-        files=tuple(told),
+        mode=(Flags() if state is None else state.flags).log_mode,
+        verified_at=None if walked is None else verified_at,
+        broken=tuple(sorted([*(name for name, sound in holds.items() if not sound), *missing])),
+        files=stored,
     )
-
-
-def _walk(settings: Settings, at: datetime | None) -> _Walked:
-    if at is None:
-        return _Walked()
-    found = verify_log(settings)
-    return _Walked(at, {report.file: report.is_sound for report in found.files}, found.missing)
 
 
 def _answers(log: PredictionLog, facts: FileFacts, gaps: Gaps) -> int:
@@ -156,9 +132,9 @@ def _answers(log: PredictionLog, facts: FileFacts, gaps: Gaps) -> int:
     return (facts.rows or 0) - len(bulk) + sum(bulk)
 
 
-def _file(facts: FileFacts, answers: int, walked: _Walked) -> StoredFile:
+def _file(facts: FileFacts, answers: int, holds: Mapping[str, bool]) -> StoredFile:
     name = facts.file.path.name
     state = (
         "unreadable" if facts.rows is None else "live" if facts.is_live else "sealed" if facts.is_sealed else "closed"
     )
-    return StoredFile(name, state, answers, facts.bytes, walked.holds.get(name, True if facts.is_sealed else None))
+    return StoredFile(name, state, answers, facts.bytes, holds.get(name, True if facts.is_sealed else None))

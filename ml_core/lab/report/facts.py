@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
-from math import isfinite
 
 from ml_core.lab.report.gaps import Gap
 from ml_core.serve.model.promotion_record import RuleVerdict
@@ -169,10 +167,6 @@ class NumberShares:
     reference: tuple[float, ...]
     current: tuple[float, ...]
 
-    def __post_init__(self) -> None:
-        _check_bins(self.edges, self.reference)
-        _check_bins(self.edges, self.current)
-
 
 @dataclass(frozen=True, slots=True)
 class LevelShares:
@@ -181,11 +175,6 @@ class LevelShares:
     levels: tuple[str, ...]
     reference: tuple[float, ...]
     current: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        found = {len(self.levels), len(self.reference), len(self.current)}
-        if len(found) > 1:
-            raise ValueError(f"{sorted(found)} levels and shares, expected as many of each")
 
 
 Shares = NumberShares | LevelShares
@@ -295,14 +284,6 @@ class AnswerHistory:
     quantiles: tuple[float, ...]
     buckets: tuple[AnswerBucket, ...]
     fallback_reasons: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        n = len(self.quantiles)
-        if n % 2 == 0 or list(self.quantiles) != sorted(set(self.quantiles)):
-            raise ValueError(f"quantiles {self.quantiles}, expected an odd number of rising ones")
-        for bucket in self.buckets:
-            if bucket.quantiles is not None and len(bucket.quantiles) != n:
-                raise ValueError(f"{len(bucket.quantiles)} quantiles of a bucket, expected {n}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,10 +402,6 @@ class ShadowPair:
     max_difference: float | None = None
     edges: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.counts:
-            _check_bins(self.edges, self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,10 +544,3 @@ class ReportFacts:
     rollout: Rollout = field(default_factory=Rollout)
     store: LogStore | None = None
     gaps: tuple[Gap, ...] = ()
-
-
-def _check_bins(edges: tuple[float, ...], heights: tuple[float, ...]) -> None:
-    if len(edges) != len(heights) + 1 or len(edges) < 2:
-        raise ValueError(f"{len(edges)} edges of {len(heights)} bins, expected one more than bins")
-    if not all(low < high for low, high in pairwise(edges)) or not all(map(isfinite, edges)):
-        raise ValueError("edges of bins must rise and be finite")

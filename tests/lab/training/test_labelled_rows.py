@@ -81,11 +81,12 @@ def test_rows_that_break_the_column_table_are_refused(frame):
         _ = label_rows(frame, "v1", SplitConfig(), "here").matrix
 
 
-def test_only_the_newest_rows_calibrate_and_test_where_that_is_configured(frame):
+def test_only_the_newest_rows_calibrate_and_test_where_that_is_configured():
+    frame = make_cohort(1_200, seed=5)[0]
     usual = label_rows(frame, "v1", SplitConfig(), "x")
-    rows = label_rows(frame, "v1", SplitConfig(newest_rows=100), "x")
-    assert rows.newest.tolist() == [False] * 200 + [True] * 100
-    assert rows.recent().frame.index.tolist() == list(range(200, 300))
+    rows = label_rows(frame, "v1", SplitConfig(newest_rows=1_000), "x")
+    assert rows.newest.tolist() == [False] * 200 + [True] * 1_000
+    assert rows.recent().frame.index.tolist() == list(range(200, 1_200))
     moved = ~rows.newest & np.isin(usual.parts, ("calibration", "test"))
     assert rows.parts.tolist() == np.where(moved, "left_out", usual.parts).tolist()
     assert usual.recent().frame.equals(usual.frame)
