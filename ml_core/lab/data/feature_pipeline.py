@@ -58,7 +58,7 @@ class PipelineResult:
     rows_in : rows of the file
     left_out : rows the data set's own rule leaves out
     rows_kept : rows that are in the version
-    quarantined : rows written aside
+    quarantined : rows that broke the column table
     problems : (column, check, how many rows), most rows first
     ignored : columns of the file that the version does not use
     """

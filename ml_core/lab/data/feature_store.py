@@ -87,7 +87,7 @@ class FeatureStore:
         return self._write(version_name, frame, "append", {_UPTO: str(upto)})
 
     def extended_upto(self, version_name: str) -> int:
-        """Number of the last matured answer in the newest version; 0 after the table was made anew from raw rows."""
+        """Number of the last matured answer in the newest version; 0 after the table was overwritten from raw rows."""
         for commit in self._open(version_name, None).history():
             if _UPTO in commit:
                 return int(commit[_UPTO])

@@ -66,7 +66,7 @@ def train_challenger(
     rows = rows_from_store(config, settings, table_version)
     registry = (
         None if dry_run else ModelRegistry(settings)
-    )  # an unreachable registry is told before an hour of training
+    )  # an unreachable registry is an error before an hour of training
     with tempfile.TemporaryDirectory(prefix="surety-train-") as place:
         model = train_model(config, rows, Path(place) / "bundle", note)
         version, is_new = None, False

@@ -177,9 +177,9 @@ def decide(
     Parameters
     ----------
     if_drift : only with a reason: drift of the newest answers, or an alarm that is on
-    force : whatever speaks against it
+    force : also with something against it
     unattended : answers whose drift cannot be judged are an error. Otherwise they count as not drifted, which a
-        schedule must not do: it would be silent for ever about a log that is not there
+        schedule must not do: it would never say that a log is not there
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 After Mitchell et al. (2019), "Model Cards for Model Reporting", FAT* '19, doi 10.1145/3287560.3287596. Every number
 comes from the verified artefact, from what registration recorded, or from the gate's report; one that is in none of
-them is told as not recorded. The same version with the same verdict has the same card.
+them is given as not recorded. The same version with the same verdict has the same card.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ _D = TypeVar("_D", bound=Document)
 
 
 class CardRecord(Document):
-    """What the card tells and the artefact does not hold (``model_card.json`` of the run); counts, never a value.
+    """The facts of the card that the artefact does not hold (``model_card.json`` of the run); counts, never a value.
 
     Attributes
     ----------
     model_hash : of the artefact it belongs to
     words : what the configuration says of the model
     origin : where the rows came from, for people
-    patients : groups per part of the split; empty where nobody counted
+    patients : groups per part of the split; empty where they were not counted
     class_rows : rows per part of the split and label
-    ranges : of the metrics on test rows; None where nobody computed them
+    ranges : of the metrics on test rows; None where they were not computed
     code : commit of the code that trained, and whether it was changed since; empty where git did not keep it
     """
 
@@ -79,7 +79,7 @@ class CardRecord(Document):
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """Everything a card is made of; None is what nobody recorded or nobody can trust.
+    """All facts of a card; None where a fact was not recorded, or cannot be trusted.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ def keep_card(
     ----------
     folder : the version's model folder
     record : of a registration; the one kept in MLflow if None
-    words : to stand on the card from now on; those of the record if None
+    words : of the configuration, for the card from now on; those of the record if None
     """
     if not version.run_id:
         return
@@ -136,7 +136,7 @@ def read_card(registry: ModelRegistry, version: RegisteredVersion, folder: Path)
 
     Parameters
     ----------
-    folder : the version's model folder; one that cannot be trusted is told as not recorded
+    folder : the version's model folder; the card of one that cannot be trusted says not recorded
 
     Raises
     ------

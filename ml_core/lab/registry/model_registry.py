@@ -37,7 +37,7 @@ _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow waits 120 s and tries eight times; a person at a prompt is told within 10 s.
+    # MLflow waits 120 s and tries eight times; a person at a prompt gets an answer within 10 s.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
@@ -165,7 +165,7 @@ class ModelRegistry:
         raise RegistryError(uri, _URI_FORMS)
 
     def fixed_uri(self, uri: str) -> str:
-        """The URI of an MLflow model, registered or not, in a form that means the same model for ever."""
+        """The URI of an MLflow model, registered or not, in a form that always means the same model."""
         if _REGISTERED_URI.fullmatch(uri):
             version = self.by_uri(uri)
             return f"models:/{version.name}/{version.version}"

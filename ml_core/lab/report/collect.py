@@ -37,7 +37,7 @@ _Entries = Sequence[Entry]
 def collect_facts(
     settings: Settings, asked: timedelta, now: datetime, *, clock_s: float | None = None, verify: bool = False
 ) -> ReportFacts:
-    """Everything one report tells about the configured model. The same stores and moment give the same facts.
+    """All facts of a report on the configured model. The same stores and moment give the same facts.
 
     Nothing but files is read, and of the log only what fits in little memory is kept. A part that cannot be read stays
     empty, and ``gaps`` says why.

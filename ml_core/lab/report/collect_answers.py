@@ -26,7 +26,7 @@ Lineages = Mapping[str, Mapping[str, Any]]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _CELLS = 1_000
-"""Scores are counted in so many cells of [0, 1], so that a quantile is right to 0.001 whatever the log's size."""
+"""Scores are counted in so many cells of [0, 1]: a quantile is right to 0.001, in constant memory."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Drift as a report tells it: the champion's newest answers against its reference, beside the detector's alarm."""
+"""The drift part of a report: the champion's newest answers against its reference, beside the detector's alarm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal as a report tells it: each decision in plain words, and the rollout's flags that somebody has set."""
+"""The rollout part of a report: entries of the journal in plain words, and the flags that are not at their defaults."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from ml_core.serve.model.manifest import Manifest
 __all__ = ["detectors_of", "known_outcomes", "label_facts", "outcome_facts", "thinned"]
 
 MOST_POINTS = 400
-"""Points of a trail; more could not be told apart in a picture."""
+"""Points of a trail; a picture cannot show more."""
 
 _Judged = Sequence[tuple[datetime, Performance | None]]
 """When each bucket begins, and how the model did in it; None without any answer."""
@@ -110,7 +110,7 @@ def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: fl
     next_at = None if first is None else first + period.horizon
     since, until, now = (microseconds(at) for at in (period.asked_outcomes, ripe, period.now))
     with Ledger.reading(path) as ledger:
-        if ledger is None:  # nobody has looked yet whether outcomes came
+        if ledger is None:  # no monitor has looked for labels yet
             return Labels(waiting=waiting, horizon_days=horizon_days, next_at=next_at)
         counted, ripe_counted = ledger.count_given(since, now), ledger.count_given(since, until)
         due = ledger.count_due(now)

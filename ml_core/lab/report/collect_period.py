@@ -1,4 +1,4 @@
-"""Which stretch of time a report tells of, and the buckets its histories are cut into."""
+"""The period of a report, and the buckets of its histories."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Some time and its buckets.
+    """A stretch of time and its buckets.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What a report tells of.
+    """The times that a report shows.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The service as a report tells it: its processes and circuits, the monitor, and the files of the prediction log."""
+"""The service in a report: its processes and circuits, the monitor, and the files of the prediction log."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def serving(reports: Sequence[WorkerReport], state: RolloutState | None, clock_s
 
 
 def circuits(reports: Sequence[WorkerReport], clock_s: float | None) -> Circuits:
-    """Circuits of the processes that run, and how often each has opened; nobody keeps when."""
+    """Circuits of the processes that run, and how often each has opened; the times are not kept."""
     alive = sorted(beating(reports, clock_s), key=_place)
     found = [(f"{r.role} {r.index}", slot) for r in alive for slot in r.slots]
     opened = [(worker, slot) for worker, slot in found if slot.circuit.opened]

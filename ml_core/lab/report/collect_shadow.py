@@ -71,12 +71,12 @@ def shadow_pairs(
     """All pairs of a period, the one that runs first, then the newest.
 
     Bulk calls have no lines, and the counts that processes report begin anew with every stage of the rollout; so for
-    the pair that runs, whichever has seen more is told.
+    the pair that runs, the source that has seen more requests is shown.
 
     Parameters
     ----------
     folder : ``Settings.shadow_log``
-    models : by hash; a pair of others is told without its histogram
+    models : by hash; a pair of other models has no histogram
     """
     found: dict[tuple[str, str], _Pair] = {}
     for path in sorted(folder.glob("*.jsonl*")):

@@ -348,7 +348,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class PerformanceBucket:
-    """How well scores told outcomes apart, of predictions made in one bucket.
+    """How well the scores separate the classes, of predictions made in one bucket.
 
     Attributes
     ----------
@@ -497,7 +497,7 @@ class LogStore:
     rows : predictions stored
     lost : predictions answered but not stored, exactly counted
     mode : how sure it is, e.g. ``standard``
-    verified_at : when all chains were walked; None where nobody did for this report
+    verified_at : when all chains were verified; None where they were not, for this report
     broken : names of files whose chain did not hold
     files : newest first
     """
@@ -512,12 +512,12 @@ class LogStore:
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """Everything one report tells about one model name.
+    """All facts of a report on one model name.
 
     Attributes
     ----------
     written_at : the only "now" of the report
-    since, until : period of the answers told of; histories of outcomes are of answers given a horizon earlier
+    since, until : period of the answers; histories of labels are of answers given a horizon earlier
     bucket_s : seconds per bucket of the answer history; coverage and performance name their own
     label_words : what a label means, e.g. ``{"1": "readmitted within 30 days"}``
     serving : None where no process has ever reported

@@ -100,7 +100,7 @@ def age(seconds: float) -> str:
 
 
 def per(seconds: float) -> str:
-    """The length of a bucket, to stand behind "per": ``day``, ``6 hours``."""
+    """The length of a bucket, to be written after "per": ``day``, ``6 hours``."""
     step, unit = next(((s, u) for s, u in _STEPS_S if seconds >= s and seconds % s == 0), _STEPS_S[-1])
     n = seconds / step
     return unit if n == 1 else f"{n:g} {unit}s"

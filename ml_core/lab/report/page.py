@@ -130,7 +130,7 @@ def _breakable(name: str) -> Markup:
 
 
 def _with_code(text: str) -> Markup:
-    """The text escaped, with what stands between backquotes as code."""
+    """The text escaped, with the parts between backquotes as code."""
     split = text.replace(" %", f"{_NO_BREAK}%").split("`")
     parts = [Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(split)]
     return Markup("").join(parts)

@@ -43,7 +43,7 @@ __all__ = ["Note", "PackedModel", "ScorerCandidate", "fit_scorecard", "golden_re
 
 GOLDEN_RECORDS = 24
 _DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxmltools", "onnxruntime", "scikit-learn", "skl2onnx")
-"""Libraries whose edition can change a byte of the artefact; XGBoost is named by whoever used it."""
+"""Libraries whose version can change a byte of the artefact; the learner adds XGBoost."""
 
 _DEFAULT_SPAN = 1_000.0  # of golden values of a number whose table names no bound
 _MISSING_SHARE = 0.15  # of golden values
