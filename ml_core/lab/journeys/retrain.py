@@ -280,11 +280,11 @@ def _drift(config: ModelConfig, settings: Settings, *, must_judge: bool) -> Drif
     """The newest answers against the champion's reference; None where there are none that can be compared."""
     try:
         live = live_window(settings, config.retrain.live_rows)
+        check = check_table(live.normal.window, live.inputs, config.drift)
     except DataError:
         if must_judge:
             raise
         return None
-    check = check_table(live.normal.window, live.inputs, config.drift)
     if must_judge and not check.features_tested:
         raise CannotJudge("drift", f"{live.rows} answers of {live.normal.tag} test no feature; 30 values are needed")
     return check
