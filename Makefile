@@ -129,7 +129,7 @@ reliability: $(READY) ## The fault suite, and docs/reliability.md from its figur
 
 # On a real home only where one is named: anything else would train the example into it.
 ct: $(READY) ## Drift check, retraining where it is advised (FORCE_RETRAIN=true: anyhow), gate; the example unless SURETY_HOME is set
-	$(BIN)/python -m $(if $(strip $(SURETY_HOME)),ml_core.cli.cmd_ct --config $(CONFIG),benchmarks.ct_example)
+	$(BIN)/$(if $(strip $(SURETY_HOME)),surety retrain --unattended --config $(CONFIG),python -m benchmarks.ct_example)
 
 soak: $(READY) ## MINUTES (20) at half of the capacity with the circuit flapping; exit 1 when something grows
 	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)

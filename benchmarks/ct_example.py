@@ -2,7 +2,7 @@
 
 A model of the synthetic cohort is trained, gated, promoted and served by a real `bentoml serve`. Later encounters, with or
 without drift, are sent over HTTP. Their labels are sent and count at once. The monitor looks once. Then
-`python -m ml_core.cli.cmd_ct` runs as it does on a real home. Its exit status is the exit status of this program.
+`surety retrain --unattended` runs as it does on a real home. Its exit status is the exit status of this program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import httpx
 import pandas as pd
 import yaml
 
-from benchmarks.servers import ROOT, free_port, start
+from benchmarks.servers import ROOT, home_in, serve, surety
 from ml_core.features.columns import features_of
 from ml_core.lab.config import load_config
 from ml_core.serve.features.versions import get_feature_version
@@ -39,47 +39,37 @@ RETRAIN = {"min_new_labels": 500, "live_rows": 1_500}
               help="Later patients are older and have more sugar in their blood, or are as before.")  # fmt: skip
 @click.option("--place", type=click.Path(path_type=Path), default=PLACE, help="Where it all lies; emptied first.")
 def main(place: Path, *, drift: bool) -> None:
-    """Make the home and its answers, then train once; exit with the status of `python -m ml_core.cli.cmd_ct`."""
+    """Make the home and its answers, then train once; exit with the status of `surety retrain`."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
         raise click.UsageError(
             "MLFLOW_TRACKING_URI is set and SURETY_HOME is not. The example never touches a real registry: set SURETY_HOME "
             "to the home whose log is to be looked at, or unset both."
         )
     environment, config = prepare(place.absolute(), drift=drift)
-    sys.exit(_run(environment, "ml_core.cli.cmd_ct", "--config", str(config)))
+    command = [sys.executable, "-m", "ml_core.cli.main", "retrain", "--unattended", "--config", str(config)]
+    sys.exit(subprocess.run(command, cwd=ROOT, env=environment).returncode)
 
 
 def prepare(place: Path, *, drift: bool) -> tuple[dict[str, str], Path]:
     """Make a home with a champion and labelled answers; its environment variables, and the path of its YAML."""
     shutil.rmtree(place, ignore_errors=True)
-    (place / "bentoml").mkdir(parents=True)
     environment = _environment(place)
     config = _written_config(place)
     made = ["data", "make", "--rows", str(ROWS), "--seed", str(SEED), "--out", str(place / "cohort.parquet")]
     later = place / "later.parquet"
     knobs = ["--shift-age", str(OLDER_YEARS), "--shift-glucose", str(SWEETER_MG_PER_DL)] if drift else []
-    _surety(environment, *made)
-    _surety(environment, "example", "--config", str(config))
-    _surety(
-        environment, "data", "make", "--rows", str(LATER_ROWS), "--seed", str(SEED + 1), "--out", str(later), *knobs
-    )
+    surety(environment, *made)
+    surety(environment, "example", "--config", str(config))
+    surety(environment, "data", "make", "--rows", str(LATER_ROWS), "--seed", str(SEED + 1), "--out", str(later), *knobs)
     _live(environment, pd.read_parquet(later), config)
-    _surety(environment, "monitor", "--once", statuses=(0, 3))
+    surety(environment, "monitor", "--once", statuses=(0, 3))
     return environment, config
 
 
 def _environment(place: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SURETY_", "MLFLOW_", "BENTOML_", "MODEL_"))}
-    return {
-        **kept,
-        "SURETY_HOME": str(place / "home"),
-        "SURETY_MODEL_NAME": load_config(CONFIG).model,
-        "SURETY_LABEL_HORIZON_DAYS": "0",
-        "BENTOML_HOME": str(place / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONPATH": str(ROOT),
-    }
+    own = home_in(place, load_config(CONFIG).model, SURETY_LABEL_HORIZON_DAYS="0", PYTHONPATH=str(ROOT))
+    return kept | own
 
 
 def _written_config(place: Path) -> Path:
@@ -93,11 +83,9 @@ def _written_config(place: Path) -> Path:
 
 def _live(environment: dict[str, str], rows: pd.DataFrame, config: Path) -> None:
     """Serve, send every row, send every label."""
-    port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(port)]
-    server = start(command, port, ready="/readyz", env=environment)
+    server = serve(environment)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
             for records, outcomes in _batches(rows, load_config(config).feature_version):
                 answers = _post(client, "/predict_batch", {"records": records})["predictions"]
                 told = zip(answers, outcomes, strict=True)
@@ -121,17 +109,6 @@ def _post(client: httpx.Client, path: str, body: dict[str, Any]) -> Any:
     if reply.status_code != 200:
         raise SystemExit(f"{path} answered {reply.status_code}: {reply.text[:300]}")
     return reply.json()
-
-
-def _surety(environment: dict[str, str], *arguments: str, statuses: tuple[int, ...] = (0,)) -> None:
-    status = _run(environment, "ml_core.cli.main", *arguments, quiet=True)
-    if status not in statuses:
-        raise SystemExit(f"surety {' '.join(arguments)} ended with status {status}")
-
-
-def _run(environment: dict[str, str], module: str, *arguments: str, quiet: bool = False) -> int:
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL if quiet else None).returncode
 
 
 if __name__ == "__main__":

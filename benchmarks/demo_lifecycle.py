@@ -19,8 +19,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
@@ -34,9 +32,9 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from benchmarks.servers import ROOT, Server, free_port, start
+from benchmarks.servers import ROOT, Server, home_in, monitor, quantile, serve, surety, surety_beside
 from ml_core.base.settings import Settings
-from ml_core.lab.data.raw_tables import read_raw
+from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
@@ -79,8 +77,7 @@ class Phase:
     began_s: float = 0.0
 
     def at(self, share: float) -> float:
-        found = sorted(self.latencies_ms)
-        return found[min(len(found) - 1, int(share * len(found)))] if found else 0.0
+        return quantile(self.latencies_ms, share)
 
 
 class Demo:
@@ -101,16 +98,11 @@ class Demo:
         self.began = time.perf_counter()
 
     async def run(self) -> None:
-        self.server = await asyncio.to_thread(_serve, self.environment)
-        monitor = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "1s", "--model", MODEL, cwd=ROOT,
-            env=self.environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+        self.server = await asyncio.to_thread(serve, self.environment)
         try:
-            await self.live()
+            async with monitor(self.environment, "1s", MODEL):
+                await self.live()
         finally:
-            monitor.terminate()
-            await monitor.wait()
             self.server.stop()
 
     async def live(self) -> None:
@@ -210,14 +202,7 @@ class Demo:
 
     async def surety(self, *arguments: str, statuses: tuple[int, ...] = (0,)) -> Any:
         """Run a command while the load goes on; its JSON."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ml_core.cli.main", *arguments, cwd=ROOT, env=self.environment,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate()
-        if process.returncode not in statuses:
-            self.problems.append(f"surety {' '.join(arguments)}: {process.returncode} {err.decode()[-300:]}")
-        return json.loads(out) if out.strip() else {}
+        return await surety_beside(self.problems, self.environment, *arguments, statuses=statuses)
 
     def note(self, text: str) -> None:
         """Record an event with its time."""
@@ -346,18 +331,8 @@ async def _recovered(demo: Demo) -> None:
 def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
     """Train, promote and import a model of the first half; its environment variables, its YAML and the phases."""
     shutil.rmtree(PLACE, ignore_errors=True)
-    (PLACE / "bentoml").mkdir(parents=True)
-    environment = {
-        **os.environ,
-        "SURETY_HOME": str(PLACE / "home"),
-        "BENTOML_HOME": str(PLACE / "bentoml"),
-        "SURETY_MODEL_NAME": MODEL,
-        "SURETY_WORKERS": "2",
-        "SURETY_LABEL_HORIZON_DAYS": str(HORIZON_DAYS * DAY_S / 86_400),
-        "SURETY_DRIFT_WINDOW_ROWS": "500",
-        "BENTOML_DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
+    own = home_in(PLACE, MODEL, SURETY_WORKERS="2", SURETY_DRIFT_WINDOW_ROWS="500")
+    environment = {**os.environ, **own, "SURETY_LABEL_HORIZON_DAYS": str(HORIZON_DAYS * DAY_S / 86_400)}
     past, future, seen = halves(ROOT / "data" / "diabetes130.parquet")
     write_table(past, PLACE / "past.parquet")
     config = yaml.safe_load((ROOT / "configs" / "diabetes130.yaml").read_text())
@@ -375,7 +350,7 @@ def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
         f"{len(future)} remain; training…",
         flush=True,
     )
-    _command(environment, "example", "--config", str(first))
+    surety(environment, "example", "--config", str(first))
     return environment, path, _phases(future)
 
 
@@ -384,7 +359,7 @@ def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
 
     The second half is shuffled, because the file has no dates and neighbouring ids come from one hospital.
     """
-    frame = read_raw(source, "diabetes130", "v2").sort_values("encounter_id").reset_index(drop=True)
+    frame = read_source(source, "diabetes130", "v2").frame.sort_values("encounter_id").reset_index(drop=True)
     half = len(frame) // 2
     past, later = frame.iloc[:half], frame.iloc[half:]
     known = later["patient_nbr"].isin(set(past["patient_nbr"]))
@@ -427,19 +402,6 @@ def _records(rows: pd.DataFrame, version: Any) -> list[dict[str, Any]]:
             record[name] = int(value) if whole else float(value) if column.dtype == "float" else str(value)
         found.append(record)
     return found
-
-
-def _command(environment: dict[str, str], *arguments: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "ml_core.cli.main", *arguments], cwd=ROOT, env=environment, check=True,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def _serve(environment: dict[str, str]) -> Server:
-    port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", "service:Surety", "--port", str(port)]
-    return start(command, port, ready="/readyz", env=environment)
 
 
 def main() -> None:

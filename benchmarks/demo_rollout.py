@@ -12,8 +12,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -29,7 +27,7 @@ from rich.live import Live as LiveTable
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.servers import ROOT, Server, free_port, start
+from benchmarks.servers import ROOT, Server, home_in, monitor, quantile, serve, surety, surety_beside
 from ml_core.base.settings import Settings
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
@@ -58,8 +56,7 @@ class Phase:
     note: str = ""
 
     def at(self, share: float) -> float:
-        found = sorted(self.latencies_ms)
-        return found[min(len(found) - 1, int(share * len(found)))] if found else 0.0
+        return quantile(self.latencies_ms, share)
 
 
 class Demo:
@@ -77,26 +74,20 @@ class Demo:
 
     async def run(self) -> None:
         self.break_model()
-        self.server = await asyncio.to_thread(_serve, self.environment)
-        monitor = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "2s", "--model", MODEL, cwd=ROOT,
-            env=self.environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+        self.server = await asyncio.to_thread(serve, self.environment, "service:SuretyIsolated")
+        console = Console(width=max(150, Console().width))
         try:
-            with LiveTable(
-                self.table(), console=Console(width=max(150, Console().width)), refresh_per_second=4
-            ) as live:
-                load = asyncio.create_task(self.load(live))
-                for phase in self.phases:
-                    self.now = phase
-                    if phase.begin is not None:
-                        await phase.begin(self)
-                    await asyncio.sleep(phase.seconds)
-                load.cancel()
-                live.update(self.table())
+            async with monitor(self.environment, "2s", MODEL):
+                with LiveTable(self.table(), console=console, refresh_per_second=4) as live:
+                    load = asyncio.create_task(self.load(live))
+                    for phase in self.phases:
+                        self.now = phase
+                        if phase.begin is not None:
+                            await phase.begin(self)
+                        await asyncio.sleep(phase.seconds)
+                    load.cancel()
+                    live.update(self.table())
         finally:
-            monitor.terminate()
-            await monitor.wait()
             self.server.stop()
 
     async def load(self, live: LiveTable) -> None:
@@ -168,17 +159,9 @@ class Demo:
             )  # fmt: skip
         return Group(table, *(Text(problem, style="red") for problem in self.problems[:5]))
 
-    async def surety(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+    async def surety(self, *arguments: str, status: int = 0) -> Any:
         """Run a command while the load goes on."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "ml_core.cli.main", *arguments, cwd=ROOT, env=self.environment,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate()
-        if process.returncode != status:
-            self.problems.append(f"surety {' '.join(arguments)}: {process.returncode} {err.decode()[-200:]}")
-        found: dict[str, Any] = json.loads(out) if out.strip() else {}
-        return found
+        return await surety_beside(self.problems, self.environment, *arguments, statuses=(status,))
 
     def break_model(self, *rules: dict[str, Any]) -> None:
         draft = self.fault.with_suffix(".new")
@@ -280,19 +263,12 @@ def _phases() -> list[Phase]:
 def prepare() -> tuple[dict[str, str], dict[str, str]]:
     """Make separate stores: v1 promoted and imported, v2 gated and still in MLflow, and a damaged copy of v2."""
     shutil.rmtree(PLACE, ignore_errors=True)
-    (PLACE / "bentoml").mkdir(parents=True)
+    own = home_in(PLACE, MODEL, SURETY_WORKERS="2", SURETY_CIRCUIT_WAIT_S="4", SURETY_CIRCUIT_WAIT_MAX_S="8")
     environment = {
         **os.environ,
-        "SURETY_HOME": str(PLACE / "home"),
-        "BENTOML_HOME": str(PLACE / "bentoml"),
-        "SURETY_MODEL_NAME": MODEL,
-        "SURETY_WORKERS": "2",
-        "SURETY_CIRCUIT_WAIT_S": "4",
-        "SURETY_CIRCUIT_WAIT_MAX_S": "8",
+        **own,
         "SURETY_TEST_FAULT": str(PLACE / "fault.json"),
         "PYTHONPATH": f"{PROBE}:{ROOT}",
-        "BENTOML_DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     config = yaml.safe_load((ROOT / "configs" / "readmission_v1.yaml").read_text())
     config["data"]["source"] = str(PLACE / "cohort.parquet")
@@ -301,10 +277,10 @@ def prepare() -> tuple[dict[str, str], dict[str, str]]:
         path = PLACE / f"v{version}.yaml"
         path.write_text(yaml.safe_dump({**config, "seed": seed}))
         if version == "1":
-            found = _command(environment, "example", "--config", str(path))
+            found = surety(environment, "example", "--config", str(path))
         else:
-            found = _command(environment, "train", "--config", str(path))
-            _command(environment, "validate", "--model", MODEL, "--config", str(path))
+            found = surety(environment, "train", "--config", str(path))
+            surety(environment, "validate", "--model", MODEL, "--config", str(path))
         hashes[found["model_hash"]] = version
     stored = next((PLACE / "bentoml" / "models" / MODEL).glob("v1-*"))
     damaged = PLACE / "home" / "models" / MODEL / "v9-deadbeef"
@@ -312,24 +288,6 @@ def prepare() -> tuple[dict[str, str], dict[str, str]]:
     onnx = damaged / "mlflow_model" / "artifacts" / "bundle" / "model.onnx"
     onnx.write_bytes(onnx.read_bytes()[:-1] + b"\x00")
     return environment, hashes
-
-
-def _command(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "ml_core.cli.main", *arguments],
-        cwd=ROOT,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def _serve(environment: dict[str, str]) -> Server:
-    port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", "service:SuretyIsolated", "--port", str(port)]
-    return start(command, port, ready="/readyz", env=environment)
 
 
 def _counts(counter: Counter[str]) -> str:

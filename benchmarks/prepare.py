@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from benchmarks.servers import ROOT
+from benchmarks.servers import ROOT, home_in, surety
 from ml_core.base.settings import Settings
 from ml_core.lab.config import load_config
 from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
@@ -48,17 +48,9 @@ def prepare() -> Prepared:
     config = load_config(CONFIG)
     if not (ROOT / config.data.source).exists():
         raise SystemExit(f"{config.data.source} is missing: run `surety data fetch` (or with --path FILE)")
-    environment = {
-        "SURETY_HOME": str(PLACE / "home"),
-        "BENTOML_HOME": str(PLACE / "bentoml"),
-        "SURETY_MODEL_NAME": config.model,
-        "BENTOML_DO_NOT_TRACK": "true",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    (PLACE / "bentoml").mkdir(exist_ok=True)
+    environment = home_in(PLACE, config.model)
     os.environ.update(environment)
-    command = [sys.executable, "-m", "ml_core.cli.main", "example", "--config", str(CONFIG)]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    surety(None, "example", "--config", str(CONFIG))
     rows = rows_from_store(config, Settings(home=PLACE / "home"))
     return Prepared(
         model=config.model,
@@ -80,13 +72,9 @@ def _other_version(model: str) -> str:
         other = yaml.safe_load(CONFIG.read_text())
         path = PLACE / "other.yaml"
         path.write_text(yaml.safe_dump({**other, "seed": other["seed"] + 1}))
-        for arguments in (
-            ["train", "--config", str(path)],
-            ["validate", "--model", model, "--config", str(path)],
-            ["import-model", "--model", model, "--version", "2"],
-        ):
-            command = [sys.executable, "-m", "ml_core.cli.main", *arguments]
-            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        surety(None, "train", "--config", str(path))
+        surety(None, "validate", "--model", model, "--config", str(path))
+        surety(None, "import-model", "--model", model, "--version", "2")
     return "v2"
 
 

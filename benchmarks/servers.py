@@ -1,7 +1,8 @@
-"""Starts a server, waits until it is ready, and reads the CPU and memory of its whole process tree."""
+"""Homes, commands and servers for benchmarks, and the CPU and memory of a whole process tree."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,13 +12,71 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def home_in(place: Path, model: str, **more: str) -> dict[str, str]:
+    """Environment of a home and a Bento store of their own under that folder."""
+    (place / "bentoml").mkdir(parents=True, exist_ok=True)
+    return {
+        "SURETY_HOME": str(place / "home"),
+        "BENTOML_HOME": str(place / "bentoml"),
+        "SURETY_MODEL_NAME": model,
+        "BENTOML_DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **more,
+    }
+
+
+def surety(environment: Mapping[str, str] | None, *arguments: str, statuses: tuple[int, ...] = (0,)) -> Any:
+    """Run a command of surety in that environment and no other, or in this process's; its result."""
+    command = [sys.executable, "-m", "ml_core.cli.main", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    if done.returncode not in statuses:
+        raise SystemExit(f"surety {' '.join(arguments)} ended with status {done.returncode}")
+    return json.loads(done.stdout) if done.stdout.strip() else {}
+
+
+async def surety_beside(
+    problems: list[str], environment: Mapping[str, str], *arguments: str, statuses: tuple[int, ...] = (0,)
+) -> Any:
+    """The same, asynchronously; another status is added to the problems."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ml_core.cli.main", *arguments, cwd=ROOT, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    if process.returncode not in statuses:
+        problems.append(f"surety {' '.join(arguments)}: {process.returncode} {err.decode()[-300:]}")
+    return json.loads(out) if out.strip() else {}
+
+
+@asynccontextmanager
+async def monitor(environment: Mapping[str, str], every: str, model: str) -> AsyncIterator[None]:
+    """``surety monitor``, running."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", every, "--model", model, cwd=ROOT,
+        env=environment, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value below which that share of them lies; 0 without any."""
+    found = sorted(values)
+    return found[min(len(found) - 1, int(share * len(found)))] if found else 0.0
 
 
 def free_port() -> int:
@@ -80,6 +139,13 @@ def start(
             pass
         time.sleep(0.02)
     raise SystemExit(f"{command} was not ready within 120 s")
+
+
+def serve(environment: Mapping[str, str], service: str = "service:Surety") -> Server:
+    """``bentoml serve`` of a service of ours, ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", service, "--port", str(port)]
+    return start(command, port, ready="/readyz", env=environment)
 
 
 def load(server: Server, path: str, bodies: Path, connections: int, total: int) -> dict[str, object]:

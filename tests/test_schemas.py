@@ -13,7 +13,7 @@ from jsonschema.exceptions import SchemaError
 from ml_core.lab.config import ModelConfig, load_config
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.raw_tables import read_source
-from ml_core.lab.data.schemas import judge
+from ml_core.lab.data.schemas import validate_frame
 from scripts.docs.routes import document
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def test_no_two_configurations_are_of_one_model() -> None:
 def test_data_fit_the_schema_of_their_feature_version(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     raw = read_source(columns_of(config, tmp_path), config.data.adapter, config.feature_version)
-    verdict = judge(raw.frame, config.feature_version)
+    verdict = validate_frame(raw.frame, config.feature_version)
     assert (verdict.good.all(), verdict.problems) == (True, ())
     assert len(verdict.good) >= 2_000
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ml_core.cli.cmd_ct import command as ct
+from ml_core.cli.cmd_retrain import command as retrain
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -106,7 +106,7 @@ def test_forcing_is_a_tick_that_reaches_the_command_by_the_environment() -> None
     assert "schedule" in workflow["on"]
     (step,) = [step for step in workflow["jobs"]["retrain"]["steps"] if step.get("run") == "make ct"]
     assert step["env"]["FORCE_RETRAIN"] == "${{ inputs.force_retrain || false }}"
-    assert next(option.envvar for option in ct.params if option.name == "force_retrain") == "FORCE_RETRAIN"
+    assert next(option.envvar for option in retrain.params if option.name == "force") == "FORCE_RETRAIN"
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -1,3 +1,3 @@
 """The `surety` command: one file per verb, each a thin shell over one call."""
 
-__all__ = ["cmd_ct", "main", "output"]
+__all__ = ["main", "output"]

@@ -90,7 +90,7 @@ def fetch(out: Path, source: Path | None, *, unverified: bool, output: str) -> N
     Example: surety data fetch
     Example: surety data fetch --path ~/Downloads/diabetic_data.csv
     """
-    from ml_core.lab.data.fetch import FETCH_STEPS, fetch_diabetes130
+    from ml_core.lab.data.diabetes130 import FETCH_STEPS, fetch_diabetes130
 
     with progress("Diabetes 130-US hospitals", total=FETCH_STEPS) as advance:
         fetched = fetch_diabetes130(out, source, unverified=unverified, step=lambda: advance(1))

@@ -48,8 +48,7 @@ def card(model: str, alias: str | None, version: str | None, output: str) -> Non
     """
     from ml_core.base.settings import load_settings
     from ml_core.cli.model_options import version_of
-    from ml_core.lab.registry.card_text import as_row, card_text
-    from ml_core.lab.registry.model_card import read_card
+    from ml_core.lab.registry.model_card import card_json, card_text, read_card
     from ml_core.lab.registry.model_registry import ModelRegistry
 
     registry = ModelRegistry(load_settings())
@@ -60,7 +59,7 @@ def card(model: str, alias: str | None, version: str | None, output: str) -> Non
     with registry.bundle_folder(chosen) as folder:
         found = read_card(registry, chosen, folder)
     if output == "json":
-        emit(as_row(found), output)
+        emit(card_json(found), output)
     else:
         click.echo(card_text(found), nl=False)
 

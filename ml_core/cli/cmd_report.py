@@ -39,11 +39,11 @@ def command(
     from ml_core.base.clock import utc_now
     from ml_core.base.settings import load_settings
     from ml_core.lab.report.collect import collect_facts
-    from ml_core.lab.report.page import write_report
+    from ml_core.lab.report.page import write_page
 
     settings = load_settings(**({} if model is None else {"model_name": model}))
     facts = collect_facts(settings, timedelta(seconds=since), utc_now(), verify=verify)
-    written = write_report(facts, out, out.with_suffix(".json") if json_path is None else json_path)
+    written = write_page(facts, out, out.with_suffix(".json") if json_path is None else json_path)
     emit(
         {
             "model": facts.model_name,

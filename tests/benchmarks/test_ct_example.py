@@ -19,6 +19,7 @@ from ml_core.lab.registry.model_registry import ModelRegistry
 pytestmark = pytest.mark.e2e
 
 Turn = tuple[int, dict[str, Any], Path]
+RETRAIN = ("ml_core.cli.main", "retrain", "--unattended", "--config")
 OURS = ("SURETY_", "MLFLOW_", "BENTOML_", "MODEL_", "EXAMPLE_", "FORCE_", "GITHUB_")
 
 
@@ -53,10 +54,10 @@ def versions(home: Path) -> int:
 
 def test_without_drift_nothing_is_advised_until_it_is_forced(quiet: tuple[dict[str, str], Path, Path]) -> None:
     environment, config, place = quiet
-    code, found, home = turn(place, "ml_core.cli.cmd_ct", "--config", str(config), **environment)
+    code, found, home = turn(place, *RETRAIN, str(config), **environment)
     assert (code, found["outcome"], found["version"], versions(home)) == (0, "not advised", None, 1)
     assert (found["drift"]["rows"], found["new_labels"]) == (ct_example.LATER_ROWS, ct_example.LATER_ROWS)
-    code, found, home = turn(place, "ml_core.cli.cmd_ct", "--config", str(config), **environment, FORCE_RETRAIN="true")
+    code, found, home = turn(place, *RETRAIN, str(config), **environment, FORCE_RETRAIN="true")
     assert (code, found["outcome"], found["gate"], versions(home)) == (0, "passed", "passed", 2)
 
 

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from ml_core.lab.config import SplitConfig
-from ml_core.lab.data.splits import split_of
+from ml_core.lab.training.labelled_rows import split_of
 from tests.e2e.workplace import ROOT, free_port, kill_group
 from tests.verdicts import beta_binomial_band
 

@@ -12,11 +12,11 @@ from scipy.stats import binom
 
 from ml_core.lab.config import load_config
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import read_raw
-from ml_core.lab.data.splits import split_of
+from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
+from ml_core.lab.training.labelled_rows import split_of
 from ml_core.serve.features.versions import get_feature_version
 from tests.statistical.resplits import coverages, halves_of_the_groups
 from tests.toy_scores import ScoredRows
@@ -38,7 +38,7 @@ def held_out() -> ScoredRows:
     """Calibration and test patients of the configured split, scored by one model that saw neither."""
     config = load_config(ROOT / "configs" / "diabetes130.yaml")
     version = get_feature_version("v2")
-    frame = read_raw(DATA, "diabetes130", "v2")
+    frame = read_source(DATA, "diabetes130", "v2").frame
     matrix = version.transform(to_arrays(frame, version))
     y, patients = frame["readmission_30d"].to_numpy(dtype=np.int64), frame["patient_nbr"].to_numpy(dtype=np.int64)
     part = split_of(patients, config.split)

@@ -1,15 +1,13 @@
-"""From raw files to the feature store: reading, validating, transforming, splitting."""
+"""From raw files to the feature store: reading, validating, transforming."""
 
 __all__ = [
     "cohort",
     "diabetes130",
     "feature_pipeline",
     "feature_store",
-    "fetch",
     "frames",
     "raw_tables",
     "schemas",
-    "splits",
     "table_blocks",
     "table_frames",
 ]

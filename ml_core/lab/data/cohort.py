@@ -27,8 +27,8 @@ from ml_core.base.errors import ConfigError
 
 __all__ = ["CohortKnobs", "make_cohort", "true_probability"]
 
-FloatArray = npt.NDArray[np.float64]
-Draw = tuple[dict[str, FloatArray], FloatArray, npt.NDArray[np.int64]]  # measurements, true probability, label
+_FloatArray = npt.NDArray[np.float64]
+_Draw = tuple[dict[str, _FloatArray], _FloatArray, npt.NDArray[np.int64]]  # measurements, true probability, label
 
 _INTERCEPT = -2.30
 _MG_PER_MMOL = 18.016  # mg/dL of glucose in one mmol/L
@@ -66,8 +66,8 @@ class CohortKnobs:
 
 
 def true_probability(
-    age: FloatArray, glucose: FloatArray, bmi: FloatArray, bp_systolic: FloatArray, signal: float = 1.0
-) -> FloatArray:
+    age: _FloatArray, glucose: _FloatArray, bmi: _FloatArray, bp_systolic: _FloatArray, signal: float = 1.0
+) -> _FloatArray:
     """The law: P(readmitted within 30 days | what is recorded), shape (n,), NaN meaning "not measured"."""
     a = 0.85 * (age - 62) / 14
     g = np.where(np.isnan(glucose), 0.55, np.maximum(glucose - 110, 0) / 45 - 0.45)
@@ -80,7 +80,7 @@ def true_probability(
 
 def make_cohort(
     n: int, seed: int, knobs: CohortKnobs = CohortKnobs(), start: str = "2026-01-01", days: int = 365
-) -> tuple[pd.DataFrame, FloatArray]:
+) -> tuple[pd.DataFrame, _FloatArray]:
     """A cohort of n encounters and the probability each label was drawn with.
 
     Parameters
@@ -118,7 +118,7 @@ def make_cohort(
     return frame, probability
 
 
-def _draw(n: int, rng: np.random.Generator, knobs: CohortKnobs) -> Draw:
+def _draw(n: int, rng: np.random.Generator, knobs: CohortKnobs) -> _Draw:
     age = np.clip(np.round(rng.normal(62, 14, n) + knobs.shift_age), 18, 104)
     glucose = np.clip(85 + rng.gamma(1.6, 28, n) + 0.25 * (age - 62) + knobs.shift_glucose, 45, 580).round(0)
     bmi = np.clip(rng.normal(28, 5.5, n), 12, 65).round(1)
@@ -131,7 +131,7 @@ def _draw(n: int, rng: np.random.Generator, knobs: CohortKnobs) -> Draw:
     return {"age": age, **measured}, probability, label
 
 
-def _draw_at_prevalence(n: int, rng: np.random.Generator, knobs: CohortKnobs, wanted: float) -> Draw:
+def _draw_at_prevalence(n: int, rng: np.random.Generator, knobs: CohortKnobs, wanted: float) -> _Draw:
     """Label shift: the readmitted and the others as ever, but mixed in another proportion.
 
     With prevalence pi in the usual cohort, Bayes' rule gives P'(1|x) = p w1 / (p w1 + (1 - p) w0) where

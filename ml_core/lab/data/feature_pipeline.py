@@ -16,7 +16,7 @@ from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.data.raw_tables import Adapter, RawTable, read_source
-from ml_core.lab.data.schemas import Verdict, judge
+from ml_core.lab.data.schemas import Verdict, validate_frame
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 
@@ -58,7 +58,7 @@ class PipelineResult:
     rows_in : rows of the file
     left_out : rows the data set's own rule leaves out
     rows_kept : rows that are in the version
-    quarantined : rows written aside
+    quarantined : rows that broke the column table
     problems : (column, check, how many rows), most rows first
     ignored : columns of the file that the version does not use
     """
@@ -104,7 +104,7 @@ class FeaturePipeline:
         raw = read_source(config.source, config.adapter, config.feature_version)
         if raw.frame.empty:
             raise DataError(str(config.source), "has no rows left for this model")
-        verdict = judge(raw.frame, config.feature_version)
+        verdict = validate_frame(raw.frame, config.feature_version)
         bad = int((~verdict.good).sum())
         if bad and quarantine is None:
             raise InvalidRows(str(config.source), bad, len(raw.frame), verdict.problems)

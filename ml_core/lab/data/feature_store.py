@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _ORDER = "surety_row"  # position of a row in the table; Delta itself promises no order
 _BATCH = "surety_batch_sha256"  # in a commit: what was written, so that the same write is not made twice
-_MODE = "surety_mode"
+_WRITTEN_BY = "surety_mode"
 _UPTO = "surety_outcomes_upto"  # in a commit of retraining: the last matured answer that it looked at
 # Delta's own defaults drop the log of versions older than 30 days, and let a vacuum drop their files after 7.
 _KEEP_FOR_EVER = {
@@ -42,13 +42,14 @@ _KEEP_FOR_EVER = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
 }
-Mode = Literal["append", "overwrite"]
+_Mode = Literal["append", "overwrite"]
 
 
 class FeatureStore:
     """Validated rows under a folder, one Delta table per feature version.
 
-    Writers of one table wait for each other (a lock file, given back by the system when its holder dies).
+    Writers of one table wait for each other (a lock file, released by the system when its holder dies). Reading raises
+    DataError where there is no such table or version.
     """
 
     def __init__(self, root: Path) -> None:
@@ -73,9 +74,9 @@ class FeatureStore:
         return self._write(version_name, frame, "append")
 
     def extend(self, version_name: str, frame: pd.DataFrame, upto: int) -> int:
-        """Adds rows whose outcome became known after training; the Delta version.
+        """Adds matured answers as rows; the Delta version.
 
-        The commit says up to which of them it goes, so that none is added twice, whatever was killed in between.
+        The commit says up to which answer it goes, so that none is added twice, even after a crash.
 
         Parameters
         ----------
@@ -86,38 +87,20 @@ class FeatureStore:
         return self._write(version_name, frame, "append", {_UPTO: str(upto)})
 
     def extended_upto(self, version_name: str) -> int:
-        """Up to which outcome the table's newest version goes; 0 after it was made anew from raw rows.
-
-        Raises
-        ------
-        DataError
-            There is no such table yet.
-        """
+        """Number of the last matured answer in the newest version; 0 after the table was overwritten from raw rows."""
         for commit in self._open(version_name, None).history():
             if _UPTO in commit:
                 return int(commit[_UPTO])
-            if commit.get(_MODE) == "overwrite":
+            if commit.get(_WRITTEN_BY) == "overwrite":
                 break
         return 0
 
     def latest(self, version_name: str) -> int:
-        """The newest Delta version.
-
-        Raises
-        ------
-        DataError
-            There is no such table yet.
-        """
+        """The newest Delta version."""
         return int(self._open(version_name, None).version())
 
     def read(self, version_name: str, delta_version: int | None = None) -> pd.DataFrame:
-        """The rows of one Delta version (the latest if None), in the order they were written.
-
-        Raises
-        ------
-        DataError
-            There is no such table or version.
-        """
+        """The rows of one Delta version (the latest if None), in the order they were written."""
         delta = self._open(version_name, delta_version)
         try:
             table = delta.to_pyarrow_table().sort_by(_ORDER).drop_columns([_ORDER])
@@ -156,7 +139,7 @@ class FeatureStore:
             problem = "cannot be opened" if delta_version is None else f"has no version {delta_version}"
             raise DataError(str(path), problem) from error
 
-    def _write(self, version_name: str, frame: pd.DataFrame, mode: Mode, more: Mapping[str, str] | None = None) -> int:
+    def _write(self, version_name: str, frame: pd.DataFrame, mode: _Mode, more: Mapping[str, str] | None = None) -> int:
         version = get_feature_version(version_name)
         rows = _arrow_table(frame, version)
         batch = _sha256(rows)
@@ -166,11 +149,11 @@ class FeatureStore:
             if DeltaTable.is_deltatable(str(path)):
                 delta = DeltaTable(str(path))
                 last = delta.history(1)[0]
-                if (last.get(_BATCH), last.get(_MODE), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
+                if (last.get(_BATCH), last.get(_WRITTEN_BY), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
                     return int(delta.version())
                 start = delta.count() if mode == "append" else 0
             rows = rows.append_column(_ORDER, pa.array(np.arange(start, start + len(rows)), pa.int64()))
-            facts = CommitProperties(custom_metadata={_BATCH: batch, _MODE: mode, **(more or {})})
+            facts = CommitProperties(custom_metadata={_BATCH: batch, _WRITTEN_BY: mode, **(more or {})})
             try:
                 write_deltalake(str(path), rows, mode=mode, commit_properties=facts, configuration=_KEEP_FOR_EVER)
             except (DeltaError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Raw tables as frames of a feature version's columns, ready to be judged."""
+"""Raw tables as frames of a feature version's columns, ready to be validated."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import pandas as pd
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
 from ml_core.lab.data import diabetes130
-from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.table_frames import column_names, read_table, type_text
 from ml_core.serve.features.versions import get_feature_version
 
-__all__ = ["RawTable", "make_cohort", "read_raw", "read_source"]
+__all__ = ["Adapter", "RawTable", "read_source"]
 
 Adapter = Literal["columns", "diabetes130"]
 
 
 @dataclass(frozen=True, slots=True)
 class RawTable:
-    """What a file held, not judged yet.
+    """The content of a file, not validated yet.
 
     Attributes
     ----------
@@ -38,19 +37,14 @@ class RawTable:
     ignored: tuple[str, ...]
 
 
-def read_raw(source: Path, adapter: Adapter, version: str) -> pd.DataFrame:
-    """The rows of a file with the names and types of a feature version's columns, not judged yet.
+def read_source(source: Path, adapter: Adapter, version: str) -> RawTable:
+    """The rows of a file with the names and types of a feature version's columns, not validated yet.
 
     Raises
     ------
     DataError
         The file cannot be used, or the adapter does not make this version's columns.
     """
-    return read_source(source, adapter, version).frame
-
-
-def read_source(source: Path, adapter: Adapter, version: str) -> RawTable:
-    """As ``read_raw``, with what was left out and ignored on the way."""
     if adapter == "diabetes130":
         return _read_diabetes130(source, version)
     columns = get_feature_version(version).columns

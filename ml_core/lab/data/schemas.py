@@ -22,9 +22,9 @@ from ml_core.features.columns import Column
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, as_moment, integer_levels
 from ml_core.serve.features.versions import get_feature_version
 
-__all__ = ["Verdict", "get_schema", "judge"]
+__all__ = ["Verdict", "get_schema", "validate_frame"]
 
-BoolArray = npt.NDArray[np.bool_]
+_BoolArray = npt.NDArray[np.bool_]
 _WORDS_OF_PANDERA = {
     "not_nullable": "null",
     "column_in_dataframe": "missing",
@@ -73,12 +73,12 @@ class Verdict:
     reasons : "column: check" of everything wrong with a row, by the row's number from 0
     """
 
-    good: BoolArray
+    good: _BoolArray
     problems: tuple[tuple[str, str, int], ...]
     reasons: Mapping[int, Sequence[str]]
 
 
-def judge(frame: pd.DataFrame, version_name: str, *, labelled: bool = True) -> Verdict:
+def validate_frame(frame: pd.DataFrame, version_name: str, *, labelled: bool = True) -> Verdict:
     """Validates every row and says which hold and what is wrong with the others."""
     numbered = frame.reset_index(drop=True)
     try:
@@ -117,7 +117,7 @@ def _schema_column(column: Column, *, labelled: bool) -> pa.Column:
     return pa.Column(checks=checks, nullable=nullable, required=needed, description=column.doc)
 
 
-def _check(word: str, holds: Callable[[pd.Series[Any]], BoolArray]) -> pa.Check:
+def _check(word: str, holds: Callable[[pd.Series[Any]], _BoolArray]) -> pa.Check:
     """A check by name; null is none of its business (``nullable`` is), but NaN among objects is."""
     return pa.Check(lambda s: pd.Series(holds(s), index=s.index), error=word, name=word, ignore_na=False)
 
@@ -176,13 +176,13 @@ def _text_check() -> pa.Check:
     return _check("not text", lambda s: _null(s) | _texts(s))
 
 
-def _null(values: pd.Series[Any]) -> BoolArray:
+def _null(values: pd.Series[Any]) -> _BoolArray:
     if pd.api.types.is_object_dtype(values.dtype):
         return np.fromiter((v is None or v is pd.NA for v in values), np.bool_, len(values))
     return values.isna().to_numpy(dtype=bool)
 
 
-def _numbers(values: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], BoolArray]:
+def _numbers(values: pd.Series[Any]) -> tuple[npt.NDArray[np.float64], _BoolArray]:
     """The column as float64, and which of its cells are numbers (NaN and infinities among them)."""
     if pd.api.types.is_bool_dtype(values.dtype):
         return np.full(len(values), np.nan), np.zeros(len(values), dtype=np.bool_)
@@ -204,12 +204,12 @@ def _as_float(value: float) -> float:
         return np.finfo(np.float64).max if value > 0 else np.finfo(np.float64).min
 
 
-def _holds_for_numbers(holds: Callable[[npt.NDArray[np.float64]], BoolArray], values: pd.Series[Any]) -> BoolArray:
+def _holds_for_numbers(holds: Callable[[npt.NDArray[np.float64]], _BoolArray], values: pd.Series[Any]) -> _BoolArray:
     numbers, is_number = _numbers(values)
     return ~is_number | holds(numbers)
 
 
-def _holds_for_texts(holds: Callable[[str], bool], values: pd.Series[Any]) -> BoolArray:
+def _holds_for_texts(holds: Callable[[str], bool], values: pd.Series[Any]) -> _BoolArray:
     """Whether a claim holds for each text, asked once for every distinct one; true for what is no text."""
     texts = _texts(values)
     result = np.ones(len(values), dtype=np.bool_)
@@ -218,13 +218,13 @@ def _holds_for_texts(holds: Callable[[str], bool], values: pd.Series[Any]) -> Bo
     return result
 
 
-def _first_of_its_kind(values: pd.Series[Any]) -> BoolArray:
+def _first_of_its_kind(values: pd.Series[Any]) -> _BoolArray:
     numbers, is_number = _numbers(values)
     keys = pd.Series(numbers) if is_number.any() else values.astype(object).where(_texts(values), None)
     return keys.isna().to_numpy(dtype=bool) | ~keys.duplicated().to_numpy(dtype=bool)
 
 
-def _texts(values: pd.Series[Any]) -> BoolArray:
+def _texts(values: pd.Series[Any]) -> _BoolArray:
     if isinstance(values.dtype, pd.StringDtype):
         return values.notna().to_numpy(dtype=bool)
     if pd.api.types.is_numeric_dtype(values.dtype):

@@ -1,4 +1,4 @@
-"""Table files read in blocks of rows, so that memory stays bounded: cells for the strict rules, ids as they stand."""
+"""Table files read in blocks of rows, so that memory stays bounded: cells for the strict rules, ids unchanged."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
-from ml_core.lab.data.table_frames import column_names, numbers_of_text
+from ml_core.lab.data.table_frames import EXACT, column_names, csv_options, is_csv, numbers_of_text
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
 from ml_core.serve.features.table import Cells
 
-__all__ = ["Block", "TableFile", "open_table"]
+__all__ = ["Block", "HashedTable", "open_table"]
 
 _CHUNK_BYTES = 1 << 20
-_CSV_BLOCK_BYTES = 1 << 24  # no row may be longer
 _READ_ROWS = 8_192
-_EXACT = 2.0**53  # below it float64 holds every whole number
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +46,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class TableFile:
+class HashedTable:
     """A ``.parquet`` or ``.csv`` file whose bytes have been read through once.
 
     Attributes
@@ -58,7 +56,7 @@ class TableFile:
     columns : the columns of the feature version that it has, no label
     ignored : names of its other columns
     id_fields : the id, group and time columns that it has, with the types they come in
-    stamp : tells whether the file is still the one that was read through
+    stamp : changes with the file; so a file changed since it was read through is noticed
     """
 
     path: Path
@@ -78,7 +76,9 @@ class TableFile:
         DataError
             The file is no table to its end, or has been changed since it was opened.
         """
-        batches = _csv_batches(self) if _is_csv(self.path) else _parquet_batches(self.path, self._names)
+        if not self.rows:  # Arrow refuses a lone header without a line end
+            return
+        batches = (_csv_batches if is_csv(self.path) else _parquet_batches)(self.path, self._names)
         number = first
         try:
             for table in _regrouped(batches, rows, first * rows):
@@ -89,7 +89,7 @@ class TableFile:
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the file's
-            wrong = "its rows differ in length, or are no UTF-8 text" if _is_csv(self.path) else "it is damaged"
+            wrong = "its rows differ in length, or are no UTF-8 text" if is_csv(self.path) else "it is damaged"
             # not in the library's own words, which quote the row
             raise DataError(str(self.path), f"cannot be read beyond row {number * rows}: {wrong}") from error
 
@@ -98,7 +98,7 @@ class TableFile:
         return [column.name for column in self.columns]
 
     def _block(self, table: pa.Table, first_row: int) -> Block:
-        as_cells = _cells_of_texts if _is_csv(self.path) else _cells_of_values
+        as_cells = _cells_of_texts if is_csv(self.path) else _cells_of_values
         plain = {name: _plain(table.column(name)) for name in self._names}
         return Block(
             first_row=first_row,
@@ -108,7 +108,7 @@ class TableFile:
         )
 
 
-def open_table(path: Path, columns: Sequence[Column]) -> TableFile:
+def open_table(path: Path, columns: Sequence[Column]) -> HashedTable:
     """The file, read through once and found to have every feature column.
 
     Parameters
@@ -129,7 +129,7 @@ def open_table(path: Path, columns: Sequence[Column]) -> TableFile:
     names = {c.name for c in wanted}
     stamp = _stamp(path)
     sha256, lines, quotes = _read_through(path)
-    if _is_csv(path):
+    if is_csv(path):
         if quotes % 2:  # a quoted cell has two, and one inside it is doubled
             raise DataError(str(path), "is no CSV table: a quote stays open")
         rows, types = lines - 1, dict.fromkeys(names, pa.string())
@@ -141,7 +141,7 @@ def open_table(path: Path, columns: Sequence[Column]) -> TableFile:
     for name in ids:
         if not _can_be_carried(types[name]):
             raise DataError(str(path), f"column {name} is of type {types[name]}; number, text or date was expected")
-    return TableFile(
+    return HashedTable(
         path=path,
         size=path.stat().st_size,
         sha256=sha256,
@@ -151,10 +151,6 @@ def open_table(path: Path, columns: Sequence[Column]) -> TableFile:
         id_fields=tuple(pa.field(name, types[name]) for name in ids),
         stamp=stamp,
     )
-
-
-def _is_csv(path: Path) -> bool:
-    return path.suffix.lower() == ".csv"
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -182,16 +178,8 @@ def _parquet_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(batch_size=_READ_ROWS, columns=names, use_threads=False)
 
 
-def _csv_batches(table: TableFile) -> Iterator[pa.RecordBatch]:
-    names = [column.name for column in table.columns]
-    read = pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
-    parse = pa_csv.ParseOptions(newlines_in_values=True)
-    convert = pa_csv.ConvertOptions(
-        include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-    )
-    if not table.rows:  # Arrow calls a lone header without a line end broken
-        return
-    with pa_csv.open_csv(table.path, read, parse, convert) as reader:
+def _csv_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+    with pa_csv.open_csv(path, *csv_options(names)) as reader:
         yield from reader
 
 
@@ -264,8 +252,8 @@ def _cells_of_texts(column: Column, values: pa.Array) -> Cells:
 
 
 def _as_written(text: str | None, number: Any) -> Any:
-    """The number as JSON would read it, 45 or 45.0; so is a wrong one told, whatever cells stand around it."""
+    """The number as JSON would read it, 45 or 45.0, so that an error shows it as it was written."""
     if text is None or not isinstance(number, float | int):
         return text
-    is_whole = text.strip().lstrip("+-").isdecimal() and abs(number) < _EXACT
+    is_whole = text.strip().lstrip("+-").isdecimal() and abs(number) < EXACT
     return int(number) if is_whole else float(number)

@@ -20,10 +20,21 @@ from ml_core.base.files import written_for_user
 from ml_core.features.columns import Column
 from ml_core.serve.features.column_rules import integer_levels
 
-__all__ = ["column_names", "numbers_of_text", "read_table", "type_text", "write_table"]
+__all__ = [
+    "EXACT",
+    "column_names",
+    "csv_options",
+    "is_csv",
+    "numbers_of_text",
+    "read_table",
+    "type_text",
+    "write_table",
+]
 
-T = TypeVar("T")
-_EXACT = 2.0**53  # below it float64 holds every whole number
+_T = TypeVar("_T")
+EXACT = 2.0**53
+"""Below it float64 holds every whole number."""
+_CSV_BLOCK_BYTES = 1 << 24  # no row may be longer
 
 _NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
 
@@ -36,7 +47,7 @@ def column_names(path: Path) -> list[str]:
     DataError
         The file is missing, unreadable, empty, of another format, or names a column twice.
     """
-    names = _guarded(path, _csv_header if _is_csv(path) else _parquet_names)
+    names = _guarded(path, _csv_header if is_csv(path) else _parquet_names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(str(path), f"names a column twice: {', '.join(twice)}")
@@ -58,7 +69,7 @@ def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     missing = [name for name in wanted if name not in present]
     if missing:
         raise DataError(str(path), f"has no column {', '.join(missing)}")
-    frame = _guarded(path, lambda p: _read_csv(p, wanted) if _is_csv(p) else _read_parquet(p, wanted))
+    frame = _guarded(path, lambda p: _read_csv(p, wanted) if is_csv(p) else _read_parquet(p, wanted))
     if frame.empty:
         raise DataError(str(path), "has no rows")
     return frame
@@ -72,7 +83,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
     DataError
         The format is another, or the place cannot be written.
     """
-    as_csv = _is_csv(path)
+    as_csv = is_csv(path)
     with written_for_user(path) as draft:
         if as_csv:
             frame.to_csv(draft, index=False, lineterminator="\n")
@@ -109,19 +120,28 @@ def numbers_of_text(values: pd.Series[Any]) -> pd.Series[Any]:
         mixed = values.astype(object).where(~null, None)
         mixed[is_number] = numbers[is_number].tolist()
         return mixed
-    if not null.any() and (np.abs(numbers) < _EXACT).all() and (np.trunc(numbers) == numbers).all():
+    if not null.any() and (np.abs(numbers) < EXACT).all() and (np.trunc(numbers) == numbers).all():
         return pd.Series(numbers.astype(np.int64), name=values.name)
     return pd.Series(numbers, name=values.name)
 
 
-def _is_csv(path: Path) -> bool:
+def csv_options(wanted: Sequence[str]) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, pa_csv.ConvertOptions]:
+    """How CSV is read everywhere: the wanted columns as texts, by one thread, so that errors name the row."""
+    read = pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
+    types = dict.fromkeys(wanted, pa.string())
+    convert = pa_csv.ConvertOptions(include_columns=list(wanted), column_types=types, strings_can_be_null=False)
+    return read, pa_csv.ParseOptions(newlines_in_values=True), convert
+
+
+def is_csv(path: Path) -> bool:
+    """Whether the file's name says CSV; DataError where it says neither CSV nor Parquet."""
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
         raise DataError(str(path), f"is of the format {suffix or '(none)'}; .parquet and .csv are understood")
     return suffix == ".csv"
 
 
-def _guarded(path: Path, read: Callable[[Path], T]) -> T:
+def _guarded(path: Path, read: Callable[[Path], _T]) -> _T:
     """Reads, and turns what the libraries raise into one line that quotes no cell."""
     if not path.is_file():
         raise DataError(str(path), "is a folder" if path.is_dir() else "there is no such file")
@@ -130,7 +150,7 @@ def _guarded(path: Path, read: Callable[[Path], T]) -> T:
             raise DataError(str(path), "is empty")
         return read(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeDecodeError) as error:
-        problem = _csv_problem(str(error)) if _is_csv(path) else "is not a readable Parquet file"
+        problem = _csv_problem(str(error)) if is_csv(path) else "is not a readable Parquet file"
         raise DataError(str(path), problem) from error
     except OSError as error:
         raise DataError(str(path), f"cannot be read: {error.strerror or type(error).__name__}") from error
@@ -157,12 +177,7 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
     # Arrow's reader and not pandas': that one fills short rows with nulls and drops what is too much
     if _odd_quotes(path):
         raise pa.ArrowInvalid("open quote")
-    read = pa_csv.ReadOptions(use_threads=False, block_size=1 << 24)  # one thread: errors then tell the row
-    parse = pa_csv.ParseOptions(newlines_in_values=True)
-    convert = pa_csv.ConvertOptions(
-        include_columns=list(wanted), column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
-    )
-    table = pa_csv.read_csv(path, read, parse, convert)
+    table = pa_csv.read_csv(path, *csv_options(wanted))
     frame = pd.DataFrame({name: table.column(name).to_pandas().astype(object) for name in wanted})
     return frame.where(frame != "", None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.foreign_models import pack_foreign
 from ml_core.lab.training.labelled_rows import rows_from_file
+from ml_core.lab.training.packing import Note
 from ml_core.serve.model.promotion_record import GateReport
 
 __all__ = ["Adopted", "adopt", "adoption_config"]
@@ -66,7 +66,7 @@ def adopt(
     calibration: Path,
     config: ModelConfig,
     settings: Settings,
-    note: Callable[[str], None],
+    note: Note,
     *,
     trust_pickle: bool = False,
     dry_run: bool = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.labelled_rows import rows_from_store
 from ml_core.lab.training.learner import train_model
+from ml_core.lab.training.packing import Note
 
 __all__ = ["Challenger", "train_challenger"]
 
@@ -42,7 +42,7 @@ class Challenger:
 def train_challenger(
     config: ModelConfig,
     settings: Settings,
-    note: Callable[[str], None],
+    note: Note,
     *,
     table_version: int | None = None,
     dry_run: bool = False,
@@ -66,7 +66,7 @@ def train_challenger(
     rows = rows_from_store(config, settings, table_version)
     registry = (
         None if dry_run else ModelRegistry(settings)
-    )  # an unreachable registry is told before an hour of training
+    )  # an unreachable registry is an error before an hour of training
     with tempfile.TemporaryDirectory(prefix="surety-train-") as place:
         model = train_model(config, rows, Path(place) / "bundle", note)
         version, is_new = None, False

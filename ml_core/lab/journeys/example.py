@@ -1,8 +1,7 @@
-"""Walks the whole road for one configuration, making only what is not there yet."""
+"""From data to a model that can be served: data, features, training, gate, promotion, import, where missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +16,13 @@ from ml_core.lab.journeys.challenger import train_challenger
 from ml_core.lab.judging.promoter import promote_version
 from ml_core.lab.registry.importer import import_version, stored_path
 from ml_core.lab.registry.model_registry import ModelRegistry
+from ml_core.lab.training.packing import Note
 from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
 
 __all__ = ["Example", "make_example"]
 
 COHORT_ROWS = 20_000
 _COHORT_VERSION = "v1"  # the feature version that the synthetic cohort has columns for
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

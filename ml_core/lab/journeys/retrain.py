@@ -1,32 +1,32 @@
-"""The loop in one call: decide, add what became known, train, gate, register, and start the shadow when told to.
+"""Retraining in one call: decide, add matured answers to the table, train, judge, register, start the shadow.
 
 Every step can be repeated: killed anywhere, the same call goes on and ends with the same model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import Document, read_document, write_document
-from ml_core.base.errors import DataError, RetrainBusy
+from ml_core.base.errors import CannotJudge, DataError, RetrainBusy
 from ml_core.base.files import FileLock
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.lab.drift.detect import detect_drift
-from ml_core.lab.drift.drift_report import should_retrain
+from ml_core.lab.drift.drift_check import DriftCheck, check_table
 from ml_core.lab.journeys.challenger import train_challenger
-from ml_core.lab.journeys.outcomes_table import new_rows
+from ml_core.lab.journeys.matured_rows import new_rows
 from ml_core.lab.judging.deployment_gate import validate_deployment
 from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
+from ml_core.lab.training.packing import Note
 from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import live_window
@@ -35,9 +35,7 @@ from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorView
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
-__all__ = ["Decision", "Retrained", "Retraining", "as_row", "decide", "drift_advice", "last_retraining", "retrain"]
-
-Note = Callable[[str], None]
+__all__ = ["Decision", "Retrained", "Retraining", "decide", "last_retraining", "retrain"]
 
 
 class Retraining(Document):
@@ -68,12 +66,14 @@ class Decision:
     reasons : what speaks for it, such as ``drift: age, glucose`` or ``alarm coverage:1``
     against : what forbids it for now, such as the cool-down
     new_labels : labels that matured since the last training
+    drift : the check of the newest answers; None where they could not be judged
     """
 
     go: bool
     reasons: tuple[str, ...]
     against: tuple[str, ...]
     new_labels: int
+    drift: DriftCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Retrained:
     ----------
     decision : why, or why not
     table_version : Delta version it was trained on; None where nothing was trained
-    rows_added : answers with a known outcome that joined the training table
+    rows_added : matured answers that joined the training table
     version, model_hash, is_new : in the registry
     gate : the verdict on it
     tag : in the Bento store; None where the gate refused it and no shadow was asked for
@@ -103,23 +103,93 @@ class Retrained:
     shadow: bool = False
     metrics: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def outcome(self) -> Literal["not advised", "held back", "advised", "passed", "refused"]:
+        """The result in one word or two.
+
+        ``not advised`` and ``held back`` (advised, but cool-down or labels speak against it) trained nothing;
+        ``advised`` is that of a dry run.
+        """
+        if not self.decision.go:
+            return "held back" if self.decision.reasons else "not advised"
+        if self.gate is None:
+            return "advised"
+        return "passed" if self.gate.passed else "refused"
+
+    def as_dict(self) -> dict[str, Any]:
+        """What was done, as JSON values."""
+        decision, gate, drift = self.decision, self.gate, self.decision.drift
+        looked = None if drift is None else {
+            "rows": drift.rows_current,
+            "features_tested": drift.features_tested,
+            "features_drifted": drift.features_drifted,
+        }  # fmt: skip
+        return {
+            "outcome": self.outcome,
+            "retrained": self.version is not None,
+            "reasons": list(decision.reasons),
+            "against": list(decision.against),
+            "drift": looked,
+            "new_labels": decision.new_labels,
+            "table_version": self.table_version,
+            "rows_added": self.rows_added,
+            "version": self.version,
+            "model_hash": self.model_hash,
+            "is_new": self.is_new,
+            "gate": None if gate is None else "passed" if gate.passed else "refused",
+            "failed_rules": [] if gate is None else list(gate.failed_rules),
+            "tag": self.tag,
+            "shadow": self.shadow,
+            "metrics": self.metrics,
+        }
+
+    def in_words(self) -> str:
+        """What was decided and done, for the person who reads the output of a job."""
+        decision = self.decision
+        reasons = "; ".join(decision.reasons)
+        if self.outcome == "not advised":
+            return f"Retraining is not advised: {'; '.join(decision.against)}. Nothing was trained."
+        if self.outcome == "held back":
+            return (
+                f"Retraining is advised ({reasons}) and held back: {'; '.join(decision.against)}. Nothing was trained."
+            )
+        if self.gate is None:
+            return f"Retraining is advised: {reasons or 'nothing is against it'}. Nothing was trained."
+        why = reasons or "no drift or alarm is known"
+        model = f"Version {self.version} ({why}) was trained on {self.rows_added} more answers"
+        if not self.gate.passed:
+            rules = ", ".join(self.gate.failed_rules)
+            return f"{model} and is refused by the gate: {rules}. The champion stays; somebody has to look."
+        return f"{model}, has passed the gate and is the challenger. Promoting it is a decision: surety promote."
+
 
 def decide(
-    config: ModelConfig, settings: Settings, *, if_drift: bool, force: bool, now: datetime | None = None
+    config: ModelConfig,
+    settings: Settings,
+    *,
+    if_drift: bool,
+    force: bool,
+    unattended: bool = False,
+    now: datetime | None = None,
 ) -> Decision:
     """Whether to train again, and why.
 
     Parameters
     ----------
     if_drift : only with a reason: drift of the newest answers, or an alarm that is on
-    force : whatever speaks against it
+    force : also with something against it
+    unattended : answers whose drift cannot be judged are an error. Otherwise they count as not drifted, which a
+        schedule must not do: it would never say that a log is not there
 
     Raises
     ------
     LogDamaged, ArtefactError
         What decides cannot be read.
+    DataError, CannotJudge
+        Unattended: nothing is live, its log has no inputs, or the newest answers are too few to test any feature.
     """
-    reasons = _reasons(config, settings)
+    drift = _drift(config, settings, must_judge=unattended and not force)
+    reasons = _reasons(drift, settings)
     moment = now or utc_now()
     last = last_retraining(settings)
     new_labels = _new_labels(settings, last)
@@ -132,7 +202,7 @@ def decide(
         against.append(f"{new_labels} new labels have matured, {config.retrain.min_new_labels} are wanted")
     if if_drift and not reasons:
         against.append("neither drift nor an alarm")
-    return Decision(force or not against, tuple(reasons), tuple(against), new_labels)
+    return Decision(force or not against, tuple(reasons), tuple(against), new_labels, drift)
 
 
 def retrain(
@@ -142,6 +212,7 @@ def retrain(
     *,
     if_drift: bool = False,
     force: bool = False,
+    unattended: bool = False,
     shadow: bool = False,
     dry_run: bool = False,
 ) -> Retrained:
@@ -149,6 +220,7 @@ def retrain(
 
     Parameters
     ----------
+    if_drift, force, unattended : see ``decide``
     shadow : let the new model score every request beside the champion
     dry_run : decide only
 
@@ -156,11 +228,11 @@ def retrain(
     ------
     RetrainBusy
         Another run is at it.
-    DataError, ArtefactError, RegistryError, CalibrationTooSmall
+    DataError, CannotJudge, ArtefactError, RegistryError, CalibrationTooSmall
         A step failed; the next run begins where it left off.
     """
     with _alone(settings):
-        decision = decide(config, settings, if_drift=if_drift, force=force)
+        decision = decide(config, settings, if_drift=if_drift, force=force, unattended=unattended)
         if dry_run or not decision.go:
             return Retrained(decision)
         table_version, added, upto = _extend_table(config, settings, note)
@@ -199,42 +271,29 @@ def retrain(
     )
 
 
-def drift_advice(config: ModelConfig, settings: Settings) -> tuple[str, ...]:
-    """Features that drifted in the newest answers, where there are enough of them to advise retraining; else none.
-
-    Raises
-    ------
-    DataError
-        Nothing is live, or the log holds no inputs of the champion's answers.
-    """
-    live = live_window(settings, config.retrain.live_rows)
-    rule = config.drift
-    reports = detect_drift(
-        live.reference.window,
-        live.inputs,
-        alpha=rule.alpha,
-        min_shift_fraction=rule.min_shift_fraction,
-        rule=rule.rule,
-        columns=live.reference.columns,
-    )
-    if not should_retrain(reports, rule.threshold_fraction):
-        return ()
-    return tuple(report.feature for report in reports if report.drifted)
-
-
 def last_retraining(settings: Settings) -> Retraining | None:
     """What retraining registered last; None where it never has."""
     return read_document(_path(settings), Retraining)
 
 
-def _reasons(config: ModelConfig, settings: Settings) -> list[str]:
-    reasons = []
+def _drift(config: ModelConfig, settings: Settings, *, must_judge: bool) -> DriftCheck | None:
+    """The newest answers against the champion's reference; None where there are none that can be compared."""
     try:
-        drifted = drift_advice(config, settings)
-    except DataError:  # nothing live, or nothing kept: then nothing is known to have drifted
-        drifted = ()
-    if drifted:
-        reasons.append(f"drift: {', '.join(drifted)}")
+        live = live_window(settings, config.retrain.live_rows)
+        check = check_table(live.reference.window, live.inputs, config.drift)
+    except DataError:
+        if must_judge:
+            raise
+        return None
+    if must_judge and not check.features_tested:
+        raise CannotJudge("drift", f"{live.rows} answers of {live.reference.tag} test no feature; 30 values are needed")
+    return check
+
+
+def _reasons(drift: DriftCheck | None, settings: Settings) -> list[str]:
+    reasons = []
+    if drift is not None and drift.retrain_advised:
+        reasons.append(f"drift: {', '.join(report.feature for report in drift.features if report.drifted)}")
     view = MonitorView(settings)
     view.look()
     if view.state is not None:
@@ -254,7 +313,7 @@ def _new_labels(settings: Settings, last: Retraining | None) -> int:
 
 
 def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[int, int, int]:
-    """Delta version that holds everything known by now, rows added, and number of the last matured answer in it."""
+    """Delta version with every matured answer, how many were added, and the number of the last one."""
     store = FeatureStore(settings.feature_store)
     name = config.feature_version
     upto = store.extended_upto(name)
@@ -264,7 +323,7 @@ def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[
     if not len(found.frame):
         return store.latest(name), 0, upto
     version = store.extend(name, found.frame, found.upto)
-    note(f"{len(found.frame)} answers with a known outcome are in the training table, version {version}")
+    note(f"{len(found.frame)} matured answers are in the training table, version {version}")
     return version, len(found.frame), found.upto
 
 
@@ -291,24 +350,3 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 def _path(settings: Settings) -> Path:
     return settings.home / "retrain" / f"{settings.model_name}.json"
-
-
-def as_row(found: Retrained) -> dict[str, Any]:
-    """What was done, as JSON-able values for people and pipelines."""
-    gate = found.gate
-    return {
-        "retrained": found.version is not None,
-        "reasons": list(found.decision.reasons),
-        "against": list(found.decision.against),
-        "new_labels": found.decision.new_labels,
-        "table_version": found.table_version,
-        "rows_added": found.rows_added,
-        "version": found.version,
-        "model_hash": found.model_hash,
-        "is_new": found.is_new,
-        "gate": None if gate is None else "passed" if gate.passed else "refused",
-        "failed_rules": [] if gate is None else list(gate.failed_rules),
-        "tag": found.tag,
-        "shadow": found.shadow,
-        "metrics": found.metrics,
-    }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from ml_core.base.arrays import BoolArray, FloatArray, IntArray
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray, Label
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.coverage_law import (
     Band,
@@ -24,7 +24,6 @@ from ml_core.lab.measuring.coverage_law import (
     pooled_law,
 )
 from ml_core.serve.model.prediction_sets import Guarantee, misses_allowed
-from ml_core.serve.model.predictor import Label
 
 __all__ = [
     "BAND_TAIL",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from ml_core.base.arrays import BoolArray, FloatArray, IntArray
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray, Label
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.coverage_law import holds_label
@@ -25,7 +25,6 @@ from ml_core.lab.measuring.live_coverage import (
     sets_of,
 )
 from ml_core.serve.model.conformity_scores import checked_probabilities
-from ml_core.serve.model.predictor import Label
 
 __all__ = [
     "INTERVAL_LEVEL",

@@ -1,4 +1,4 @@
-"""Everything known about one answer: what was said, to what, by which model, and what has become of all that since."""
+"""Everything known about one answer: its input, model, label and log entry, and their state now."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Audit:
     input : one row for each column: value, unit and meaning; None where inputs are not kept
     lineage : all facts on where it came from
     model_now : see ``model_now``
-    labels : what turned out to be true, with its history
+    labels : the label of the answer, with its history
     log_entry : where it lies, and whether digest and chain still hold
     batch : the batch call it was part of, None for a single request
     """
@@ -117,7 +117,7 @@ def _answer(answer: LoggedAnswer) -> dict[str, Any]:
 
 
 def set_in_words(members: tuple[int | str, ...]) -> str:
-    """What a prediction set tells the person who acts on it.
+    """What a prediction set means for the person who acts on it.
 
     Examples
     --------
@@ -163,7 +163,7 @@ def _columns(answer: LoggedAnswer) -> Mapping[str, Column]:
     return {column.name: column for column in version.features}
 
 
-# --- what turned out, and where it lies ---------------------------------------------------------------------------
+# --- the label, and the log entry ---------------------------------------------------------------------------------
 
 
 def _labels(settings: Settings, log: PredictionLog, found: LoggedAnswer | ErasedAnswer) -> dict[str, Any]:

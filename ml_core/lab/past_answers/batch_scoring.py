@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ml_core.base.arrays import BoolArray
 from ml_core.base.errors import DataError, SuretyError
-from ml_core.lab.data.table_blocks import Block, TableFile, open_table
+from ml_core.lab.data.table_blocks import Block, HashedTable, open_table
 from ml_core.lab.data.table_frames import column_names
 from ml_core.lab.past_answers.scoring_parts import Parts, Plan, RowCounts
 from ml_core.serve.answering.requests import OnError
@@ -113,7 +113,7 @@ def score_table(
 class _Job:
     """One table and what is to be done with it."""
 
-    table: TableFile
+    table: HashedTable
     model: LoadedModel
     level: Decimal
     on_error: OnError

@@ -1,4 +1,4 @@
-"""What has become of a model since it answered: its places, gate and promotion, and what the journal says of it."""
+"""The state of a model now: its slot, store, gate, promotion and registered versions, and its journal entries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def model_now(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asked(question: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The answer, or what kept it back: one store being away must not hide what the others know."""
+    """The answer, or the problem: a store that is away must not hide what the others know."""
     try:
         return question()
     except SuretyError as error:
@@ -116,7 +116,7 @@ def _record(settings: Settings, lineage: Mapping[str, Any]) -> PromotionRecord |
 
 
 def _promotion(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """The record by which it is the champion to serve; earlier promotions stand in the journal."""
+    """The record by which it is the champion to serve; earlier promotions are in the journal."""
     record = _record(settings, lineage)
     if record is None:
         return {"is_promoted": False}
@@ -136,7 +136,7 @@ def _in_mlflow(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _has(value: Any, names: set[str]) -> bool:
-    """Whether one of the names stands anywhere in a JSON value."""
+    """Whether a JSON value holds one of the names anywhere."""
     if isinstance(value, Mapping):
         return any(_has(part, names) for part in value.values())
     if isinstance(value, list):

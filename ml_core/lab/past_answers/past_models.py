@@ -178,7 +178,7 @@ def open_registry(settings: Settings) -> ModelRegistry:
 
 
 def _changed(manifest: Manifest) -> NoModel:
-    """What is told when the features here are not those of the model."""
+    """Why the model cannot answer: the features here are not those it was trained with."""
     name = manifest.feature_version
     file, trained = f"ml_core/serve/features/{name}.py", manifest.feature_module_sha256
     try:

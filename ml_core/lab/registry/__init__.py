@@ -1,3 +1,3 @@
 """MLflow, the Bento store and the model card."""
 
-__all__ = ["card_text", "importer", "model_card", "model_registry", "tracking"]
+__all__ = ["importer", "model_card", "model_registry", "tracking"]

@@ -12,8 +12,7 @@ from ml_core.base.errors import ArtefactError, RegistryError
 from ml_core.base.files import locked
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
-from ml_core.lab.registry.mlflow_session import quiet_environment
-from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in
+from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
 from ml_core.serve.model.bundle import verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
 from ml_core.serve.model.model_home import place
@@ -72,7 +71,7 @@ def import_version(
             folder = stored_path(tag)
             if folder is None or not _is_whole(tag, model_hash):
                 raise RegistryError(tag, "is not whole in the Bento store after its import")
-            gate = _copy_papers(folder, manifest.name, model_hash, settings)
+            gate = _copy_verdicts(folder, manifest.name, model_hash, settings)
     if is_new:
         facts = {"model": version.name, "version": version.version, "model_hash": model_hash, "tag": tag, "gate": gate}
         Journal(settings.journal).append("model.imported", facts)
@@ -145,7 +144,7 @@ def _store(registry: ModelRegistry, tag: str, mlflow_model: Path, version: Regis
                 raise RegistryError(tag, f"BentoML cannot store it: {str(error).splitlines()[0]}") from error
 
 
-def _copy_papers(folder: Path, name: str, model_hash: str, settings: Settings) -> str:
+def _copy_verdicts(folder: Path, name: str, model_hash: str, settings: Settings) -> str:
     """Put gate report and promotion record of the hash beside the artefact; ``passed``, ``refused`` or ``none``."""
     promotion = read_document(promotion_path(settings.promotions, name), PromotionRecord)
     if promotion is not None and promotion.model_hash == model_hash:

@@ -1,21 +1,28 @@
-"""The MLflow registry as this project uses it: versions, aliases, tags and artefacts, with errors of one line."""
+"""The MLflow registry as this project uses it: versions, aliases, tags and artefacts, with errors of one line.
+
+MLflow is used without its side effects: no telemetry, no output, no changed environment, no long waits.
+"""
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import re
 import shutil
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_core.base.errors import RegistryError
+from ml_core.base.errors import RegistryError, RegistryUnreachable, SuretyError
 from ml_core.base.settings import Settings
-from ml_core.lab.registry.mlflow_session import active, check_reachable, mlflow_errors, quiet_environment
 
-__all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion"]
+__all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion", "bundle_in", "quiet_environment"]
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -25,6 +32,19 @@ _RUN_URI = re.compile(r"runs:/(?P<run>[0-9a-f]{32})(?:/.*)?")
 _LOGGED_URI = re.compile(r"models:/m-[0-9a-f]{32}")
 _URI_FORMS = "is no models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN/PATH"
 _REGISTERED_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))/?")
+
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # MLflow waits 120 s and tries eight times; a person at a prompt gets an answer within 10 s.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "BENTOML_DO_NOT_TRACK": "true",
+}
+_PROBE_S = 6.0
+_CHATTY = ("mlflow", "alembic", "bentoml.mlflow", "git")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +80,9 @@ class RegisteredVersion:
 class ModelRegistry:
     """A registry at ``MLFLOW_TRACKING_URI``, or in ``SURETY_HOME`` where that is not set.
 
+    Every method raises RegistryError where a model, version, alias or file that it is asked for is not there, or a URI
+    has another form than it takes.
+
     Parameters
     ----------
     settings : say where it is
@@ -82,7 +105,7 @@ class ModelRegistry:
         if self.uri.startswith("sqlite:"):
             self._home.mkdir(parents=True, exist_ok=True)
         elif self.uri.startswith(("http://", "https://")):
-            check_reachable(self.uri, f"MLflow at {self.shown}")
+            _check_reachable(self.uri, f"MLflow at {self.shown}")
 
     @contextmanager
     def session(self, what: str) -> Iterator[Any]:
@@ -92,7 +115,7 @@ class ModelRegistry:
         ----------
         what : named in the error
         """
-        with active(self.uri) as mlflow, mlflow_errors(what):
+        with _active(self.uri) as mlflow, _mlflow_errors(what):
             yield mlflow
 
     def experiment(self, name: str) -> str:
@@ -106,13 +129,7 @@ class ModelRegistry:
             return str(mlflow.create_experiment(name, artifact_location=place))
 
     def by_alias(self, name: str, alias: str) -> RegisteredVersion:
-        """The version an alias points at; ``Production`` means the champion.
-
-        Raises
-        ------
-        RegistryError
-            There is no such model, or it has no such alias.
-        """
+        """The version an alias points at; ``Production`` means the champion."""
         alias = _ALIASES.get(alias.lower(), alias)
         found = self.find_alias(name, alias)
         if found is None:
@@ -120,13 +137,7 @@ class ModelRegistry:
         return found
 
     def find_alias(self, name: str, alias: str) -> RegisteredVersion | None:
-        """The version an alias points at, or None where the model has no such alias.
-
-        Raises
-        ------
-        RegistryError
-            There is no such model.
-        """
+        """The version an alias points at, or None where the model has no such alias."""
         version = self._aliases(name).get(alias)
         return None if version is None else self.by_version(name, version)
 
@@ -144,13 +155,7 @@ class ModelRegistry:
         raise RegistryError(f"{name}, run {run_id}", "no version came out of that run")
 
     def by_uri(self, uri: str) -> RegisteredVersion:
-        """The registered version behind ``models:/name/3``, ``models:/name@alias`` or ``runs:/RUN/path``.
-
-        Raises
-        ------
-        RegistryError
-            The URI has another form, or nothing registered is behind it.
-        """
+        """The registered version behind ``models:/name/3``, ``models:/name@alias`` or ``runs:/RUN/path``."""
         if match := _REGISTERED_URI.fullmatch(uri):
             if match["version"]:
                 return self.by_version(match["name"], match["version"])
@@ -160,13 +165,7 @@ class ModelRegistry:
         raise RegistryError(uri, _URI_FORMS)
 
     def fixed_uri(self, uri: str) -> str:
-        """The URI of an MLflow model, registered or not, in a form that means the same model for ever.
-
-        Raises
-        ------
-        RegistryError
-            It has no such form, or names a version or alias that is not there.
-        """
+        """The URI of an MLflow model, registered or not, in a form that always means the same model."""
         if _REGISTERED_URI.fullmatch(uri):
             version = self.by_uri(uri)
             return f"models:/{version.name}/{version.version}"
@@ -175,13 +174,7 @@ class ModelRegistry:
         raise RegistryError(uri, _URI_FORMS)
 
     def versions(self, name: str) -> list[RegisteredVersion]:
-        """All versions of that model, newest first.
-
-        Raises
-        ------
-        RegistryError
-            There is no such model.
-        """
+        """All versions of that model, newest first."""
         aliases = self._aliases(name)
         with self.session(name) as mlflow:
             found = list(mlflow.MlflowClient().search_model_versions(f"name='{name}'"))
@@ -266,13 +259,7 @@ class ModelRegistry:
 
     @contextmanager
     def bundle_folder(self, version: RegisteredVersion) -> Iterator[Path]:
-        """The model folder of a version, in a private temporary place.
-
-        Raises
-        ------
-        RegistryError
-            The version holds none.
-        """
+        """The model folder of a version, in a private temporary place."""
         with self.downloaded(f"models:/{version.name}/{version.version}") as folder:
             yield bundle_in(folder, str(version))
 
@@ -322,3 +309,107 @@ def _registered(version: Any, aliases: Mapping[str, str]) -> RegisteredVersion:
         tags=dict(version.tags),
         created_at_ms=int(version.creation_timestamp or 0),
     )
+
+
+# --- MLflow without its side effects ---------------------------------------------------------------------------------
+
+
+def quiet_environment() -> None:
+    """Set what MLflow reads from the environment, wherever the user has not."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def _active(uri: str) -> Iterator[Any]:
+    """The ``mlflow`` module with that tracking URI; its own words and warnings go nowhere.
+
+    ``mlflow.set_tracking_uri`` also writes the environment, which a later registry would read as the user's wish, so
+    that is put back.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    with (
+        warnings.catch_warnings(),
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        import mlflow
+
+        levels = _levels(logging.ERROR)
+        try:
+            mlflow.set_tracking_uri(uri)
+            yield mlflow
+        finally:
+            _restore(levels)
+            if before is None:
+                os.environ.pop("MLFLOW_TRACKING_URI", None)
+            else:
+                os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@contextmanager
+def _mlflow_errors(what: str) -> Iterator[None]:
+    """Turn what MLflow and its stores raise into ``RegistryError`` or ``RegistryUnreachable``, one line each."""
+    import requests
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except SuretyError:
+        raise
+    except requests.RequestException as error:
+        raise RegistryUnreachable(what, f"MLflow does not answer ({type(error).__name__})") from error
+    except MlflowException as error:
+        if _is_transport(error):
+            raise RegistryUnreachable(what, "MLflow does not answer") from error
+        raise RegistryError(what, _first_line(error)) from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise RegistryError(what, f"MLflow's database cannot be used ({type(error).__name__})") from error
+    except OSError as error:
+        raise RegistryError(
+            what, f"MLflow's files cannot be used ({type(error).__name__}: {error.strerror})"
+        ) from error
+
+
+def _check_reachable(uri: str, shown: str) -> None:
+    """Ask the server once whether it is there; looking up its name is bounded as well, which no socket option does."""
+    import requests
+
+    failure: list[str] = []
+
+    def ask() -> None:
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=(3, 3))
+        except requests.RequestException as error:
+            failure.append(type(error).__name__)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PROBE_S)
+    if thread.is_alive() or failure:
+        reason = failure[0] if failure else f"no answer within {_PROBE_S:g} s"
+        raise RegistryUnreachable(shown, f"cannot be reached ({reason}): check MLFLOW_TRACKING_URI")
+
+
+def _is_transport(error: BaseException) -> bool:
+    return "API request to" in str(error) and "failed with exception" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = lines[0].strip() if lines else type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _levels(level: int) -> dict[str, int]:
+    before = {name: logging.getLogger(name).level for name in _CHATTY}
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(level)
+    return before
+
+
+def _restore(levels: dict[str, int]) -> None:
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,68 +10,34 @@ from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.features.columns import features_of
-from ml_core.lab.report.collect_answers import AnswersSeen, seen_answers
-from ml_core.lab.report.collect_detectors import detectors_of
+from ml_core.lab.report.collect_answers import Lineages, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
-from ml_core.lab.report.collect_gaps import Gaps
-from ml_core.lab.report.collect_journal import rollout_facts
+from ml_core.lab.report.collect_journal import Entry, rollout_facts
+from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, outcome_facts
 from ml_core.lab.report.collect_models import KnownModel, known_models, label_words, model_facts
-from ml_core.lab.report.collect_outcomes import known_outcomes, label_facts, outcome_facts
 from ml_core.lab.report.collect_period import Period, period_of
-from ml_core.lab.report.collect_serving import circuits, monitoring, serving
+from ml_core.lab.report.collect_service import circuits, monitoring, serving, store_facts
 from ml_core.lab.report.collect_shadow import NamedModel, shadow_pairs
-from ml_core.lab.report.collect_store import store_facts
-from ml_core.lab.report.facts import Coverage, Detector, Drift, Labels, Performance, ReportFacts
+from ml_core.lab.report.facts import AnswerHistory, Coverage, Detector, Drift, Labels, PerformanceHistory, ReportFacts
+from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.promotion_record import promotion_path
-from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import WorkerReport, read_reports
 
 __all__ = ["collect_facts"]
 
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class _Home:
-    """What several parts need, read once.
-
-    Attributes
-    ----------
-    entries : of the journal on the model, oldest first
-    models : those that are live and could be loaded, the champion first
-    """
-
-    settings: Settings
-    log: PredictionLog
-    entries: Sequence[Mapping[str, Any]]
-    state: RolloutState | None
-    reports: Sequence[WorkerReport]
-    models: tuple[KnownModel, ...]
-
-    @property
-    def champion(self) -> KnownModel | None:
-        """The model that answers, where it could be loaded."""
-        return next((model for model in self.models if model.slot == "champion"), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    """What is known of the champion's drift and outcomes."""
-
-    drift: Drift | None = None
-    coverage: Coverage | None = None
-    performance: Performance | None = None
+_Entries = Sequence[Entry]
 
 
 def collect_facts(
     settings: Settings, asked: timedelta, now: datetime, *, clock_s: float | None = None, verify: bool = False
 ) -> ReportFacts:
-    """Everything one report tells about the configured model. The same stores and moment give the same facts.
+    """All facts of a report on the configured model. The same stores and moment give the same facts.
 
     Nothing but files is read, and of the log only what fits in little memory is kept. A part that cannot be read stays
     empty, and ``gaps`` says why.
@@ -90,67 +55,60 @@ def collect_facts(
         Nothing is known of a model of that name.
     """
     gaps = Gaps()
-    home = _look(settings, gaps)
-    period = _period(home, asked, now, gaps)
-    seen = gaps.asked(
-        "answers", lambda: seen_answers(home.log, period.answers, _classes(home), gaps), AnswersSeen(None, {})
-    )
-    watched = _watched(home, period, gaps)
-    champion = home.champion
+    log, ledger, horizon_days = PredictionLog(settings.log), ledger_path(settings), settings.label_horizon_days
+    entries = _entries(settings, gaps)
+    state = gaps.asked(("rollout", "models"), RolloutStore(settings).read, None)
+    reports: Sequence[WorkerReport] = gaps.asked("circuits", lambda: read_reports(settings.worker_reports), [])
+    models = known_models(settings, ModelLoader(settings), state, gaps)
+    champion = next((model for model in models if model.slot == "champion"), None)
+    model_hash, classes = (None, ()) if champion is None else (champion.loaded.model_hash, champion.manifest.classes)
+    period = _period(settings, model_hash, asked, now, gaps)
+    no_answers: tuple[AnswerHistory | None, Lineages] = (None, {})
+    answers, lineages = gaps.asked("answers", lambda: seen_answers(log, period.answers, classes, gaps), no_answers)
+    drift, coverage, performance = _watched(settings, champion, period, gaps)
     return ReportFacts(
         model_name=settings.model_name,
         written_at=now,
         since=period.answers.since,
         until=now,
         bucket_s=period.answers.bucket.total_seconds(),
-        label_words=label_words(home.models),
-        serving=serving(home.reports, home.state, clock_s),
-        models=tuple(model_facts(model, home.entries) for model in home.models),
-        monitoring=gaps.asked(
-            ("drift", "coverage"),
-            lambda: monitoring(settings, None if champion is None else champion.loaded.model_hash),
-            None,
+        label_words=label_words(models),
+        serving=serving(reports, state, clock_s),
+        models=tuple(model_facts(model, entries) for model in models),
+        monitoring=gaps.asked(("drift", "coverage"), lambda: monitoring(settings, model_hash), None),
+        drift=drift,
+        answers=answers,
+        labels=gaps.asked(
+            ("coverage", "performance"),
+            lambda: label_facts(ledger, log, period, horizon_days, gaps),
+            Labels(horizon_days=horizon_days),
         ),
-        drift=watched.drift,
-        answers=seen.history,
-        labels=_labels(home, period, gaps),
-        coverage=watched.coverage,
-        performance=watched.performance,
+        coverage=coverage,
+        performance=performance,
         shadow=gaps.asked(
             "shadow",
-            lambda: shadow_pairs(
-                settings.shadow_log, period.answers, _named(home, seen), home.reports, home.state, gaps
-            ),
+            lambda: shadow_pairs(settings.shadow_log, period.answers, _named(models, lineages), reports, state, gaps),
             (),
         ),
-        circuits=circuits(home.reports, clock_s),
-        rollout=rollout_facts(home.entries, home.state),
+        circuits=circuits(reports, clock_s),
+        rollout=rollout_facts(entries, state),
         store=gaps.asked(
-            "log",
-            lambda: store_facts(settings, home.reports, home.state, gaps, verified_at=now if verify else None),
-            None,
+            "log", lambda: store_facts(settings, reports, state, gaps, verified_at=now if verify else None), None
         ),
         gaps=gaps.found,
     )
 
 
-def _look(settings: Settings, gaps: Gaps) -> _Home:
+def _entries(settings: Settings, gaps: Gaps) -> _Entries:
+    """Entries of the journal on the model, oldest first."""
     none: list[dict[str, Any]] = []
     every = gaps.asked("rollout", Journal(settings.journal).entries, none)
     entries = [entry for entry in every if entry.get("model") == settings.model_name]
     _check_known(settings, entries, every)
-    state = gaps.asked(("rollout", "models"), RolloutStore(settings).read, None)
-    return _Home(
-        settings=settings,
-        log=PredictionLog(settings.log),
-        entries=entries,
-        state=state,
-        reports=gaps.asked("circuits", lambda: read_reports(settings.worker_reports), []),
-        models=known_models(settings, ModelLoader(settings), state, gaps),
-    )
+    return entries
 
 
-def _check_known(settings: Settings, entries: Sequence[Mapping[str, Any]], every: Sequence[Mapping[str, Any]]) -> None:
+def _check_known(settings: Settings, entries: _Entries, every: _Entries) -> None:
     name = settings.model_name
     traces = (
         promotion_path(settings.promotions, name),
@@ -170,15 +128,13 @@ def _check_known(settings: Settings, entries: Sequence[Mapping[str, Any]], every
     )
 
 
-def _period(home: _Home, asked: timedelta, now: datetime, gaps: Gaps) -> Period:
-    champion, ledger = home.champion, ledger_path(home.settings)
-    known = (
-        None
-        if champion is None
-        else gaps.asked(("coverage", "performance"), lambda: known_outcomes(ledger, champion.loaded.model_hash), None)
-    )
-    horizon = timedelta(days=home.settings.label_horizon_days)
-    return period_of(now, asked, horizon, first_answer=_first_answer(home.log, now), known=known)
+def _period(settings: Settings, model_hash: str | None, asked: timedelta, now: datetime, gaps: Gaps) -> Period:
+    known = None
+    if model_hash is not None:
+        ledger = ledger_path(settings)
+        known = gaps.asked(("coverage", "performance"), lambda: known_outcomes(ledger, model_hash), None)
+    first = _first_answer(PredictionLog(settings.log), now)
+    return period_of(now, asked, timedelta(days=settings.label_horizon_days), first_answer=first, known=known)
 
 
 def _first_answer(log: PredictionLog, now: datetime) -> datetime | None:
@@ -193,43 +149,31 @@ def _first_answer(log: PredictionLog, now: datetime) -> datetime | None:
     return None
 
 
-def _classes(home: _Home) -> Sequence[object]:
-    return () if home.champion is None else home.champion.manifest.classes
-
-
-def _watched(home: _Home, period: Period, gaps: Gaps) -> _Watched:
+def _watched(
+    settings: Settings, champion: KnownModel | None, period: Period, gaps: Gaps
+) -> tuple[Drift | None, Coverage | None, PerformanceHistory | None]:
     """What the champion's answers and their outcomes show; nothing where it is not known."""
-    champion = home.champion
     if champion is None:
-        return _Watched()
-    ledger, model_hash, manifest = ledger_path(home.settings), champion.loaded.model_hash, champion.manifest
-    detectors: dict[str, Detector] = gaps.asked(
-        ("drift", "coverage"), lambda: detectors_of(ledger, model_hash, period.answers.since), {}
+        return None, None, None
+    ledger, model_hash, manifest = ledger_path(settings), champion.loaded.model_hash, champion.manifest
+    no_detectors: dict[str, Detector] = {}
+    detectors = gaps.asked(
+        ("drift", "coverage"), lambda: detectors_of(ledger, model_hash, period.answers.since), no_detectors
     )
-    none: tuple[Coverage | None, Performance | None] = (None, None)
-    coverage, performance = gaps.asked(
+    nothing: tuple[Coverage | None, PerformanceHistory | None] = (None, None)
+    found = gaps.asked(
         ("coverage", "performance"),
         lambda: outcome_facts(ledger, model_hash, manifest, period.outcomes, detectors),
-        none,
+        nothing,
     )
     columns = features_of(get_feature_version(manifest.feature_version).columns)
-    drift = drift_facts(home.settings, model_hash, columns, detectors.get("drift"), gaps)
-    return _Watched(drift, coverage, performance)
+    return drift_facts(settings, model_hash, columns, detectors.get("drift"), gaps), *found
 
 
-def _labels(home: _Home, period: Period, gaps: Gaps) -> Labels:
-    days = home.settings.label_horizon_days
-    return gaps.asked(
-        ("coverage", "performance"),
-        lambda: label_facts(ledger_path(home.settings), home.log, period, days, gaps),
-        Labels(horizon_days=days),
-    )
-
-
-def _named(home: _Home, seen: AnswersSeen) -> dict[str, NamedModel]:
-    """Models by hash: those that are live, and those that answers of the period tell of."""
+def _named(models: Sequence[KnownModel], lineages: Lineages) -> dict[str, NamedModel]:
+    """Models by hash: those that are live, and those that answered in the period."""
     told = {
         model_hash: NamedModel(str(facts.get("bento_tag", model_hash[:12])), tuple(facts["classes"]))
-        for model_hash, facts in seen.lineages.items()
+        for model_hash, facts in lineages.items()
     }
-    return told | {m.loaded.model_hash: NamedModel(m.tag, m.manifest.classes) for m in home.models}
+    return told | {m.loaded.model_hash: NamedModel(m.tag, m.manifest.classes) for m in models}

@@ -1,4 +1,4 @@
-"""What was answered in a period: scores, sets and fallbacks per bucket, from one pass over the log with little kept."""
+"""What was answered in a period: scores, sets and fallbacks per bucket, from one pass over the log."""
 
 from __future__ import annotations
 
@@ -12,32 +12,21 @@ import numpy as np
 
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import LogDamaged
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import DAY, Stretch
 from ml_core.lab.report.facts import AnswerBucket, AnswerHistory
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.log_files import LogFile, day_of
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
-__all__ = ["QUANTILES", "AnswersSeen", "files_of", "seen_answers"]
+__all__ = ["QUANTILES", "Lineages", "files_of", "seen_answers"]
+
+Lineages = Mapping[str, Mapping[str, Any]]
+"""The lineage that answers name, by model hash."""
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _CELLS = 1_000
-"""Scores are counted in so many cells of [0, 1], so that a quantile is right to 0.001 whatever the log's size."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnswersSeen:
-    """The history, and what the answers say of the models that gave them.
-
-    Attributes
-    ----------
-    history : None without any answer
-    lineages : facts by model hash
-    """
-
-    history: AnswerHistory | None
-    lineages: Mapping[str, Mapping[str, Any]]
+"""Scores are counted in so many cells of [0, 1]: a quantile is right to 0.001, in constant memory."""
 
 
 @dataclass(slots=True)
@@ -50,8 +39,10 @@ class _Bucket:
     sizes: Counter[int] = field(default_factory=Counter)
 
 
-def seen_answers(log: PredictionLog, period: Stretch, classes: Sequence[object], gaps: Gaps) -> AnswersSeen:
-    """The answers of a period; files that cannot be read to their end leave a gap.
+def seen_answers(
+    log: PredictionLog, period: Stretch, classes: Sequence[object], gaps: Gaps
+) -> tuple[AnswerHistory | None, Lineages]:
+    """The answers of a period (None without any) and the models that gave them; unreadable files leave a gap.
 
     Parameters
     ----------
@@ -72,9 +63,9 @@ def seen_answers(log: PredictionLog, period: Stretch, classes: Sequence[object],
         except LogDamaged as error:
             gaps.add("answers", error)
     if not lineages:
-        return AnswersSeen(None, {})
+        return None, {}
     labels = classes or next(iter(lineages.values()))["classes"]
-    return AnswersSeen(_history(period, buckets, reasons, labels), lineages)
+    return _history(period, buckets, reasons, labels), lineages
 
 
 def _history(

@@ -1,4 +1,4 @@
-"""The journal as a report tells it: each decision in plain words, and the rollout's flags that somebody has set."""
+"""The rollout part of a report: entries of the journal in plain words, and the flags that are not at their defaults."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ml_core.lab.report.facts import JournalEntry, Rollout
 from ml_core.lab.report.formats import count, percent
 from ml_core.serve.rollout.rollout_state import Flags, RolloutState
 
-__all__ = ["rollout_facts"]
+__all__ = ["Entry", "rollout_facts", "time_of"]
 
 Entry = Mapping[str, Any]
-Words = tuple[str, str, str]
+_Words = tuple[str, str, str]
 """What happened, to what, and why."""
 
 _DECISIONS = {"promoted": "agreed"}
@@ -48,7 +48,7 @@ def _grouped(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 
 def _belong_together(before: Entry, entry: Entry) -> bool:
-    first, second = _at(before), _at(entry)
+    first, second = time_of(before), time_of(entry)
     is_same = before.get("event") == entry.get("event") and before.get("by") == entry.get("by")
     return is_same and entry.get("event") in _OF_THE_LOG and None not in {first, second} and second - first <= _TOGETHER  # type: ignore[operator]  # neither is None
 
@@ -58,23 +58,23 @@ def _told(group: Sequence[Entry]) -> JournalEntry:
     event = str(last.get("event", ""))
     who = "monitor" if event == "alarm.raised" else str(last.get("who") or last.get("by") or "")
     if event in _OF_THE_LOG:
-        return JournalEntry(_at(last), _OF_THE_LOG[event], who, _files(group))
+        return JournalEntry(time_of(last), _OF_THE_LOG[event], who, _files(group))
     words = _WORDS.get(event, _plain)
     what, on, why = words(last)
-    return JournalEntry(_at(last), what, who, on, why)
+    return JournalEntry(time_of(last), what, who, on, why)
 
 
 def _files(group: Sequence[Entry]) -> str:
-    names = sorted(str(entry.get("file", "")) for entry in group)
+    names = sorted(_field(entry, "file") for entry in group)
     return names[0] if len(names) == 1 else f"{len(names)} files, {names[0]} to {names[-1]}"
 
 
 # --- what is live ---------------------------------------------------------------------------------------------------
 
 
-def _changed(entry: Entry) -> Words:
+def _changed(entry: Entry) -> _Words:
     before, after = _state(entry, "before"), _state(entry, "after")
-    why = str(entry.get("why", ""))
+    why = _field(entry, "why")
     if not before:
         return "rollout begins", str(after.get("champion", "")), why
     for change in (_champion, _traffic, _flags, _circuits):
@@ -119,19 +119,19 @@ def _circuits(before: Entry, after: Entry) -> tuple[str, str] | None:
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
-def _judged(entry: Entry) -> Words:
+def _judged(entry: Entry) -> _Words:
     failed = [str(rule.get("rule")) for rule in entry.get("rules", ()) if not rule.get("passed")]
     why = f"failed: {', '.join(failed)}" if failed else ""
     return "gate passed" if entry.get("passed") else "gate refused", _version(entry), why
 
 
-def _decided(entry: Entry) -> Words:
+def _decided(entry: Entry) -> _Words:
     refused = [str(rule.get("note") or rule.get("rule")) for rule in entry.get("rules", ()) if not rule.get("passed")]
-    decision = str(entry.get("decision", ""))
+    decision = _field(entry, "decision")
     return f"promotion {_DECISIONS.get(decision, decision)}".strip(), _version(entry), "; ".join(refused)
 
 
-def _retrained(entry: Entry) -> Words:
+def _retrained(entry: Entry) -> _Words:
     verdict = "passed its gate" if entry.get("gate") else "refused by its gate"
     where = ", scored in shadow from now on" if entry.get("shadow") else ""
     rows = f", {count(entry.get('rows_added'))} newly known outcomes"
@@ -142,52 +142,36 @@ def _retrained(entry: Entry) -> Words:
     )
 
 
-def _registered(entry: Entry) -> Words:
-    return "model registered", _version(entry), f"from {entry.get('data') or entry.get('source') or 'unknown rows'}"
-
-
-def _imported(entry: Entry) -> Words:
-    return "model imported", str(entry.get("tag", "")), ""
-
-
-def _recorded(entry: Entry) -> Words:
-    replaced = entry.get("champion_version")
-    return "promoted", _version(entry), f"in place of version {replaced}" if replaced else "the first of its name"
-
-
-# --- alarms and the log ---------------------------------------------------------------------------------------------
-
-
-def _raised(entry: Entry) -> Words:
-    return "alarm raised", f"{entry.get('alarm', '')}, {entry.get('tag', '')}", str(entry.get("says", ""))
-
-
-def _acknowledged(entry: Entry) -> Words:
-    model = str(entry.get("model_hash", ""))[:12]
-    return "alarm acknowledged", f"{entry.get('alarm', '')}, model {model}", str(entry.get("why", ""))
-
-
-def _erased(entry: Entry) -> Words:
-    return "person erased from the log", f"{count(entry.get('answers'))} answers", ""
-
-
-def _plain(entry: Entry) -> Words:
+def _plain(entry: Entry) -> _Words:
     named = entry.get("tag") or _version(entry)
-    return str(entry.get("event", "")).replace(".", " "), str(named), str(entry.get("why", ""))
+    return _field(entry, "event").replace(".", " "), str(named), _field(entry, "why")
 
 
-_WORDS: Mapping[str, Callable[[Entry], Words]] = {
+_WORDS: Mapping[str, Callable[[Entry], _Words]] = {
     "rollout.changed": _changed,
     "gate.judged": _judged,
     "promotion.decided": _decided,
-    "promotion.recorded": _recorded,
-    "model.registered": _registered,
-    "model.imported": _imported,
+    "promotion.recorded": lambda e: (
+        "promoted",
+        _version(e),
+        f"in place of version {e['champion_version']}" if e.get("champion_version") else "the first of its name",
+    ),
+    "model.registered": lambda e: (
+        "model registered", _version(e), f"from {e.get('data') or e.get('source') or 'unknown rows'}"
+    ),
+    "model.imported": lambda e: ("model imported", _field(e, "tag"), ""),
     "model.retrained": _retrained,
-    "alarm.raised": _raised,
-    "alarm.acknowledged": _acknowledged,
-    "log.erased": _erased,
-}
+    "alarm.raised": lambda e: ("alarm raised", f"{_field(e, 'alarm')}, {_field(e, 'tag')}", _field(e, "says")),
+    "alarm.acknowledged": lambda e: (
+        "alarm acknowledged", f"{_field(e, 'alarm')}, model {_field(e, 'model_hash')[:12]}", _field(e, "why")
+    ),
+    "log.erased": lambda e: ("person erased from the log", f"{count(e.get('answers'))} answers", ""),
+}  # fmt: skip
+"""What the report says of an event; other events are said by their own names."""
+
+
+def _field(entry: Entry, name: str) -> str:
+    return str(entry.get(name, ""))
 
 
 def _version(entry: Entry) -> str:
@@ -206,7 +190,8 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
-def _at(entry: Entry) -> datetime | None:
+def time_of(entry: Entry) -> datetime | None:
+    """When an entry was made; None where it does not say."""
     try:
         return datetime.fromisoformat(str(entry.get("at")))
     except ValueError:

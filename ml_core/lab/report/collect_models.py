@@ -1,17 +1,17 @@
-"""The models of a report: those that are live, or the one that is promoted, each with what made and judged it."""
+"""The models of a report: those in the rollout's slots, or the promoted one, each with its training and its gate."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from ml_core.base.settings import Settings
 from ml_core.features.columns import with_role
-from ml_core.lab.report.collect_gaps import Gaps
-from ml_core.lab.report.facts import Gate, GateRule, Model
+from ml_core.lab.report.collect_journal import Entry, time_of
+from ml_core.lab.report.facts import GateVerdict, Model
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.model.manifest import Manifest
@@ -25,7 +25,7 @@ _EITHER_OR = re.compile(r"(?P<one>\w+) if (?P<words>[^(,]+?)(?: \([^)]*\))?, els
 _PARTS = ("train", "validation", "calibration", "test")
 _MADE = ("model.registered", "model.retrained")
 
-Entries = Sequence[Mapping[str, Any]]
+_Entries = Sequence[Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def known_models(
     return tuple(found.values())
 
 
-def model_facts(model: KnownModel, entries: Entries) -> Model:
-    """What made and judged a model, from its manifest, its gate, the promotion record and the journal.
+def model_facts(model: KnownModel, entries: _Entries) -> Model:
+    """A model's training, gate and promotion, from its manifest, the gate report, the promotion record and the journal.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def model_facts(model: KnownModel, entries: Entries) -> Model:
         calibration_id=manifest.calibration_id,
         calibration_rows=_calibration_rows(loaded),
         bento_tag=model.tag,
-        trained_at=next((_at(entry) for entry in of_model if entry.get("event") in _MADE), None),
+        trained_at=next((time_of(entry) for entry in of_model if entry.get("event") in _MADE), None),
         trained_on=_trained_on(manifest),
         rows={part: rows[part] for part in (*_PARTS, *sorted(rows.keys() - set(_PARTS))) if part in rows},
         gate=None if loaded.gate is None else _gate(loaded.gate),
@@ -125,17 +125,16 @@ def _trained_on(manifest: Manifest) -> str:
     return "" if manifest.source is None else manifest.source.uri
 
 
-def _gate(report: GateReport) -> Gate:
-    rules = tuple(GateRule(r.rule, r.value, r.limit, r.passed, r.note) for r in report.rules)
-    return Gate(report.passed, datetime.fromisoformat(report.judged_at), report.judged_on, rules)
+def _gate(report: GateReport) -> GateVerdict:
+    return GateVerdict(report.passed, datetime.fromisoformat(report.judged_at), report.judged_on, report.rules)
 
 
-def _promotion(loaded: LoadedModel, of_model: Entries) -> tuple[datetime | None, str]:
+def _promotion(loaded: LoadedModel, of_model: _Entries) -> tuple[datetime | None, str]:
     """When the model was promoted last, and by whom: by its record, else by the journal."""
     if loaded.promotion is not None:
         return datetime.fromisoformat(loaded.promotion.promoted_at), loaded.promotion.promoted_by
     moved = [entry for entry in of_model if entry.get("event") == "promotion.recorded"]
-    return (_at(moved[-1]), str(moved[-1].get("by", ""))) if moved else (None, "")
+    return (time_of(moved[-1]), str(moved[-1].get("by", ""))) if moved else (None, "")
 
 
 def _lineage(loaded: LoadedModel) -> dict[str, str]:
@@ -152,10 +151,3 @@ def _lineage(loaded: LoadedModel) -> dict[str, str]:
         **dict(sorted(manifest.libraries.items())),
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _at(entry: Mapping[str, Any]) -> datetime | None:
-    try:
-        return datetime.fromisoformat(str(entry.get("at")))
-    except ValueError:
-        return None

@@ -1,4 +1,4 @@
-"""Which stretch of time a report tells of, and the buckets its histories are cut into."""
+"""The period of a report, and the buckets of its histories."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Some time and its buckets.
+    """A stretch of time and its buckets.
 
     Attributes
     ----------
@@ -42,15 +42,15 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What a report tells of.
+    """The times that a report shows.
 
     Attributes
     ----------
-    now : when it is written
-    answers : when answers were given that it tells of
-    outcomes : when answers were given whose outcome it tells of; they come a horizon later, so it lies earlier
-    asked_outcomes : the same, without leaving out the time before the first of them
-    horizon : time from an answer to the moment its outcome counts
+    now : when the report is written
+    answers : the time whose answers it shows
+    outcomes : the time whose labelled answers it shows; earlier than ``answers``, since labels come a horizon later
+    asked_outcomes : where ``outcomes`` would begin if it were not cut to the first labelled answer
+    horizon : time from an answer to the moment its label counts
     """
 
     now: datetime
@@ -108,7 +108,7 @@ def period_of(
 
 
 def _later(asked: datetime, first: datetime | None, until: datetime) -> datetime:
-    """The moment asked for, or where there is something, but only from later on, the first of it."""
+    """The moment asked for, or, where that is before the first answer, the moment of the first answer."""
     return asked if first is None or not asked < first < until else first
 
 

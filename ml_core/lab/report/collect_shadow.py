@@ -1,4 +1,4 @@
-"""What shadow scoring found, pair by pair: from the differences that workers write down, and from their counts."""
+"""Shadow scoring pair by pair: from the differences that workers write to files, and from their counts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 
 from ml_core.base.clock import microseconds
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import Stretch
 from ml_core.lab.report.facts import ShadowPair
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.worker_reports import ShadowReport, WorkerReport
@@ -43,7 +43,7 @@ class NamedModel:
 
 @dataclass(slots=True)
 class _Pair:
-    """What the lines of one pair amount to.
+    """The sums over the lines of one pair.
 
     Attributes
     ----------
@@ -71,12 +71,12 @@ def shadow_pairs(
     """All pairs of a period, the one that runs first, then the newest.
 
     Bulk calls have no lines, and the counts that processes report begin anew with every stage of the rollout; so for
-    the pair that runs, whichever has seen more is told.
+    the pair that runs, the source that has seen more requests is shown.
 
     Parameters
     ----------
     folder : ``Settings.shadow_log``
-    models : by hash; a pair of others is told without its histogram
+    models : by hash; a pair of other models has no histogram
     """
     found: dict[tuple[str, str], _Pair] = {}
     for path in sorted(folder.glob("*.jsonl*")):

@@ -1,8 +1,9 @@
-"""What a report tells, typed: one frozen object per section, filled by whoever knows, read by the page and the JSON.
+"""The facts of a report: one frozen dataclass per section, filled by the collect modules, read by page and JSON.
 
 Throughout: moments are aware UTC datetimes. Shares, scores and coverages are unitless, in [0, 1]. A number that is not
-known is None, never NaN. Labels are text, as in JSON keys. A section that is None or empty has nothing to tell yet, and
-the page says why. Histories hold every bucket of the period, oldest first, empty ones too, so that a gap is seen.
+known is None, never NaN. Labels are text, as in JSON keys. A section that is None or empty has no facts yet, and the
+page says why. Histories hold every bucket of the period, oldest first, empty ones too, so that a gap is seen. A bucket
+begins at ``start``.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
-from math import isfinite
-from typing import Literal
+
+from ml_core.lab.report.gaps import Gap
+from ml_core.serve.model.promotion_record import RuleVerdict
+from ml_core.serve.rollout.rollout_state import Mode, Slot
 
 __all__ = [
     "AnswerBucket",
@@ -27,30 +29,24 @@ __all__ = [
     "Drift",
     "EvidencePoint",
     "FeatureDrift",
-    "Gap",
-    "Gate",
-    "GateRule",
+    "GateVerdict",
     "JournalEntry",
     "Labels",
     "LevelShares",
-    "LogFile",
     "LogStore",
     "Model",
     "Monitoring",
     "NumberShares",
-    "Part",
-    "Performance",
     "PerformanceBucket",
+    "PerformanceHistory",
     "ReportFacts",
     "Rollout",
     "ScoreShift",
     "Serving",
     "ShadowPair",
     "Shares",
+    "StoredFile",
 ]
-
-
-# --- what is served -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,30 +64,19 @@ class Serving:
 
     workers: int
     lost: int = 0
-    mode: Literal["off", "shadow", "canary"] = "off"
+    mode: Mode = "off"
     weight: float = 0.0
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class GateRule:
-    """One rule of a gate, as in the gate report; ``value`` and ``limit`` in the unit of the rule."""
-
-    rule: str
-    value: float | None
-    limit: float | None
-    passed: bool
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
+class GateVerdict:
     """The verdict of the pre-deployment gate on a model, and on which rows it was reached."""
 
     passed: bool
     judged_at: datetime
     judged_on: str
-    rules: tuple[GateRule, ...] = ()
+    rules: tuple[RuleVerdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +98,7 @@ class Model:
     lineage : anything else that names what made it, as text by name (run id, seed, module hash, library versions, ...)
     """
 
-    slot: Literal["champion", "challenger", "previous"]
+    slot: Slot
     name: str
     version: str
     model_hash: str
@@ -126,25 +111,16 @@ class Model:
     trained_at: datetime | None = None
     trained_on: str = ""
     rows: Mapping[str, int] = field(default_factory=dict)
-    gate: Gate | None = None
+    gate: GateVerdict | None = None
     promoted_at: datetime | None = None
     promoted_by: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     lineage: Mapping[str, str] = field(default_factory=dict)
 
 
-# --- what watches it ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Monitoring:
-    """The monitor process.
-
-    Attributes
-    ----------
-    last_look_at : None if it has never looked at this model
-    stale_after_s : seconds after which answers count as unmonitored
-    """
+    """When the monitor last looked at this model (None: never), and after how long answers count as unmonitored."""
 
     last_look_at: datetime | None
     stale_after_s: float
@@ -180,26 +156,16 @@ class Detector:
     trail: tuple[EvidencePoint, ...] = ()
 
 
-# --- drift ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class NumberShares:
-    """Two histograms over the same bins.
+    """Two histograms over the same B bins: rising finite edges in the feature's unit, and shares of the values present.
 
-    Attributes
-    ----------
-    edges : B + 1 rising finite edges in the feature's unit
-    reference, current : B shares of the values present, each adding up to 1 or less (values beyond the edges)
+    The shares of either side add up to 1, or to less where values lie beyond the edges.
     """
 
     edges: tuple[float, ...]
     reference: tuple[float, ...]
     current: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        _check_bins(self.edges, self.reference)
-        _check_bins(self.edges, self.current)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +175,6 @@ class LevelShares:
     levels: tuple[str, ...]
     reference: tuple[float, ...]
     current: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        found = {len(self.levels), len(self.reference), len(self.current)}
-        if len(found) > 1:
-            raise ValueError(f"{sorted(found)} levels and shares, expected as many of each")
 
 
 Shares = NumberShares | LevelShares
@@ -291,17 +252,12 @@ class Drift:
     detector: Detector | None = None
 
 
-# --- answers --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class AnswerBucket:
-    """Answers of one stretch of time.
+    """Answers of one bucket, and how many of them a fallback gave.
 
     Attributes
     ----------
-    start : of the bucket; it lasts ``ReportFacts.bucket_s``
-    answers, fallbacks : how many, and how many of them a fallback gave
     quantiles : of the scores, at ``AnswerHistory.quantiles``; None without scores
     set_sizes : answers with 0, 1, ..., K labels in their set
     """
@@ -329,17 +285,6 @@ class AnswerHistory:
     buckets: tuple[AnswerBucket, ...]
     fallback_reasons: Mapping[str, int] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        n = len(self.quantiles)
-        if n % 2 == 0 or list(self.quantiles) != sorted(set(self.quantiles)):
-            raise ValueError(f"quantiles {self.quantiles}, expected an odd number of rising ones")
-        for bucket in self.buckets:
-            if bucket.quantiles is not None and len(bucket.quantiles) != n:
-                raise ValueError(f"{len(bucket.quantiles)} quantiles of a bucket, expected {n}")
-
-
-# --- outcomes -------------------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -363,14 +308,13 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class CoverageBucket:
-    """Coverage of one class in one stretch of time.
+    """Coverage of one class among the predictions made in one bucket; without labelled rows the shares are None.
 
     Attributes
     ----------
-    start : when these predictions were made
     rows : with a known outcome of this class
-    observed : share of them whose set held the outcome; None without rows
-    lower, upper : where a valid model's share lies; None without rows
+    observed : share of them whose set held the outcome
+    lower, upper : where a valid model's share lies
     """
 
     start: datetime
@@ -382,12 +326,7 @@ class CoverageBucket:
 
 @dataclass(frozen=True, slots=True)
 class ClassCoverage:
-    """Whether the promise is kept for one class.
-
-    Attributes
-    ----------
-    rows, observed : of the whole period
-    """
+    """Coverage of one class; ``rows`` and ``observed`` are of the whole period."""
 
     label: str
     promised: float
@@ -399,12 +338,7 @@ class ClassCoverage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Coverage of the configured level, per class.
-
-    Attributes
-    ----------
-    tail : chance that a valid model's bucket lies below its band; the same above
-    """
+    """Coverage per class; ``tail`` is the chance that a valid model's bucket lies below its band (the same above)."""
 
     level: float
     tail: float
@@ -414,7 +348,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class PerformanceBucket:
-    """How well scores told outcomes apart, of predictions made in one stretch of time.
+    """How well the scores separate the classes, of predictions made in one bucket.
 
     Attributes
     ----------
@@ -433,17 +367,14 @@ class PerformanceBucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Performance:
-    """Realised performance over time, against what training found on its test rows."""
+class PerformanceHistory:
+    """Performance on matured labels over time, beside that on the test rows of training."""
 
     bucket_s: float
     interval_level: float
     buckets: tuple[PerformanceBucket, ...]
     trained_auc: float | None = None
     trained_brier: float | None = None
-
-
-# --- change and upkeep ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,10 +402,6 @@ class ShadowPair:
     max_difference: float | None = None
     edges: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.counts:
-            _check_bins(self.edges, self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,7 +471,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class LogFile:
+class StoredFile:
     """One file of the prediction log.
 
     Attributes
@@ -570,7 +497,7 @@ class LogStore:
     rows : predictions stored
     lost : predictions answered but not stored, exactly counted
     mode : how sure it is, e.g. ``standard``
-    verified_at : when all chains were walked; None where nobody did for this report
+    verified_at : when all chains were verified; None where they were not, for this report
     broken : names of files whose chain did not hold
     files : newest first
     """
@@ -580,33 +507,17 @@ class LogStore:
     mode: str
     verified_at: datetime | None = None
     broken: tuple[str, ...] = ()
-    files: tuple[LogFile, ...] = ()
-
-
-# --- all of it ------------------------------------------------------------------------------------------------------
-
-Part = Literal[
-    "models", "drift", "answers", "coverage", "performance", "shadow", "circuits", "rollout", "log", "lineage"
-]
-"""Parts of a report, as the page names them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """What a part could not tell because something is there and cannot be read: a sentence that says what and why."""
-
-    part: Part
-    reason: str
+    files: tuple[StoredFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFacts:
-    """Everything one report tells about one model name.
+    """All facts of a report on one model name.
 
     Attributes
     ----------
     written_at : the only "now" of the report
-    since, until : period of the answers told of; histories of outcomes are of answers given a horizon earlier
+    since, until : period of the answers; histories of labels are of answers given a horizon earlier
     bucket_s : seconds per bucket of the answer history; coverage and performance name their own
     label_words : what a label means, e.g. ``{"1": "readmitted within 30 days"}``
     serving : None where no process has ever reported
@@ -627,16 +538,9 @@ class ReportFacts:
     answers: AnswerHistory | None = None
     labels: Labels = field(default_factory=Labels)
     coverage: Coverage | None = None
-    performance: Performance | None = None
+    performance: PerformanceHistory | None = None
     shadow: tuple[ShadowPair, ...] = ()
     circuits: Circuits = field(default_factory=Circuits)
     rollout: Rollout = field(default_factory=Rollout)
     store: LogStore | None = None
     gaps: tuple[Gap, ...] = ()
-
-
-def _check_bins(edges: tuple[float, ...], heights: tuple[float, ...]) -> None:
-    if len(edges) != len(heights) + 1 or len(edges) < 2:
-        raise ValueError(f"{len(edges)} edges of {len(heights)} bins, expected one more than bins")
-    if not all(low < high for low, high in pairwise(edges)) or not all(map(isfinite, edges)):
-        raise ValueError("edges of bins must rise and be finite")

@@ -28,24 +28,12 @@ _STEPS_S = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "secon
 
 
 def count(value: float | None) -> str:
-    """A whole number with its thousands set apart.
-
-    Examples
-    --------
-    >>> count(1234567)
-    '1,234,567'
-    """
+    """A whole number with its thousands set apart: ``1,234,567``."""
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number to so many significant digits, without powers of ten from 0.0001 to a million.
-
-    Examples
-    --------
-    >>> number(0.76543), number(171.26), number(12345.6), number(2e7)
-    ('0.765', '171', '12,346', '2e+07')
-    """
+    """A number to so many significant digits, without powers of ten from 0.0001 to a million: ``0.765``, ``12,346``."""
     if value is None or math.isnan(value):
         return UNKNOWN
     if math.isinf(value):
@@ -58,13 +46,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    r"""A difference with its sign, to so many decimals.
-
-    Examples
-    --------
-    >>> signed(0.456), signed(-0.1) == "\N{MINUS SIGN}0.10", signed(0.0)
-    ('+0.46', True, '0.00')
-    """
+    """A difference with its sign, to so many decimals: ``+0.46``."""
     if value is None or math.isnan(value):
         return UNKNOWN
     text = f"{value:+.{digits}f}"
@@ -72,13 +54,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share in percent. Neither all nor nothing is claimed by rounding.
-
-    Examples
-    --------
-    >>> percent(0.9034), percent(0.9), percent(0.00001), percent(0.99999), percent(1.0)
-    ('90.3 %', '90 %', '< 0.1 %', '> 99.9 %', '100 %')
-    """
+    """A share in percent, never rounded to all or nothing: ``90.3 %``, ``< 0.1 %``, ``> 99.9 %``."""
     if share is None or math.isnan(share):
         return UNKNOWN
     text = f"{100 * share:.{digits}f}"
@@ -90,13 +66,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """A p value.
-
-    Examples
-    --------
-    >>> p_value(0.0341), p_value(1e-9), p_value(1.0)
-    ('0.034', '< 0.001', '1.000')
-    """
+    """A p value: ``0.034``, ``< 0.001``."""
     if value is None or math.isnan(value):
         return UNKNOWN
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -116,53 +86,28 @@ def moment(at: datetime | None) -> str:
 
 
 def between(since: datetime, until: datetime) -> str:
-    """A stretch of time by its UTC days, or, within one day, by its minutes.
-
-    Examples
-    --------
-    >>> began = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
-    >>> between(began, began.replace(day=24)), between(began, began.replace(hour=10))
-    ('23 Nov 2026 to 24 Nov 2026', '23 Nov 2026, 09:30 to 10:30 UTC')
-    """
+    """A period by its UTC days, ``23 Nov 2026 to 24 Nov 2026``, or, within one day, by its minutes."""
     if day(since) != day(until):
         return f"{day(since)} to {day(until)}"
     return f"{day(since)}, {since.astimezone(UTC):%H:%M} to {until.astimezone(UTC):%H:%M} UTC"
 
 
 def age(seconds: float) -> str:
-    """A length of time in its largest whole unit.
-
-    Examples
-    --------
-    >>> age(59), age(60), age(7300), age(0.2), age(86400)
-    ('59 seconds', '1 minute', '2 hours', '0 seconds', '1 day')
-    """
+    """A length of time in its largest whole unit: 7,300 s are ``2 hours``."""
     step, unit = next(((s, u) for s, u in _STEPS_S if seconds >= s), _STEPS_S[-1])
     n = int(seconds / step)
     return f"{n} {unit}" + ("" if n == 1 else "s")
 
 
 def per(seconds: float) -> str:
-    """How long a bucket is, to stand behind "per".
-
-    Examples
-    --------
-    >>> per(86400), per(604800), per(21600), per(5400)
-    ('day', '7 days', '6 hours', '90 minutes')
-    """
+    """The length of a bucket, to be written after "per": ``day``, ``6 hours``."""
     step, unit = next(((s, u) for s, u in _STEPS_S if seconds >= s and seconds % s == 0), _STEPS_S[-1])
     n = seconds / step
     return unit if n == 1 else f"{n:g} {unit}s"
 
 
 def size(n_bytes: float) -> str:
-    """Bytes in a unit that suits them.
-
-    Examples
-    --------
-    >>> size(900), size(12_300_000), size(1_000)
-    ('900 B', '12.3 MB', '1 kB')
-    """
+    """Bytes in a unit that suits them: ``900 B``, ``12.3 MB``."""
     value, unit = float(n_bytes), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:

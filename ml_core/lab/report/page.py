@@ -13,15 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ml_core.base.clock import utc_text
+from ml_core.base.documents import Document
 from ml_core.base.errors import DataError
 from ml_core.base.files import written_for_user
-from ml_core.lab.report import distributions, formats
-from ml_core.lab.report import history_plots as plots
+from ml_core.lab.report import formats, plots
 from ml_core.lab.report.facts import Drift, FeatureDrift, ReportFacts
-from ml_core.lab.report.key_figures import key_figures
-from ml_core.lab.report.status_words import Status, class_words, no_outcomes, status_of
+from ml_core.lab.report.status_words import ReportStatus, class_words, key_figures, no_outcomes, status_of
 
-__all__ = ["Written", "report_json", "report_page", "write_report"]
+__all__ = ["Written", "report_json", "report_page", "write_page"]
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _TEMPLATE = "report.html.jinja"
@@ -31,15 +30,15 @@ _LIMITS = {"large": 6, "steady": 12, "buckets": 400, "journal": 100, "transition
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where a report lies, what it says first, and how large its page is, bytes."""
+    """The files of a report, its status, and the size of its page, bytes."""
 
     page: Path
     json: Path
-    status: Status
+    status: ReportStatus
     bytes: int
 
 
-def write_report(facts: ReportFacts, page: Path, json: Path) -> Written:
+def write_page(facts: ReportFacts, page: Path, json: Path) -> Written:
     """Write the page and its JSON form, each whole or not at all.
 
     Raises
@@ -74,7 +73,7 @@ def report_json(facts: ReportFacts) -> bytes:
     options = (
         orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_SERIALIZE_NUMPY
     )
-    return orjson.dumps({"status": status_of(facts), "facts": facts}, default=_moment_text, option=options)
+    return orjson.dumps({"status": status_of(facts), "facts": facts}, default=_plain, option=options)
 
 
 def _environment() -> Environment:
@@ -85,7 +84,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"plots": plots, "distributions": distributions, "class_words": class_words}
+    environment.globals |= {"plots": plots, "class_words": class_words}
     environment.filters |= {name: getattr(formats, name) for name in formats.__all__ if name != "UNKNOWN"}
     environment.filters |= {
         "bands": _bands,
@@ -131,13 +130,16 @@ def _breakable(name: str) -> Markup:
 
 
 def _with_code(text: str) -> Markup:
-    """The text escaped, with what stands between backquotes as code."""
+    """The text escaped, with the parts between backquotes as code."""
     split = text.replace(" %", f"{_NO_BREAK}%").split("`")
     parts = [Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(split)]
     return Markup("").join(parts)
 
 
-def _moment_text(value: object) -> str:
+def _plain(value: object) -> Any:
+    """What orjson does not know: moments as text, and documents of other rooms as their fields."""
     if isinstance(value, datetime):
         return utc_text(value)
+    if isinstance(value, Document):
+        return value.model_dump()
     raise TypeError(f"{type(value).__name__} is no part of a report")

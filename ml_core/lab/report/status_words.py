@@ -1,4 +1,4 @@
-"""The status in plain words: what is served, who watches it, which alarms are on, and what to do first."""
+"""The status in plain words, what to do first, and the key figures at the top of a report."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from ml_core.lab.report.facts import CircuitNow, ClassCoverage, Detector, Drift, Model, Part, ReportFacts
+from ml_core.lab.report.facts import CircuitNow, ClassCoverage, Detector, Drift, Model, ReportFacts
 from ml_core.lab.report.formats import age, code, count, day, moment, number, per, percent
+from ml_core.lab.report.gaps import Part
 
 __all__ = [
     "ALL",
     "FALLBACKS_NOTED",
-    "Level",
-    "Overall",
+    "KeyFigure",
+    "ReportStatus",
     "Sentence",
-    "Status",
-    "answer_counts",
     "class_words",
+    "key_figures",
     "no_outcomes",
     "status_of",
 ]
@@ -50,7 +50,7 @@ class Sentence:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class ReportStatus:
     """The worst of all sentences in one word, and the sentences, the pressing ones first."""
 
     overall: Overall
@@ -58,14 +58,24 @@ class Status:
     sentences: tuple[Sentence, ...]
 
 
-def status_of(facts: ReportFacts) -> Status:
-    """What the facts amount to. What is not known is told, but only what needs somebody changes the overall word."""
+@dataclass(frozen=True, slots=True)
+class KeyFigure:
+    """One number in words, with what it is and what it is held against."""
+
+    name: str
+    value: str
+    beside: str
+    needs_attention: bool = False
+
+
+def status_of(facts: ReportFacts) -> ReportStatus:
+    """The status that follows from the facts. What is not known is said, and does not change the overall word."""
     parts = (_served, _watched, _coverage_alarms, _drift_alarm, _retraining, _circuits, _fallbacks, _store, _gaps)
     found = [sentence for part in parts for sentence in part(facts)]
     levels = [sentence.level for sentence in found]
     overall: Overall = "broken" if "broken" in levels else "attention" if "attention" in levels else "ok"
     ordered = sorted(found, key=lambda sentence: _PRESSING.index(sentence.level))
-    return Status(overall, _headline(levels), tuple(ordered))
+    return ReportStatus(overall, _headline(levels), tuple(ordered))
 
 
 def class_words(facts: ReportFacts, label: str) -> str:
@@ -76,7 +86,7 @@ def class_words(facts: ReportFacts, label: str) -> str:
     return f"class {label} ({words})" if words else f"class {label}"
 
 
-def answer_counts(facts: ReportFacts) -> tuple[int, int]:
+def _answer_counts(facts: ReportFacts) -> tuple[int, int]:
     """Answers of the period, and how many of them a fallback gave."""
     buckets = facts.answers.buckets if facts.answers else ()
     return sum(b.answers for b in buckets), sum(b.fallbacks for b in buckets)
@@ -271,7 +281,7 @@ def _reasons(circuits: Iterable[CircuitNow]) -> str:
 
 
 def _fallbacks(facts: ReportFacts) -> Iterator[Sentence]:
-    answers, fallbacks = answer_counts(facts)
+    answers, fallbacks = _answer_counts(facts)
     if answers and fallbacks / answers >= FALLBACKS_NOTED:
         text = (
             f"{percent(fallbacks / answers)} of the answers in this period came from a fallback instead of the model."
@@ -312,3 +322,44 @@ def _detectors(facts: ReportFacts) -> Iterator[Detector]:
     found = [facts.drift.detector if facts.drift else None]
     found += [judged.detector for judged in (facts.coverage.classes if facts.coverage else ())]
     yield from (detector for detector in found if detector is not None)
+
+
+# --- key figures ----------------------------------------------------------------------------------------------------
+
+
+def key_figures(facts: ReportFacts) -> tuple[KeyFigure, ...]:
+    """The numbers most readers come for; only those that there are."""
+    return (*_of_answers(facts), *_of_outcomes(facts), *_of_drift(facts))
+
+
+def _of_answers(facts: ReportFacts) -> Iterator[KeyFigure]:
+    answers, fallbacks = _answer_counts(facts)
+    if answers:
+        share = fallbacks / answers
+        yield KeyFigure("answers", count(answers), "in this period")
+        yield KeyFigure("from a fallback", percent(share), f"{count(fallbacks)} answers", share >= FALLBACKS_NOTED)
+
+
+def _of_outcomes(facts: ReportFacts) -> Iterator[KeyFigure]:
+    for judged in facts.coverage.classes if facts.coverage else ():
+        is_on = judged.detector is not None and judged.detector.alarm_at is not None
+        beside = f"promised {percent(judged.promised)}" + (", alarm on" if is_on else "")
+        whose = "all classes" if judged.label == ALL else f"class {judged.label}"
+        yield KeyFigure(f"coverage, {whose}", percent(judged.observed), beside, is_on)
+    performance = facts.performance
+    known = [b.auc for b in performance.buckets if b.auc is not None] if performance else []
+    if performance and known:
+        beside = (
+            "latest known"
+            if performance.trained_auc is None
+            else f"latest; {number(performance.trained_auc)} in training"
+        )
+        yield KeyFigure("area under the curve", number(known[-1]), beside)
+
+
+def _of_drift(facts: ReportFacts) -> Iterator[KeyFigure]:
+    if facts.drift is not None:
+        tested = [f for f in facts.drift.features if f.is_tested]
+        drifted = sum(f.is_drifted for f in tested)
+        beside = f"until {day(facts.drift.until)}"
+        yield KeyFigure("features drifted", f"{drifted} of {len(tested)}", beside, facts.drift.retrain_advised)

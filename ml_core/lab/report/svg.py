@@ -30,7 +30,7 @@ COLOURS: Final = {
     "size-2": "#000009",
     "size-3": "#00000a",
 }
-"""Names of the page's colours, and what stands for them while matplotlib draws."""
+"""The page's colours by name, with the colour that matplotlib draws in place of each."""
 
 _VARIABLES = {stand_in: f"var(--{name})" for name, stand_in in COLOURS.items()}
 

@@ -1,3 +1,3 @@
-"""Making an artefact: learner, conversion, scorecard, golden records, packing."""
+"""Making an artefact: labelled rows and their split, learner, conversion, scorecard, golden records, packing."""
 
-__all__ = ["evaluation_plots", "foreign_models", "labelled_rows", "learner", "onnx_export", "packing"]
+__all__ = ["foreign_models", "labelled_rows", "learner", "onnx_export", "packing"]

@@ -24,7 +24,7 @@ from ml_core.lab.training.onnx_export import (
     sklearn_to_onnx,
     xgboost_to_onnx,
 )
-from ml_core.lab.training.packing import PackedModel, ScorerCandidate, pack_model
+from ml_core.lab.training.packing import Note, PackedModel, ScorerCandidate, pack_model
 from ml_core.serve.features.versions import FeatureVersion
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.serve.model.manifest import Source
@@ -36,7 +36,7 @@ _FITTED_ON = ("train", "validation")
 _XGBOOST_FORMATS = frozenset({"ubj", "json"})
 _OBJECTIVES = frozenset({"binary:logistic", "multi:softprob"})
 
-Probabilities = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
+_Proba = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class _Foreign:
     """
 
     onnx: bytes
-    proba: Probabilities
+    proba: _Proba
     limit: float
     library: Mapping[str, str]
     source: Source
@@ -65,7 +65,7 @@ def pack_foreign(
     config: ModelConfig,
     rows: LabelledRows,
     target: Path,
-    note: Callable[[str], None],
+    note: Note,
     *,
     trust_pickle: bool,
 ) -> PackedModel:
@@ -190,7 +190,7 @@ def _unpickled(folder: Path, file: str) -> Any:
         raise ArtefactError(file, f"cannot be loaded: {type(error).__name__}: {_line(error)}") from error
 
 
-def _sklearn_proba(model: Any, features: FeatureVersion, *, with_names: bool) -> Probabilities:
+def _sklearn_proba(model: Any, features: FeatureVersion, *, with_names: bool) -> _Proba:
     import pandas as pd
 
     def proba(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

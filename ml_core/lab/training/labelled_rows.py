@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ml_core.base.arrays import Label
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.features.columns import ColumnArrays, with_role
 from ml_core.lab.config import ModelConfig, SplitConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import read_raw
-from ml_core.lab.data.splits import split_of
+from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.data.table_frames import column_names
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 
-__all__ = ["LabelledRows", "label_rows", "rows_from_file", "rows_from_store"]
+__all__ = ["PARTS", "LabelledRows", "label_rows", "place_of", "rows_from_file", "rows_from_store", "split_of"]
 
-Label = int | str
+PARTS = ("train", "validation", "calibration", "test")
+"""Parts of a split, in the order of their stretches of [0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
     adapter = config.data.adapter
     if _has_label(path, config.feature_version):
         adapter = "columns"
-    frame = read_raw(path, adapter, config.feature_version)
+    frame = read_source(path, adapter, config.feature_version).frame
     return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
 
 
@@ -160,6 +163,41 @@ def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origi
         origin=origin,
         newest=newest,
     )
+
+
+def place_of(group: str | int, salt: str) -> float:
+    """Where a group lies in [0, 1): the first 53 bits of sha256 over ``salt:group``.
+
+    Depends on the group's name and the salt alone, so a patient stays where they are when rows, versions or models
+    change. An integral number and its text are the same group.
+    """
+    digest = hashlib.sha256(f"{salt}:{group}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def split_of(groups: Sequence[str | int] | npt.NDArray[np.generic], split: SplitConfig) -> npt.NDArray[np.str_]:
+    """The part of every row, by its group.
+
+    Parameters
+    ----------
+    groups : shape (n,)
+        Text or whole number naming the patient of each row.
+    split : SplitConfig
+        Salt and shares. A part's rows are those whose place lies in its stretch of [0, 1), in the order of ``PARTS``.
+
+    Returns
+    -------
+    str array, shape (n,)
+        Each one of ``PARTS``.
+    """
+    ids = np.asarray(groups)
+    if ids.dtype.kind == "f":  # whole numbers in a column that once held a null; 7.0 is still patient 7
+        ids = ids.astype(np.int64)
+    names, inverse = np.unique(ids, return_inverse=True)
+    places = np.array([place_of(name, split.salt) for name in names.tolist()])
+    ends = np.array(list(accumulate((split.train, split.validation, split.calibration))))
+    parts: npt.NDArray[np.str_] = np.array(PARTS)[np.searchsorted(ends, places, side="right")]
+    return parts[inverse.reshape(-1)]
 
 
 def _classes(

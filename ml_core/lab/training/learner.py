@@ -44,7 +44,7 @@ def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Not
     ----------
     rows : all parts of the split
     folder : new or empty; becomes the artefact
-    note : told what is going on
+    note : called with what is done, in words
 
     Raises
     ------

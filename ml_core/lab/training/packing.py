@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
@@ -15,14 +16,12 @@ import numpy.typing as npt
 import orjson
 
 from ml_core.base.errors import DataError
-from ml_core.features.columns import table_hash
+from ml_core.features.columns import Column, table_hash
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.evaluation import Evaluation, evaluate
-from ml_core.lab.training.golden import golden_records
-from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.scorecard import fit_scorecard
+from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.training_reference import reference_bytes
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
@@ -40,13 +39,19 @@ from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor, check_golden, golden_entries
 from ml_core.serve.model.scorer import OnnxScorer, Scorecard, check_probabilities
 
-__all__ = ["PackedModel", "ScorerCandidate", "pack_model", "split_shares"]
+__all__ = ["Note", "PackedModel", "ScorerCandidate", "fit_scorecard", "golden_records", "pack_model", "split_shares"]
 
 GOLDEN_RECORDS = 24
 _DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxmltools", "onnxruntime", "scikit-learn", "skl2onnx")
-"""Libraries whose edition can change a byte of the artefact; XGBoost is named by whoever used it."""
+"""Libraries whose version can change a byte of the artefact; the learner adds XGBoost."""
+
+_DEFAULT_SPAN = 1_000.0  # of golden values of a number whose table names no bound
+_MISSING_SHARE = 0.15  # of golden values
+_DIGITS = 10
+"""Significant digits of the scorecard: the last bits of a solver differ between processors, and mean nothing."""
 
 Note = Callable[[str], None]
+"""Called with what is done, in words, for a person who waits."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +160,7 @@ def pack_model(
 
 def split_shares(config: ModelConfig) -> dict[str, float]:
     """The configured share of each part."""
-    split = config.split
-    return {
-        "train": split.train,
-        "validation": split.validation,
-        "calibration": split.calibration,
-        "test": split.test,
-    }
+    return {part: getattr(config.split, part) for part in PARTS}
 
 
 def _calibrated(config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.float64]) -> _Calibrated:
@@ -253,3 +252,108 @@ def _version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "absent"
+
+
+# --- golden records: borders, missing values and seeded draws, never a patient's row ---------------------------------
+
+
+def golden_records(columns: Sequence[Column], n: int, seed: int) -> list[dict[str, Any]]:
+    """``n`` valid records: the lowest values, the highest, all missing, then draws from the bounds.
+
+    Parameters
+    ----------
+    columns : the feature columns of a version
+    n : at least 3
+    seed : of the draws
+    """
+    rng = np.random.default_rng(seed)
+    records = [
+        {c.name: _border(c, low=True) for c in columns},
+        {c.name: _border(c, low=False) for c in columns},
+        {c.name: None if c.nullable else _border(c, low=True) for c in columns},
+    ]
+    records += [{c.name: _draw(c, rng) for c in columns} for _ in range(n - len(records))]
+    return records
+
+
+def _bounds(column: Column) -> tuple[float, float]:
+    low = column.low if column.low is not None else (column.high or 0.0) - _DEFAULT_SPAN
+    high = column.high if column.high is not None else low + _DEFAULT_SPAN
+    return low, high
+
+
+def _border(column: Column, *, low: bool) -> Any:
+    position = 0 if low else -1
+    if column.dtype == "category":
+        return column.levels[position]
+    if column.dtype == "text":
+        return column.examples[position]
+    value = _bounds(column)[position]
+    return int(value) if column.dtype == "int" else float(value)
+
+
+def _draw(column: Column, rng: np.random.Generator) -> Any:
+    if column.nullable and rng.random() < _MISSING_SHARE:
+        return None
+    if column.dtype == "category":
+        return column.levels[int(rng.integers(len(column.levels)))]
+    if column.dtype == "text":
+        return column.examples[int(rng.integers(len(column.examples)))]
+    low, high = _bounds(column)
+    if column.dtype == "int":
+        return int(rng.integers(int(low), int(high) + 1))
+    return float(rng.uniform(low, high))
+
+
+# --- the scorecard: a logistic regression on the standardised matrix, small enough to be read by people --------------
+
+
+def fit_scorecard(features: npt.NDArray[np.float32], y_index: npt.NDArray[np.int64], n_classes: int) -> dict[str, Any]:
+    """``scorecard`` of ``fallback.json``, for :class:`ml_core.serve.model.scorer.Scorecard`.
+
+    Parameters
+    ----------
+    features : shape (n, d), NaN where missing; a missing value counts as the column's mean
+    y_index : shape (n,), class indices; every class has rows
+    n_classes : K
+
+    Returns
+    -------
+    dict
+        ``center``, ``scale`` (d,): mean and standard deviation of the values present (scale 1 for a constant column);
+        ``coefficients`` (K, d) and ``intercept`` (K,), of a soft-max over the standardised columns. With two classes
+        those of the first are zero.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+
+    wide = features.astype(np.float64)
+    center, scale = _center_and_scale(wide)
+    standardised = np.where(np.isnan(wide), 0.0, wide - center) / scale
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the scorecard need not have converged to the last digit
+        model = LogisticRegression(C=1.0, max_iter=500).fit(standardised, y_index)
+    coefficients, intercept = model.coef_, model.intercept_
+    if n_classes == 2:
+        coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
+        intercept = np.concatenate([[0.0], intercept])
+    return {
+        "center": _rounded(center),
+        "scale": _rounded(scale),
+        "coefficients": _rounded(coefficients),
+        "intercept": _rounded(intercept),
+    }
+
+
+def _center_and_scale(wide: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation per column without its missing values; 0 and 1 where nothing is known."""
+    present = ~np.isnan(wide)
+    count = np.maximum(present.sum(axis=0), 1)
+    center = np.where(present, wide, 0.0).sum(axis=0) / count
+    variance = np.where(present, (wide - center) ** 2, 0.0).sum(axis=0) / count
+    return center, np.where(variance > 0.0, np.sqrt(variance), 1.0)
+
+
+def _rounded(array: npt.NDArray[np.float64]) -> Any:
+    """Nested lists of numbers rounded to ``_DIGITS`` significant digits."""
+    return np.array([float(f"{value:.{_DIGITS}g}") for value in array.ravel()]).reshape(array.shape).tolist()

@@ -34,15 +34,15 @@ MOST_ORDER_STATISTICS = 10_000
 SHARED_BY = 10
 """Fewest patients behind a published extreme or text: the usual limit for small cells in health statistics."""
 
-Groups = npt.NDArray[Any]
+_Groups = npt.NDArray[Any]
 
 
 def reference_bytes(
     features: Sequence[Column],
     columns: ColumnArrays,
-    groups: Groups,
+    groups: _Groups,
     scores: npt.NDArray[np.float64],
-    score_groups: Groups,
+    score_groups: _Groups,
     labels: Sequence[object],
 ) -> bytes:
     """Content of ``reference.npz``.
@@ -66,7 +66,7 @@ def reference_bytes(
     return buffer.getvalue()
 
 
-def order_statistics(values: npt.NDArray[np.float64], groups: Groups) -> npt.NDArray[np.float64]:
+def order_statistics(values: npt.NDArray[np.float64], groups: _Groups) -> npt.NDArray[np.float64]:
     """Values sorted, at evenly spaced ranks, with both tails drawn in to what ``SHARED_BY`` patients reach.
 
     Parameters
@@ -91,7 +91,7 @@ def order_statistics(values: npt.NDArray[np.float64], groups: Groups) -> npt.NDA
     return statistics
 
 
-def _described(column: Column, values: npt.NDArray[Any], groups: Groups) -> dict[str, npt.NDArray[Any]]:
+def _described(column: Column, values: npt.NDArray[Any], groups: _Groups) -> dict[str, npt.NDArray[Any]]:
     if column.dtype == "category":
         counts = np.bincount(values[values >= 0], minlength=len(column.levels))
         return {"levels": counts.astype(np.int64), "missing_rate": _share(values < 0)}
@@ -108,7 +108,7 @@ def _described(column: Column, values: npt.NDArray[Any], groups: Groups) -> dict
     }
 
 
-def _described_text(values: npt.NDArray[Any], groups: Groups) -> dict[str, npt.NDArray[Any]]:
+def _described_text(values: npt.NDArray[Any], groups: _Groups) -> dict[str, npt.NDArray[Any]]:
     present = np.array([value is not None for value in values], dtype=np.bool_)
     texts, inverse, counts = np.unique(values[present].astype(np.str_), return_inverse=True, return_counts=True)
     _, who = np.unique(groups[present], return_inverse=True)
@@ -126,7 +126,7 @@ def _share(missing: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return np.array([float(missing.mean()) if missing.size else 0.0])
 
 
-def _reached(who: Groups) -> int | None:
+def _reached(who: _Groups) -> int | None:
     """Position at which the tenth distinct patient appears, or None when there are fewer."""
     seen: set[Any] = set()
     for position, patient in enumerate(who.tolist()):

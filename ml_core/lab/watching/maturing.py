@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from ml_core.base.arrays import Label
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.live_coverage import misses_of
@@ -15,7 +16,6 @@ from ml_core.lab.watching.ledger import Ledger, MaturedRow, Waiting
 from ml_core.serve.log.labels import LabelStore, due_at
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
-from ml_core.serve.model.predictor import Label
 
 __all__ = ["NewlyMatured", "mature_answers"]
 

@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from ml_core.base.errors import ConfigError
 from ml_core.lab.data.cohort import CohortKnobs, make_cohort, true_probability
-from ml_core.lab.data.schemas import judge
+from ml_core.lab.data.schemas import validate_frame
 
 NAN = float("nan")
 
@@ -30,7 +30,7 @@ def test_the_usual_cohort_has_the_promised_difficulty_and_passes_its_schema():
     assert frame["readmission_30d"].mean() == pytest.approx(0.15, abs=0.01)
     assert roc_auc_score(frame["readmission_30d"], probability) == pytest.approx(0.80, abs=0.015)
     assert frame["patient_id"].nunique() < 0.6 * len(frame)  # patients come back
-    assert judge(frame, "v1").good.all()
+    assert validate_frame(frame, "v1").good.all()
 
 
 def test_labels_follow_the_probability_they_were_drawn_with():
@@ -82,7 +82,7 @@ def test_a_unit_error_shows_in_glucose_and_leaves_the_law_alone():
     changed = (right["glucose"] != wrong["glucose"]) & right["glucose"].notna()
     assert changed.mean() == pytest.approx(0.1 * 0.92, abs=0.02)
     assert (p == q).all()
-    assert judge(wrong, "v1").problems[0][:2] == ("glucose", "too low")
+    assert validate_frame(wrong, "v1").problems[0][:2] == ("glucose", "too low")
 
 
 @pytest.mark.parametrize("knobs", [{"missing": 0.95}, {"unit_error": -0.1}, {"prevalence": 1.0}])

@@ -7,16 +7,17 @@ import pytest
 
 from ml_core.base.errors import DataError
 from ml_core.lab.data.diabetes130 import (
+    FETCH_STEPS,
     PUBLISHED_COLUMNS,
     PUBLISHED_CSV_SHA256,
     REORDERED_CSV_SHA256,
     as_published,
     csv_sha256,
+    fetch_diabetes130,
     to_v2,
 )
-from ml_core.lab.data.fetch import FETCH_STEPS, fetch_diabetes130
-from ml_core.lab.data.raw_tables import read_raw, read_source
-from ml_core.lab.data.schemas import judge
+from ml_core.lab.data.raw_tables import read_source
+from ml_core.lab.data.schemas import validate_frame
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "diabetes130.parquet"
 needs_real_data = pytest.mark.skipif(not REAL.exists(), reason="the published table is not on this machine")
@@ -51,7 +52,7 @@ def test_published_words_for_missing_become_null():
     assert [second[c] for c in ("gender", "medical_specialty", "diag_1", "diag_2", "diag_3", "A1Cresult")] == [None] * 6
     assert second["max_glu_serum"] == ">300"
     assert frame.iloc[0]["max_glu_serum"] is None
-    assert judge(frame, "v2").good.all()
+    assert validate_frame(frame, "v2").good.all()
 
 
 def test_only_a_return_within_thirty_days_is_positive():
@@ -69,7 +70,7 @@ def test_stays_that_ended_in_death_or_a_hospice_are_left_out(code):
 
 def test_cells_that_are_not_as_published_are_kept_for_the_schema_to_refuse():
     frame, _ = to_v2(small(readmitted=["<30", "maybe"], age=["[50-60)", "77"], time_in_hospital=[3, 15]))
-    verdict = judge(frame, "v2")
+    verdict = validate_frame(frame, "v2")
     assert verdict.good.tolist() == [True, False]
     assert {c for c, _, _ in verdict.problems} == {"readmission_30d", "age", "time_in_hospital"}
 
@@ -77,13 +78,13 @@ def test_cells_that_are_not_as_published_are_kept_for_the_schema_to_refuse():
 def test_the_adapter_makes_v2_only(tmp_path):
     small().to_parquet(tmp_path / "d.parquet")
     with pytest.raises(DataError, match="makes the columns of v2, not of v1"):
-        read_raw(tmp_path / "d.parquet", "diabetes130", "v1")
+        read_source(tmp_path / "d.parquet", "diabetes130", "v1")
 
 
 def test_csv_and_parquet_of_the_same_rows_give_the_same_frame(tmp_path):
     small().to_parquet(tmp_path / "d.parquet")
     small().to_csv(tmp_path / "d.csv", index=False)
-    a, b = (read_raw(tmp_path / f"d.{kind}", "diabetes130", "v2") for kind in ("parquet", "csv"))
+    a, b = (read_source(tmp_path / f"d.{kind}", "diabetes130", "v2").frame for kind in ("parquet", "csv"))
     pd.testing.assert_frame_equal(a, b)
 
 
@@ -170,5 +171,5 @@ def test_the_real_table_is_clean_and_has_the_known_counts():
     raw = read_source(REAL, "diabetes130", "v2")
     assert (raw.rows_in, raw.left_out, len(raw.frame)) == (101_766, 2_423, 99_343)
     assert int(raw.frame["readmission_30d"].sum()) == 11_314
-    verdict = judge(raw.frame, "v2")
+    verdict = validate_frame(raw.frame, "v2")
     assert verdict.problems == ()

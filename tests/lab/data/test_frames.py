@@ -6,7 +6,7 @@ import pytest
 
 from ml_core.base.errors import DataError, InvalidRows
 from ml_core.lab.data.frames import cells_of, encode_frame, to_arrays
-from ml_core.lab.data.schemas import judge
+from ml_core.lab.data.schemas import validate_frame
 from ml_core.serve.features.versions import get_feature_version
 from tests.raw_rows import object_frame, valid_rows
 
@@ -35,7 +35,7 @@ def test_numbers_of_every_type_mean_the_same(series):
     frame = pd.DataFrame([GOOD] * 3).assign(bmi=series)
     assert to_arrays(frame, V1)["bmi"][[0, 2]].tolist() == [11, 13]
     assert np.isnan(to_arrays(frame, V1)["bmi"][1])
-    assert judge(frame, "v1", labelled=False).good.all()
+    assert validate_frame(frame, "v1", labelled=False).good.all()
 
 
 @pytest.mark.parametrize("dtype", [object, "str", "string", "category", "string[pyarrow]"])
@@ -45,7 +45,7 @@ def test_texts_of_every_type_mean_the_same(dtype):
     for name in ("medical_specialty", "diag_1", "insulin"):
         frame[name] = frame[name].astype(dtype)
         assert to_arrays(frame, V2)[name].tolist() == expected[name].tolist()
-    assert judge(frame, "v2", labelled=False).good.all()
+    assert validate_frame(frame, "v2", labelled=False).good.all()
 
 
 def test_dates_of_every_type_are_taken():
@@ -58,7 +58,7 @@ def test_dates_of_every_type_are_taken():
     ):
         frame = pd.DataFrame([GOOD]).assign(encounter_date=dates)
         assert encode_frame(frame, V1).good.all(), dates
-        assert judge(frame, "v1", labelled=False).good.all(), dates
+        assert validate_frame(frame, "v1", labelled=False).good.all(), dates
 
 
 @pytest.mark.parametrize(
@@ -67,20 +67,20 @@ def test_dates_of_every_type_are_taken():
 def test_dates_that_are_none_are_refused(date):
     frame = pd.DataFrame([GOOD]).assign(encounter_date=[date])
     assert not encode_frame(frame, V1).good.any()
-    assert not judge(frame, "v1", labelled=False).good.any()
+    assert not validate_frame(frame, "v1", labelled=False).good.any()
 
 
 def test_booleans_are_no_numbers_in_any_type():
     for dtype in (bool, "boolean", object, "bool[pyarrow]"):
         frame = pd.DataFrame([GOOD]).assign(age=pd.Series([True], dtype=dtype))
         assert not encode_frame(frame, V1).good.any(), dtype
-        assert not judge(frame, "v1", labelled=False).good.any(), dtype
+        assert not validate_frame(frame, "v1", labelled=False).good.any(), dtype
 
 
 def test_in_a_float_column_nan_is_null_but_among_objects_it_is_refused():
     as_objects = object_frame([GOOD | {"glucose": float("nan")}])
     as_floats = as_objects.assign(glucose=as_objects["glucose"].astype("float64"))
-    assert [judge(f, "v1", labelled=False).good.item() for f in (as_objects, as_floats)] == [False, True]
+    assert [validate_frame(f, "v1", labelled=False).good.item() for f in (as_objects, as_floats)] == [False, True]
     assert [encode_frame(f, V1).good.item() for f in (as_objects, as_floats)] == [False, True]
 
 

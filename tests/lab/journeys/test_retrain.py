@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ml_core.base.errors import RetrainBusy
+from ml_core.base.errors import CannotJudge, DataError, RetrainBusy
 from ml_core.base.files import FileLock
 from ml_core.base.journal import Journal
 from ml_core.lab.config import ModelConfig, RetrainConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.journeys import retrain as loop
-from ml_core.lab.journeys.outcomes_table import new_rows
-from ml_core.lab.journeys.retrain import decide, last_retraining, retrain
+from ml_core.lab.journeys.matured_rows import new_rows
+from ml_core.lab.journeys.retrain import Retrained, decide, last_retraining, retrain
+from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.labelled_rows import rows_from_store
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from tests.homes import bento_store
 from tests.lab.watching.ward import Ward, patients
-from tests.toy_models import toy_config, toy_frame
+from tests.toy_models import NAME, toy_config, toy_frame
 
 
 @pytest.fixture
@@ -160,3 +162,75 @@ def test_a_second_run_at_the_same_time_is_refused(ward: Ward) -> None:
     with pytest.raises(RetrainBusy):
         retrain(config(), ward.home.settings, lambda _: None, force=True)
     held.release()
+
+
+# --- unattended: what a scheduler runs ------------------------------------------------------------------------------
+
+OLDER = {"age": 15, "glucose": 60}
+
+
+def answered(ward: Ward, n: int = 600, **shift: int) -> None:
+    """So many answers whose outcome is known; patients as ever, or shifted in these columns."""
+    rows = patients(n, seed=51)
+    for column, by in shift.items():
+        rows[column] += by
+    ward.answer(rows.assign(age=rows["age"].clip(upper=120), glucose=rows["glucose"].clip(upper=600)))
+    ward.pass_days(31)
+    ward.look()
+
+
+def unattended(ward: Ward, *, force: bool = False, min_roc_auc: float = 0.6, **retraining: Any) -> Retrained:
+    asked = config(live_rows=600, **retraining)
+    asked = asked.model_copy(update={"gate": asked.gate.model_copy(update={"min_roc_auc": min_roc_auc})})
+    return retrain(asked, ward.home.settings, lambda _: None, if_drift=True, force=force, unattended=True)
+
+
+def registered(ward: Ward) -> list[str]:
+    registry = ModelRegistry(ward.home.settings)
+    return [v.version for v in registry.versions(NAME)] if NAME in registry.names() else []
+
+
+def test_patients_as_ever_advise_nothing_and_nothing_is_trained(ward: Ward) -> None:
+    answered(ward)
+    found = unattended(ward)
+    assert (found.outcome, found.version) == ("not advised", None)
+    assert (found.as_dict()["drift"]["rows"], found.as_dict()["drift"]["features_tested"]) == (600, 4)
+    assert registered(ward) == []
+    assert last_retraining(ward.home.settings) is None
+
+
+def test_drift_advises_it_and_the_gate_judges_what_was_trained(ward: Ward) -> None:
+    answered(ward, **OLDER)
+    found = unattended(ward)
+    assert found.outcome == "passed"
+    assert found.rows_added == 600
+    assert "age" in found.decision.reasons[0]
+    assert registered(ward) == [found.version]
+
+
+def test_drift_with_too_few_labels_is_held_back(ward: Ward) -> None:
+    answered(ward, **OLDER)
+    found = unattended(ward, min_new_labels=601)
+    assert (found.outcome, found.version) == ("held back", None)
+    assert registered(ward) == []
+
+
+def test_a_refused_model_is_registered_and_said_to_be_refused(ward: Ward) -> None:
+    answered(ward)
+    found = unattended(ward, force=True, min_roc_auc=0.99)
+    assert found.outcome == "refused"
+    assert found.as_dict()["failed_rules"] == ["roc_auc"]
+    assert registered(ward) == [found.version]
+
+
+def test_a_log_that_is_not_there_is_no_absence_of_drift(ward: Ward) -> None:
+    shutil.rmtree(ward.home.settings.log)
+    with pytest.raises(DataError, match="holds no answer"):
+        unattended(ward)
+
+
+def test_too_few_answers_are_no_absence_of_drift(ward: Ward) -> None:
+    answered(ward, 29)
+    with pytest.raises(CannotJudge, match="29 answers"):
+        unattended(ward)
+    assert decide(config(), ward.home.settings, if_drift=True, force=False).reasons == ()

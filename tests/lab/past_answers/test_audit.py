@@ -16,7 +16,7 @@ from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from tests.homes import bento_store
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
-from tests.serve.answering.builders import RaisesRunner, live_model, live_of, opened, toy_records
+from tests.serve.answering.builders import RaisesRunner, as_version, live_model, live_of, opened, toy_records
 from tests.serve.answering.stored import Home
 from tests.toy_models import toy_model, toy_record
 
@@ -72,6 +72,12 @@ def test_the_answer_is_the_one_that_was_given(home):
 )
 def test_a_set_in_words(members, words):
     assert words in set_in_words(members)
+
+
+def test_the_challengers_answer_says_that_it_is_the_challengers(home):
+    canary = live_of(challenger=live_model(model=as_version("9")), mode="canary", weight=1.0)
+    answer = found(home, asked(home, live=canary).request_id).answer
+    assert answer["answered_by"] == "the model as challenger"
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,21 @@ from ml_core.lab.config import CardConfig, DataConfig, ModelConfig, SplitConfig
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.journeys.adopt import adopt
 from ml_core.lab.judging.deployment_gate import validate_deployment
-from ml_core.lab.registry.card_record import ModelCard, card_record
-from ml_core.lab.registry.card_text import card_text
-from ml_core.lab.registry.model_card import CARD_FILE, RECORD_FILE, read_card
+from ml_core.lab.registry.model_card import (
+    CARD_FILE,
+    GATE_FOLDER,
+    RECORD_FILE,
+    ModelCard,
+    card_record,
+    card_text,
+    read_card,
+)
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import verify_folder
+from ml_core.serve.model.promotion_record import GateReport
 from tests.homes import (
     MODEL,
     Home,
@@ -290,6 +297,19 @@ def test_a_metric_the_manifest_lacks_is_told_so():
     lacking = replace(bundle, manifest=bundle.manifest.model_copy(update={"metrics": metrics}))
     card = card_text(ModelCard(MODEL, "1", bundle.model_hash, lacking, None, None))
     assert tables(section(card, "Measured on test patients"))["Brier score"][0] == "not recorded"
+
+
+def test_of_several_verdicts_the_card_shows_the_newest(home):
+    version = home.challenger()
+    for day, passed in (("2026-03-02", True), ("2026-03-03", False), ("2026-03-01", True)):
+        report = GateReport(
+            model_name=MODEL, model_hash=version.model_hash, passed=passed, rules=(), judged_at=f"{day}T00:00:00Z", judged_on="x"
+        )  # fmt: skip
+        home.registry.log_document(version, f"{GATE_FOLDER}/{day}.json", report.model_dump(mode="json"))
+    with home.registry.bundle_folder(version) as folder:
+        found = read_card(home.registry, version, folder).gate
+    assert found is not None
+    assert (found.judged_at, found.passed) == ("2026-03-03T00:00:00Z", False)
 
 
 def test_a_record_of_another_artefact_is_not_believed(home):

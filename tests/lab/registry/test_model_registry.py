@@ -8,8 +8,7 @@ import threading
 import pytest
 
 from ml_core.base.errors import RegistryError, RegistryUnreachable
-from ml_core.lab.registry.mlflow_session import quiet_environment
-from ml_core.lab.registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry
+from ml_core.lab.registry.model_registry import CHALLENGER, CHAMPION, ModelRegistry, quiet_environment
 from ml_core.serve.model.bundle import read_bundle
 from tests.homes import MODEL, Home, registered_home, road_model, settings_in
 

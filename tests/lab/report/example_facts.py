@@ -20,25 +20,25 @@ from ml_core.lab.report.facts import (
     Drift,
     EvidencePoint,
     FeatureDrift,
-    Gap,
-    Gate,
-    GateRule,
+    GateVerdict,
     JournalEntry,
     Labels,
     LevelShares,
-    LogFile,
     LogStore,
     Model,
     Monitoring,
     NumberShares,
-    Performance,
     PerformanceBucket,
+    PerformanceHistory,
     ReportFacts,
     Rollout,
     ScoreShift,
     Serving,
     ShadowPair,
+    StoredFile,
 )
+from ml_core.lab.report.gaps import Gap
+from ml_core.serve.model.promotion_record import RuleVerdict
 
 NOW = datetime(2026, 11, 23, 10, 15, 30, tzinfo=UTC)
 DAY_S, WEEK_S = 86_400.0, 604_800.0
@@ -125,7 +125,7 @@ def facts_with(text: str) -> ReportFacts:
             (CircuitNow(text, "champion", text, text, text),), (CircuitTransition(text, text, text, text, text),)
         ),
         rollout=Rollout((JournalEntry(NOW, text, text, text, text),), {text: text}),
-        store=LogStore(1, 0, text, broken=(text,), files=(LogFile(text, text, 1, 1),)),
+        store=LogStore(1, 0, text, broken=(text,), files=(StoredFile(text, text, 1, 1),)),
         gaps=(Gap("models", text),),
     )
 
@@ -137,10 +137,24 @@ def drift_of(*features: FeatureDrift) -> Drift:
 
 def champion() -> Model:
     rules = (
-        GateRule("roc_auc", 0.774, 0.75, passed=True, note="area under the ROC curve of test patients"),
-        GateRule("brier", 0.151, 0.20, passed=True, note="mean squared error of P(1)"),
-        GateRule("coverage_class_0", 0.905, 0.884, passed=True, note="lower line of the band for 3,204 test rows"),
-        GateRule("coverage_class_1", 0.893, 0.871, passed=True, note="lower line of the band for 1,187 test rows"),
+        RuleVerdict(
+            rule="roc_auc", value=0.774, limit=0.75, passed=True, note="area under the ROC curve of test patients"
+        ),
+        RuleVerdict(rule="brier", value=0.151, limit=0.20, passed=True, note="mean squared error of P(1)"),
+        RuleVerdict(
+            rule="coverage_class_0",
+            value=0.905,
+            limit=0.884,
+            passed=True,
+            note="lower line of the band for 3,204 test rows",
+        ),
+        RuleVerdict(
+            rule="coverage_class_1",
+            value=0.893,
+            limit=0.871,
+            passed=True,
+            note="lower line of the band for 1,187 test rows",
+        ),
     )
     metrics = {
         "roc_auc": 0.774,
@@ -171,7 +185,7 @@ def champion() -> Model:
         trained_at=datetime(2026, 7, 14, 8, 2, tzinfo=UTC),
         trained_on="table v1 version 2",
         rows={"train": 13_120, "validation": 4_377, "calibration": 4_391, "test": 4_391},
-        gate=Gate(True, datetime(2026, 7, 14, 9, 30, tzinfo=UTC), "table v1 version 2, test patients", rules),
+        gate=GateVerdict(True, datetime(2026, 7, 14, 9, 30, tzinfo=UTC), "table v1 version 2, test patients", rules),
         promoted_at=datetime(2026, 7, 20, 7, 45, tzinfo=UTC),
         promoted_by="mkeller",
         metrics=metrics,
@@ -194,7 +208,7 @@ def challenger() -> Model:
         trained_at=datetime(2026, 11, 16, 6, 12, tzinfo=UTC),
         trained_on="table v1 version 5",
         rows={"train": 16_010, "validation": 5_330, "calibration": 5_368, "test": 5_371},
-        gate=Gate(True, datetime(2026, 11, 16, 6, 20, tzinfo=UTC), "table v1 version 5, test patients"),
+        gate=GateVerdict(True, datetime(2026, 11, 16, 6, 20, tzinfo=UTC), "table v1 version 5, test patients"),
         metrics={"roc_auc": 0.781, "brier": 0.149, "coverage": 0.901},
     )
 
@@ -356,7 +370,7 @@ def mean(buckets: tuple[CoverageBucket, ...]) -> float:
     return float(np.mean([b.observed for b in buckets if b.observed is not None]))
 
 
-def performance(rng: np.random.Generator, since: datetime, days: int) -> Performance:
+def performance(rng: np.random.Generator, since: datetime, days: int) -> PerformanceHistory:
     weeks, found = days // 7, []
     for n in range(weeks):
         start = since + timedelta(weeks=n)
@@ -367,7 +381,7 @@ def performance(rng: np.random.Generator, since: datetime, days: int) -> Perform
         found.append(
             PerformanceBucket(start, 2_220, 520, area, area - 0.024, area + 0.024, 0.152 + float(rng.normal(0, 0.004)))
         )
-    return Performance(WEEK_S, 0.95, tuple(found), trained_auc=0.774, trained_brier=0.151)
+    return PerformanceHistory(WEEK_S, 0.95, tuple(found), trained_auc=0.774, trained_brier=0.151)
 
 
 def shadow(rng: np.random.Generator) -> ShadowPair:
@@ -458,7 +472,7 @@ def journal() -> tuple[JournalEntry, ...]:
 
 def store(days: int) -> LogStore:
     files = [
-        LogFile(
+        StoredFile(
             f"predictions-{(NOW - timedelta(days=n)):%Y-%m-%d}-1.db",
             "live" if n == 0 else "closed" if n < 7 else "sealed",
             336,

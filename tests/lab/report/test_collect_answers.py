@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_core.lab.report.collect_answers import QUANTILES, AnswersSeen, _quantiles, seen_answers
-from ml_core.lab.report.collect_gaps import Gaps
+from ml_core.lab.report.collect_answers import QUANTILES, _quantiles, seen_answers
 from ml_core.lab.report.collect_period import DAY, HOUR, Stretch
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import DAY as FIRST
 from tests.serve.log.filled import FACTS, NEXT, THIRD, bulk_row, fill, row, settings_in
@@ -27,12 +27,12 @@ def settings(tmp_path):
     return found
 
 
-def seen(settings, period=THREE_DAYS, gaps=None) -> AnswersSeen:
+def seen(settings, period=THREE_DAYS, gaps=None):
     return seen_answers(PredictionLog(settings.log), period, (0, 1), gaps or Gaps())
 
 
 def test_every_answer_is_counted_in_its_bucket_those_of_bulk_calls_too(settings):
-    history = seen(settings).history
+    history = seen(settings)[0]
     assert [(b.start, b.answers) for b in history.buckets] == [
         (BEGAN, 70),
         (BEGAN + DAY, 0),
@@ -42,11 +42,11 @@ def test_every_answer_is_counted_in_its_bucket_those_of_bulk_calls_too(settings)
 
 
 def test_sets_and_fallbacks_are_counted(settings):
-    first, empty, _ = seen(settings).history.buckets
+    first, empty, _ = seen(settings)[0].buckets
     assert first.set_sizes == (0, 14, 56)
     assert first.fallbacks == 10
     assert (empty.set_sizes, empty.quantiles) == ((0, 0, 0), None)
-    assert seen(settings).history.fallback_reasons == {"circuit_open": 15}
+    assert seen(settings)[0].fallback_reasons == {"circuit_open": 15}
 
 
 def test_quantiles_are_of_the_models_own_scores(settings):
@@ -55,7 +55,7 @@ def test_quantiles_are_of_the_models_own_scores(settings):
         for answer in PredictionLog(settings.log).rows(until=BEGAN + DAY)
         if answer.reason is None
     ]
-    found = seen(settings).history.buckets[0].quantiles
+    found = seen(settings)[0].buckets[0].quantiles
     assert found == pytest.approx(np.quantile(own, QUANTILES, method="inverted_cdf"), abs=0.001)
 
 
@@ -69,17 +69,17 @@ def test_quantiles_from_counts_are_right_to_a_thousandth(scores):
 def test_answers_outside_of_the_period_are_left_out(settings):
     nine = BEGAN + timedelta(hours=9)
     half = Stretch(nine, nine + timedelta(seconds=10), HOUR)
-    assert [b.answers for b in seen(settings, half).history.buckets] == [10]
+    assert [b.answers for b in seen(settings, half)[0].buckets] == [10]
 
 
 def test_a_period_without_answers_has_no_history(settings):
     later = Stretch(BEGAN + 30 * DAY, BEGAN + 31 * DAY, DAY)
-    assert seen(settings, later).history is None
-    assert seen(settings_in(settings.home / "empty")).history is None
+    assert seen(settings, later)[0] is None
+    assert seen(settings_in(settings.home / "empty"))[0] is None
 
 
 def test_answers_tell_of_the_models_that_gave_them(settings):
-    (found,) = seen(settings).lineages.items()
+    (found,) = seen(settings)[1].items()
     assert (found[0], found[1]["classes"]) == (FACTS["model_hash"], [0, 1])
 
 
@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_read_leaves_a_gap_and_the_others_are_told(setting
     damaged = fill(settings, [row(n, NEXT) for n in range(20)], NEXT)
     damaged.path.write_bytes(b"no database at all" * 1_000)
     gaps = Gaps()
-    assert [b.answers for b in seen(settings, gaps=gaps).history.buckets] == [70, 0, 2_535]
+    assert [b.answers for b in seen(settings, gaps=gaps)[0].buckets] == [70, 0, 2_535]
     (gap,) = gaps.found
     assert (gap.part, damaged.path.name in gap.reason) == ("answers", True)
 
@@ -96,7 +96,7 @@ def test_a_bulk_call_that_is_gone_leaves_a_gap_and_what_was_read_before_is_told(
     (bulk,) = (settings.log / "bulk" / THIRD).glob("*.arrow")
     bulk.unlink()
     gaps = Gaps()
-    assert [b.answers for b in seen(settings, gaps=gaps).history.buckets] == [70, 0, 35]
+    assert [b.answers for b in seen(settings, gaps=gaps)[0].buckets] == [70, 0, 35]
     assert "cannot be read" in gaps.found[0].reason
 
 
@@ -104,4 +104,4 @@ def test_a_bulk_call_that_is_gone_leaves_a_gap_and_what_was_read_before_is_told(
     ("classes", "name"), [((0, 1), "P(1)"), (("no", "yes"), "P(yes)"), ("abc", "of the likeliest label")]
 )
 def test_the_score_is_named_after_the_champions_labels(settings, classes, name):
-    assert seen_answers(PredictionLog(settings.log), THREE_DAYS, classes, Gaps()).history.score_of == name
+    assert seen_answers(PredictionLog(settings.log), THREE_DAYS, classes, Gaps())[0].score_of == name

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_models import KnownModel, known_models, label_words, model_facts
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
 from tests.homes import bento_store

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import DAY, Stretch
 from ml_core.lab.report.collect_shadow import NamedModel, _bars, shadow_pairs
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.rollout.rollout_state import RolloutState
 from tests.serve.answering.builders import worker_report
 

@@ -21,7 +21,7 @@ from ml_core.lab.report.facts import (
     LogStore,
     ShadowPair,
 )
-from ml_core.lab.report.page import report_json, report_page, write_report
+from ml_core.lab.report.page import report_json, report_page, write_page
 from tests.lab.report.example_facts import NOW, bare_facts, drift_of, example_facts, facts_with
 from tests.lab.report.outline import Outline
 
@@ -260,7 +260,7 @@ def test_a_promise_to_all_classes_together_is_told_as_one(facts):
 
 def test_page_and_json_are_written_whole(tmp_path, facts):
     page, json = tmp_path / "new" / "report.html", tmp_path / "report.json"
-    written = write_report(facts, page, json)
+    written = write_page(facts, page, json)
     assert (page.read_text(), json.read_bytes()) == (report_page(facts), report_json(facts))
     assert (written.bytes, written.status.overall) == (page.stat().st_size, "attention")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "report.html", "report.json"]
@@ -269,12 +269,12 @@ def test_page_and_json_are_written_whole(tmp_path, facts):
 def test_what_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        write_report(bare_facts(), tmp_path / "file" / "report.html", tmp_path / "report.json")
+        write_page(bare_facts(), tmp_path / "file" / "report.html", tmp_path / "report.json")
 
 
 def test_one_file_cannot_be_both(tmp_path):
     with pytest.raises(DataError, match="different names"):
-        write_report(bare_facts(), tmp_path / "x", tmp_path / "x")
+        write_page(bare_facts(), tmp_path / "x", tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 

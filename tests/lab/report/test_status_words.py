@@ -18,7 +18,14 @@ from ml_core.lab.report.facts import (
     ReportFacts,
     Serving,
 )
-from ml_core.lab.report.status_words import FALLBACKS_NOTED, Status, class_words, no_outcomes, status_of
+from ml_core.lab.report.status_words import (
+    FALLBACKS_NOTED,
+    ReportStatus,
+    class_words,
+    key_figures,
+    no_outcomes,
+    status_of,
+)
 from tests.lab.report.example_facts import NOW, bare_facts, example_facts
 
 EXAMPLE = example_facts(features=12, days=90)
@@ -35,7 +42,7 @@ def quiet() -> ReportFacts:
     return replace(EXAMPLE, coverage=replace(EXAMPLE.coverage, classes=classes), drift=drift)
 
 
-def told(status: Status) -> str:
+def told(status: ReportStatus) -> str:
     return " ".join(f"{s.text} {s.first}" for s in status.sentences)
 
 
@@ -243,3 +250,33 @@ def test_the_latest_stretch_below_its_band_is_named_by_its_day_or_by_its_beginni
     )
     assert re.search(r"; in the 7 days from \d+ \w+ 2026 they held it for", weekly)
     assert re.search(r"; on \d+ \w+ 2026 they held it for", daily)
+
+
+# --- key figures -----------------------------------------------------------------------------------------------------
+
+
+def test_figures_stand_beside_what_they_are_held_against():
+    figures = {f.name: f for f in key_figures(EXAMPLE)}
+    assert list(figures) == [
+        "answers",
+        "from a fallback",
+        "coverage, class 0",
+        "coverage, class 1",
+        "area under the curve",
+        "features drifted",
+    ]
+    assert figures["coverage, class 0"].beside == "promised 90 %"
+    assert figures["coverage, class 1"].beside == "promised 90 %, alarm on"
+    assert figures["area under the curve"].beside == "latest; 0.774 in training"
+    assert [f.name for f in key_figures(EXAMPLE) if f.needs_attention] == ["coverage, class 1", "features drifted"]
+
+
+def test_there_are_no_figures_of_nothing():
+    assert key_figures(bare_facts()) == ()
+
+
+def test_latest_area_is_the_last_one_known():
+    assert EXAMPLE.performance is not None
+    known = [b.auc for b in EXAMPLE.performance.buckets if b.auc is not None]
+    bare = replace(bare_facts(), performance=replace(EXAMPLE.performance, trained_auc=None))
+    assert [(f.value, f.beside) for f in key_figures(bare)] == [(f"{known[-1]:.3f}", "latest known")]

@@ -73,6 +73,14 @@ def test_the_prior_is_the_share_of_each_label_in_training():
     assert road_model().bundle.fallback["prior"] == {"0": pytest.approx(1 - y.mean()), "1": pytest.approx(y.mean())}
 
 
+def test_it_is_evaluated_on_the_test_patients_alone():
+    model, test = road_model(), road_rows().part("test")
+    assert np.array_equal(model.test_groups, test.groups)
+    assert np.array_equal(model.test_y_index, test.y_index)
+    assert np.array_equal(model.test_proba, Predictor(model.bundle).scorer.proba(test.matrix))
+    assert model.evaluation.metrics["n_class_1"] == test.y_index.sum()
+
+
 def test_every_class_is_covered_on_patients_never_seen():
     metrics = road_model().evaluation.metrics
     assert min(metrics["coverage_class_0"], metrics["coverage_class_1"]) > 0.85

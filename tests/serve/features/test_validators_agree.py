@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ml_core.base.errors import InvalidRecord
 from ml_core.lab.data.frames import encode_frame
-from ml_core.lab.data.schemas import get_schema, judge
+from ml_core.lab.data.schemas import get_schema, validate_frame
 from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.table import encode_table
@@ -42,7 +42,7 @@ def test_the_three_readings_find_the_same_fields_wrong_in_every_row_of_a_table(n
     encoded = encode_frame(frame, version)
     assert [sorted(f.field for f in encoded.problems.get(i, [])) for i in range(len(rows))] == by_record
 
-    verdict = judge(frame, name, labelled=False)
+    verdict = validate_frame(frame, name, labelled=False)
     by_schema = [sorted({reason.split(":")[0] for reason in verdict.reasons.get(i, [])}) for i in range(len(rows))]
     assert by_schema == by_record
     assert verdict.good.tolist() == encoded.good.tolist() == [not fields for fields in by_record]
@@ -56,7 +56,7 @@ def test_the_three_readings_agree_on_unknown_and_missing_fields_of_one_row(name,
     fields = wrong_fields(RecordReader(version.columns), row)
     encoded = encode_table(version.columns, {field: [value] for field, value in row.items()})
     assert sorted(f.field for f in encoded.problems.get(0, [])) == fields
-    verdict = judge(object_frame([row]), name, labelled=False)
+    verdict = validate_frame(object_frame([row]), name, labelled=False)
     named = {shown_name(reason.split(": ")[0]) for reason in verdict.reasons.get(0, [])}
     assert sorted(named) == sorted(set(fields))
 
@@ -87,7 +87,7 @@ def test_typed_frames_are_judged_alike_by_schema_and_encoder(name):
             frame.loc[6, column.name] = np.inf
         elif column.dtype == "category" and isinstance(column.levels[0], str):
             frame[column.name] = frame[column.name].astype("category")
-    encoded, verdict = encode_frame(frame, version), judge(frame, name, labelled=False)
+    encoded, verdict = encode_frame(frame, version), validate_frame(frame, name, labelled=False)
     assert verdict.good.tolist() == encoded.good.tolist()
     assert set(encoded.problems) == {3, 4, 5, 6}
     assert {(c, k): n for c, k, n in verdict.problems} == dict(encoded.checks)
@@ -106,7 +106,7 @@ def test_what_the_schema_reports_never_contains_a_value(name):
     version = get_feature_version(name)
     canary = "canary-value-4711"
     frame = object_frame([{c.name: canary for c in version.features}] * 3)
-    verdict = judge(frame, name, labelled=False)
+    verdict = validate_frame(frame, name, labelled=False)
     assert verdict.good.sum() == 0
     assert canary not in f"{verdict.problems} {verdict.reasons}"
 
@@ -116,7 +116,7 @@ def test_a_text_that_is_no_unicode_is_refused_by_all_three(name):
     row = valid_rows(version.columns, 1, seed=2)[0] | {version.features[0].name: "\ud800"}
     assert wrong_fields(RecordReader(version.columns), row) == [version.features[0].name]
     assert not encode_frame(object_frame([row]), version).good.any()
-    assert not judge(object_frame([row]), name, labelled=False).good.any()
+    assert not validate_frame(object_frame([row]), name, labelled=False).good.any()
 
 
 def test_schema_and_encoder_agree_on_every_pandas_kind_of_null(name):
@@ -125,5 +125,5 @@ def test_schema_and_encoder_agree_on_every_pandas_kind_of_null(name):
     for column in version.features:
         frame = object_frame(rows)
         frame[column.name] = pd.Series([None, pd.NA, *[row[column.name] for row in rows[2:]]], dtype=object)
-        encoded, verdict = encode_frame(frame, version), judge(frame, name, labelled=False)
+        encoded, verdict = encode_frame(frame, version), validate_frame(frame, name, labelled=False)
         assert verdict.good.tolist() == encoded.good.tolist() == [column.nullable] * 2 + [True] * 4

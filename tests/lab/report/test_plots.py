@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from ml_core.lab.report import history_plots as plots
+from ml_core.lab.report import plots
 from ml_core.lab.report.facts import (
     AnswerBucket,
     AnswerHistory,
@@ -15,9 +15,13 @@ from ml_core.lab.report.facts import (
     CoverageBucket,
     Detector,
     EvidencePoint,
-    Performance,
+    LevelShares,
+    NumberShares,
     PerformanceBucket,
+    PerformanceHistory,
+    ShadowPair,
 )
+from ml_core.lab.report.plots import MOST_LEVELS, differences, distribution, small_distribution
 from tests.lab.report.example_facts import DAY_S, NOW
 
 QUANTILES = (0.25, 0.5, 0.75)
@@ -66,12 +70,12 @@ def test_scores_say_their_median_at_both_ends():
 
 
 def test_set_sizes_say_their_shares_at_both_ends():
-    assert says(plots.set_sizes(GAP, DAY_S)).endswith("one label: 70 % first, 50 % last. none: 10 % first, 0 % last.")
+    assert says(plots.sizes(GAP, DAY_S)).endswith("one label: 70 % first, 50 % last. none: 10 % first, 0 % last.")
 
 
 def test_set_sizes_of_many_labels_are_put_together():
     many = history(AnswerBucket(NOW, 10, set_sizes=(0, 2, 2, 3, 2, 1)))
-    svg = plots.set_sizes(many, DAY_S)
+    svg = plots.sizes(many, DAY_S)
     assert [f"var(--size-{k})" in svg for k in (0, 1, 2, 3)] == [False, True, True, True]
 
 
@@ -79,7 +83,7 @@ def test_answers_say_how_many_a_fallback_gave():
     assert says(plots.answers(GAP, DAY_S)) == "20 answers over time, 1 of them from a fallback"
 
 
-@pytest.mark.parametrize("drawn", [plots.scores, plots.set_sizes, plots.answers])
+@pytest.mark.parametrize("drawn", [plots.scores, plots.sizes, plots.answers])
 def test_history_without_answers_is_drawn_empty_and_without_a_warning(drawn, recwarn):
     assert says(drawn(NOTHING, DAY_S))
     assert not recwarn.list
@@ -131,7 +135,7 @@ def test_a_trail_of_one_point_is_a_point(recwarn):
     assert not recwarn.list
 
 
-PERFORMANCE = Performance(
+PERFORMANCE = PerformanceHistory(
     DAY_S,
     0.95,
     (PerformanceBucket(NOW, 100, 20, 0.77, 0.72, 0.82, 0.15), PerformanceBucket(NOW + timedelta(1), 3, 0)),
@@ -159,3 +163,65 @@ def test_histories_are_dated_by_month_day_or_hour_as_their_length_asks():
     assert {"Dec", "2027", "Feb"} <= set(texts(plots.scores(long, DAY_S)))
     assert "01 Dec" in texts(plots.scores(weeks, DAY_S))
     assert "18:00" in texts(plots.scores(short, 3_600.0))
+
+
+# --- distributions ---------------------------------------------------------------------------------------------------
+
+
+NUMBERS = NumberShares((0.0, 1.0, 2.0, 4.0), (0.2, 0.5, 0.3), (0.1, 0.2, 0.7))
+
+
+def heights(svg, colour):
+    """Heights of the steps of the filled outline of that colour, from left to right, in units of the picture."""
+    path = next(e for e in ET.fromstring(svg).iter("path") if f"fill:var(--{colour})" in e.attrib.get("style", ""))
+    points = [tuple(map(float, p)) for p in re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", path.attrib["d"])]
+    floor = max(y for _, y in points)
+    steps = []
+    for _, y in points:
+        if floor - y > 0 and (not steps or steps[-1] != floor - y):
+            steps.append(floor - y)
+    return steps
+
+
+def test_bins_of_unequal_width_are_drawn_as_densities():
+    first, second, third = heights(distribution("a", NUMBERS), "reference")
+    assert second / first == pytest.approx(2.5, abs=0.05)
+    assert third / first == pytest.approx(0.75, abs=0.05)  # 0.3 over twice the width
+
+
+def test_histogram_says_where_each_side_is_densest():
+    assert says(distribution("a", NUMBERS)) == "Histogram: the reference is densest from 1 to 2, now from 2 to 4"
+
+
+def test_side_without_values_is_densest_nowhere():
+    assert "now nowhere" in says(small_distribution("a", NumberShares((0.0, 1.0), (1.0,), (0.0,))))
+
+
+def test_unit_stands_below_the_axis():
+    assert "mg/dL" in texts(distribution("a", NUMBERS, "mg/dL"))
+
+
+def test_levels_are_named_with_both_shares():
+    svg = distribution("a", LevelShares(("no", "up"), (0.7, 0.3), (0.4, 0.6)))
+    assert says(svg) == "Shares of levels, reference and now: no 70 %, now 40 %; up 30 %, now 60 %"
+    assert {"no", "up"} <= set(texts(svg))
+
+
+def test_many_levels_are_the_most_frequent_ones_and_the_others_together():
+    names = tuple(f"level{n:02d}" for n in range(20))
+    shares = tuple((20 - n) / 210 for n in range(20))
+    new = (*(0.0,) * 19, 1.0)
+    shown = [t for t in texts(distribution("a", LevelShares(names, shares, new))) if "level" in t or "others" in t]
+    assert len(shown) == MOST_LEVELS
+    assert {"level19", "level00", "13 others"} <= set(shown)
+
+
+@pytest.mark.parametrize("shares", [LevelShares((), (), ()), LevelShares(("only",), (1.0,), (0.0,))])
+@pytest.mark.parametrize("drawn", [distribution, small_distribution])
+def test_few_levels_are_drawn_as_well(drawn, shares):
+    assert says(drawn("a", shares)).startswith("Shares of levels")
+
+
+def test_differences_say_where_most_of_them_lie():
+    pair = ShadowPair("v3", "v4", 10, 10, 10, edges=(-0.1, 0.0, 0.1), counts=(2, 8))
+    assert says(differences("a", pair)) == "Histogram of differences in probability, from 0 to 0.1 most often."

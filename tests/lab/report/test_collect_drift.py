@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ml_core.lab.drift.drift_columns import Feature
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference
-from ml_core.lab.report.collect_shares import level_shares, number_shares, score_shares
+from ml_core.lab.report.collect_drift import level_shares, number_shares, score_shares
 
 VALUES = st.lists(st.floats(allow_infinity=True, width=64), max_size=60)
 

@@ -7,9 +7,13 @@ import pytest
 from ml_core.base.documents import write_document
 from ml_core.base.errors import ArtefactError
 from ml_core.base.settings import Settings
-from ml_core.lab.report.collect_serving import circuits, monitoring, serving
+from ml_core.lab.log_care.log_days import LogDay
+from ml_core.lab.log_care.sealing import seal_day
+from ml_core.lab.report.collect_service import circuits, monitoring, serving, store_facts
+from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.rollout.monitor_state import ModelHealth, MonitorState
 from tests.serve.answering.builders import slot_report, worker_report
+from tests.serve.log.filled import DAY, NEXT, THIRD, bulk_row, fill, held, row, settings_in, tampering
 
 NOW_S = 1_000.0
 
@@ -96,3 +100,68 @@ def test_a_damaged_publication_is_no_silence(settings):
     settings.monitor_state.write_text("{")
     with pytest.raises(ArtefactError):
         monitoring(settings, "aa")
+
+
+# --- the prediction log ----------------------------------------------------------------------------------------------
+
+
+NOW = datetime(2026, 1, 8, tzinfo=UTC)
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    """A sealed day, and a closed one with a bulk call of a hundred."""
+    found = settings_in(tmp_path)
+    fill(found, [row(n) for n in range(12)], DAY)
+    seal_day(found, LogDay(DAY, found.log))
+    fill(found, [row(0, NEXT), bulk_row(found, 1, NEXT, answers=100)], NEXT)
+    return found
+
+
+def stored(sealed, gaps=None, reports=(), verified_at=None):
+    return store_facts(sealed, reports, None, gaps or Gaps(), verified_at=verified_at)
+
+
+def test_files_are_told_newest_first_with_every_answer_of_a_bulk_call(sealed):
+    with held(sealed, THIRD) as log:
+        log.commit([row(0, THIRD)], durable=False)
+        found = stored(sealed)
+    assert [(f.state, f.rows) for f in found.files] == [("live", 1), ("closed", 101), ("sealed", 12)]
+    assert (found.rows, found.lost, found.mode) == (114, 0, "standard")
+    assert all(f.size > 0 for f in found.files)
+
+
+def test_what_was_sealed_is_believed_and_nothing_else_until_somebody_walks_the_chains(sealed):
+    assert [f.chain for f in stored(sealed).files] == [None, True]
+    walked = stored(sealed, verified_at=NOW)
+    assert ([f.chain for f in walked.files], walked.verified_at, walked.broken) == ([True, True], NOW, ())
+
+
+def test_a_changed_row_and_a_missing_file_are_found_by_walking(sealed):
+    changed, gone = LogDay(NEXT, sealed.log).files[0], LogDay(DAY, sealed.log).files[0]
+    with tampering(changed) as connection:
+        connection.execute("UPDATE entry SET at_us = at_us + 1 WHERE seq = 1")
+    gone.path.unlink()
+    assert stored(sealed).broken == ()
+    found = stored(sealed, verified_at=NOW)
+    assert found.broken == (gone.path.name, changed.path.name)
+    assert [f.chain for f in found.files] == [False]
+
+
+def test_lost_answers_of_all_processes_are_summed_those_of_lost_ones_too(sealed):
+    log = {"mode": "standard", "stored": 5, "refused": 0, "unanswered": 0, "pending": 0, "problem": None}
+    reports = [worker_report(pid, 0.0, log={**log, "lost": pid}) for pid in (1, 2)] + [worker_report(3)]
+    assert stored(sealed, reports=reports).lost == 3
+
+
+def test_a_file_that_cannot_be_read_leaves_a_gap(sealed):
+    damaged = LogDay(NEXT, sealed.log).files[0]
+    damaged.path.write_bytes(b"no database at all" * 1_000)
+    gaps = Gaps()
+    found = stored(sealed, gaps)
+    assert [(f.state, f.rows) for f in found.files] == [("unreadable", 0), ("sealed", 12)]
+    assert [(gap.part, damaged.path.name in gap.reason) for gap in gaps.found] == [("log", True)]
+
+
+def test_no_log_is_nothing(tmp_path):
+    assert stored(settings_in(tmp_path)) is None

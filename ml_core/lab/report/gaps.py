@@ -1,23 +1,36 @@
-"""Keeps what could not be read while a report is collected, so that the rest of it is told all the same."""
+"""What a report could not read: each such part says so, and the rest of the report is made all the same."""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 from ml_core.base.errors import SuretyError
-from ml_core.lab.report.facts import Gap, Part
 
-__all__ = ["Gaps"]
+__all__ = ["Gap", "Gaps", "Part"]
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
+_T = TypeVar("_T")
+
+Part = Literal[
+    "models", "drift", "answers", "coverage", "performance", "shadow", "circuits", "rollout", "log", "lineage"
+]
+"""Parts of a report, as the page names them."""
 
 _UNREADABLE = (SuretyError, OSError, sqlite3.Error, ValueError, LookupError, TypeError)
-"""What files that are not what they should be come to, read by us or by a library."""
+"""What reading a damaged file raises, in our code or in a library."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Why a part of the report lacks something that is there and cannot be read."""
+
+    part: Part
+    reason: str
 
 
 class Gaps:
@@ -31,7 +44,7 @@ class Gaps:
         """All of them."""
         return tuple(self._found)
 
-    def asked(self, parts: Part | tuple[Part, ...], question: Callable[[], T], otherwise: T) -> T:
+    def asked(self, parts: Part | tuple[Part, ...], question: Callable[[], _T], otherwise: _T) -> _T:
         """The answer, or ``otherwise`` and a gap in each of those parts where something cannot be read."""
         try:
             return question()

@@ -1,4 +1,4 @@
-"""Answers whose outcome is known, as rows of the feature store: what retraining adds to what training had."""
+"""Matured answers as rows of the feature store: what retraining adds to the rows of the first training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, with_role
 from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.lab.data.schemas import judge
+from ml_core.lab.data.schemas import validate_frame
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
@@ -44,8 +44,8 @@ class NewRows:
 def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
     """Matured answers after the ``after``-th, of every model of that feature version.
 
-    A patient whom the store knows keeps the name he has there, so that no test patient of an older model turns up among
-    the training rows of a newer one. Others get a name made of their pseudonym, the same every time.
+    A patient whom the store knows keeps the name from there, so that no test patient of an older model becomes a
+    training patient of a newer one. Others get a name made of their pseudonym, the same every time.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
         ]
     frame = pd.DataFrame(rows)
     if len(frame):
-        verdict = judge(frame, feature_version)
+        verdict = validate_frame(frame, feature_version)
         if not verdict.good.all():
             raise DataError("labelled answers", f"{int((~verdict.good).sum())} break the column table")
     return NewRows(frame, matured[-1][0], len(matured) - len(frame))
@@ -103,7 +103,7 @@ def _row(version: FeatureVersion, row: MaturedRow, answer: LoggedAnswer, names: 
 
 
 def _made_name(group: Column, hidden: bytes) -> int | str:
-    """A patient's name from his pseudonym (or, without one, the answer's id): 48 bits of it, in the column's type."""
+    """A name made of 48 bits of the pseudonym (or, without one, of the answer's id), in the column's type."""
     if group.dtype == "int":
         low, high = int(group.low or 0), int(group.high or (1 << 48))
         return low + int.from_bytes(hidden[-6:], "big") % (high - low + 1)

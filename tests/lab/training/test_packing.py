@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from ml_core.lab.training.scorecard import fit_scorecard
+from ml_core.lab.training.packing import fit_scorecard
 from ml_core.serve.model.scorer import Scorecard
 
 

@@ -1,4 +1,4 @@
-"""Pictures of histories: scores, sets, fallbacks, coverage, evidence and performance over time."""
+"""Pictures of a report: answers, outcomes and evidence over time, and a feature or score beside its reference."""
 
 from __future__ import annotations
 
@@ -6,20 +6,42 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ml_core.lab.report.facts import AnswerHistory, ClassCoverage, Detector, Performance
+from ml_core.lab.report.facts import (
+    AnswerHistory,
+    ClassCoverage,
+    Detector,
+    LevelShares,
+    NumberShares,
+    PerformanceHistory,
+    ShadowPair,
+    Shares,
+)
 from ml_core.lab.report.formats import count, number, percent
-from ml_core.lab.report.svg import COLOURS, picture
+from ml_core.lab.report.svg import COLOURS, picture, plain
+from ml_core.serve.model.conformity_scores import FloatArray
 
-__all__ = ["answers", "auc", "brier", "coverage", "evidence", "scores", "set_sizes"]
+__all__ = [
+    "MOST_LEVELS",
+    "answers",
+    "auc",
+    "brier",
+    "coverage",
+    "differences",
+    "distribution",
+    "evidence",
+    "scores",
+    "sizes",
+    "small_distribution",
+]
 
-FloatArray = npt.NDArray[np.float64]
+MOST_LEVELS = 8
+"""Levels of a category that a picture shows; the rest are drawn as one."""
 
 _MOST_SHOWN = 1e3
 """Evidence beyond so many thresholds is drawn as that much."""
@@ -56,7 +78,7 @@ def scores(history: AnswerHistory, bucket_s: float) -> Markup:
     return picture("scores", f"{history.score_of} over time. {_ends(bands[:, middle], 'median')}", draw)
 
 
-def set_sizes(history: AnswerHistory, bucket_s: float) -> Markup:
+def sizes(history: AnswerHistory, bucket_s: float) -> Markup:
     """Shares of set sizes over time, stacked: one label, two, three and more, none."""
     largest = max((len(b.set_sizes) for b in history.buckets), default=0)
     counts = np.array([(*b.set_sizes, *(0,) * (largest - len(b.set_sizes))) for b in history.buckets], dtype=np.float64)
@@ -156,7 +178,7 @@ def evidence(name: str, detector: Detector) -> Markup:
     return picture(name, said, draw, height=1.7)
 
 
-def auc(performance: Performance) -> Markup:
+def auc(performance: PerformanceHistory) -> Markup:
     """Area under the ROC curve over time with its interval, against training's."""
     found, low, high = (
         _values([getattr(b, part) for b in performance.buckets]) for part in ("auc", "auc_low", "auc_high")
@@ -175,7 +197,7 @@ def auc(performance: Performance) -> Markup:
     return picture("auc", f"Area under the ROC curve over time. {_ends(found, 'area')}", draw)
 
 
-def brier(performance: Performance) -> Markup:
+def brier(performance: PerformanceHistory) -> Markup:
     """Brier score over time against training's."""
     found = _values([b.brier for b in performance.buckets])
 
@@ -189,6 +211,106 @@ def brier(performance: Performance) -> Markup:
         _over_time(axes, _NUMBER, edges[0], edges[-1])
 
     return picture("brier", f"Brier score over time. {_ends(found, 'score')}", draw)
+
+
+# --- distributions --------------------------------------------------------------------------------------------------
+
+
+def small_distribution(name: str, shares: Shares) -> Markup:
+    """Reference and current distribution at the size of a word."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_axis_off()
+        if isinstance(shares, NumberShares):
+            _histograms(axes, shares)
+        else:
+            levels = _shown_levels(shares)
+            where = np.arange(len(levels.levels))
+            axes.bar(where, levels.reference, 0.85, color=COLOURS["reference"])
+            axes.bar(where, levels.current, 0.35, color=COLOURS["current"])
+
+    return picture(name, _distribution_words(shares), draw, width=1.7, height=0.45)
+
+
+def distribution(name: str, shares: Shares, unit: str = "", width: float = 3.4) -> Markup:
+    """Reference and current distribution with their axis."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        if isinstance(shares, NumberShares):
+            _histograms(axes, shares)
+            axes.set(yticks=[], xlabel=plain(unit, 40))
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(_NUMBER)
+        else:
+            _bars(axes, _shown_levels(shares))
+
+    shown = 0 if isinstance(shares, NumberShares) else len(_shown_levels(shares).levels)
+    return picture(name, _distribution_words(shares), draw, width=width, height=max(1.5, 0.4 + 0.22 * shown))
+
+
+def differences(name: str, pair: ShadowPair) -> Markup:
+    """How far the challenger's probabilities lie from the champion's."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.stairs(np.array(pair.counts), np.array(pair.edges), fill=True, color=COLOURS["current"], alpha=0.75)
+        axes.axvline(0.0, color=COLOURS["ink"], linewidth=1.0)
+        axes.set_xlabel("challenger minus champion")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_formatter(_NUMBER)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(_COUNT)
+        axes.grid(axis="y")
+
+    said = f"Histogram of differences in probability, {_peak(pair.edges, pair.counts)} most often."
+    return picture(name, said, draw)
+
+
+def _histograms(axes: Axes, shares: NumberShares) -> None:
+    """Densities, so that bins of unequal width do not mislead."""
+    edges = np.array(shares.edges)
+    width = np.diff(edges)
+    axes.stairs(np.array(shares.reference) / width, edges, fill=True, color=COLOURS["reference"])
+    axes.stairs(np.array(shares.current) / width, edges, color=COLOURS["current"], linewidth=1.6)
+    axes.margins(x=0)
+
+
+def _bars(axes: Axes, shares: LevelShares) -> None:
+    where = np.arange(len(shares.levels))[::-1]
+    axes.barh(where, shares.reference, 0.8, color=COLOURS["reference"])
+    axes.barh(where, shares.current, 0.34, color=COLOURS["current"])
+    axes.set_yticks(where, [plain(level) for level in shares.levels])
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(_PERCENT)
+
+
+def _shown_levels(shares: LevelShares) -> LevelShares:
+    """The most frequent levels of either side, by frequency, and the others together."""
+    rows = sorted(zip(shares.levels, shares.reference, shares.current, strict=True), key=lambda r: -max(r[1], r[2]))
+    if len(rows) > MOST_LEVELS:
+        rest = rows[MOST_LEVELS - 1 :]
+        together = (f"{len(rest)} others", sum(r[1] for r in rest), sum(r[2] for r in rest))
+        rows = [*rows[: MOST_LEVELS - 1], together]
+    levels, reference, current = zip(*rows, strict=True) if rows else ((), (), ())
+    return LevelShares(levels, reference, current)
+
+
+def _distribution_words(shares: Shares) -> str:
+    if isinstance(shares, LevelShares):
+        rows = zip(*(getattr(_shown_levels(shares), part) for part in ("levels", "reference", "current")), strict=True)
+        told = "; ".join(f"{level} {percent(before)}, now {percent(now)}" for level, before, now in rows)
+        return f"Shares of levels, reference and now: {told}"
+    peaks = (_peak(shares.edges, part) for part in (shares.reference, shares.current))
+    return "Histogram: the reference is densest {}, now {}".format(*peaks)
+
+
+def _peak(edges: Sequence[float], shares: Sequence[float]) -> str:
+    if not any(shares):
+        return "nowhere"
+    top = int(np.argmax(np.array(shares) / np.diff(np.array(edges))))
+    return f"from {number(edges[top])} to {number(edges[top + 1])}"
 
 
 # --- common ---------------------------------------------------------------------------------------------------------

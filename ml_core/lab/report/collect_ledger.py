@@ -1,73 +1,116 @@
-"""What turned out to be true, as a report tells it: labels counted, coverage per class and performance over time."""
+"""What the monitor's ledger says: detectors, labels, coverage per class, performance over time.
+
+Every function raises LogDamaged where the ledger cannot be read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
-from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget
+from ml_core.lab.drift.sequential import DriftState
+from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget, DetectorState
 from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MaturedPerformance, performance
 from ml_core.lab.report.collect_answers import files_of
-from ml_core.lab.report.collect_gaps import Gaps
 from ml_core.lab.report.collect_period import Known, Period, Stretch
 from ml_core.lab.report.facts import (
     ClassCoverage,
     Coverage,
     CoverageBucket,
     Detector,
+    EvidencePoint,
     Labels,
-    Performance,
     PerformanceBucket,
+    PerformanceHistory,
 )
+from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.report.status_words import ALL
-from ml_core.lab.watching.alarms import target_of
+from ml_core.lab.watching.alarms import DRIFT, target_of
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_performance import arrays_of
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
 
-__all__ = ["known_outcomes", "label_facts", "outcome_facts"]
+__all__ = ["detectors_of", "known_outcomes", "label_facts", "outcome_facts", "thinned"]
+
+MOST_POINTS = 400
+"""Points of a trail; a picture cannot show more."""
+
+_Judged = Sequence[tuple[datetime, MaturedPerformance | None]]
+"""When each bucket begins, and how the model did in it; None without any answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """One bucket: when it begins, and how the model did; None without any answer."""
+# --- detectors ------------------------------------------------------------------------------------------------------
 
-    start: datetime
-    found: MaturedPerformance | None
+
+def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Detector]:
+    """The detectors of a model by name (``drift``, ``coverage:1``), each with its trail since then.
+
+    Parameters
+    ----------
+    path : the monitor's ledger; a monitor that never ran has no detectors
+    """
+    with Ledger.reading(path) as ledger:
+        if ledger is None:
+            return {}
+        kept = ledger.detectors(model_hash)
+        trails = {name: ledger.evidence(model_hash, name, microseconds(since)) for name in kept}
+    return {name: _detector(name, state, alarm, trails[name]) for name, (state, alarm) in kept.items()}
+
+
+def thinned(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+    """At most about so many points of a trail, its peaks and its end among them.
+
+    Examples
+    --------
+    >>> thinned([(1, 0.0), (2, 7.0), (3, 1.0), (4, 2.0)], most=2)
+    [(2, 7.0), (4, 2.0)]
+    """
+    if len(trail) <= most:
+        return list(trail)
+    borders = [len(trail) * k // most for k in range(most + 1)]
+    pieces = [trail[low:high] for low, high in pairwise(borders)]
+    peaks = [max(piece, key=lambda point: point[1]) for piece in pieces]
+    return peaks if peaks[-1] == trail[-1] else [*peaks, trail[-1]]
+
+
+def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Sequence[tuple[int, float]]) -> Detector:
+    alarm_at = None if alarm is None else datetime.fromisoformat(alarm)
+    points = tuple(EvidencePoint(moment_of(us), value) for us, value in thinned(trail))
+    if name == DRIFT:
+        drift = DriftState(**state)
+        windows = f"{drift.threshold:,.0f} windows of answers"
+        promise = f"On average at most one false alarm in {windows} while what is asked stays alike."
+        return Detector(drift.evidence, drift.threshold, drift.windows, promise, alarm_at, points)
+    found = DetectorState(**state)
+    whose = "outcomes" if name == "coverage:all" else "outcomes of this class"
+    promise = f"On average at most one false alarm in {found.threshold:,.0f} {whose} while the promise is kept."
+    return Detector(found.total_evidence, found.threshold, found.labels, promise, alarm_at, points)
+
+
+# --- labels and what they show ---------------------------------------------------------------------------------------
 
 
 def known_outcomes(path: Path, model_hash: str) -> Known | None:
-    """Which answers of a model have an outcome that counts; None without any.
-
-    Raises
-    ------
-    LogDamaged
-        The monitor's ledger cannot be read.
-    """
+    """Which answers of a model have a matured label; None without any."""
     with Ledger.reading(path) as ledger:
         found = None if ledger is None else ledger.matured_between(model_hash)
     return None if found is None else Known(moment_of(found[0]), moment_of(found[1]), found[2])
 
 
 def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: float, gaps: Gaps) -> Labels:
-    """How many answers have an outcome that counts, wait for it, or never got one, whichever model gave them.
-
-    Raises
-    ------
-    LogDamaged
-        The monitor's ledger cannot be read.
-    """
+    """How many answers have a matured label, wait for their horizon, or have none after it, of any model."""
     ripe = period.now - period.horizon
     waiting, first = _given(log, ripe, period.now, gaps)
     next_at = None if first is None else first + period.horizon
     since, until, now = (microseconds(at) for at in (period.asked_outcomes, ripe, period.now))
     with Ledger.reading(path) as ledger:
-        if ledger is None:  # nobody has looked yet whether outcomes came
+        if ledger is None:  # no monitor has looked for labels yet
             return Labels(waiting=waiting, horizon_days=horizon_days, next_at=next_at)
         counted, ripe_counted = ledger.count_given(since, now), ledger.count_given(since, until)
         due = ledger.count_due(now)
@@ -77,20 +120,14 @@ def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: fl
 
 def outcome_facts(
     path: Path, model_hash: str, manifest: Manifest, period: Stretch, detectors: Mapping[str, Detector]
-) -> tuple[Coverage | None, Performance | None]:
-    """Coverage and performance of a model's own answers by the day they were given; None while none counts.
-
-    Raises
-    ------
-    LogDamaged
-        The monitor's ledger cannot be read.
-    """
+) -> tuple[Coverage | None, PerformanceHistory | None]:
+    """Coverage and performance of a model's own answers by the day they were given; None while none counts."""
     with Ledger.reading(path) as ledger:
         promise = None if ledger is None else target_of(ledger, model_hash, manifest.calibration_id)
     if promise is None:
         return None, None
     judged = [
-        _Judged(start, performance(arrays_of(rows), promise) if rows else None)
+        (start, performance(arrays_of(rows), promise) if rows else None)
         for start, rows in _rows(path, model_hash, manifest.calibration_id, period)
     ]
     coverage = Coverage(
@@ -102,7 +139,7 @@ def outcome_facts(
             for label, place in _promised(promise)
         ),
     )
-    return coverage, _performance(judged, manifest, period) if any(one.found for one in judged) else None
+    return coverage, _performance(judged, manifest, period) if any(found for _, found in judged) else None
 
 
 def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> tuple[int, datetime | None]:
@@ -131,16 +168,16 @@ def _rows(
 
 
 def _promised(promise: CoverageTarget) -> list[tuple[str, int]]:
-    """What something is promised to, and its place among the bands: each class, or all of them together."""
+    """Each class with a promise of its own, or all of them together, with the place of its band."""
     if promise.guarantee == "marginal":
         return [(ALL, 0)]
     return [(str(label), place) for place, label in enumerate(promise.classes, start=1)]
 
 
 def _class_coverage(
-    label: str, place: int, promise: CoverageTarget, judged: Sequence[_Judged], detector: Detector | None
+    label: str, place: int, promise: CoverageTarget, judged: _Judged, detector: Detector | None
 ) -> ClassCoverage:
-    bands = [(one.start, None if one.found is None else one.found.coverage[place]) for one in judged]
+    bands = [(start, None if found is None else found.coverage[place]) for start, found in judged]
     rows = sum(band.n for _, band in bands if band is not None)
     covered = sum(band.covered for _, band in bands if band is not None)
     return ClassCoverage(
@@ -159,23 +196,22 @@ def _coverage_bucket(start: datetime, band: CoverageBand | None) -> CoverageBuck
     return CoverageBucket(start, band.n, band.observed, band.lower, band.upper)
 
 
-def _performance(judged: Sequence[_Judged], manifest: Manifest, period: Stretch) -> Performance:
-    return Performance(
+def _performance(judged: _Judged, manifest: Manifest, period: Stretch) -> PerformanceHistory:
+    return PerformanceHistory(
         bucket_s=period.bucket.total_seconds(),
         interval_level=INTERVAL_LEVEL,
-        buckets=tuple(_performance_bucket(one) for one in judged),
+        buckets=tuple(_performance_bucket(start, found) for start, found in judged),
         trained_auc=manifest.metrics.get("roc_auc") if len(manifest.classes) == 2 else None,
         trained_brier=manifest.metrics.get("brier"),
     )
 
 
-def _performance_bucket(judged: _Judged) -> PerformanceBucket:
-    found = judged.found
+def _performance_bucket(start: datetime, found: MaturedPerformance | None) -> PerformanceBucket:
     if found is None:
-        return PerformanceBucket(judged.start, 0, 0)
+        return PerformanceBucket(start, 0, 0)
     area = found.auc
     return PerformanceBucket(
-        start=judged.start,
+        start=start,
         rows=found.n,
         positives=found.n_per_class[1],
         auc=None if area is None else area.value,
