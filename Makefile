@@ -12,7 +12,7 @@ ALIAS ?= challenger
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
+.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -143,6 +143,9 @@ floors: $(READY) ## The locks against requirements/floors.toml: no known hole, e
 
 bench: $(READY) ## Figures, as ratios in one run, with the machine beside them
 	$(BIN)/python -m benchmarks.run
+
+house: $(READY) ## How many files a request, a label and a model pass, and how many names the code has (ARGS=--details lists them)
+	$(BIN)/python -m benchmarks.house $(ARGS)
 
 docs: $(READY) ## Rewrite the parts of docs/ that are made from the code
 	$(BIN)/python -m scripts.docs
