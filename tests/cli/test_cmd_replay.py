@@ -16,7 +16,7 @@ import pytest
 
 from ml_core.cli.cmd_replay import Moment
 from ml_core.serve.features.versions import get_feature_version
-from tests.cli.test_light_verbs import SCRIPT
+from tests.cli.test_main_light_verbs import SCRIPT
 from tests.cli.typing_surety import command_line
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
 from tests.serve.answering.builders import live_of, toy_records
