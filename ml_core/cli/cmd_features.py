@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ml_core.cli.options import config_option
 from ml_core.cli.output import emit, note, output_option
 
 
@@ -15,7 +16,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
+@config_option()
 @click.option("--data", type=click.Path(path_type=Path), default=None,
               help="Raw rows, instead of the file that the configuration names.")  # fmt: skip
 @click.option("--quarantine", type=click.Path(path_type=Path), default=None,

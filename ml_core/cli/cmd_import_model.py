@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import version_of
+from ml_core.cli.output import emit, note, output_option, refuse
 
 
 @click.command(name="import-model")
@@ -69,15 +70,13 @@ def command(
     if dry_run:
         note("dry run: nothing was stored")
     if not passed:
-        note(f"not imported; refused by: {', '.join(result['failed_rules'])}")
-        raise SystemExit(3)
+        refuse(f"not imported; refused by: {', '.join(result['failed_rules'])}")
 
 
 def _import_ours(
     model: str | None, alias: str | None, version: str | None, uri: str | None, *, dry_run: bool
 ) -> dict[str, Any]:
     from ml_core.base.settings import load_settings
-    from ml_core.cli.model_options import version_of
     from ml_core.lab.registry.importer import import_version
     from ml_core.lab.registry.model_registry import ModelRegistry
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ml_core.cli.options import version_of
 from ml_core.cli.output import emit, output_option
 
 
@@ -47,7 +48,6 @@ def card(model: str, alias: str | None, version: str | None, output: str) -> Non
     Example: surety models card --model readmission_risk --version 3 > card.md
     """
     from ml_core.base.settings import load_settings
-    from ml_core.cli.model_options import version_of
     from ml_core.lab.registry.card_text import as_row, card_text
     from ml_core.lab.registry.model_card import read_card
     from ml_core.lab.registry.model_registry import ModelRegistry

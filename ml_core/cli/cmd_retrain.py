@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import config_option
+from ml_core.cli.output import emit, note, output_option, refuse
 
 
 @click.command(name="retrain")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
+@config_option()
 @click.option("--if-drift", is_flag=True, help="Only where answers have drifted or an alarm is on.")
 @click.option("--force", is_flag=True, help="Whatever speaks against it: no drift, cool-down, too few new labels.")
 @click.option("--shadow", is_flag=True, help="Let the new model score every request beside the champion.")
@@ -34,8 +35,6 @@ def command(config_path: Path, output: str, *, if_drift: bool, force: bool, shad
     found = retrain(config, settings, note, if_drift=if_drift, force=force, shadow=shadow, dry_run=dry_run)
     emit(as_row(found), output)
     if not found.decision.go:
-        note(f"not retrained: {'; '.join(found.decision.against)}")
-        raise SystemExit(3)
+        refuse(f"not retrained: {'; '.join(found.decision.against)}")
     if found.gate is not None and not found.gate.passed:
-        note(f"refused by the gate: {', '.join(found.gate.failed_rules)}")
-        raise SystemExit(3)
+        refuse(f"refused by the gate: {', '.join(found.gate.failed_rules)}")

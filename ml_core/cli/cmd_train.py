@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from ml_core.cli.options import config_option
 from ml_core.cli.output import emit, note, output_option
 
 
 @click.command(name="train")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
+@config_option()
 @click.option(
     "--table-version", type=int, default=None, help="Delta version of the feature table; the latest if left out."
 )
