@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import settings_option
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -46,9 +46,7 @@ def show(settings: Settings, output: str) -> None:
             "alarm": alarm.reason,
             "model_version": health.model_version,
             "model_hash": model_hash,
-            "since": alarm.since,
-            "says": alarm.says,
-            "false_alarm": alarm.false_alarm,
+            **picked(alarm, "since", "says", "false_alarm"),
         }
         for model_hash, health in view.state.models.items()
         for alarm in health.alarms

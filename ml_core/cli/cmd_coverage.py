@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import Duration, settings_option, slot_option
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -48,8 +48,7 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
     detectors: list[dict[str, Any]] = [
         {
             "alarm": name,
-            "labels": state.labels,
-            "misses": state.misses,
+            **picked(state, "labels", "misses"),
             "evidence": state.total_evidence,
             "needed": state.threshold,
             "largest_miss_rate": state.mu0,

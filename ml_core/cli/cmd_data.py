@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.output import emit, note, output_option, progress
+from ml_core.cli.options import file_option
+from ml_core.cli.output import emit, note, output_option, picked, progress
 
 
 @click.group(name="data")
@@ -77,10 +78,8 @@ def make(
 
 
 @command.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data/diabetes130.parquet"), show_default=True,
-              help="File to write.")  # fmt: skip
-@click.option("--path", "source", type=click.Path(path_type=Path), default=None,
-              help="Take it from this .csv or .parquet file instead of OpenML.")  # fmt: skip
+@file_option("--out", default=Path("data/diabetes130.parquet"), show_default=True, told="File to write.")
+@file_option("--path", "source", told="Take it from this .csv or .parquet file instead of OpenML.")
 @click.option("--unverified", is_flag=True, help="Also take rows whose checksum is not the published one.")
 @output_option
 def fetch(out: Path, source: Path | None, *, unverified: bool, output: str) -> None:
@@ -98,10 +97,7 @@ def fetch(out: Path, source: Path | None, *, unverified: bool, output: str) -> N
     emit(
         {
             "path": str(fetched.path),
-            "origin": fetched.origin,
-            "rows": fetched.rows,
-            "verified": fetched.verified,
-            "csv_sha256": fetched.csv_sha256,
+            **picked(fetched, "origin", "rows", "verified", "csv_sha256"),
         },
         output,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.options import settings_option
+from ml_core.cli.options import file_option, settings_option
 from ml_core.cli.output import emit, note, refuse
 
 if TYPE_CHECKING:
@@ -39,16 +39,13 @@ def command() -> None:
 
 
 @command.command(name="check")
-@click.option("--reference", type=click.Path(path_type=Path), default=None,
-              help="Rows that are normal: .parquet, .csv or reference.npz (default: the live model's).")  # fmt: skip
-@click.option("--current", type=click.Path(path_type=Path), default=None,
-              help="Rows to judge: .parquet or .csv (default: the newest answers of the live model).")  # fmt: skip
+@file_option("--reference", told="Rows that are normal: .parquet, .csv or reference.npz (default: the live model's).")
+@file_option("--current", told="Rows to judge: .parquet or .csv (default: the newest answers of the live model).")
 @settings_option("Whose live answers")
 @click.option("--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="How many of them.")
 @click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]), default=None,
               help="What counts as drift (default: the configuration's, else ks_mean_shift).")  # fmt: skip
-@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
-              help="YAML of the model: its limits and its feature version.")  # fmt: skip
+@file_option("--config", "config_path", told="The model's YAML: its limits and its feature version.")
 @click.option("--feature-version", default=None, help="Types the columns, e.g. v2 (default: the configuration's).")
 @click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two apart.")
 @click.option("--output", "--output-file", "output", type=Report(), default=None,

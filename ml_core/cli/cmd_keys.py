@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import file_option
+from ml_core.cli.output import emit, note, output_option, picked
 from ml_core.serve.http.api_keys import ROLES, Role
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
 
-_FILE = click.option(
-    "--file",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="The file of keys (default: SURETY_API_KEYS_FILE).",
-)
+_FILE = file_option("--file", "path", told="The file of keys (default: SURETY_API_KEYS_FILE).")
 
 
 @click.group(name="keys")
@@ -79,14 +74,7 @@ def list_keys(path: Path | None, output: str) -> None:
     now = utc_now()
     emit(
         [
-            {
-                "name": key.name,
-                "roles": list(key.roles),
-                "made_at": key.made_at,
-                "expires_at": key.expires_at,
-                "per_second": key.per_second,
-                "valid": key.is_valid(now),
-            }
+            {**picked(key, "name", "roles", "made_at", "expires_at", "per_second"), "valid": key.is_valid(now)}
             for key in read_keys(path).keys
         ],
         output,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import raw_id, settings_option
-from ml_core.cli.output import emit, note, output_option, progress
+from ml_core.cli.output import emit, note, output_option, picked, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -69,10 +69,7 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
         {
             "model": settings.model_name,
             "rows": done.rows,
-            "accepted": done.counts.accepted,
-            "duplicate": done.counts.duplicate,
-            "conflict": done.counts.conflict,
-            "unknown": done.counts.unknown,
+            **picked(done.counts, "accepted", "duplicate", "conflict", "unknown"),
             "unresolved": done.unresolved,
         },
         output,

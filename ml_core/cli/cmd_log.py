@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import settings_option
-from ml_core.cli.output import emit, note, output_option, progress
+from ml_core.cli.output import emit, note, output_option, picked, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -48,7 +48,7 @@ def show(settings: Settings, output: str) -> None:
 
     facts = overview(settings)
     if not facts:
-        _note_no_log(settings)
+        note(_no_log(settings))
     emit(
         {
             "model": settings.model_name,
@@ -96,7 +96,7 @@ def verify(day: datetime | None, settings: Settings, output: str) -> None:
     with progress("verifying", total=1.0) as advance:
         report = verify_log(settings, None if day is None else day.date().isoformat(), advance)
     if not report.files and not report.missing:
-        _note_no_log(settings)
+        note(_no_log(settings))
     rows = [_report_row(found) for found in report.files]
     if output == "table":  # what is wrong stands below, and the whole head in the JSON
         emit([{**{name: row[name] for name in _SHORT}, "head": f"{row['head'][:12]}…"} for row in rows], output)
@@ -209,7 +209,7 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
 
     name = _subject(subject)
     if not settings.log.exists():
-        _note_no_log(settings)
+        note(_no_log(settings))
         emit(_erased_facts(settings, [], None), output)
         return
     _check_key(settings)
@@ -257,10 +257,6 @@ def _no_log(settings: Settings) -> str:
     return f"{settings.model_name} has no log yet in {settings.log}"
 
 
-def _note_no_log(settings: Settings) -> None:
-    note(_no_log(settings))
-
-
 def _ask(question: str, *, yes: bool) -> None:
     """Go on only if the person in front says yes; a job is not asked."""
     if not yes and sys.stdin.isatty():
@@ -289,9 +285,7 @@ def _report_row(found: FileReport) -> dict[str, Any]:
     return {
         "file": found.file,
         "state": "live" if found.is_live else "closed",
-        "rows": found.rows,
-        "answers": found.answers,
-        "commits": found.commits,
+        **picked(found, "rows", "answers", "commits"),
         "erased": len(found.erased),
         "head": found.head.hex(),
         "ok": found.is_sound,
@@ -301,7 +295,7 @@ def _report_row(found: FileReport) -> dict[str, Any]:
 
 
 def _sealed_row(day: SealedDay) -> dict[str, Any]:
-    return {"day": day.day, "outcome": day.outcome, "answers": day.answers, "detail": day.detail or None}
+    return {**picked(day, "day", "outcome", "answers"), "detail": day.detail or None}
 
 
 def _old_row(day: OldDay, *, removed: bool) -> dict[str, Any]:
@@ -309,9 +303,7 @@ def _old_row(day: OldDay, *, removed: bool) -> dict[str, Any]:
     return {
         "day": day.day.name,
         "outcome": gone if day.state == "goes" else day.state,
-        "files": list(day.files),
-        "rows": day.rows,
-        "bytes": day.bytes,
+        **picked(day, "files", "rows", "bytes"),
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import Duration, settings_option
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -90,10 +90,7 @@ def _watched(look: Any) -> dict[str, Any]:
 def verdict_row(verdict: GuardVerdict) -> dict[str, Any]:
     """One guard as a row: what it saw, what it allows, and how far the evidence is from enough."""
     return {
-        "guard": verdict.guard,
-        "observed": verdict.observed,
-        "limit": verdict.limit,
-        "observations": verdict.observations,
+        **picked(verdict, "guard", "observed", "limit", "observations"),
         "evidence": round(verdict.log_evidence, 2),
         "needed": round(verdict.needed, 2),
         "tripped": verdict.tripped,

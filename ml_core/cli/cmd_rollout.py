@@ -12,7 +12,7 @@ import click
 
 from ml_core.cli.cmd_monitor import verdict_row
 from ml_core.cli.options import settings_option, slot_option, sound_no, tag_of
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -251,14 +251,8 @@ def breaker(wanted: Wanted, order: str, slot: str) -> None:
     """
     from ml_core.serve.rollout import changes
 
-    modes: dict[str, Any] = {
-        "open": "forced_open",
-        "disable": "disabled",
-        "watch": "metrics_only",
-        "auto": "auto",
-        "reset": "auto",
-    }
-    wanted.make(changes.circuit(slot, modes[order], reset=order == "reset"))  # type: ignore[arg-type]  # click has checked it
+    modes: dict[str, Any] = {"open": "forced_open", "disable": "disabled", "watch": "metrics_only"}
+    wanted.make(changes.circuit(slot, modes.get(order, "auto"), reset=order == "reset"))  # type: ignore[arg-type]  # click has checked it
 
 
 def _state(settings: Settings) -> RolloutState:
@@ -321,16 +315,8 @@ def _shown(state: RolloutState) -> dict[str, Any]:
 
 def _slot(report: SlotReport) -> dict[str, Any]:
     """One slot's counts over all workers, few enough columns for a screen."""
-    return {
-        "slot": report.slot,
-        "version": report.model_version,
-        "where": report.where,
-        "answers": report.answers,
-        "failures": report.failures,
-        "slow": report.slow,
-        "fallbacks": report.fallbacks,
-        "set_sizes": report.set_sizes,
-    }
+    counts = picked(report, "where", "answers", "failures", "slow", "fallbacks", "set_sizes")
+    return {"slot": report.slot, "version": report.model_version, **counts}
 
 
 def _assignment(text: str) -> tuple[str, Any]:

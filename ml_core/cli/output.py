@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-__all__ = ["emit", "note", "output_option", "progress", "refuse", "rules_table"]
+__all__ = ["emit", "note", "output_option", "picked", "progress", "refuse", "rules_table"]
 
 
 def output_option(command: F) -> F:
@@ -58,6 +58,11 @@ def emit(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], output: str) -
 def note(text: str) -> None:
     """Say something to the person in front, on stderr."""
     click.echo(text, err=True)
+
+
+def picked(thing: Any, *names: str) -> dict[str, Any]:
+    """Those attributes of a thing, by name and in that order, as a part of a result."""
+    return {name: getattr(thing, name) for name in names}
 
 
 def refuse(text: str) -> NoReturn:
