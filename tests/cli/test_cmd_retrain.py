@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tests.cli.typing_surety import command_line
 from tests.toy_models import toy_config
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture
