@@ -58,8 +58,8 @@ def show(settings: Settings, output: str) -> None:
 
 @command.command()
 @click.argument("alarm")
-@click.option("--why", required=True, help="For the journal.")
-@click.option("--version", "model_version", default=None, help="Of that version only (default: every live one).")
+@click.option("--why", required=True, help="The reason, kept in the journal.")
+@click.option("--version", "model_version", default=None, help="Only of this model version (default: every live one).")
 @settings_option()
 @output_option
 def acknowledge(alarm: str, why: str, model_version: str | None, settings: Settings, output: str) -> None:

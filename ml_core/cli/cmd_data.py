@@ -34,7 +34,7 @@ def command() -> None:
 @click.option("--prevalence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
               help="Label shift: share readmitted; about 0.15 if not given.")  # fmt: skip
 @click.option("--signal", type=float, default=1.0, show_default=True,
-              help="Concept drift: factor on the law's slopes; 0.5 halves what can be known.")  # fmt: skip
+              help="Concept drift: factor on the slopes of the law; 0.5 halves every effect.")  # fmt: skip
 @click.option("--unit-error", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of glucose values entered in mmol/L.")  # fmt: skip
 @output_option
@@ -80,7 +80,7 @@ def make(
 @command.command()
 @file_option("--out", default=Path("data/diabetes130.parquet"), show_default=True, told="File to write.")
 @file_option("--path", "source", told="Take it from this .csv or .parquet file instead of OpenML.")
-@click.option("--unverified", is_flag=True, help="Also take rows whose checksum is not the published one.")
+@click.option("--unverified", is_flag=True, help="Accept rows whose checksum is not the published one.")
 @output_option
 def fetch(out: Path, source: Path | None, *, unverified: bool, output: str) -> None:
     """Fetch Diabetes 130-US hospitals 1999-2008 (UCI, CC BY 4.0) from OpenML or a file, and verify it.

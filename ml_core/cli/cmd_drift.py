@@ -42,12 +42,18 @@ def command() -> None:
 @file_option("--reference", told="Rows that are normal: .parquet, .csv or reference.npz (default: the live model's).")
 @file_option("--current", told="Rows to judge: .parquet or .csv (default: the newest answers of the live model).")
 @settings_option("Whose live answers")
-@click.option("--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="How many of them.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="Number of newest answers to compare."
+)
 @click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]), default=None,
               help="What counts as drift (default: the configuration's, else ks_mean_shift).")  # fmt: skip
 @file_option("--config", "config_path", told="The model's YAML: its limits and its feature version.")
-@click.option("--feature-version", default=None, help="Types the columns, e.g. v2 (default: the configuration's).")
-@click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two apart.")
+@click.option(
+    "--feature-version",
+    default=None,
+    help="Feature version that gives the column types, e.g. v2 (default: the configuration's).",
+)
+@click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two tables apart.")
 @click.option("--output", "--output-file", "output", type=Report(), default=None,
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
 def check(

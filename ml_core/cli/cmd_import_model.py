@@ -13,7 +13,7 @@ from ml_core.cli.output import emit, note, output_option, picked, refuse
 
 @click.command(name="import-model")
 @click.option("--model", default=None, help="Name of the registered model.")
-@click.option("--alias", default=None, help="Import the version with this alias (champion if nothing is named).")
+@click.option("--alias", default=None, help="Import the version with this alias (default: champion).")
 @click.option("--version", default=None, help="Import this version.")
 @click.option("--uri", default=None, help="models:/name/3, models:/name@alias or runs:/RUN/path.")
 @file_option("--calibration", told="Labelled rows the model never saw; adopts a scikit-learn or XGBoost classifier.")

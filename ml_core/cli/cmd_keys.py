@@ -32,8 +32,17 @@ def command() -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, required=True, help="Given once or more.")
-@click.option("--expires", type=click.DateTime(), default=None, help="Refused from then on, UTC (default: never).")
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(ROLES),
+    multiple=True,
+    required=True,
+    help="A role of the key; can be given more than once.",
+)
+@click.option(
+    "--expires", type=click.DateTime(), default=None, help="When the key stops working, UTC (default: never)."
+)
 @click.option("--per-second", type=float, default=None, help="Most requests a second (default: no limit).")
 @_FILE
 def add(
@@ -83,7 +92,7 @@ def list_keys(path: Path | None, output: str) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--why", default="", help="For the journal.")
+@click.option("--why", default="", help="The reason, kept in the journal.")
 @_FILE
 def revoke(name: str, why: str, path: Path | None) -> None:
     """Take the key of NAME back.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DAY = click.DateTime(["%Y-%m-%d"])
 _SHORT = ("file", "state", "rows", "erased", "ok", "row")
 _yes_option = click.option(
-    "--yes", is_flag=True, help="Do not ask; nothing is asked either where stdin is no terminal."
+    "--yes", is_flag=True, help="Do not ask for confirmation (never asked if stdin is no terminal)."
 )
 
 
@@ -77,7 +77,7 @@ def show(settings: Settings, output: str) -> None:
 
 
 @command.command(name="verify")
-@click.option("--day", type=_DAY, default=None, help="Only that day, e.g. 2026-11-24.")
+@click.option("--day", type=_DAY, default=None, help="Only this day, e.g. 2026-11-24.")
 @settings_option()
 @output_option
 def verify(day: datetime | None, settings: Settings, output: str) -> None:
@@ -115,7 +115,7 @@ def verify(day: datetime | None, settings: Settings, output: str) -> None:
 
 
 @command.command(name="seal")
-@click.option("--before", type=_DAY, default=None, help="Only days before that one (default: today).")
+@click.option("--before", type=_DAY, default=None, help="Only days before this day (default: today).")
 @settings_option()
 @output_option
 def seal(before: datetime | None, settings: Settings, output: str) -> None:

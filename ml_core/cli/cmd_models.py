@@ -37,9 +37,9 @@ def list_models(model: str | None, output: str) -> None:
 @command.command()
 @click.option("--model", required=True, help="Name of the registered model.")
 @click.option("--alias", default=None, help="The version with this alias.")
-@click.option("--version", default=None, help="This version (if nothing is named the champion, or else the newest).")
+@click.option("--version", default=None, help="This version (default: the champion, else the newest).")
 @click.option("--output", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True,
-              help="The card as people read it, or what it is made of.")  # fmt: skip
+              help="The card as text, or its content as JSON.")  # fmt: skip
 def card(model: str, alias: str | None, version: str | None, output: str) -> None:
     """Print the model card of a version: what it is for, what it was made of, what it measured, what the gate said.
 

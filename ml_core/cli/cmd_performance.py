@@ -27,7 +27,10 @@ def command() -> None:
 @click.option("--since", type=Duration(), default=None, help="Only answers of the last e.g. 24h, 30d (default: all).")
 @slot_option()
 @click.option(
-    "--min-auc", type=click.FloatRange(0, 1), default=None, help="Exit status 3 where the AUC's interval lies below."
+    "--min-auc",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="Exit status 3 if the whole interval of the AUC lies below this.",
 )
 @settings_option()
 @output_option

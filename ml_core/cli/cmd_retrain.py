@@ -12,10 +12,12 @@ from ml_core.cli.output import emit, note, output_option, refuse
 
 @click.command(name="retrain")
 @config_option()
-@click.option("--if-drift", is_flag=True, help="Only where answers have drifted or an alarm is on.")
-@click.option("--force", is_flag=True, help="Whatever speaks against it: no drift, cool-down, too few new labels.")
+@click.option("--if-drift", is_flag=True, help="Train only if answers have drifted or an alarm is on.")
+@click.option(
+    "--force", is_flag=True, help="Train even without drift, within the cool-down, or with too few new labels."
+)
 @click.option("--shadow", is_flag=True, help="Let the new model score every request beside the champion.")
-@click.option("--dry-run", is_flag=True, help="Decide only.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done; train nothing.")
 @output_option
 def command(config_path: Path, output: str, *, if_drift: bool, force: bool, shadow: bool, dry_run: bool) -> None:
     """Train again on the feature store and every answer whose outcome is known by now, and register a challenger.

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def command() -> None:
     """Shadow, canary, full, rollback, flags and circuits, obeyed by every worker within a second.
 
-    Every change is journalled with who, why, before and after. Exit status 3 is a sound "no": a model without a passed
-    gate, or with other columns, is not put before callers.
+    Every change is in the journal, with who, why, before and after. Exit status 3 if the change is refused: a model
+    without a passed gate, or with other columns, never answers callers.
     """
 
 
@@ -65,7 +65,7 @@ class Wanted:
 
 
 def changing(verb: Callable[..., None]) -> Callable[..., None]:
-    """The options of every verb that changes the rollout, handed to it as ``wanted``; a refusal is a sound "no"."""
+    """The options of every verb that changes the rollout, given to it as ``wanted``; a refusal is exit status 3."""
 
     @wraps(verb)
     def run(settings: Settings, why: str, wait: float, output: str, *, dry_run: bool, **own: Any) -> None:
@@ -74,7 +74,7 @@ def changing(verb: Callable[..., None]) -> Callable[..., None]:
 
     options = (
         settings_option(),
-        click.option("--why", default="", help="For the journal."),
+        click.option("--why", default="", help="The reason, kept in the journal."),
         click.option("--dry-run", is_flag=True, help="Check and show; change nothing."),
         click.option("--wait", default=5.0, show_default=True, help="Seconds to wait for running workers to obey."),
         output_option,

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", default=None, help="Name of the model that scores (default: SURETY_MODEL_NAME).")
-@click.option("--tag", default=None, help="Not with its promoted version but this one: a tag, or v3.")
+@click.option("--tag", default=None, help="Score with this version instead of the promoted one: a tag, or v3.")
 @click.option("--level", type=click.FloatRange(0.5, 0.999), default=None,
               help="Confidence level of the sets (default: the model's own).")  # fmt: skip
 @click.option("--on-error", type=click.Choice(["row", "reject"]), default="row", show_default=True,
               help="A bad row gets an error and no answer, or the whole table is refused.")  # fmt: skip
 @click.option("--block-rows", type=click.IntRange(1, 100_000), default=16_384, show_default=True,
-              help="Rows in memory, and in one finished part.")  # fmt: skip
+              help="Rows that are read and written at a time.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
-@click.option("--restart", is_flag=True, help="Forget what an interrupted run has finished.")
+@click.option("--restart", is_flag=True, help="Start again instead of continuing an interrupted run.")
 @output_option
 def command(
     source: Path,

@@ -12,7 +12,7 @@ from ml_core.cli.output import emit, note, output_option, picked
 
 @click.command(name="train")
 @config_option()
-@click.option("--table-version", type=int, help="Delta version of the feature table; the latest if left out.")
+@click.option("--table-version", type=int, help="Delta version of the feature table (default: the latest).")
 @click.option("--dry-run", is_flag=True, help="Train and evaluate; register nothing.")
 @output_option
 def command(config_path: Path, table_version: int | None, *, dry_run: bool, output: str) -> None:

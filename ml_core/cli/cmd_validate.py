@@ -12,7 +12,7 @@ from ml_core.cli.output import emit, output_option, refuse, rules_table
 
 @click.command(name="validate")
 @judged_version
-@click.option("--dry-run", is_flag=True, help="Judge only; keep no report.")
+@click.option("--dry-run", is_flag=True, help="Judge the version; keep no report.")
 @output_option
 def command(
     model: str | None,

@@ -109,7 +109,7 @@ def judged_version(command: F) -> F:
     """The options of the verbs that judge a registered version: which one, and on what."""
     options = (
         click.option("--model", default=None, help="Name of the registered model."),
-        click.option("--alias", default=None, help="The version with this alias (challenger if nothing is named)."),
+        click.option("--alias", default=None, help="The version with this alias (default: challenger)."),
         click.option("--version", default=None, help="This version."),
         file_option("--config", "config_path", told="The model's YAML (default: the one in configs/ of this model)."),
         file_option("--data", told="Labelled rows to judge on instead of the training table."),

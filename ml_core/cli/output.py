@@ -66,7 +66,7 @@ def picked(thing: Any, *names: str) -> dict[str, Any]:
 
 
 def refuse(text: str) -> NoReturn:
-    """End the verb with exit status 3, a sound "no", and say why."""
+    """Say why the answer is no, and end the verb with exit status 3."""
     note(text)
     raise SystemExit(3)
 
