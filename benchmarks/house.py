@@ -10,6 +10,7 @@ import ast
 import asyncio
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -260,7 +261,7 @@ def _words(tree: ast.Module) -> Iterator[Collection[str]]:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
                 yield (name,)
             case ast.Constant(value=str(text)):
-                yield text.replace(",", " ").split()
+                yield re.findall(r"\w+", text)
 
 
 def answer_shapes() -> list[str]:

@@ -154,3 +154,11 @@ def test_what_quick_leaves_out_is_there() -> None:
     for file, names in LONG.items():
         text = (ROOT / "tests" / file).read_text()
         assert [name for name in names if f"def {name.partition('[')[0]}(" not in text] == [], file
+
+
+def test_hooks_before_a_commit_are_make_targets_and_fetch_nothing() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    for hook in local["hooks"]:
+        assert hook["language"] == "system"
+        assert re.search(rf"^{hook['entry'].removeprefix('make ')}:.*## ", MAKEFILE, re.MULTILINE), hook

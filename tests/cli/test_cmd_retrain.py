@@ -1,4 +1,4 @@
-"""retrain as a person types it: a sound no is exit status 3."""
+"""retrain as a person types it: a refusal is exit status 3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rollout says no to, and what is left as it was: exit 3 a sound no, 2 wrong usage, 1 broken."""
+"""What rollout refuses, and what stays as it was: exit status 3 refused, 2 wrong usage, 1 failed."""
 
 from __future__ import annotations
 
