@@ -3,6 +3,44 @@
 from __future__ import annotations
 
 LONG: dict[str, tuple[str, ...]] = {
+    "cli/test_cmd_score.py": (
+        "test_killed_before_any_of_its_steps_it_goes_on_to_the_same_bytes",
+        "test_killed_again_and_again_as_parts_appear_it_goes_on_to_the_same_bytes",
+    ),
+    "cli/test_model_verbs.py": ("test_the_road_from_table_to_bento_store",),
+    "lab/data/test_feature_store_faults.py": (),
+    "lab/drift/test_current_stream.py": ("test_memory_does_not_grow_with_the_file",),
+    "lab/drift/test_detect.py": (
+        "test_decisions_are_the_formulas_on_thousands_of_cases",
+        "test_ties_and_holes_do_not_change_the_formula",
+    ),
+    "lab/journeys/test_adopt.py": (
+        "test_an_xgboost_classifier_is_converted_calibrated_gated_and_imported",
+        "test_it_cannot_be_judged_without_rows",
+        "test_a_model_the_gate_refuses_is_registered_but_not_imported",
+        "test_it_answers_as_the_original_does_and_covers_every_class",
+        "test_scikit_learn_models_are_loaded_only_when_trusted",
+        "test_the_source_block_holds_the_hash_of_the_foreign_file",
+    ),
+    "lab/journeys/test_retrain.py": (
+        "test_it_trains_on_what_became_known_and_starts_the_shadow",
+        "test_the_promise_can_be_about_the_newest_rows_alone",
+        "test_killed_before_the_end_the_same_call_ends_with_the_same_model",
+    ),
+    "lab/registry/test_importer.py": (
+        "test_killed_at_any_point_the_next_import_makes_it_whole",
+        "test_importing_twice_is_importing_once",
+    ),
+    "lab/registry/test_model_registry.py": ("test_a_server_that_never_answers_is_given_up",),
+    "lab/report/test_page.py": (
+        "test_a_page_of_sixty_features_and_four_hundred_days_can_be_mailed",
+        "test_no_text_changes_the_page_around_it",
+    ),
+    "lab/report/test_svg.py": ("test_any_text_gives_a_picture_that_can_be_read",),
+    "lab/watching/test_health_monitor.py": (
+        "test_a_monitor_that_is_killed_anywhere_and_started_again_counts_every_label_once",
+    ),
+    "lab/watching/test_health_monitor_life.py": (),
     "serve/answering/test_fallback_chain.py": ("test_an_answer_is_the_asked_models_own_or_it_is_flagged",),
     "serve/features/test_record_and_table_agree.py": (),
     "serve/features/test_table.py": ("test_a_table_of_a_million_wrong_cells_is_refused_as_a_whole",),
