@@ -59,7 +59,7 @@ def show(settings: Settings, output: str) -> None:
 @command.command()
 @click.argument("alarm")
 @click.option("--why", required=True, help="The reason, kept in the journal.")
-@click.option("--version", "model_version", default=None, help="Only of this model version (default: every live one).")
+@click.option("--version", "model_version", help="Only of this model version (default: every live one).")
 @settings_option()
 @output_option
 def acknowledge(alarm: str, why: str, model_version: str | None, settings: Settings, output: str) -> None:

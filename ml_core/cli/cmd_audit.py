@@ -21,7 +21,7 @@ _MOST_NAMED = 20
 
 @click.command(name="audit")
 @click.argument("request_id", metavar="[ID]", required=False)
-@click.option("--client-request-id", default=None, help="The answer to the request with this client_request_id.")
+@click.option("--client-request-id", help="The answer to the request with this client_request_id.")
 @click.option("--docs", is_flag=True, help="Also explain each column of the input in a table.")
 @settings_option("Name of the model whose log it is")
 @output_option

@@ -31,7 +31,7 @@ def command() -> None:
 )
 @click.option("--missing", type=click.FloatRange(0, 0.9), default=0.08, show_default=True,
               help="Share of each measurement that was not taken.")  # fmt: skip
-@click.option("--prevalence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
+@click.option("--prevalence", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Label shift: share readmitted; about 0.15 if not given.")  # fmt: skip
 @click.option("--signal", type=float, default=1.0, show_default=True,
               help="Concept drift: factor on the slopes of the law; 0.5 halves every effect.")  # fmt: skip

@@ -45,7 +45,7 @@ def command() -> None:
 @click.option(
     "--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="Number of newest answers to compare."
 )
-@click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]), default=None,
+@click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]),
               help="What counts as drift (default: the configuration's, else ks_mean_shift).")  # fmt: skip
 @file_option("--config", "config_path", told="The model's YAML: its limits and its feature version.")
 @click.option(
@@ -54,7 +54,7 @@ def command() -> None:
     help="Feature version that gives the column types, e.g. v2 (default: the configuration's).",
 )
 @click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two tables apart.")
-@click.option("--output", "--output-file", "output", type=Report(), default=None,
+@click.option("--output", "--output-file", "output", type=Report(),
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
 def check(
     reference: Path | None,

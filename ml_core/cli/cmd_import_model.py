@@ -12,12 +12,12 @@ from ml_core.cli.output import emit, note, output_option, picked, refuse
 
 
 @click.command(name="import-model")
-@click.option("--model", default=None, help="Name of the registered model.")
-@click.option("--alias", default=None, help="Import the version with this alias (default: champion).")
-@click.option("--version", default=None, help="Import this version.")
-@click.option("--uri", default=None, help="models:/name/3, models:/name@alias or runs:/RUN/path.")
+@click.option("--model", help="Name of the registered model.")
+@click.option("--alias", help="Import the version with this alias (default: champion).")
+@click.option("--version", help="Import this version.")
+@click.option("--uri", help="models:/name/3, models:/name@alias or runs:/RUN/path.")
 @file_option("--calibration", told="Labelled rows the model never saw; adopts a scikit-learn or XGBoost classifier.")
-@click.option("--feature-version", default=None, help="Feature version whose matrix the foreign model takes.")
+@click.option("--feature-version", help="Feature version whose matrix the foreign model takes.")
 @file_option("--config", "config_path", told="The model's YAML (foreign models: level, split and gate).")
 @click.option("--trust-pickle", is_flag=True, help="Allow unpickling a foreign model, which can run any code.")
 @click.option("--into-home", is_flag=True,

@@ -40,10 +40,8 @@ def command() -> None:
     required=True,
     help="A role of the key; can be given more than once.",
 )
-@click.option(
-    "--expires", type=click.DateTime(), default=None, help="When the key stops working, UTC (default: never)."
-)
-@click.option("--per-second", type=float, default=None, help="Most requests a second (default: no limit).")
+@click.option("--expires", type=click.DateTime(), help="When the key stops working, UTC (default: never).")
+@click.option("--per-second", type=float, help="Most requests a second (default: no limit).")
 @_FILE
 def add(
     name: str, roles: tuple[Role, ...], expires: datetime | None, per_second: float | None, path: Path | None

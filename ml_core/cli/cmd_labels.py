@@ -33,7 +33,7 @@ def _source(_context: click.Context, _option: click.Parameter, value: str | None
 
 @command.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--source", default=None, callback=_source,
+@click.option("--source", callback=_source,
               help="Where they come from, kept beside each label (default: the file's name).")  # fmt: skip
 @settings_option()
 @click.option("--dry-run", is_flag=True, help="Read, check and count; store nothing.")

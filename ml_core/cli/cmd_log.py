@@ -77,7 +77,7 @@ def show(settings: Settings, output: str) -> None:
 
 
 @command.command(name="verify")
-@click.option("--day", type=_DAY, default=None, help="Only this day, e.g. 2026-11-24.")
+@click.option("--day", type=_DAY, help="Only this day, e.g. 2026-11-24.")
 @settings_option()
 @output_option
 def verify(day: datetime | None, settings: Settings, output: str) -> None:
@@ -115,7 +115,7 @@ def verify(day: datetime | None, settings: Settings, output: str) -> None:
 
 
 @command.command(name="seal")
-@click.option("--before", type=_DAY, default=None, help="Only days before this day (default: today).")
+@click.option("--before", type=_DAY, help="Only days before this day (default: today).")
 @settings_option()
 @output_option
 def seal(before: datetime | None, settings: Settings, output: str) -> None:
@@ -145,7 +145,7 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
 
 
 @command.command(name="prune")
-@click.option("--older-than", "days", type=click.FloatRange(0, 36_500), default=None, metavar="DAYS",
+@click.option("--older-than", "days", type=click.FloatRange(0, 36_500), metavar="DAYS",
               help="Days to keep (default: SURETY_LOG_RETENTION_DAYS).")  # fmt: skip
 @click.option("--unsealed", is_flag=True, help="Remove days that are not sealed, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")

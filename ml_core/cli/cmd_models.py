@@ -16,7 +16,7 @@ def command() -> None:
 
 
 @command.command(name="list")
-@click.option("--model", default=None, help="Only this model.")
+@click.option("--model", help="Only this model.")
 @output_option
 def list_models(model: str | None, output: str) -> None:
     """Versions with aliases, gate verdicts and metrics, and their tags in the Bento store.
@@ -36,8 +36,8 @@ def list_models(model: str | None, output: str) -> None:
 
 @command.command()
 @click.option("--model", required=True, help="Name of the registered model.")
-@click.option("--alias", default=None, help="The version with this alias.")
-@click.option("--version", default=None, help="This version (default: the champion, else the newest).")
+@click.option("--alias", help="The version with this alias.")
+@click.option("--version", help="This version (default: the champion, else the newest).")
 @click.option("--output", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True,
               help="The card as text, or its content as JSON.")  # fmt: skip
 def card(model: str, alias: str | None, version: str | None, output: str) -> None:

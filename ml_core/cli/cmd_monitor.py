@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @click.command(name="monitor")
-@click.option("--every", type=Duration(), default=None, help="Look again and again, e.g. every 5s, 1m.")
+@click.option("--every", type=Duration(), help="Look again and again, e.g. every 5s, 1m.")
 @click.option("--once", is_flag=True, help="Look once, e.g. from cron; exit status 3 if an alarm is on.")
 @settings_option()
 @output_option

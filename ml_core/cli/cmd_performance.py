@@ -24,7 +24,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--since", type=Duration(), default=None, help="Only answers of the last e.g. 24h, 30d (default: all).")
+@click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
 @slot_option()
 @click.option(
     "--min-auc",

@@ -12,7 +12,7 @@ from ml_core.cli.output import emit, note, output_option, refuse, rules_table
 
 @click.command(name="promote")
 @judged_version
-@click.option("--run-id", default=None, help="The version that came out of this MLflow run.")
+@click.option("--run-id", help="The version that came out of this MLflow run.")
 @click.option("--dry-run", is_flag=True, help="Show the decision; change nothing.")
 @output_option
 def command(

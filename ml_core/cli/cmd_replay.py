@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @click.command(name="replay")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--client-request-id", default=None, help="Answers to requests with this client_request_id.")
-@click.option("--since", type=Moment(), default=None, help="Answers since this moment: 2026-11-01, or 24h or 7d ago.")
-@click.option("--until", type=Moment(), default=None, help="Answers before this moment.")
-@click.option("--limit", type=click.IntRange(min=1), default=None, help="At most this many answers, the oldest first.")
-@click.option("--sample", type=click.IntRange(min=1), default=None, help="A random sample of this many answers.")
+@click.option("--client-request-id", help="Answers to requests with this client_request_id.")
+@click.option("--since", type=Moment(), help="Answers since this moment: 2026-11-01, or 24h or 7d ago.")
+@click.option("--until", type=Moment(), help="Answers before this moment.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many answers, the oldest first.")
+@click.option("--sample", type=click.IntRange(min=1), help="A random sample of this many answers.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sample.")
 @settings_option("Name of the model whose log it is")
 @output_option

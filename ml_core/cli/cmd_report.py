@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--since", type=Duration(), default="30d", show_default=True, help="How far back, e.g. 24h, 30d, 400d.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True,
               help="File for the page.")  # fmt: skip
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), default=None,
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False),
               help="File for the same as JSON (default: beside the page, with the ending .json).")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Also walk the hash chains of the whole prediction log.")
 @click.option("--open", "opening", type=click.Choice(["yes", "no"]), default="no", show_default=True,

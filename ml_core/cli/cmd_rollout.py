@@ -142,7 +142,7 @@ def shadow(wanted: Wanted, tag: str | None) -> None:
               help="What counts as a slow call.")  # fmt: skip
 @click.option("--max-slow-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
               show_default=True, help="Largest share of slow calls.")  # fmt: skip
-@click.option("--max-set-size", type=click.FloatRange(min=0, min_open=True), default=None,
+@click.option("--max-set-size", type=click.FloatRange(min=0, min_open=True),
               help="Largest mean set size (default: the champion's on its test rows, plus 0.25).")  # fmt: skip
 @click.option("--min-answers", type=click.IntRange(min=1), default=100, show_default=True,
               help="Answers before a guard may trip.")  # fmt: skip

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 @click.command(name="score")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--model", default=None, help="Name of the model that scores (default: SURETY_MODEL_NAME).")
-@click.option("--tag", default=None, help="Score with this version instead of the promoted one: a tag, or v3.")
-@click.option("--level", type=click.FloatRange(0.5, 0.999), default=None,
+@click.option("--model", help="Name of the model that scores (default: SURETY_MODEL_NAME).")
+@click.option("--tag", help="Score with this version instead of the promoted one: a tag, or v3.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999),
               help="Confidence level of the sets (default: the model's own).")  # fmt: skip
 @click.option("--on-error", type=click.Choice(["row", "reject"]), default="row", show_default=True,
               help="A bad row gets an error and no answer, or the whole table is refused.")  # fmt: skip
