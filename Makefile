@@ -103,7 +103,7 @@ typecheck: $(READY) ## mypy, strict
 
 # Two jobs at a time: one for each core of a small machine. The rooms need the processor, the processes mostly wait.
 JOBS ?= 2
-IN_TURNS = $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=line
+IN_TURNS = $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 PROCESSES := tests/e2e tests/security tests/faults tests/benchmarks tests/deploy tests/test_dvc.py tests/test_workflows.py
 ROOMS_OF_SERVE := tests/base tests/features tests/serve
 OTHER_ROOMS := tests/lab tests/cli tests/scripts tests/test_import_rule.py tests/test_concepts.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
