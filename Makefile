@@ -12,7 +12,7 @@ ALIAS ?= challenger
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-serve quick-others test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
+.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -105,18 +105,16 @@ typecheck: $(READY) ## mypy, strict
 JOBS ?= 2
 IN_TURNS = $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 PROCESSES := tests/e2e tests/security tests/faults tests/benchmarks tests/deploy tests/test_dvc.py tests/test_workflows.py
-ROOMS_OF_SERVE := tests/base tests/features tests/serve
-OTHER_ROOMS := tests/lab tests/cli tests/scripts tests/test_import_rule.py tests/test_concepts.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
+ROOMS_1 := tests/base tests/features tests/serve tests/scripts tests/test_import_rule.py tests/test_concepts.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
+ROOMS_2 := tests/cli tests/lab/data tests/lab/drift tests/lab/log_care tests/lab/past_answers
+ROOMS_3 := $(filter-out $(ROOMS_2),$(wildcard tests/lab/[a-z]*))
 PYTEST := $(BIN)/python -m pytest
 
-quick: $(READY) ## What to run while working: the rooms in this process, without the slower tests of their own (90 s on two cores)
-	+@$(IN_TURNS) quick-serve quick-others
+quick: $(READY) ## What to run while working: the rooms, without servers and without what takes a second or more
+	+@$(IN_TURNS) quick-1 quick-2 quick-3
 
-quick-serve: ## The half of quick that is the serve wing
-	$(PYTEST) -q -m "not slow and not e2e and not long" $(ROOMS_OF_SERVE)
-
-quick-others: ## The half of quick that is the lab wing and the commands
-	$(PYTEST) -q -m "not slow and not e2e and not long" $(OTHER_ROOMS)
+quick-1 quick-2 quick-3: quick-%: # a third of quick each
+	$(PYTEST) -q -m "not slow and not e2e and not long" $(ROOMS_$*)
 
 test: $(READY) ## Lint, types and the tests of every change (ten minutes on two cores; JOBS=1: one after the other)
 	+@$(IN_TURNS) test-processes lint typecheck test-rooms
@@ -125,7 +123,7 @@ test-only: $(READY) ## The tests of every change, without lint and types
 	+@$(IN_TURNS) test-processes test-rooms
 
 test-rooms: $(READY) ## The half of the tests that runs in one process
-	$(PYTEST) -m "not slow" $(ROOMS_OF_SERVE) $(OTHER_ROOMS)
+	$(PYTEST) -m "not slow" $(ROOMS_1) $(ROOMS_2) $(ROOMS_3)
 
 test-processes: $(READY) ## The half of the tests that starts processes
 	$(PYTEST) -m "not slow" $(PROCESSES)

@@ -27,6 +27,14 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_the_promise_can_be_about_the_newest_rows_alone",
         "test_killed_before_the_end_the_same_call_ends_with_the_same_model",
     ),
+    "lab/judging/test_promoter.py": (
+        "test_an_equal_challenger_is_refused",
+        "test_a_better_challenger_takes_the_place",
+        "test_an_alias_that_moved_meanwhile_stops_the_promotion",
+        "test_promoting_the_champion_again_changes_nothing",
+        "test_a_worse_challenger_is_refused_and_nothing_moves",
+        "test_another_split_shares_no_test_patients",
+    ),
     "lab/registry/test_importer.py": (
         "test_killed_at_any_point_the_next_import_makes_it_whole",
         "test_importing_twice_is_importing_once",
