@@ -39,7 +39,12 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_killed_at_any_point_the_next_import_makes_it_whole",
         "test_importing_twice_is_importing_once",
     ),
+    "lab/registry/test_model_card.py": (),
     "lab/registry/test_model_registry.py": ("test_a_server_that_never_answers_is_given_up",),
+    "lab/report/test_collect.py": (
+        "test_a_whole_ward_leaves_no_gap_and_is_told_on_a_page_that_can_be_mailed",
+        "test_the_same_stores_and_moment_give_the_same_report",
+    ),
     "lab/report/test_page.py": (
         "test_a_page_of_sixty_features_and_four_hundred_days_can_be_mailed",
         "test_no_text_changes_the_page_around_it",
