@@ -12,7 +12,7 @@ ALIAS ?= challenger
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
+.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -101,11 +101,32 @@ format: $(READY) ## Let ruff put things in order
 typecheck: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
-test: $(READY) lint typecheck ## Lint, types and the tests of every change (about ten minutes on two cores)
-	$(BIN)/python -m pytest -m "not slow"
+# Two jobs at a time: one for each core of a small machine. The rooms need the processor, the processes mostly wait.
+JOBS ?= 2
+IN_TURNS = $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
+PROCESSES := tests/e2e tests/security tests/faults tests/benchmarks tests/deploy tests/test_dvc.py tests/test_workflows.py
+ROOMS_1 := tests/base tests/features tests/serve tests/scripts tests/test_import_rule.py tests/test_concepts.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
+ROOMS_2 := tests/cli tests/lab/data tests/lab/drift tests/lab/log_care tests/lab/past_answers
+ROOMS_3 := $(filter-out $(ROOMS_2),$(wildcard tests/lab/[a-z]*))
+PYTEST := $(BIN)/python -m pytest
+
+quick: $(READY) ## What to run while working: the rooms, without servers and without what takes a second or more
+	+@$(IN_TURNS) quick-1 quick-2 quick-3
+
+quick-1 quick-2 quick-3: quick-%: # a third of quick each
+	$(PYTEST) -q -m "not slow and not e2e and not long" $(ROOMS_$*)
+
+test: $(READY) ## Lint, types and the tests of every change (ten minutes on two cores; JOBS=1: one after the other)
+	+@$(IN_TURNS) test-processes lint typecheck test-rooms
 
 test-only: $(READY) ## The tests of every change, without lint and types
-	$(BIN)/python -m pytest -m "not slow"
+	+@$(IN_TURNS) test-processes test-rooms
+
+test-rooms: $(READY) ## The half of the tests that runs in one process
+	$(PYTEST) -m "not slow" $(ROOMS_1) $(ROOMS_2) $(ROOMS_3)
+
+test-processes: $(READY) ## The half of the tests that starts processes
+	$(PYTEST) -m "not slow" $(PROCESSES)
 
 schema: $(READY) ## Configurations, the data at hand and the OpenAPI document against their schemas
 	$(BIN)/python -m pytest tests/test_schemas.py
@@ -118,7 +139,7 @@ test-lowest: $(READY) ## The tests of every change on the oldest packages that p
 	$(BIN)/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --python $(LOWEST)/bin/python --quiet --no-header -o build/lowest.txt
 	$(BIN)/uv pip sync --quiet --python $(LOWEST)/bin/python build/lowest.txt
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation --editable .
-	$(LOWEST)/bin/python -m pytest -m "not slow" --ignore tests/security/test_locks.py
+	+@$(IN_TURNS) test-processes test-rooms PYTEST="$(LOWEST)/bin/python -m pytest --ignore tests/security/test_locks.py"
 
 test-slow: $(READY) ## The statistical and fault suites
 	$(BIN)/python -m pytest -m slow
@@ -143,6 +164,9 @@ floors: $(READY) ## The locks against requirements/floors.toml: no known hole, e
 
 bench: $(READY) ## Figures, as ratios in one run, with the machine beside them
 	$(BIN)/python -m benchmarks.run
+
+house: $(READY) ## How many files a request, a label and a model pass, and how many names the code has (ARGS=--details lists them)
+	$(BIN)/python -m benchmarks.house $(ARGS)
 
 docs: $(READY) ## Rewrite the parts of docs/ that are made from the code
 	$(BIN)/python -m scripts.docs

@@ -148,6 +148,6 @@ def _stock() -> str:
     python = str(folder / "bin" / "python")
     if not Path(python).exists():
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-        install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "bentoml==1.4.39"]
+        install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "bentoml"]
         subprocess.run([*install, "-c", str(_versions())], check=True)
     return python

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.e2e.conftest import walk, written_config
 from tests.e2e.workplace import Workplace
+from tests.long_tests import is_long
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make quick` leaves out."""
+    for item in items:
+        if item.path.is_relative_to(TESTS) and is_long(str(item.path.relative_to(TESTS)), item.name):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from ml_core.cli.cmd_retrain import command as retrain
+from tests.long_tests import LONG
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -138,3 +139,26 @@ def test_jobs_secrets_and_variables_are_documented() -> None:
     for name, job in JOBS.items():
         (row,) = [line for line in page.splitlines() if f"| `{name}` |" in line]
         assert row.endswith(f"| {job['timeout-minutes']} |"), row
+
+
+def test_every_test_of_a_change_is_in_one_of_the_halves() -> None:
+    halves = [make("-n", half).stdout for half in ("test-processes", "test-rooms")]
+    named = [name for half in halves for name in re.findall(r"tests/[\w/.]+", half)]
+    assert len(named) == len(set(named))
+    tests = ROOT / "tests"
+    tops = {path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")} - {"statistical"}  # slow as a whole
+    assert {Path(name).relative_to("tests").parts[0] for name in named} == tops
+
+
+def test_what_quick_leaves_out_is_there() -> None:
+    for file, names in LONG.items():
+        text = (ROOT / "tests" / file).read_text()
+        assert [name for name in names if f"def {name.partition('[')[0]}(" not in text] == [], file
+
+
+def test_hooks_before_a_commit_are_make_targets_and_fetch_nothing() -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert local["repo"] == "local"
+    for hook in local["hooks"]:
+        assert hook["language"] == "system"
+        assert re.search(rf"^{hook['entry'].removeprefix('make ')}:.*## ", MAKEFILE, re.MULTILINE), hook

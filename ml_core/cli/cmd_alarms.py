@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import settings_option
+from ml_core.cli.output import emit, note, output_option, picked
 
-_MODEL = click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
 
 
 @click.group(name="alarms")
@@ -21,18 +23,17 @@ def command() -> None:
 
 
 @command.command()
-@_MODEL
+@settings_option()
 @output_option
-def show(model: str | None, output: str) -> None:
+def show(settings: Settings, output: str) -> None:
     """Show the alarms that are on; exit status 3 if any is.
 
     \b
     Example: surety alarms show --output table
     """
-    from ml_core.base.settings import load_settings
     from ml_core.serve.rollout.monitor_state import MonitorView
 
-    view = MonitorView(load_settings(**({} if model is None else {"model_name": model})))
+    view = MonitorView(settings)
     view.look()
     if view.state is None:
         note("the monitor has never published: start `surety monitor --every 1m`")
@@ -45,9 +46,7 @@ def show(model: str | None, output: str) -> None:
             "alarm": alarm.reason,
             "model_version": health.model_version,
             "model_hash": model_hash,
-            "since": alarm.since,
-            "says": alarm.says,
-            "false_alarm": alarm.false_alarm,
+            **picked(alarm, "since", "says", "false_alarm"),
         }
         for model_hash, health in view.state.models.items()
         for alarm in health.alarms
@@ -59,11 +58,11 @@ def show(model: str | None, output: str) -> None:
 
 @command.command()
 @click.argument("alarm")
-@click.option("--why", required=True, help="For the journal.")
-@click.option("--version", "model_version", default=None, help="Of that version only (default: every live one).")
-@_MODEL
+@click.option("--why", required=True, help="The reason, kept in the journal.")
+@click.option("--version", "model_version", help="Only of this model version (default: every live one).")
+@settings_option()
 @output_option
-def acknowledge(alarm: str, why: str, model_version: str | None, model: str | None, output: str) -> None:
+def acknowledge(alarm: str, why: str, model_version: str | None, settings: Settings, output: str) -> None:
     """Switch ALARM off, and let its detector begin anew. Answers say so after the monitor's next look.
 
     \b
@@ -71,11 +70,9 @@ def acknowledge(alarm: str, why: str, model_version: str | None, model: str | No
     """
     from ml_core.base.errors import DataError
     from ml_core.base.journal import who
-    from ml_core.base.settings import load_settings
     from ml_core.lab.watching.health_monitor import acknowledge_alarm
     from ml_core.serve.rollout.monitor_state import MonitorView
 
-    settings = load_settings(**({} if model is None else {"model_name": model}))
     view = MonitorView(settings)
     view.look()
     models = {} if view.state is None else view.state.models

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ml_core.cli.options import settings_option
 from ml_core.cli.output import emit, note, output_option
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ _MOST_NAMED = 20
 
 @click.command(name="audit")
 @click.argument("request_id", metavar="[ID]", required=False)
-@click.option("--client-request-id", default=None, help="The answer that a caller named so.")
-@click.option("--docs", is_flag=True, help="In a table too, say what each column of the input means.")
-@click.option("--model", default=None, help="Name of the model whose log it is (default: SURETY_MODEL_NAME).")
+@click.option("--client-request-id", help="The answer to the request with this client_request_id.")
+@click.option("--docs", is_flag=True, help="Also explain each column of the input in a table.")
+@settings_option("Name of the model whose log it is")
 @output_option
 def command(
-    request_id: str | None, client_request_id: str | None, model: str | None, output: str, *, docs: bool
+    request_id: str | None, client_request_id: str | None, settings: Settings, output: str, *, docs: bool
 ) -> None:
     """What was answered under that request id, to which input, by which model, and what has become of them since.
 
@@ -42,7 +43,6 @@ def command(
     from ml_core.lab.past_answers.audit import audit
     from ml_core.serve.log.reader import PredictionLog
 
-    settings = _settings(model)
     if request_id is None:
         request_id = _named(PredictionLog(settings.log), str(client_request_id))
     try:
@@ -57,12 +57,6 @@ def command(
         emit(asdict(found), output)
     else:
         _tell(found, docs=docs)
-
-
-def _settings(model: str | None) -> Settings:
-    from ml_core.base.settings import load_settings
-
-    return load_settings(**({} if model is None else {"model_name": model}))
 
 
 def _named(log: PredictionLog, text: str) -> str:

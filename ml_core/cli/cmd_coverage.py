@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.cmd_monitor import Duration
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import Duration, settings_option, slot_option
+from ml_core.cli.output import emit, note, output_option, picked
+
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
 
 
 @click.group(name="coverage")
@@ -21,13 +24,11 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--since", type=Duration(), default=None, help="Only answers of the last e.g. 24h, 30d (default: all).")
-@click.option(
-    "--slot", type=click.Choice(["champion", "challenger", "previous"]), default="champion", show_default=True
-)
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
+@slot_option()
+@settings_option()
 @output_option
-def check(since: float | None, slot: str, model: str | None, output: str) -> None:
+def check(since: float | None, slot: str, settings: Settings, output: str) -> None:
     """Compare coverage per class with the band of a valid model; exit status 3 if a coverage alarm is on.
 
     A band says what chance explains in one look. Only the detector, which may be looked at as often as one likes,
@@ -39,18 +40,15 @@ def check(since: float | None, slot: str, model: str | None, output: str) -> Non
     from datetime import timedelta
 
     from ml_core.base.clock import utc_now
-    from ml_core.base.settings import load_settings
     from ml_core.lab.watching.live_performance import bands_of, matured_answers
 
-    settings = load_settings(**({} if model is None else {"model_name": model}))
     found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
     if not found.rows:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")
     detectors: list[dict[str, Any]] = [
         {
             "alarm": name,
-            "labels": state.labels,
-            "misses": state.misses,
+            **picked(state, "labels", "misses"),
             "evidence": state.total_evidence,
             "needed": state.threshold,
             "largest_miss_rate": state.mu0,

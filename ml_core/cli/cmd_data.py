@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.output import emit, note, output_option, progress
+from ml_core.cli.options import file_option
+from ml_core.cli.output import emit, note, output_option, picked, progress
 
 
 @click.group(name="data")
@@ -30,10 +31,10 @@ def command() -> None:
 )
 @click.option("--missing", type=click.FloatRange(0, 0.9), default=0.08, show_default=True,
               help="Share of each measurement that was not taken.")  # fmt: skip
-@click.option("--prevalence", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=None,
+@click.option("--prevalence", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="Label shift: share readmitted; about 0.15 if not given.")  # fmt: skip
 @click.option("--signal", type=float, default=1.0, show_default=True,
-              help="Concept drift: factor on the law's slopes; 0.5 halves what can be known.")  # fmt: skip
+              help="Concept drift: factor on the slopes of the law; 0.5 halves every effect.")  # fmt: skip
 @click.option("--unit-error", type=click.FloatRange(0, 1), default=0.0, show_default=True,
               help="Share of glucose values entered in mmol/L.")  # fmt: skip
 @output_option
@@ -77,11 +78,9 @@ def make(
 
 
 @command.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("data/diabetes130.parquet"), show_default=True,
-              help="File to write.")  # fmt: skip
-@click.option("--path", "source", type=click.Path(path_type=Path), default=None,
-              help="Take it from this .csv or .parquet file instead of OpenML.")  # fmt: skip
-@click.option("--unverified", is_flag=True, help="Also take rows whose checksum is not the published one.")
+@file_option("--out", default=Path("data/diabetes130.parquet"), show_default=True, told="File to write.")
+@file_option("--path", "source", told="Take it from this .csv or .parquet file instead of OpenML.")
+@click.option("--unverified", is_flag=True, help="Accept rows whose checksum is not the published one.")
 @output_option
 def fetch(out: Path, source: Path | None, *, unverified: bool, output: str) -> None:
     """Fetch Diabetes 130-US hospitals 1999-2008 (UCI, CC BY 4.0) from OpenML or a file, and verify it.
@@ -98,10 +97,7 @@ def fetch(out: Path, source: Path | None, *, unverified: bool, output: str) -> N
     emit(
         {
             "path": str(fetched.path),
-            "origin": fetched.origin,
-            "rows": fetched.rows,
-            "verified": fetched.verified,
-            "csv_sha256": fetched.csv_sha256,
+            **picked(fetched, "origin", "rows", "verified", "csv_sha256"),
         },
         output,
     )

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.output import emit, note
+from ml_core.cli.options import file_option, settings_option
+from ml_core.cli.output import emit, note, refuse
 
 if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
     from ml_core.lab.config import DriftConfig
     from ml_core.lab.drift.drift_check import DriftCheck
     from ml_core.lab.drift.drift_report import DriftReport
@@ -38,24 +40,27 @@ def command() -> None:
 
 
 @command.command(name="check")
-@click.option("--reference", type=click.Path(path_type=Path), default=None,
-              help="Rows that are normal: .parquet, .csv or reference.npz (default: the live model's).")  # fmt: skip
-@click.option("--current", type=click.Path(path_type=Path), default=None,
-              help="Rows to judge: .parquet or .csv (default: the newest answers of the live model).")  # fmt: skip
-@click.option("--model", default=None, help="Whose live answers (default: SURETY_MODEL_NAME).")
-@click.option("--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="How many of them.")
-@click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]), default=None,
+@file_option("--reference", told="Rows that are normal: .parquet, .csv or reference.npz (default: the live model's).")
+@file_option("--current", told="Rows to judge: .parquet or .csv (default: the newest answers of the live model).")
+@settings_option("Whose live answers")
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="Number of newest answers to compare."
+)
+@click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]),
               help="What counts as drift (default: the configuration's, else ks_mean_shift).")  # fmt: skip
-@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
-              help="YAML of the model: its limits and its feature version.")  # fmt: skip
-@click.option("--feature-version", default=None, help="Types the columns, e.g. v2 (default: the configuration's).")
-@click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two apart.")
-@click.option("--output", "--output-file", "output", type=Report(), default=None,
+@file_option("--config", "config_path", told="The model's YAML: its limits and its feature version.")
+@click.option(
+    "--feature-version",
+    default=None,
+    help="Feature version that gives the column types, e.g. v2 (default: the configuration's).",
+)
+@click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two tables apart.")
+@click.option("--output", "--output-file", "output", type=Report(),
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
 def check(
     reference: Path | None,
     current: Path | None,
-    model: str | None,
+    settings: Settings,
     rows: int,
     rule: str | None,
     config_path: Path | None,
@@ -82,7 +87,7 @@ def check(
     if current is None:
         if with_domain:
             raise click.UsageError("--domain compares rows with rows: give --reference FILE and --current FILE.")
-        found = _check_live(reference, config, model, rows)
+        found = _check_live(reference, config, settings, rows)
     elif reference is None:
         raise click.UsageError("Give --reference FILE with --current FILE.")
     else:
@@ -91,17 +96,15 @@ def check(
     if not found.features_tested:
         raise CannotJudge("drift", "no feature has 30 values on both sides of a kind the rule compares")
     if found.retrain_advised:
-        note(f"retraining is advised: {found.features_drifted} of {found.features_tested} tested features drifted")
-        raise SystemExit(3)
+        refuse(f"retraining is advised: {found.features_drifted} of {found.features_tested} tested features drifted")
 
 
-def _check_live(reference: Path | None, config: DriftConfig, model: str | None, rows: int) -> DriftCheck:
+def _check_live(reference: Path | None, config: DriftConfig, settings: Settings, rows: int) -> DriftCheck:
     """The newest answers of the live model against its own reference, or against a file."""
-    from ml_core.base.settings import load_settings
     from ml_core.lab.drift.drift_check import check_table, read_reference
     from ml_core.lab.watching.live_drift import live_window
 
-    live = live_window(load_settings(**({} if model is None else {"model_name": model})), rows)
+    live = live_window(settings, rows)
     window = live.reference.window if reference is None else read_reference(reference, live.reference.columns)
     told = f"{live.rows} answers of {live.reference.tag} from {live.since.isoformat()} to {live.until.isoformat()}"
     return check_table(window, live.inputs, config, probabilities=live.scores, notes=[told])

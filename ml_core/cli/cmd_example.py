@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from ml_core.cli.options import config_option
 from ml_core.cli.output import emit, note, output_option
 
 
 @click.command(name="example")
-@click.option("--config", "config_path", type=click.Path(path_type=Path),
-              default=Path("configs/readmission_v1.yaml"), show_default=True, help="The model's YAML.")  # fmt: skip
+@config_option(default=Path("configs/readmission_v1.yaml"), show_default=True)
 @output_option
 def command(config_path: Path, *, output: str) -> None:
     """Make data, features, model, gate, promotion and import, as far as they are missing; then it can be served.

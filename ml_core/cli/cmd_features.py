@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import config_option, file_option
+from ml_core.cli.output import emit, note, output_option, picked
 
 
 @click.group(name="features")
@@ -15,11 +16,9 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
-@click.option("--data", type=click.Path(path_type=Path), default=None,
-              help="Raw rows, instead of the file that the configuration names.")  # fmt: skip
-@click.option("--quarantine", type=click.Path(path_type=Path), default=None,
-              help="Write rows that break the column table to this .parquet or .csv file and go on.")  # fmt: skip
+@config_option()
+@file_option("--data", told="Raw rows, instead of the file that the configuration names.")
+@file_option("--quarantine", told="Write rows that break the column table to this .parquet or .csv file and go on.")
 @click.option("--dry-run", is_flag=True, help="Judge the rows; write nothing.")
 @output_option
 def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_run: bool, output: str) -> None:
@@ -51,10 +50,7 @@ def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_ru
             "feature_version": config.feature_version,
             "table": str(result.table),
             "version": None if dry_run else result.version,
-            "rows_in": result.rows_in,
-            "left_out": result.left_out,
-            "rows_kept": result.rows_kept,
-            "quarantined": result.quarantined,
+            **picked(result, "rows_in", "left_out", "rows_kept", "quarantined"),
             "quarantine": str(quarantine) if quarantine and result.quarantined and not dry_run else None,
             "problems": [{"column": c, "check": k, "rows": n} for c, k, n in result.problems],
         },

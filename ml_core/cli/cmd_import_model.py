@@ -7,19 +7,18 @@ from typing import Any
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import file_option, version_of
+from ml_core.cli.output import emit, note, output_option, picked, refuse
 
 
 @click.command(name="import-model")
-@click.option("--model", default=None, help="Name of the registered model.")
-@click.option("--alias", default=None, help="Import the version with this alias (champion if nothing is named).")
-@click.option("--version", default=None, help="Import this version.")
-@click.option("--uri", default=None, help="models:/name/3, models:/name@alias or runs:/RUN/path.")
-@click.option("--calibration", type=click.Path(path_type=Path), default=None,
-              help="Labelled rows the model never saw; adopts a scikit-learn or XGBoost classifier.")  # fmt: skip
-@click.option("--feature-version", default=None, help="Feature version whose matrix the foreign model takes.")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), default=None,
-              help="The model's YAML (foreign models: level, split and gate).")  # fmt: skip
+@click.option("--model", help="Name of the registered model.")
+@click.option("--alias", help="Import the version with this alias (default: champion).")
+@click.option("--version", help="Import this version.")
+@click.option("--uri", help="models:/name/3, models:/name@alias or runs:/RUN/path.")
+@file_option("--calibration", told="Labelled rows the model never saw; adopts a scikit-learn or XGBoost classifier.")
+@click.option("--feature-version", help="Feature version whose matrix the foreign model takes.")
+@file_option("--config", "config_path", told="The model's YAML (foreign models: level, split and gate).")
 @click.option("--trust-pickle", is_flag=True, help="Allow unpickling a foreign model, which can run any code.")
 @click.option("--into-home", is_flag=True,
               help="Also place it in SURETY_HOME/models, for services with a read-only Bento store.")  # fmt: skip
@@ -69,15 +68,13 @@ def command(
     if dry_run:
         note("dry run: nothing was stored")
     if not passed:
-        note(f"not imported; refused by: {', '.join(result['failed_rules'])}")
-        raise SystemExit(3)
+        refuse(f"not imported; refused by: {', '.join(result['failed_rules'])}")
 
 
 def _import_ours(
     model: str | None, alias: str | None, version: str | None, uri: str | None, *, dry_run: bool
 ) -> dict[str, Any]:
     from ml_core.base.settings import load_settings
-    from ml_core.cli.model_options import version_of
     from ml_core.lab.registry.importer import import_version
     from ml_core.lab.registry.model_registry import ModelRegistry
 
@@ -90,14 +87,8 @@ def _import_ours(
     else:
         chosen = version_of(registry, str(model), alias or (None if version else "champion"), version)
     found = import_version(registry, chosen, settings, dry_run=dry_run)
-    return {
-        "tag": found.tag,
-        "is_new": found.is_new,
-        "model": chosen.name,
-        "version": chosen.version,
-        "model_hash": found.model_hash,
-        "gate": found.gate,
-    }
+    about = {"model": chosen.name, "version": chosen.version}
+    return {**picked(found, "tag", "is_new"), **about, **picked(found, "model_hash", "gate")}
 
 
 def _import_foreign(

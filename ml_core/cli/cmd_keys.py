@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import file_option
+from ml_core.cli.output import emit, note, output_option, picked
 from ml_core.serve.http.api_keys import ROLES, KeyRole
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
 
-_FILE = click.option(
-    "--file",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=None,
-    help="The file of keys (default: SURETY_API_KEYS_FILE).",
-)
+_FILE = file_option("--file", "path", told="The file of keys (default: SURETY_API_KEYS_FILE).")
 
 
 @click.group(name="keys")
@@ -37,9 +32,16 @@ def command() -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, required=True, help="Given once or more.")
-@click.option("--expires", type=click.DateTime(), default=None, help="Refused from then on, UTC (default: never).")
-@click.option("--per-second", type=float, default=None, help="Most requests a second (default: no limit).")
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(ROLES),
+    multiple=True,
+    required=True,
+    help="A role of the key; can be given more than once.",
+)
+@click.option("--expires", type=click.DateTime(), help="When the key stops working, UTC (default: never).")
+@click.option("--per-second", type=float, help="Most requests a second (default: no limit).")
 @_FILE
 def add(
     name: str, roles: tuple[KeyRole, ...], expires: datetime | None, per_second: float | None, path: Path | None
@@ -79,14 +81,7 @@ def list_keys(path: Path | None, output: str) -> None:
     now = utc_now()
     emit(
         [
-            {
-                "name": key.name,
-                "roles": list(key.roles),
-                "made_at": key.made_at,
-                "expires_at": key.expires_at,
-                "per_second": key.per_second,
-                "valid": key.is_valid(now),
-            }
+            {**picked(key, "name", "roles", "made_at", "expires_at", "per_second"), "valid": key.is_valid(now)}
             for key in read_keys(path).keys
         ],
         output,
@@ -95,7 +90,7 @@ def list_keys(path: Path | None, output: str) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--why", default="", help="For the journal.")
+@click.option("--why", default="", help="The reason, kept in the journal.")
 @_FILE
 def revoke(name: str, why: str, path: Path | None) -> None:
     """Take the key of NAME back.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.output import emit, note, output_option, progress
+from ml_core.cli.options import raw_id, settings_option
+from ml_core.cli.output import emit, note, output_option, picked, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -32,12 +33,12 @@ def _source(_context: click.Context, _option: click.Parameter, value: str | None
 
 @command.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--source", default=None, callback=_source,
+@click.option("--source", callback=_source,
               help="Where they come from, kept beside each label (default: the file's name).")  # fmt: skip
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@settings_option()
 @click.option("--dry-run", is_flag=True, help="Read, check and count; store nothing.")
 @output_option
-def import_(file: Path, source: str | None, model: str | None, output: str, *, dry_run: bool) -> None:
+def import_(file: Path, source: str | None, settings: Settings, output: str, *, dry_run: bool) -> None:
     """Bring in labels from FILE, a .parquet or .csv table with the columns request_id and label.
 
     Instead of request_id it may have client_request_id: a label is then that of every answer which bears that name. A
@@ -51,7 +52,6 @@ def import_(file: Path, source: str | None, model: str | None, output: str, *, d
     """
     from ml_core.lab.log_care.label_import import import_labels
 
-    settings = _settings(model)
     with progress("labels", total=1.0) as advance:
         done = import_labels(
             file,
@@ -69,10 +69,7 @@ def import_(file: Path, source: str | None, model: str | None, output: str, *, d
         {
             "model": settings.model_name,
             "rows": done.rows,
-            "accepted": done.counts.accepted,
-            "duplicate": done.counts.duplicate,
-            "conflict": done.counts.conflict,
-            "unknown": done.counts.unknown,
+            **picked(done.counts, "accepted", "duplicate", "conflict", "unknown"),
             "unresolved": done.unresolved,
         },
         output,
@@ -81,21 +78,17 @@ def import_(file: Path, source: str | None, model: str | None, output: str, *, d
 
 @command.command(name="show")
 @click.argument("request_id", metavar="ID")
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@settings_option()
 @output_option
-def show(request_id: str, model: str | None, output: str) -> None:
+def show(request_id: str, settings: Settings, output: str) -> None:
     """The label of the answer with that request_id, and every one it had before.
 
     \b
     Example: surety labels show 01936f0e-7c8a-7b52-9d5f-0d3f6a1c2b4e
     """
-    from ml_core.serve.log.entries import id_bytes, id_text
+    from ml_core.serve.log.entries import id_text
 
-    try:
-        raw = id_bytes(request_id)
-    except ValueError as error:
-        raise click.UsageError(f"{request_id!r} is no request_id.") from error
-    settings = _settings(model)
+    raw = raw_id(request_id)
     history = _store(settings).history(raw)
     if not history:
         note("no label has come for it")
@@ -108,12 +101,6 @@ def show(request_id: str, model: str | None, output: str) -> None:
         },
         output,
     )
-
-
-def _settings(model: str | None) -> Settings:
-    from ml_core.base.settings import load_settings
-
-    return load_settings(**({} if model is None else {"model_name": model}))
 
 
 def _store(settings: Settings) -> LabelStore:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.output import emit, note, output_option, progress
+from ml_core.cli.options import settings_option
+from ml_core.cli.output import emit, note, output_option, picked, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 _SHORT = ("file", "state", "rows", "erased", "ok", "row")
-_model_option = click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
 _yes_option = click.option(
-    "--yes", is_flag=True, help="Do not ask; nothing is asked either where stdin is no terminal."
+    "--yes", is_flag=True, help="Do not ask for confirmation (never asked if stdin is no terminal)."
 )
 
 
@@ -36,9 +36,9 @@ def command() -> None:
 
 
 @command.command(name="show")
-@_model_option
+@settings_option()
 @output_option
-def show(model: str | None, output: str) -> None:
+def show(settings: Settings, output: str) -> None:
     """What there is: files, days, rows, size; which are live, and which are sealed as they are.
 
     \b
@@ -46,10 +46,9 @@ def show(model: str | None, output: str) -> None:
     """
     from ml_core.lab.log_care.log_overview import overview
 
-    settings = _settings(model)
     facts = overview(settings)
     if not facts:
-        _note_no_log(settings)
+        note(_no_log(settings))
     emit(
         {
             "model": settings.model_name,
@@ -78,10 +77,10 @@ def show(model: str | None, output: str) -> None:
 
 
 @command.command(name="verify")
-@click.option("--day", type=_DAY, default=None, help="Only that day, e.g. 2026-11-24.")
-@_model_option
+@click.option("--day", type=_DAY, help="Only this day, e.g. 2026-11-24.")
+@settings_option()
 @output_option
-def verify(day: datetime | None, model: str | None, output: str) -> None:
+def verify(day: datetime | None, settings: Settings, output: str) -> None:
     """Walk the hash chain of every file, live ones too, and hold it against the journal.
 
     Finds any change of a stored row, and rows that were added, removed or moved. An end that was cut off, an older
@@ -94,11 +93,10 @@ def verify(day: datetime | None, model: str | None, output: str) -> None:
     """
     from ml_core.lab.log_care.chain_check import verify_log
 
-    settings = _settings(model)
     with progress("verifying", total=1.0) as advance:
         report = verify_log(settings, None if day is None else day.date().isoformat(), advance)
     if not report.files and not report.missing:
-        _note_no_log(settings)
+        note(_no_log(settings))
     rows = [_report_row(found) for found in report.files]
     if output == "table":  # what is wrong stands below, and the whole head in the JSON
         emit([{**{name: row[name] for name in _SHORT}, "head": f"{row['head'][:12]}…"} for row in rows], output)
@@ -117,10 +115,10 @@ def verify(day: datetime | None, model: str | None, output: str) -> None:
 
 
 @command.command(name="seal")
-@click.option("--before", type=_DAY, default=None, help="Only days before that one (default: today).")
-@_model_option
+@click.option("--before", type=_DAY, help="Only days before this day (default: today).")
+@settings_option()
 @output_option
-def seal(before: datetime | None, model: str | None, output: str) -> None:
+def seal(before: datetime | None, settings: Settings, output: str) -> None:
     """Verify days that are over, write their heads into the journal, and copy each into one Parquet file.
 
     The copies lie in log/MODEL/sealed below SURETY_HOME, for DuckDB, pandas and whatever reads Parquet; the databases
@@ -133,7 +131,6 @@ def seal(before: datetime | None, model: str | None, output: str) -> None:
     """
     from ml_core.lab.log_care.sealing import days_to_seal, seal_day
 
-    settings = _settings(model)
     days = days_to_seal(settings, None if before is None else before.date())
     with progress("sealing", total=float(max(1, len(days)))) as advance:
         sealed = [seal_day(settings, day, advance) for day in days]
@@ -148,14 +145,14 @@ def seal(before: datetime | None, model: str | None, output: str) -> None:
 
 
 @command.command(name="prune")
-@click.option("--older-than", "days", type=click.FloatRange(0, 36_500), default=None, metavar="DAYS",
+@click.option("--older-than", "days", type=click.FloatRange(0, 36_500), metavar="DAYS",
               help="Days to keep (default: SURETY_LOG_RETENTION_DAYS).")  # fmt: skip
 @click.option("--unsealed", is_flag=True, help="Remove days that are not sealed, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")
 @_yes_option
-@_model_option
+@settings_option()
 @output_option
-def prune(days: float | None, model: str | None, output: str, *, unsealed: bool, dry_run: bool, yes: bool) -> None:
+def prune(days: float | None, settings: Settings, output: str, *, unsealed: bool, dry_run: bool, yes: bool) -> None:
     """Remove whole days that are older than the log is kept: databases, bulk calls and sealed copies.
 
     Their last heads are written into the journal first. Exit status 3 if old days stay because they are not sealed or
@@ -167,7 +164,6 @@ def prune(days: float | None, model: str | None, output: str, *, unsealed: bool,
     """
     from ml_core.lab.log_care.retention import old_days, prune_day
 
-    settings = _settings(model)
     kept = settings.log_retention_days if days is None else days
     old = old_days(settings, kept, unsealed=unsealed)
     going = [day for day in old if day.state == "goes"]
@@ -193,9 +189,9 @@ def prune(days: float | None, model: str | None, output: str, *, unsealed: bool,
 @click.argument("subject", metavar="SUBJECT")
 @click.option("--dry-run", is_flag=True, help="Show where there are answers about the subject; erase nothing.")
 @_yes_option
-@_model_option
+@settings_option()
 @output_option
-def erase_subject(subject: str, model: str | None, output: str, *, dry_run: bool, yes: bool) -> None:
+def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: bool, yes: bool) -> None:
     """Erase what answers about SUBJECT say: input, answer, the caller's own id. Id, time and digest stay.
 
     SUBJECT is what requests named as their subject, or else the value of the record's group column (the patient's
@@ -211,10 +207,9 @@ def erase_subject(subject: str, model: str | None, output: str, *, dry_run: bool
     from ml_core.lab.log_care.erasure import erase_person, find
     from ml_core.serve.log.pseudonyms import Pseudonyms
 
-    settings = _settings(model)
     name = _subject(subject)
     if not settings.log.exists():
-        _note_no_log(settings)
+        note(_no_log(settings))
         emit(_erased_facts(settings, [], None), output)
         return
     _check_key(settings)
@@ -258,18 +253,8 @@ def _note_what_stays(old: Sequence[OldDay]) -> None:
         raise SystemExit(3)
 
 
-def _settings(model: str | None) -> Settings:
-    from ml_core.base.settings import load_settings
-
-    return load_settings(**({} if model is None else {"model_name": model}))
-
-
 def _no_log(settings: Settings) -> str:
     return f"{settings.model_name} has no log yet in {settings.log}"
-
-
-def _note_no_log(settings: Settings) -> None:
-    note(_no_log(settings))
 
 
 def _ask(question: str, *, yes: bool) -> None:
@@ -300,9 +285,7 @@ def _report_row(found: FileReport) -> dict[str, Any]:
     return {
         "file": found.file,
         "state": "live" if found.is_live else "closed",
-        "rows": found.rows,
-        "answers": found.answers,
-        "commits": found.commits,
+        **picked(found, "rows", "answers", "commits"),
         "erased": len(found.erased),
         "head": found.head.hex(),
         "ok": found.is_sound,
@@ -312,7 +295,7 @@ def _report_row(found: FileReport) -> dict[str, Any]:
 
 
 def _sealed_row(day: SealedDay) -> dict[str, Any]:
-    return {"day": day.day, "outcome": day.outcome, "answers": day.answers, "detail": day.detail or None}
+    return {**picked(day, "day", "outcome", "answers"), "detail": day.detail or None}
 
 
 def _old_row(day: OldDay, *, removed: bool) -> dict[str, Any]:
@@ -320,9 +303,7 @@ def _old_row(day: OldDay, *, removed: bool) -> dict[str, Any]:
     return {
         "day": day.day.name,
         "outcome": gone if day.state == "goes" else day.state,
-        "files": list(day.files),
-        "rows": day.rows,
-        "bytes": day.bytes,
+        **picked(day, "files", "rows", "bytes"),
     }
 
 

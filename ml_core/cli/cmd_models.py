@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ml_core.cli.options import version_of
 from ml_core.cli.output import emit, output_option
 
 
@@ -15,7 +16,7 @@ def command() -> None:
 
 
 @command.command(name="list")
-@click.option("--model", default=None, help="Only this model.")
+@click.option("--model", help="Only this model.")
 @output_option
 def list_models(model: str | None, output: str) -> None:
     """Versions with aliases, gate verdicts and metrics, and their tags in the Bento store.
@@ -35,10 +36,10 @@ def list_models(model: str | None, output: str) -> None:
 
 @command.command()
 @click.option("--model", required=True, help="Name of the registered model.")
-@click.option("--alias", default=None, help="The version with this alias.")
-@click.option("--version", default=None, help="This version (if nothing is named the champion, or else the newest).")
+@click.option("--alias", help="The version with this alias.")
+@click.option("--version", help="This version (default: the champion, else the newest).")
 @click.option("--output", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True,
-              help="The card as people read it, or what it is made of.")  # fmt: skip
+              help="The card as text, or its content as JSON.")  # fmt: skip
 def card(model: str, alias: str | None, version: str | None, output: str) -> None:
     """Print the model card of a version: what it is for, what it was made of, what it measured, what the gate said.
 
@@ -47,7 +48,6 @@ def card(model: str, alias: str | None, version: str | None, output: str) -> Non
     Example: surety models card --model readmission_risk --version 3 > card.md
     """
     from ml_core.base.settings import load_settings
-    from ml_core.cli.model_options import version_of
     from ml_core.lab.registry.model_card import card_json, card_text, read_card
     from ml_core.lab.registry.model_registry import ModelRegistry
 

@@ -3,43 +3,27 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import Duration, settings_option
+from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
     from ml_core.lab.watching.canary_guards import GuardVerdict
 
 logger = logging.getLogger(__name__)
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in newer editions of click
-    """Seconds, written as 5s, 1m, 1h or 7d."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds in a text such as ``1m``."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
-        if found is None or float(found[1]) <= 0:
-            self.fail(f"{value!r} is no duration such as 5s, 1m, 1h or 7d", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
-
 
 @click.command(name="monitor")
-@click.option("--every", type=Duration(), default=None, help="Look again and again, e.g. every 5s, 1m.")
+@click.option("--every", type=Duration(), help="Look again and again, e.g. every 5s, 1m.")
 @click.option("--once", is_flag=True, help="Look once, e.g. from cron; exit status 3 if an alarm is on.")
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@settings_option()
 @output_option
-def command(every: float | None, model: str | None, output: str, *, once: bool) -> None:
+def command(every: float | None, settings: Settings, output: str, *, once: bool) -> None:
     """Watch a running service: take a bad canary back, let labels mature, and raise alarms on coverage and drift.
 
     Guards judge a canary by what all workers have counted. Labels count once their horizon has passed. What is found is
@@ -51,13 +35,11 @@ def command(every: float | None, model: str | None, output: str, *, once: bool) 
     Example: surety monitor --once
     """
     from ml_core.base.errors import SuretyError
-    from ml_core.base.settings import load_settings
     from ml_core.lab.watching.canary_monitor import Monitor
     from ml_core.lab.watching.health_monitor import HealthMonitor
 
     if once == (every is not None):
         raise click.UsageError("Give either --every DURATION or --once.")
-    settings = load_settings(**({} if model is None else {"model_name": model}))
     monitor, watch = Monitor(settings), HealthMonitor(settings)
     if every is None:
         look, watched = monitor.look(), watch.look()
@@ -108,10 +90,7 @@ def _watched(look: Any) -> dict[str, Any]:
 def verdict_row(verdict: GuardVerdict) -> dict[str, Any]:
     """One guard as a row: what it saw, what it allows, and how far the evidence is from enough."""
     return {
-        "guard": verdict.guard,
-        "observed": verdict.observed,
-        "limit": verdict.limit,
-        "observations": verdict.observations,
+        **picked(verdict, "guard", "observed", "limit", "observations"),
         "evidence": round(verdict.log_evidence, 2),
         "needed": round(verdict.needed, 2),
         "tripped": verdict.tripped,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from ml_core.cli.cmd_monitor import Duration
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import Duration, settings_option, slot_option
+from ml_core.cli.output import emit, note, output_option, refuse
+
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
 
 
 @click.group(name="performance")
@@ -20,16 +24,17 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--since", type=Duration(), default=None, help="Only answers of the last e.g. 24h, 30d (default: all).")
+@click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
+@slot_option()
 @click.option(
-    "--slot", type=click.Choice(["champion", "challenger", "previous"]), default="champion", show_default=True
+    "--min-auc",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="Exit status 3 if the whole interval of the AUC lies below this.",
 )
-@click.option(
-    "--min-auc", type=click.FloatRange(0, 1), default=None, help="Exit status 3 where the AUC's interval lies below."
-)
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@settings_option()
 @output_option
-def check(since: float | None, slot: str, min_auc: float | None, model: str | None, output: str) -> None:
+def check(since: float | None, slot: str, min_auc: float | None, settings: Settings, output: str) -> None:
     """Show AUC, Brier score, log loss and set sizes on matured labels beside what training found on its test rows.
 
     \b
@@ -38,10 +43,8 @@ def check(since: float | None, slot: str, min_auc: float | None, model: str | No
     from datetime import timedelta
 
     from ml_core.base.clock import utc_now
-    from ml_core.base.settings import load_settings
     from ml_core.lab.watching.live_performance import matured_answers, performance_of
 
-    settings = load_settings(**({} if model is None else {"model_name": model}))
     found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
     judged = performance_of(found)
     if judged is None:
@@ -61,5 +64,4 @@ def check(since: float | None, slot: str, min_auc: float | None, model: str | No
         output,
     )
     if min_auc is not None and judged is not None and judged.auc is not None and judged.auc.upper < min_auc:
-        note(f"the AUC is below {min_auc:g}: its interval ends at {judged.auc.upper:.3f}")
-        raise SystemExit(3)
+        refuse(f"the AUC is below {min_auc:g}: its interval ends at {judged.auc.upper:.3f}")

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.model_options import judged_version
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import config_of, judged_version, version_of
+from ml_core.cli.output import emit, note, output_option, refuse, rules_table
 
 
 @click.command(name="promote")
 @judged_version
-@click.option("--run-id", default=None, help="The version that came out of this MLflow run.")
-@click.option("--dry-run", is_flag=True, help="Decide; change and keep nothing.")
+@click.option("--run-id", help="The version that came out of this MLflow run.")
+@click.option("--dry-run", is_flag=True, help="Show the decision; change nothing.")
 @output_option
 def command(
     model: str | None,
@@ -35,7 +35,6 @@ def command(
     Example: surety promote --model readmission_risk --version 3
     """
     from ml_core.base.settings import load_settings
-    from ml_core.cli.model_options import config_of, rules_table, version_of
     from ml_core.lab.judging.promoter import promote_version
     from ml_core.lab.registry.model_registry import ModelRegistry
 
@@ -59,7 +58,6 @@ def command(
         output,
     )
     if found.decision == "refused":
-        note(f"refused by: {', '.join(rule.rule for rule in found.rules if not rule.passed)}")
-        raise SystemExit(3)
+        refuse(f"refused by: {', '.join(rule.rule for rule in found.rules if not rule.passed)}")
     if not dry_run:
         note(f"next: surety import-model --model {config.model}")

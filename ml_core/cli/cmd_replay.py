@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ml_core.cli.options import Moment, raw_id, settings_option
 from ml_core.cli.output import emit, note, output_option, progress
 
 if TYPE_CHECKING:
@@ -18,40 +18,16 @@ if TYPE_CHECKING:
     from ml_core.lab.past_answers.replay import ReplayReport
     from ml_core.lab.past_answers.replayer import Found, Replayed, ReplayState
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only in newer editions of click
-    """A moment, written as a date, as ISO 8601, or as how long ago it was (24h, 7d)."""
-
-    name = "moment"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """The moment in a text such as ``2026-11-01`` or ``24h``, UTC."""
-        from ml_core.base.clock import utc_now
-        from ml_core.serve.features.column_rules import as_moment
-
-        if isinstance(value, datetime):
-            return value
-        ago = re.fullmatch(r"(\d{1,9})([smhdw])", str(value))
-        try:
-            found = utc_now() - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago else as_moment(value)
-        except OverflowError:  # before there were years
-            found = None
-        if found is None:
-            self.fail(f"{value!r} is neither 2026-11-01, 2026-11-01T10:15:00Z nor 24h, 7d", param, ctx)
-        return found.astimezone(UTC)
-
 
 @click.command(name="replay")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--client-request-id", default=None, help="Answers that a caller named so.")
-@click.option("--since", type=Moment(), default=None, help="Answers from then on: 2026-11-01, 24h, 7d.")
-@click.option("--until", type=Moment(), default=None, help="Answers before then.")
-@click.option("--limit", type=click.IntRange(min=1), default=None, help="Only the first so many of that span.")
-@click.option("--sample", type=click.IntRange(min=1), default=None, help="Only so many of that span, by chance.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample.")
-@click.option("--model", default=None, help="Name of the model whose log it is (default: SURETY_MODEL_NAME).")
+@click.option("--client-request-id", help="Answers to requests with this client_request_id.")
+@click.option("--since", type=Moment(), help="Answers since this moment: 2026-11-01, or 24h or 7d ago.")
+@click.option("--until", type=Moment(), help="Answers before this moment.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many answers, the oldest first.")
+@click.option("--sample", type=click.IntRange(min=1), help="A random sample of this many answers.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sample.")
+@settings_option("Name of the model whose log it is")
 @output_option
 def command(
     ids: tuple[str, ...],
@@ -61,7 +37,7 @@ def command(
     limit: int | None,
     sample: int | None,
     seed: int,
-    model: str | None,
+    settings: Settings,
     output: str,
 ) -> None:
     """Give the answers of these request ids again and compare them bit for bit (- reads ids from stdin).
@@ -84,7 +60,6 @@ def command(
     from ml_core.lab.past_answers.replay import n_within, replay, with_client_id, with_ids, within
     from ml_core.serve.log.reader import PredictionLog
 
-    settings = _settings(model)
     log = PredictionLog(settings.log)
     wanted = list(_read_ids(ids))
     total: float | None = len(wanted)
@@ -112,22 +87,13 @@ def _check_usage(ids: tuple[str, ...], client_request_id: str | None, *, is_span
         raise click.UsageError("--limit and --sample go with --since or --until.")
 
 
-def _settings(model: str | None) -> Settings:
-    from ml_core.base.settings import load_settings
-
-    return load_settings(**({} if model is None else {"model_name": model}))
-
-
 def _read_ids(ids: tuple[str, ...]) -> Iterator[str]:
     """The ids, in their one spelling; ``-`` stands for those on stdin."""
-    from ml_core.serve.log.entries import id_bytes, id_text
+    from ml_core.serve.log.entries import id_text
 
     for text in ids:
         for one in sys.stdin.read().split() if text == "-" else [text]:
-            try:
-                yield id_text(id_bytes(one))
-            except ValueError as error:
-                raise click.UsageError(f"{one!r} is no request id.") from error
+            yield id_text(raw_id(one))
 
 
 def _tell(report: ReplayReport) -> None:

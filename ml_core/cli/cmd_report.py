@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ml_core.cli.cmd_monitor import Duration
+from ml_core.cli.options import Duration, settings_option
 from ml_core.cli.output import emit, output_option
+
+if TYPE_CHECKING:
+    from ml_core.base.settings import Settings
 
 
 @click.command(name="report")
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@settings_option()
 @click.option("--since", type=Duration(), default="30d", show_default=True, help="How far back, e.g. 24h, 30d, 400d.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("report.html"), show_default=True,
               help="File for the page.")  # fmt: skip
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), default=None,
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False),
               help="File for the same as JSON (default: beside the page, with the ending .json).")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Also walk the hash chains of the whole prediction log.")
 @click.option("--open", "opening", type=click.Choice(["yes", "no"]), default="no", show_default=True,
               help="Whether to open the page in a browser.")  # fmt: skip
 @output_option
 def command(
-    model: str | None, since: float, out: Path, json_path: Path | None, opening: str, output: str, *, verify: bool
+    settings: Settings, since: float, out: Path, json_path: Path | None, opening: str, output: str, *, verify: bool
 ) -> None:
     """Write a page about a model: models, drift, scores and sets, coverage, performance, shadow, circuits, decisions.
 
@@ -37,11 +41,9 @@ def command(
     from datetime import timedelta
 
     from ml_core.base.clock import utc_now
-    from ml_core.base.settings import load_settings
     from ml_core.lab.report.collect import collect_facts
     from ml_core.lab.report.page import write_page
 
-    settings = load_settings(**({} if model is None else {"model_name": model}))
     facts = collect_facts(settings, timedelta(seconds=since), utc_now(), verify=verify)
     written = write_page(facts, out, out.with_suffix(".json") if json_path is None else json_path)
     emit(

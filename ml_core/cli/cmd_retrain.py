@@ -6,20 +6,32 @@ from pathlib import Path
 
 import click
 
+from ml_core.cli.options import config_option
 from ml_core.cli.output import emit, note, output_option
 
 
 @click.command(name="retrain")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
-@click.option("--if-drift", is_flag=True, help="Only where answers have drifted or an alarm is on.")
-@click.option("--force", is_flag=True, envvar="FORCE_RETRAIN",
-              help="Whatever speaks against it: no drift, cool-down, too few new labels.")  # fmt: skip
-@click.option("--unattended", is_flag=True,
-              help="As --if-drift; status 0 where nothing is advised, 1 where drift cannot be judged.")  # fmt: skip
+@config_option()
+@click.option("--if-drift", is_flag=True, help="Train only if answers have drifted or an alarm is on.")
+@click.option(
+    "--force",
+    is_flag=True,
+    envvar="FORCE_RETRAIN",
+    help="Train even without drift, within the cool-down, or with too few new labels.",
+)
+@click.option(
+    "--unattended",
+    is_flag=True,
+    help="As --if-drift; status 0 where nothing is advised, 1 where drift cannot be judged.",
+)
 @click.option("--shadow", is_flag=True, help="Let the new model score every request beside the champion.")
-@click.option("--dry-run", is_flag=True, help="Decide only.")
-@click.option("--summary", type=click.Path(path_type=Path), default=None, envvar="GITHUB_STEP_SUMMARY",
-              help="Append the result to this Markdown file.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would be done; train nothing.")
+@click.option(
+    "--summary",
+    type=click.Path(path_type=Path),
+    envvar="GITHUB_STEP_SUMMARY",
+    help="Append the result to this Markdown file.",
+)
 @output_option
 def command(
     config_path: Path,

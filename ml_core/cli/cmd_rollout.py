@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ml_core.cli.cmd_monitor import verdict_row
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import settings_option, slot_option, sound_no, tag_of
+from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -19,36 +21,73 @@ if TYPE_CHECKING:
     from ml_core.serve.rollout.rollout_state import RolloutState
     from ml_core.serve.rollout.worker_reports import SlotReport
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 @click.group(name="rollout")
 def command() -> None:
     """Shadow, canary, full, rollback, flags and circuits, obeyed by every worker within a second.
 
-    Every change is journalled with who, why, before and after. Exit status 3 is a sound "no": a model without a passed
-    gate, or with other columns, is not put before callers.
+    Every change is in the journal, with who, why, before and after. Exit status 3 if the change is refused: a model
+    without a passed gate, or with other columns, never answers callers.
     """
 
 
-def changing(verb: F) -> F:
-    """The options of every verb that changes the rollout."""
+@dataclass(frozen=True)
+class Wanted:
+    """How a change is made: of which model, with which words, and whether it is only tried."""
+
+    settings: Settings
+    why: str
+    dry_run: bool
+    wait: float
+    output: str
+
+    @property
+    def loader(self) -> ModelLoader:
+        """Finds the models that could be live."""
+        from ml_core.serve.model.loader import ModelLoader
+
+        return ModelLoader(self.settings)
+
+    def make(self, change: Change) -> None:
+        """Change the rollout, wait for the workers to obey, and print what is live then."""
+        from ml_core.serve.rollout.rollout_store import RolloutStore
+
+        before, after = RolloutStore(self.settings).change(change, why=self.why, dry_run=self.dry_run)
+        if self.dry_run:
+            note("dry run: nothing was changed")
+            emit({"before": _shown(before), "after": _shown(after)}, self.output)
+            return
+        alive, obeying, problems = _obeyed(self.settings, after.generation, self.wait)
+        emit({**_shown(after), "workers_alive": alive, "workers_obeying": obeying, "problems": problems}, self.output)
+        if problems or obeying < alive:
+            note("not every worker has done it; what was live before stays live there")
+            raise SystemExit(1)
+
+
+def changing(verb: Callable[..., None]) -> Callable[..., None]:
+    """The options of every verb that changes the rollout, given to it as ``wanted``; a refusal is exit status 3."""
+
+    @wraps(verb)
+    def run(settings: Settings, why: str, wait: float, output: str, *, dry_run: bool, **own: Any) -> None:
+        with sound_no():
+            verb(Wanted(settings, why, dry_run, wait, output), **own)
+
     options = (
-        click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME)."),
-        click.option("--why", default="", help="For the journal."),
+        settings_option(),
+        click.option("--why", default="", help="The reason, kept in the journal."),
         click.option("--dry-run", is_flag=True, help="Check and show; change nothing."),
         click.option("--wait", default=5.0, show_default=True, help="Seconds to wait for running workers to obey."),
         output_option,
     )
     for option in reversed(options):
-        verb = option(verb)
-    return verb
+        run = option(run)
+    return run
 
 
 @command.command(name="show")
-@click.option("--model", default=None, help="Name of the model (default: SURETY_MODEL_NAME).")
+@settings_option()
 @output_option
-def show(model: str | None, output: str) -> None:
+def show(settings: Settings, output: str) -> None:
     """The rollout, the counts of all workers, and what the guards say.
 
     \b
@@ -56,7 +95,6 @@ def show(model: str | None, output: str) -> None:
     """
     from ml_core.lab.watching.canary_monitor import Monitor
 
-    settings = _settings(model)
     look = Monitor(settings).look(act=False)
     if look.state is None:
         emit({"model": settings.model_name, "live": None, "note": "nothing has been served yet"}, output)
@@ -78,7 +116,7 @@ def show(model: str | None, output: str) -> None:
 @command.command(name="shadow")
 @click.argument("tag", required=False)
 @changing
-def shadow(tag: str | None, model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+def shadow(wanted: Wanted, tag: str | None) -> None:
     """Score every request with TAG as well, after the reply; nobody sees its answers, so it needs no gate.
 
     TAG is a Bento tag or a version such as v3; by default the present challenger, else the promoted model.
@@ -88,11 +126,9 @@ def shadow(tag: str | None, model: str | None, why: str, wait: float, output: st
     """
     from ml_core.serve.rollout import changes
 
-    settings = _settings(model)
-    with _refusals():
-        chosen = _chosen(settings, tag)
-        _check_contract(settings, chosen)
-        _change(settings, changes.shadow(chosen), why, wait, output, dry_run=dry_run)
+    chosen = _chosen(wanted, tag)
+    _check_contract(wanted, chosen)
+    wanted.make(changes.shadow(chosen))
 
 
 @command.command(name="canary")
@@ -106,7 +142,7 @@ def shadow(tag: str | None, model: str | None, why: str, wait: float, output: st
               help="What counts as a slow call.")  # fmt: skip
 @click.option("--max-slow-share", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05,
               show_default=True, help="Largest share of slow calls.")  # fmt: skip
-@click.option("--max-set-size", type=click.FloatRange(min=0, min_open=True), default=None,
+@click.option("--max-set-size", type=click.FloatRange(min=0, min_open=True),
               help="Largest mean set size (default: the champion's on its test rows, plus 0.25).")  # fmt: skip
 @click.option("--min-answers", type=click.IntRange(min=1), default=100, show_default=True,
               help="Answers before a guard may trip.")  # fmt: skip
@@ -114,6 +150,7 @@ def shadow(tag: str | None, model: str | None, why: str, wait: float, output: st
               show_default=True, help="Probability of ever taking back a canary within its limits.")  # fmt: skip
 @changing
 def canary(
+    wanted: Wanted,
     weight: float,
     tag: str | None,
     max_error_share: float,
@@ -123,12 +160,6 @@ def canary(
     max_set_size: float | None,
     min_answers: int,
     false_alarm: float,
-    model: str | None,
-    why: str,
-    wait: float,
-    output: str,
-    *,
-    dry_run: bool,
 ) -> None:
     """Let TAG answer a share WEIGHT of the requests, sticky by subject, else by client_request_id, else by chance.
 
@@ -140,28 +171,26 @@ def canary(
     from ml_core.serve.rollout import changes
     from ml_core.serve.rollout.rollout_state import GuardLimits
 
-    settings = _settings(model)
-    with _refusals():
-        chosen = _chosen(settings, tag)
-        _loader(settings).check_gated(chosen)
-        mean_set_size, classes = _check_contract(settings, chosen)
-        guards = GuardLimits(
-            false_alarm=false_alarm,
-            minimum=min_answers,
-            error_share=max_error_share,
-            fallback_share=max_fallback_share,
-            slow_ms=slow_ms,
-            slow_share=max_slow_share,
-            set_size=max_set_size if max_set_size is not None else mean_set_size + 0.25,
-            classes=classes,
-        )
-        _change(settings, changes.canary(chosen, weight, guards), why, wait, output, dry_run=dry_run)
+    chosen = _chosen(wanted, tag)
+    wanted.loader.check_gated(chosen)
+    mean_set_size, classes = _check_contract(wanted, chosen)
+    guards = GuardLimits(
+        false_alarm=false_alarm,
+        minimum=min_answers,
+        error_share=max_error_share,
+        fallback_share=max_fallback_share,
+        slow_ms=slow_ms,
+        slow_share=max_slow_share,
+        set_size=max_set_size if max_set_size is not None else mean_set_size + 0.25,
+        classes=classes,
+    )
+    wanted.make(changes.canary(chosen, weight, guards))
 
 
 @command.command(name="full")
 @click.argument("tag", required=False)
 @changing
-def full(tag: str | None, model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+def full(wanted: Wanted, tag: str | None) -> None:
     """Make TAG the champion in one step; the old champion stays loaded for `rollback` and as a fallback.
 
     \b
@@ -169,20 +198,17 @@ def full(tag: str | None, model: str | None, why: str, wait: float, output: str,
     """
     from ml_core.serve.rollout import changes
 
-    settings = _settings(model)
-    with _refusals():
-        chosen = _chosen(settings, tag)
-        loader = _loader(settings)
-        loader.check_gated(chosen)
-        _check_contract(settings, chosen)
-        promoted = loader.promoted()
-        seen = promoted[1] if promoted is not None and promoted[0] == chosen else ""
-        _change(settings, changes.full(chosen, seen), why, wait, output, dry_run=dry_run)
+    chosen = _chosen(wanted, tag)
+    wanted.loader.check_gated(chosen)
+    _check_contract(wanted, chosen)
+    promoted = wanted.loader.promoted()
+    seen = promoted[1] if promoted is not None and promoted[0] == chosen else ""
+    wanted.make(changes.full(chosen, seen))
 
 
 @command.command(name="rollback")
 @changing
-def rollback(model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+def rollback(wanted: Wanted) -> None:
     """Take the challenger out; where there is none, put the previous champion back.
 
     \b
@@ -190,14 +216,13 @@ def rollback(model: str | None, why: str, wait: float, output: str, *, dry_run: 
     """
     from ml_core.serve.rollout import changes
 
-    with _refusals():
-        _change(_settings(model), changes.rollback(), why, wait, output, dry_run=dry_run)
+    wanted.make(changes.rollback())
 
 
 @command.command(name="flag")
 @click.argument("assignments", nargs=-1, required=True, metavar="NAME=VALUE...")
 @changing
-def flag(assignments: tuple[str, ...], model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+def flag(wanted: Wanted, assignments: tuple[str, ...]) -> None:
     """Set flags: confidence_level, shadow, shadow_share, fallback, log_mode.
 
     \b
@@ -208,19 +233,17 @@ def flag(assignments: tuple[str, ...], model: str | None, why: str, wait: float,
     from ml_core.serve.rollout import changes
 
     values = dict(_assignment(text) for text in assignments)
-    with _refusals():
-        try:
-            _change(_settings(model), changes.flags(values), why, wait, output, dry_run=dry_run)
-        except ConfigError as error:
-            raise click.UsageError(str(error)) from error
+    try:
+        wanted.make(changes.flags(values))
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
 
 
 @command.command(name="breaker")
 @click.argument("order", type=click.Choice(["open", "disable", "watch", "auto", "reset"]))
-@click.option("--slot", type=click.Choice(["champion", "challenger", "previous"]), default="champion",
-              show_default=True, help="Whose circuits.")  # fmt: skip
+@slot_option("Whose circuits.")
 @changing
-def breaker(order: str, slot: str, model: str | None, why: str, wait: float, output: str, *, dry_run: bool) -> None:
+def breaker(wanted: Wanted, order: str, slot: str) -> None:
     """Tell the circuits of every worker: stay open, never open (disable), only watch, work as usual, or start anew.
 
     \b
@@ -228,40 +251,8 @@ def breaker(order: str, slot: str, model: str | None, why: str, wait: float, out
     """
     from ml_core.serve.rollout import changes
 
-    modes: dict[str, Any] = {
-        "open": "forced_open",
-        "disable": "disabled",
-        "watch": "metrics_only",
-        "auto": "auto",
-        "reset": "auto",
-    }
-    change = changes.circuit(slot, modes[order], reset=order == "reset")  # type: ignore[arg-type]  # click has checked it
-    with _refusals():
-        _change(_settings(model), change, why, wait, output, dry_run=dry_run)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """A sound "no" is exit status 3."""
-    from ml_core.base.errors import NotGated, RolloutRefused
-
-    try:
-        yield
-    except (NotGated, RolloutRefused) as error:
-        note(f"surety: {error}")
-        raise SystemExit(3) from error
-
-
-def _settings(model: str | None) -> Settings:
-    from ml_core.base.settings import load_settings
-
-    return load_settings(**({} if model is None else {"model_name": model}))
-
-
-def _loader(settings: Settings) -> ModelLoader:
-    from ml_core.serve.model.loader import ModelLoader
-
-    return ModelLoader(settings)
+    modes: dict[str, Any] = {"open": "forced_open", "disable": "disabled", "watch": "metrics_only"}
+    wanted.make(changes.circuit(slot, modes.get(order, "auto"), reset=order == "reset"))  # type: ignore[arg-type]  # click has checked it
 
 
 def _state(settings: Settings) -> RolloutState:
@@ -274,32 +265,18 @@ def _state(settings: Settings) -> RolloutState:
     return state
 
 
-def _chosen(settings: Settings, wanted: str | None) -> str:
-    """The tag that was asked for, by itself, by its version, or by what stands to reason."""
-    from ml_core.base.errors import NotLoaded
-
-    loader, state = _loader(settings), _state(settings)
-    if wanted is None:
-        promoted = loader.promoted()
-        wanted = state.challenger or (promoted[0] if promoted is not None and promoted[0] != state.champion else None)
-        if wanted is None:
+def _chosen(wanted: Wanted, name: str | None) -> str:
+    """The tag that was asked for, by itself or by its version; else the challenger, else the promoted model."""
+    state = _state(wanted.settings)
+    if name is None:
+        promoted = wanted.loader.promoted()
+        name = state.challenger or (promoted[0] if promoted is not None and promoted[0] != state.champion else None)
+        if name is None:
             raise click.UsageError("Name the model: there is no challenger, and the promoted model is live already.")
-    tags = loader.tags()
-    found = [t for t in tags if t == wanted or wanted.removeprefix("v") == _version(t)]
-    if len(found) != 1:
-        raise NotLoaded(
-            f"{wanted} names {len(found)} models that could be loaded; there are: {', '.join(tags) or 'none'}. "
-            "Bring one in with `surety import-model`"
-        )
-    return found[0]
+    return tag_of(wanted.loader, name)
 
 
-def _version(tag: str) -> str:
-    """The version in a tag such as ``name:v3-0a1b2c3d``."""
-    return tag.rpartition(":")[2].removeprefix("v").rpartition("-")[0]
-
-
-def _check_contract(settings: Settings, tag: str) -> tuple[float, int]:
+def _check_contract(wanted: Wanted, tag: str) -> tuple[float, int]:
     """The champion's mean set size and number of labels, having checked that TAG takes and gives the same.
 
     Raises
@@ -309,26 +286,10 @@ def _check_contract(settings: Settings, tag: str) -> tuple[float, int]:
     """
     from ml_core.serve.rollout.changes import check_same_contract
 
-    loader = _loader(settings)
-    champion, _ = loader.facts(_state(settings).champion)
-    challenger, _ = loader.facts(tag)
+    champion, _ = wanted.loader.facts(_state(wanted.settings).champion)
+    challenger, _ = wanted.loader.facts(tag)
     check_same_contract(tag, challenger, champion)
     return champion.metrics.get("mean_set_size", 1.0), len(champion.classes)
-
-
-def _change(settings: Settings, change: Change, why: str, wait: float, output: str, *, dry_run: bool) -> None:
-    from ml_core.serve.rollout.rollout_store import RolloutStore
-
-    before, after = RolloutStore(settings).change(change, why=why, dry_run=dry_run)
-    if dry_run:
-        note("dry run: nothing was changed")
-        emit({"before": _shown(before), "after": _shown(after)}, output)
-        return
-    alive, obeying, problems = _obeyed(settings, after.generation, wait)
-    emit({**_shown(after), "workers_alive": alive, "workers_obeying": obeying, "problems": problems}, output)
-    if problems or obeying < alive:
-        note("not every worker has done it; what was live before stays live there")
-        raise SystemExit(1)
 
 
 def _obeyed(settings: Settings, generation: int, wait_s: float) -> tuple[int, int, list[str]]:
@@ -354,16 +315,8 @@ def _shown(state: RolloutState) -> dict[str, Any]:
 
 def _slot(report: SlotReport) -> dict[str, Any]:
     """One slot's counts over all workers, few enough columns for a screen."""
-    return {
-        "slot": report.slot,
-        "version": report.model_version,
-        "where": report.where,
-        "answers": report.answers,
-        "failures": report.failures,
-        "slow": report.slow,
-        "fallbacks": report.fallbacks,
-        "set_sizes": report.set_sizes,
-    }
+    counts = picked(report, "where", "answers", "failures", "slow", "fallbacks", "set_sizes")
+    return {"slot": report.slot, "version": report.model_version, **counts}
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -8,26 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ml_core.cli.options import sound_no, tag_of
 from ml_core.cli.output import emit, note, output_option, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
-    from ml_core.serve.model.loader import LoadedModel, ModelLoader
+    from ml_core.serve.model.loader import LoadedModel
 
 
 @click.command(name="score")
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path, allow_dash=True))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--model", default=None, help="Name of the model that scores (default: SURETY_MODEL_NAME).")
-@click.option("--tag", default=None, help="Not with its promoted version but this one: a tag, or v3.")
-@click.option("--level", type=click.FloatRange(0.5, 0.999), default=None,
+@click.option("--model", help="Name of the model that scores (default: SURETY_MODEL_NAME).")
+@click.option("--tag", help="Score with this version instead of the promoted one: a tag, or v3.")
+@click.option("--level", type=click.FloatRange(0.5, 0.999),
               help="Confidence level of the sets (default: the model's own).")  # fmt: skip
 @click.option("--on-error", type=click.Choice(["row", "reject"]), default="row", show_default=True,
               help="A bad row gets an error and no answer, or the whole table is refused.")  # fmt: skip
 @click.option("--block-rows", type=click.IntRange(1, 100_000), default=16_384, show_default=True,
-              help="Rows in memory, and in one finished part.")  # fmt: skip
+              help="Rows that are read and written at a time.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
-@click.option("--restart", is_flag=True, help="Forget what an interrupted run has finished.")
+@click.option("--restart", is_flag=True, help="Start again instead of continuing an interrupted run.")
 @output_option
 def command(
     source: Path,
@@ -66,7 +67,8 @@ def command(
     from ml_core.lab.past_answers.batch_scoring import score_table
 
     settings = load_settings(**({} if model is None else {"model_name": model, "model": ""}))
-    loaded = _loaded(settings, tag)
+    with sound_no():
+        loaded = _loaded(settings, tag)
     if tag is None:
         _note_what_is_live(settings, loaded, level)
     with progress(f"scoring with {loaded.tag}", total=1.0) as advance:
@@ -92,32 +94,15 @@ def command(
 
 
 def _loaded(settings: Settings, tag: str | None) -> LoadedModel:
-    """The model that was asked for, gated and whole; exit status 3 where its gate is missing or said no."""
-    from ml_core.base.errors import NotGated
+    """The model that was asked for, gated and whole."""
     from ml_core.serve.model.loader import ModelLoader
 
     loader = ModelLoader(settings)
-    try:
-        return loader.load(loader.served_tag() if tag is None else _tag(loader, tag))
-    except NotGated as error:
-        note(f"surety: {error}")
-        raise SystemExit(3) from error
-
-
-def _tag(loader: ModelLoader, wanted: str) -> str:
-    """The tag that was named, in whole or by its version."""
-    from ml_core.base.errors import NotLoaded
-
-    if ":" in wanted:
-        return wanted
-    tags = loader.tags()
-    found = [t for t in tags if t.rpartition(":v")[2].rpartition("-")[0] == wanted.removeprefix("v")]
-    if len(found) != 1:
-        raise NotLoaded(
-            f"{wanted} names {len(found)} models that could be loaded; there are: {', '.join(tags) or 'none'}. "
-            "Bring one in with `surety import-model`"
-        )
-    return found[0]
+    if tag is None:
+        tag = loader.served_tag()
+    elif ":" not in tag:
+        tag = tag_of(loader, tag)
+    return loader.load(tag)
 
 
 def _note_what_is_live(settings: Settings, loaded: LoadedModel, level: float | None) -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import config_option
+from ml_core.cli.output import emit, note, output_option, picked
 
 
 @click.command(name="train")
-@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True, help="The model's YAML.")
-@click.option(
-    "--table-version", type=int, default=None, help="Delta version of the feature table; the latest if left out."
-)
+@config_option()
+@click.option("--table-version", type=int, help="Delta version of the feature table (default: the latest).")
 @click.option("--dry-run", is_flag=True, help="Train and evaluate; register nothing.")
 @output_option
 def command(config_path: Path, table_version: int | None, *, dry_run: bool, output: str) -> None:
@@ -42,9 +41,7 @@ def command(config_path: Path, table_version: int | None, *, dry_run: bool, outp
             "is_new": found.is_new,
             "model_hash": found.model_hash,
             "run_id": found.version.run_id if found.version else None,
-            "trained_on": found.trained_on,
-            "rows": found.rows,
-            "metrics": found.metrics,
+            **picked(found, "trained_on", "rows", "metrics"),
         },
         output,
     )

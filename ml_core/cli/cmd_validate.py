@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.model_options import judged_version
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.options import config_of, judged_version, version_of
+from ml_core.cli.output import emit, output_option, refuse, rules_table
 
 
 @click.command(name="validate")
 @judged_version
-@click.option("--dry-run", is_flag=True, help="Judge only; keep no report.")
+@click.option("--dry-run", is_flag=True, help="Judge the version; keep no report.")
 @output_option
 def command(
     model: str | None,
@@ -33,7 +33,6 @@ def command(
     Example: surety validate --model readmission_risk --version 3 --config configs/readmission_v1.yaml
     """
     from ml_core.base.settings import load_settings
-    from ml_core.cli.model_options import config_of, rules_table, version_of
     from ml_core.lab.judging.deployment_gate import validate_deployment
     from ml_core.lab.registry.model_registry import ModelRegistry
 
@@ -54,5 +53,4 @@ def command(
         output,
     )
     if not report.passed:
-        note(f"refused by: {', '.join(report.failed_rules)}")
-        raise SystemExit(3)
+        refuse(f"refused by: {', '.join(report.failed_rules)}")

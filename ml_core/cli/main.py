@@ -66,7 +66,7 @@ class Verbs(click.Group):
 def surety() -> None:
     """Serve tabular classifiers whose answers people act on.
 
-    Exit status: 0 done, 1 broken, 2 wrong usage, 3 a sound "no" (a gate refused).
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the answer is no (for example, the gate refused the model).
 
     \b
     Example: surety validate --model readmission_risk --alias challenger --config configs/readmission_v1.yaml

@@ -6,14 +6,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from ml_core.serve.model.promotion_record import RuleVerdict
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-__all__ = ["emit", "note", "output_option", "progress"]
+__all__ = ["emit", "note", "output_option", "picked", "progress", "refuse", "rules_table"]
 
 
 def output_option(command: F) -> F:
@@ -57,6 +60,17 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+def picked(thing: Any, *names: str) -> dict[str, Any]:
+    """Those attributes of a thing, by name and in that order, as a part of a result."""
+    return {name: getattr(thing, name) for name in names}
+
+
+def refuse(text: str) -> NoReturn:
+    """Say why the answer is no, and end the verb with exit status 3."""
+    note(text)
+    raise SystemExit(3)
+
+
 @contextmanager
 def progress(what: str, total: float | None = None) -> Iterator[Callable[[float], None]]:
     """A progress bar on stderr, silent when stderr is no terminal; yields a function that advances it."""
@@ -66,6 +80,14 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda step: bar.advance(task, step)
+
+
+def rules_table(rules: Sequence[RuleVerdict]) -> list[dict[str, Any]]:
+    """Rules of a gate or a promotion as rows of a result."""
+    return [
+        {"rule": r.rule, "value": r.value, "limit": r.limit, "verdict": "pass" if r.passed else "FAIL", "note": r.note}
+        for r in rules
+    ]
 
 
 def _is_rows(value: Any) -> bool:

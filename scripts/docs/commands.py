@@ -19,8 +19,8 @@ _HEAD = """# Commands
 Made from the commands' own help by `make docs`; do not edit.
 
 Results go to stdout, as a table on a terminal and as JSON elsewhere (`--output table|json`); notes and progress go to
-stderr. Every command has `--help`. Exit status: 0 done, 1 broken, 2 wrong usage, 3 a sound "no", such as a gate that
-refused. What the environment decides is in [settings](settings.md).
+stderr. Every command has `--help`. Exit status: 0 done, 1 failed, 2 wrong usage, 3 the answer is no
+(for example, the gate refused the model). Environment variables are in [settings](settings.md).
 """
 
 Path = tuple[str, ...]

@@ -9,21 +9,8 @@ import pytest
 from ml_core.base.documents import read_document, write_document
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorState
-from tests.cli.typing_surety import command_line, last_entry
+from tests.cli.typing_surety import last_entry
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients, unforeseen
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
-
-
-@pytest.fixture
-def ward(tmp_path, run):
-    ward = Ward(tmp_path)
-    yield ward
-    ward.close()
 
 
 @pytest.fixture

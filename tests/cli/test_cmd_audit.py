@@ -7,7 +7,6 @@ import sqlite3
 import pytest
 
 from ml_core.serve.log.reader import PredictionLog
-from tests.cli.typing_surety import command_line
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
 from tests.serve.answering.builders import live_of, toy_records
 from tests.serve.answering.stored import Home, Worker
@@ -20,12 +19,6 @@ def change(home: Home, statement: str) -> None:
     (file,) = PredictionLog(home.settings.log).files()
     with sqlite3.connect(file.path) as connection:
         connection.execute(statement)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture

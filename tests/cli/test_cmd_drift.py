@@ -9,15 +9,8 @@ import yaml
 
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.serve.model.bundle import REFERENCE_FILE
-from tests.cli.typing_surety import command_line
-from tests.lab.watching.ward import Ward, patients
+from tests.lab.watching.ward import patients
 from tests.toy_models import toy_config, toy_model
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture
@@ -111,13 +104,6 @@ def test_what_cannot_be_read_or_written_is_broken(run, files):
 
 
 # --- the live log -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ward(tmp_path, run):
-    ward = Ward(tmp_path)
-    yield ward
-    ward.close()
 
 
 def test_by_default_the_newest_answers_are_held_against_the_live_models_reference(run, ward):

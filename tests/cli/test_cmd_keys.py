@@ -6,13 +6,6 @@ import pytest
 
 from ml_core.base.journal import Journal
 from ml_core.serve.http.api_keys import KeyRing
-from tests.cli.typing_surety import command_line
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture

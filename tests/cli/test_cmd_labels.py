@@ -12,18 +12,11 @@ from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
-from tests.cli.typing_surety import command_line
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.log.labelled import rid, text_of
 from tests.toy_models import NAME
 
 ANSWERED = range(5)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture

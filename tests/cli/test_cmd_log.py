@@ -11,7 +11,6 @@ import pytest
 from ml_core.base.journal import Journal
 from ml_core.serve.log import writer
 from ml_core.serve.log.reader import PredictionLog
-from tests.cli.typing_surety import command_line
 from tests.serve.log.filled import (
     DAY,
     NAME,
@@ -29,12 +28,6 @@ from tests.serve.log.filled import (
 )
 
 FILE, OTHER = f"predictions-{DAY}-w01.db", f"predictions-{NEXT}-w01.db"
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture

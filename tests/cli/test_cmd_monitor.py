@@ -4,29 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.typing_surety import command_line, last_entry, report
+from tests.cli.typing_surety import last_entry, report
 from tests.serve.answering.builders import slot_report
-from tests.serve.answering.stored import Home, Worker
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
-
-
-@pytest.fixture
-def empty(tmp_path, run) -> Home:
-    """Models are there, and nothing is live."""
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def home(empty) -> Home:
-    """v1 is live."""
-    empty.promote(empty.v1)
-    Worker(empty)
-    return empty
 
 
 def canary_with(run, home, failures: int) -> None:

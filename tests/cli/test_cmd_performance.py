@@ -6,22 +6,8 @@ import numpy as np
 import pytest
 
 from ml_core.serve.rollout import changes
-from tests.cli.typing_surety import command_line
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients
 from tests.toy_models import toy_model
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
-
-
-@pytest.fixture
-def ward(tmp_path, run):
-    ward = Ward(tmp_path)
-    yield ward
-    ward.close()
 
 
 def matured(ward: Ward, rows) -> None:

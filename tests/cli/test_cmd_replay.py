@@ -16,19 +16,12 @@ import pytest
 
 from ml_core.cli.cmd_replay import Moment
 from ml_core.serve.features.versions import get_feature_version
-from tests.cli.test_light_verbs import SCRIPT
-from tests.cli.typing_surety import command_line
+from tests.cli.test_main_light_verbs import SCRIPT
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
 from tests.serve.answering.builders import live_of, toy_records
 from tests.serve.answering.stored import Home
 from tests.test_import_rule import NEVER_SERVED, ROOT
 from tests.toy_models import NAME, toy_model
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture

@@ -6,19 +6,13 @@ import json
 
 import pytest
 
-from tests.cli.typing_surety import command_line, report
+from tests.cli.typing_surety import report
 from tests.lab.report.outline import Outline
 from tests.lab.watching.ward import Ward, patients
 from tests.serve.answering.builders import slot_report
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.log.filled import tampering
 from tests.toy_models import NAME
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
 
 
 @pytest.fixture

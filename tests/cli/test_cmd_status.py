@@ -2,16 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.cli.typing_surety import command_line
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
-
 
 def test_one_object_tells_where_the_model_stands(run):
     told = run("status", "--endpoint", "http://ward:8080")

@@ -25,15 +25,14 @@ def written_config(place: Workplace, name: str, **changes: dict[str, object]) ->
 
 
 def walk(place: Workplace, config: Path) -> None:
-    """Run the README's commands one by one: features, training, gate, promotion, import."""
-    for command in (
+    """Run the README's commands one after the other in one process: features, training, gate, promotion, import."""
+    place.in_turn(
         ["features", "run", "--config", str(config)],
         ["train", "--config", str(config)],
         ["validate", "--model", place.model, "--config", str(config)],
         ["promote", "--model", place.model, "--config", str(config)],
         ["import-model", "--model", place.model],
-    ):
-        place.surety(*command)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +20,7 @@ from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
 from ml_core.serve.model.bundle import read_bundle
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.serve.model.predictor import Predictor
+from tests.e2e.pythons import installed, new_python
 from tests.e2e.workplace import ROOT, Workplace
 from tests.verdicts import beta_binomial_band
 
@@ -37,13 +37,8 @@ def unseen(hospital: Workplace) -> LabelledRows:
 @pytest.fixture(scope="module")
 def serve_only(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Python that has the serving lock installed and nothing else."""
-    folder = tmp_path_factory.mktemp("serve-only")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    python = str(folder / "bin" / "python")
-    command = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--disable-pip-version-check"]
-    lock = str(ROOT / "requirements" / "serve.lock")
-    subprocess.run([*command, "--require-hashes", "-r", lock], check=True, timeout=900)
-    return python
+    python = new_python(tmp_path_factory.mktemp("serve-only"))
+    return installed(python, "--require-hashes", "-r", str(ROOT / "requirements" / "serve.lock"))
 
 
 def records_of(rows: LabelledRows) -> list[dict[str, Any]]:

@@ -19,6 +19,16 @@ import bentoml
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 90
+IN_TURN = """
+import json, sys
+from ml_core.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
 
 
 @dataclass
@@ -64,6 +74,14 @@ class Workplace:
             f"surety {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def in_turn(self, *commands: Sequence[str]) -> None:
+        """Run commands one after the other in one process, which imports its libraries once; each must succeed."""
+        done = subprocess.run(
+            [sys.executable, "-c", IN_TURN, json.dumps(commands)],
+            cwd=self.run, env=self.environment(), capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{commands}: {done.returncode}\n{done.stdout}\n{done.stderr}"
 
     def bentoml(self, *arguments: str, cwd: Path | None = None) -> str:
         done = subprocess.run(

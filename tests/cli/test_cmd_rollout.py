@@ -5,32 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ml_core.serve.rollout.rollout_state import GuardLimits
-from tests.cli.typing_surety import command_line, last_entry, report
+from tests.cli.typing_surety import last_entry, report
 from tests.serve.answering.builders import slot_report
-from tests.serve.answering.stored import Home, Worker
 from tests.toy_models import NAME, toy_model
 
 VERBS = ("show", "shadow", "canary", "full", "rollback", "flag", "breaker")
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
-
-
-@pytest.fixture
-def empty(tmp_path, run) -> Home:
-    """Models are there, and nothing is live."""
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def home(empty) -> Home:
-    """v1 is live."""
-    empty.promote(empty.v1)
-    Worker(empty)
-    return empty
 
 
 def test_show_before_anything_is_live(run, empty):

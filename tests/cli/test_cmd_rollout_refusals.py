@@ -1,31 +1,11 @@
-"""What rollout says no to, and what is left as it was: exit 3 a sound no, 2 wrong usage, 1 broken."""
+"""What rollout refuses, and what stays as it was: exit status 3 refused, 2 wrong usage, 1 failed."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.cli.typing_surety import command_line, everything, report
-from tests.serve.answering.stored import Home, Worker, with_other_columns, with_other_labels
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    with command_line(tmp_path, monkeypatch, capsys) as typed:
-        yield typed
-
-
-@pytest.fixture
-def empty(tmp_path, run) -> Home:
-    """Models are there, and nothing is live."""
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def home(empty) -> Home:
-    """v1 is live."""
-    empty.promote(empty.v1)
-    Worker(empty)
-    return empty
+from tests.cli.typing_surety import everything, report
+from tests.serve.answering.stored import with_other_columns, with_other_labels
 
 
 @pytest.mark.parametrize("verb", [("canary", "0.5"), ("full",)])

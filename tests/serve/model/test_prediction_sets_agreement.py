@@ -15,7 +15,7 @@ from crepes import ConformalClassifier, WrapClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from ml_core.lab.measuring.calibration import MAPIE_TOLERANCE, calibrate
-from tests.lab.measuring.agreement import crepes_p_values, crepes_sets, mapie_sets
+from tests.serve.model.agreement import crepes_p_values, crepes_sets, mapie_sets
 from tests.toy_scores import ScoredRows, binary_rows, many_class_rows
 
 LEVELS = ("0.80", "0.90", "0.95", "0.99")
