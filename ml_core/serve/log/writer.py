@@ -48,7 +48,7 @@ _QUICK_ROWS = 200
 _SLOW_COMMIT_S, _AWAY_FIRST_S, _AWAY_MOST_S = 0.005, 1.0, 60.0
 """After a commit that held up the event loop for so long the thread commits instead, for a while that doubles."""
 _SLOW = "it is slow"
-_OF_THE_PLACE = (sqlite3.OperationalError, OSError, LogDamaged)
+_OF_THE_PLACE = (sqlite3.OperationalError, OSError, LogDamaged, MemoryError)
 """What says nothing about the rows: they can be stored later, or in another file."""
 
 
@@ -80,6 +80,7 @@ class LogWriter:
         self._retry_s = _RETRY_FIRST_S
         self._drop_at = float("inf")
         self._erase_at = 0.0
+        self._goes_on = True
         self._turn = threading.Lock()  # whoever has it may use the database
         self._here: list[Ticket] = []
         self._away_until, self._away_s = 0.0, _AWAY_FIRST_S
@@ -219,64 +220,86 @@ class LogWriter:
     # --- on the thread ---
 
     def _run(self) -> None:
-        self._begin()
+        """Work until told to end. No error ends this thread: one that nobody foresaw is a problem like any other."""
+        self._guarded(self._begin)
+        while self._goes_on:
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001 - see above
+                self._goes_on = time.monotonic() < self._drop_at
+                with self._turn:
+                    self._failed(error)
+        self._guarded(self._end)
+
+    def _work(self) -> None:
+        if self._problem:
+            time.sleep(max(0.0, min(self._retry_at, self._drop_at) - time.monotonic()))
         more = True
-        while (more or self._hand) and time.monotonic() < self._drop_at:
-            if self._problem:
-                time.sleep(max(0.0, min(self._retry_at, self._drop_at) - time.monotonic()))
-            if not self._hand:
-                self._hand, more = self._backlog.take(_BATCH_ROWS, _IDLE_S)
-            if self._hand:
-                with self._turn:
-                    self._store()
-            elif more:
-                with self._turn:
-                    self._rest()
-            self._settle(idle=not self._hand)
-            if time.monotonic() >= self._erase_at:
-                with self._turn:
-                    self._erase_requested()
-        self._end()
+        if not self._hand:
+            self._hand, more = self._backlog.take(_BATCH_ROWS, _IDLE_S)
+        if self._hand or more:
+            self._guarded(self._store if self._hand else self._rest)
+        self._settle(idle=not self._hand)
+        if time.monotonic() >= self._erase_at:
+            self._guarded(self._erase_requested)
+        self._goes_on = (more or bool(self._hand)) and time.monotonic() < self._drop_at
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Do something with the database, alone."""
+        with self._turn:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - see _run
+                self._failed(error)
 
     def _begin(self) -> None:
         """Open today's database: the first answer need not wait for that, and what is wrong shows early."""
-        try:
-            with self._turn:
-                self._opened(_today())
-        except (*_OF_THE_PLACE, sqlite3.Error) as error:
-            self._failed(error)
+        self._opened(_today())
 
     def _store(self) -> None:
         """Commit what is in hand. What may wait stays there where that fails."""
         self._hand = self._backlog.wanted(self._hand)
-        try:
-            for day, part in by_day(self._hand):
-                self._commit(day, part)
-        except _OF_THE_PLACE as error:
-            self._failed(error)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a row must not end the thread
-            if says_damaged(error):
-                self._failed(error)
-            else:
-                self._store_one_by_one()
-
-    def _store_one_by_one(self) -> None:
-        """A row that cannot be stored must not hold up the others."""
-        for ticket in self._hand:
+        for day, part in self._dated():
+            log = self._opened(day)
             try:
-                self._commit(day_of(ticket.rows[0].at_us), [ticket])
-            except _OF_THE_PLACE as error:
-                self._failed(error)
-                return
-            except Exception as error:  # noqa: BLE001 - as above
+                self._commit(log, part)
+            except _OF_THE_PLACE:
+                raise
+            except Exception as error:
                 if says_damaged(error):
-                    self._failed(error)
-                    return
-                logger.error("log.row_refused", extra={"reason": f"{type(error).__name__}: {error}"})  # noqa: TRY400 - a traceback might quote values
-                self._decided([ticket], stored=False)
+                    raise
+                self._store_one_by_one(log, part)
 
-    def _commit(self, day: str, tickets: Sequence[Ticket]) -> None:
-        log = self._opened(day)
+    def _store_one_by_one(self, log: OpenLog, tickets: Sequence[Ticket]) -> None:
+        """A row that cannot be stored must not hold up the others."""
+        for ticket in tickets:
+            try:
+                self._commit(log, [ticket])
+            except _OF_THE_PLACE:
+                raise
+            except Exception as error:
+                if says_damaged(error):
+                    raise
+                self._refuse(ticket, error)
+
+    def _dated(self) -> list[tuple[str, list[Ticket]]]:
+        """What is in hand by days. A row without a date must not hold up the others either."""
+        try:
+            return by_day(self._hand)
+        except Exception:  # noqa: BLE001 - whichever row it is, each is looked at now
+            parts = []
+            for ticket in self._hand:
+                try:
+                    parts += by_day([ticket])
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._refuse(ticket, error)
+            return parts
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        logger.error("log.row_refused", extra={"reason": f"{type(error).__name__}: {error}"})
+        self._decided([ticket], stored=False)
+
+    def _commit(self, log: OpenLog, tickets: Sequence[Ticket]) -> None:
         log.commit([row for ticket in tickets for row in ticket.rows], durable=any(ticket.strict for ticket in tickets))
         self._decided(tickets, stored=True)
         self._recovered(log)  # after that, so that nobody finds the store slow once it has answered
@@ -334,18 +357,15 @@ class LogWriter:
 
     def _rest(self) -> None:
         """What is done while nothing waits."""
-        try:
-            if self._log is not None and self._log.is_gone():
-                self._rescue(self._log)
-            today = _today()
-            if self._problem:
-                log = self._opened(today)
-                log.try_out()
-                self._recovered(log)
-            elif self._log is not None and self._log.file.day < today:
-                self._close_log(self._log)
-        except (*_OF_THE_PLACE, sqlite3.Error) as error:
-            self._failed(error)
+        if self._log is not None and self._log.is_gone():
+            self._rescue(self._log)
+        today = _today()
+        if self._problem:
+            log = self._opened(today)
+            log.try_out()
+            self._recovered(log)
+        elif self._log is not None and self._log.file.day < today:
+            self._close_log(self._log)
 
     def _erase_requested(self) -> None:
         """Erase what somebody has asked to be erased from the file that only this thread may change."""
@@ -366,17 +386,16 @@ class LogWriter:
         if log is None or log.rows_unsettled < (_SETTLE_IDLE_ROWS if idle else _SETTLE_ROWS):
             return
         log.sync_ahead()
-        with self._turn:
-            try:
-                log.checkpoint()
-            except sqlite3.Error as error:
-                logger.warning("log.not_settled", extra={"reason": str(error)})
+        self._guarded(self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        try:
+            if self._log is not None:
+                self._log.checkpoint()
+        except sqlite3.Error as error:
+            logger.warning("log.not_settled", extra={"reason": str(error)})
 
     def _end(self) -> None:
-        with self._turn:
-            self._end_log()
-
-    def _end_log(self) -> None:
         left = [*self._hand, *self._backlog.take(1 << 62, 0.0)[0]]
         self._decided(left, stored=False)
         try:
