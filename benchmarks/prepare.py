@@ -38,6 +38,7 @@ class Prepared:
     plain: bytes
     coded: bytes
     naive: Path
+    bare: tuple[Path, Path]
     stock_python: str
     environment: dict[str, str]
 
@@ -60,6 +61,7 @@ def prepare() -> Prepared:
         plain=_stream(rows, coded=False),
         coded=_stream(rows, coded=True),
         naive=_naive(rows),
+        bare=_bare(rows),
         stock_python=_stock(),
         environment=environment,
     )
@@ -110,6 +112,16 @@ def _stream(rows: LabelledRows, *, coded: bool) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
+
+
+def _bare(rows: LabelledRows) -> tuple[Path, Path]:
+    """The served ONNX model, and feature rows for it."""
+    from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
+
+    (bundle,) = (PLACE / "bentoml" / "models").glob(f"*/v1-*/{BUNDLE_IN_BENTO_MODEL}")
+    path = PLACE / "rows.npy"
+    np.save(path, rows.part("test").matrix[:N_RECORDS])
+    return bundle / "model.onnx", path
 
 
 def _naive(rows: LabelledRows) -> Path:

@@ -105,6 +105,16 @@ class Server:
             total += times.user + times.system
         return total
 
+    def context_switches(self) -> int:
+        """Times that the kernel has switched away from a thread of the tree so far, asked for or not."""
+        return sum(
+            int(line.split()[1])
+            for process in self.tree()
+            for task in Path(f"/proc/{process.pid}/task").iterdir()
+            for line in (task / "status").read_text().splitlines()
+            if "ctxt_switches" in line
+        )
+
     def worker_rss_mb(self) -> float:
         """Resident memory of the largest process of the tree, MB."""
         return max(p.memory_info().rss for p in self.tree()) / 1e6
@@ -149,9 +159,9 @@ def serve(environment: Mapping[str, str], service: str = "service:Surety") -> Se
 
 
 def load(server: Server, path: str, bodies: Path, connections: int, total: int) -> dict[str, object]:
-    """Run the load generator in a separate process; its result with the server's CPU per answer (ms) added."""
+    """Run the load generator in a separate process; its result with the CPU (ms) and context switches per answer."""
     arguments = [str(server.port), path, str(bodies), str(connections), str(total)]
-    before = server.cpu_seconds()
+    before, switches = server.cpu_seconds(), server.context_switches()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.load", *arguments], cwd=ROOT, check=True, capture_output=True, timeout=900
     )
@@ -160,4 +170,5 @@ def load(server: Server, path: str, bodies: Path, connections: int, total: int) 
     if result["statuses"] != {"200": total}:
         raise SystemExit(f"not every request was answered: {result['statuses']}")
     result["cpu_ms"] = 1000 * cpu / total
+    result["switches"] = (server.context_switches() - switches) / total
     return result

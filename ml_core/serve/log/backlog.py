@@ -31,7 +31,7 @@ class Ticket:
     fate : what became of the rows, None while they wait
     """
 
-    __slots__ = ("answers", "fate", "future", "given_up", "loop", "rows", "strict")
+    __slots__ = ("answers", "fate", "future", "given_up", "loop", "rows", "strict", "timer")
 
     def __init__(self, rows: Sequence[Row], loop: asyncio.AbstractEventLoop, *, strict: bool) -> None:
         self.rows = rows
@@ -41,6 +41,7 @@ class Ticket:
         self.strict = strict
         self.given_up = False
         self.fate: LogOutcome | None = None
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Backlog:
@@ -76,15 +77,24 @@ class Backlog:
         """Whether half of the room is taken."""
         return 2 * self._rows > MOST_WAITING_ROWS
 
-    def put(self, ticket: Ticket) -> bool:
-        """Queue it if there is room and the queue is open. A call that is larger than the queue waits alone."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits for the thread."""
+        return self._queue.empty()
+
+    def admit(self, ticket: Ticket) -> bool:
+        """Count it as pending, where there is room before the end. A call larger than all room waits alone."""
         with self._lock:
             if self._ended or (self._rows and self._rows + len(ticket.rows) > MOST_WAITING_ROWS):
                 return False
             self._put += ticket.answers
             self._rows += len(ticket.rows)
-            self._queue.put(ticket)
         return True
+
+    def queue(self, tickets: Iterable[Ticket]) -> None:
+        """Leave admitted tickets to the thread."""
+        for ticket in tickets:
+            self._queue.put(ticket)
 
     def miss(self, answers: int, *, strict: bool) -> None:
         """Count answers that were never taken in."""

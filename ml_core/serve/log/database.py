@@ -17,7 +17,7 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.files import FileLock, write_whole
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import Lineage, Row, new_salts, next_head, row_digest
-from ml_core.serve.log.log_files import LogFile, free_file
+from ml_core.serve.log.log_files import LogFile, free_file, span_us
 from ml_core.serve.log.migrations import Transaction
 
 __all__ = [
@@ -147,7 +147,8 @@ class OpenLog:
         self._path, self._wal = str(file.path), f"{file.path}-wal"  # looked at with every commit
         self._lock = lock
         self._lineages: dict[bytes, int] = {}
-        self._is_durable = False
+        self._is_durable, self._is_patient = False, True
+        self._span_us = span_us(file.day)
         self.rows_unsettled = 0
         try:
             self._connection, self.seq, self.head = _writing(file)
@@ -175,12 +176,13 @@ class OpenLog:
             with suppress(LogDamaged):  # what is damaged stays as it is, for people to look at
                 return cls(file, lock)
 
-    def commit(self, rows: Sequence[Row], *, durable: bool) -> None:
+    def commit(self, rows: Sequence[Row], *, durable: bool, patient: bool = True) -> None:
         """Store rows in one transaction, chained to what was there.
 
         Parameters
         ----------
         durable : wait for the disk, so that a power cut loses nothing either
+        patient : wait a moment where somebody else has the file; otherwise fail at once
 
         Raises
         ------
@@ -192,6 +194,9 @@ class OpenLog:
         if durable != self._is_durable:
             self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             self._is_durable = durable
+        if patient != self._is_patient:
+            self._connection.execute(f"PRAGMA busy_timeout={_BUSY_MS if patient else 0}").fetchall()
+            self._is_patient = patient
         salts = new_salts(len(rows))
         digests = [row_digest(row, salt) for row, salt in zip(rows, salts, strict=True)]
         head = next_head(self.head, digests)
@@ -212,6 +217,11 @@ class OpenLog:
         self._lineages |= new
         self.seq, self.head = seq + len(rows), head
         self.rows_unsettled += len(rows)
+
+    def takes(self, rows: Sequence[Row]) -> bool:
+        """Whether all those rows are of the day of this file."""
+        first, end = self._span_us
+        return all(first <= row.at_us < end for row in rows)
 
     def is_gone(self) -> bool:
         """Whether somebody has removed or replaced the files under us.

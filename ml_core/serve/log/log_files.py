@@ -12,7 +12,7 @@ from pathlib import Path
 from ml_core.base.errors import LogBusy
 from ml_core.base.files import FileLock
 
-__all__ = ["LogFile", "day_of", "log_files", "only_closed"]
+__all__ = ["LogFile", "day_of", "log_files", "only_closed", "span_us"]
 
 _NAME = re.compile(r"predictions-(\d{4}-\d{2}-\d{2})-w(\d{2,})\.db")
 _MOST_WRITERS = 1_000
@@ -47,6 +47,12 @@ class LogFile:
 def day_of(at_us: int) -> str:
     """UTC day of a moment in microseconds since 1970."""
     return datetime.fromtimestamp(at_us / 1e6, UTC).date().isoformat()
+
+
+def span_us(day: str) -> tuple[int, int]:
+    """First moment of a UTC day and of the next one, in microseconds since 1970."""
+    first = round(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()) * 1_000_000
+    return first, first + 86_400_000_000
 
 
 def log_files(folder: Path) -> list[LogFile]:

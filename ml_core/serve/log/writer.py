@@ -1,4 +1,9 @@
-"""Stores answers before they are given: one thread a worker, which commits whatever has come whenever it is idle.
+"""Stores answers before they are given.
+
+In standard mode the event loop commits what has come once a turn: that needs no disk and takes some 30 us, far less
+than handing rows to a thread and back. Whatever may take longer is done by one thread a worker, which also takes over
+the commits while the store is busy, slow or broken: opening files, strict mode's waiting for the disk, checkpoints,
+erasures, retries.
 
 Standard mode gives an answer once it is committed, which survives a crash of any process; where the store fails,
 answers go on, their rows wait in a bounded queue, and what does not fit is counted as lost. Strict mode also waits for
@@ -38,11 +43,12 @@ _SETTLE_IDLE_ROWS, _SETTLE_ROWS = 200, 2_000
 """Rows in the WAL file from which on it is moved into the database: when nobody waits, and at the latest."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 1.0
 _ERASE_EVERY_S = 5.0
-_BUSY_S, _GATHER_S = 0.003, 0.0006
-"""A commit so soon after the last waits a moment for others to come along: handing a row over and back costs more CPU
-than storing it (0.49 ms a request without this, 0.32 with it, at 4 connections)."""
+_QUICK_ROWS = 200
+"""Most rows that the event loop commits in one turn."""
+_SLOW_COMMIT_S, _AWAY_FIRST_S, _AWAY_MOST_S = 0.005, 1.0, 60.0
+"""After a commit that held up the event loop for so long the thread commits instead, for a while that doubles."""
 _SLOW = "it is slow"
-_OF_THE_PLACE = (sqlite3.OperationalError, OSError, LogDamaged)
+_OF_THE_PLACE = (sqlite3.OperationalError, OSError, LogDamaged, MemoryError)
 """What says nothing about the rows: they can be stored later, or in another file."""
 
 
@@ -68,14 +74,16 @@ class LogWriter:
         self._hand: list[Ticket] = []
         self._damaged: set[Path] = set()
         self._log: OpenLog | None = None
-        self._ahead: threading.Thread | None = None
         self._problem = ""
         self._is_slow = False
         self._retry_at = 0.0
         self._retry_s = _RETRY_FIRST_S
         self._drop_at = float("inf")
         self._erase_at = 0.0
-        self._stored_at = 0.0
+        self._goes_on = True
+        self._turn = threading.Lock()  # whoever has it may use the database
+        self._here: list[Ticket] = []
+        self._away_until, self._away_s = 0.0, _AWAY_FIRST_S
         self._thread = threading.Thread(target=self._run, name="surety-log", daemon=True)
 
     def start(self) -> None:
@@ -102,16 +110,25 @@ class LogWriter:
         ticket = Ticket(rows, loop, strict=strict)
         waiting = ticket.future
         assert waiting is not None
-        if not self._admitted(ticket) or (not strict and self._need_not_wait()):
+        if not self._admitted(ticket):
             return
-        timer = loop.call_later(STRICT_WAIT_S if strict else STANDARD_WAIT_S, self._give_up, ticket, waiting)
+        if strict or self._problem or self._is_slow or loop.time() < self._away_until:
+            self._backlog.queue((ticket,))
+            if not strict and self._need_not_wait():
+                return
+            self._limit_wait(ticket)
+        else:
+            if not self._here:
+                loop.call_soon(self._commit_here)
+            self._here.append(ticket)
         try:
             stored = await waiting
         except asyncio.CancelledError:
             self._backlog.let_go(ticket)
             raise
         finally:
-            timer.cancel()
+            if ticket.timer is not None:
+                ticket.timer.cancel()
         if strict and not stored:
             raise LogUnavailable(self._problem or _SLOW)
 
@@ -132,6 +149,8 @@ class LogWriter:
     def close(self, timeout_s: float) -> None:
         """Store what waits, within that time; count the rest as lost; close the database."""
         self._drop_at = time.monotonic() + timeout_s
+        here, self._here = self._here, []
+        self._backlog.queue(here)
         if self._backlog.end() and self._thread.is_alive():
             self._thread.join(timeout_s + _RETRY_MOST_S)
             self._backlog.close(_RETRY_MOST_S)
@@ -141,7 +160,7 @@ class LogWriter:
     def _admitted(self, ticket: Ticket) -> bool:
         """Take it in; where that cannot be, count it as lost, or refuse it in strict mode."""
         refused = ticket.strict and self._problem and time.monotonic() < self._retry_at
-        if not refused and self._thread.is_alive() and self._backlog.put(ticket):
+        if not refused and self._thread.is_alive() and self._backlog.admit(ticket):
             return True
         self._backlog.miss(ticket.answers, strict=ticket.strict)
         if ticket.strict:
@@ -151,6 +170,45 @@ class LogWriter:
     def _need_not_wait(self) -> bool:
         """Whether an answer would wait in vain, and there is room enough to let callers come as fast as they like."""
         return bool(self._problem or self._is_slow) and not self._backlog.is_half_full
+
+    def _commit_here(self) -> None:
+        """Commit what has come in this turn of the event loop; leave it to the thread where that cannot be done now."""
+        tickets, self._here = self._here, []
+        if not self._committed_here(tickets):
+            self._backlog.queue(tickets)
+            for ticket in tickets:
+                self._limit_wait(ticket)
+
+    def _committed_here(self, tickets: list[Ticket]) -> bool:
+        if not self._backlog.is_empty or not self._turn.acquire(blocking=False):
+            return False
+        began = time.monotonic()
+        try:
+            log, rows = self._log, [row for ticket in tickets for row in ticket.rows]
+            if log is None or len(rows) > _QUICK_ROWS or not log.takes(rows) or log.is_gone():
+                return False
+            log.commit(rows, durable=False, patient=False)
+        except Exception:  # noqa: BLE001 - the thread tries again, and finds out what is wrong
+            return False
+        finally:
+            self._turn.release()
+            self._note_time(time.monotonic() - began)
+        self._backlog.decide(tickets, stored=True)
+        return True
+
+    def _note_time(self, seconds: float) -> None:
+        """Have the thread commit for a while where the event loop was held up."""
+        if seconds > _SLOW_COMMIT_S:
+            self._away_until = time.monotonic() + self._away_s
+            self._away_s = min(2 * self._away_s, _AWAY_MOST_S)
+        elif self._away_s > _AWAY_FIRST_S and time.monotonic() > self._away_until + self._away_s:
+            self._away_s = _AWAY_FIRST_S
+
+    def _limit_wait(self, ticket: Ticket) -> None:
+        """End the caller's wait for the thread after a while."""
+        if ticket.future is not None:
+            limit_s = STRICT_WAIT_S if ticket.strict else STANDARD_WAIT_S
+            ticket.timer = ticket.loop.call_later(limit_s, self._give_up, ticket, ticket.future)
 
     def _give_up(self, ticket: Ticket, waiting: asyncio.Future[bool]) -> None:
         fate = self._backlog.give_up(ticket)
@@ -162,72 +220,88 @@ class LogWriter:
     # --- on the thread ---
 
     def _run(self) -> None:
-        self._begin()
+        """Work until told to end. No error ends this thread: one that nobody foresaw is a problem like any other."""
+        self._guarded(self._begin)
+        while self._goes_on:
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001 - see above
+                self._goes_on = time.monotonic() < self._drop_at
+                with self._turn:
+                    self._failed(error)
+        self._guarded(self._end)
+
+    def _work(self) -> None:
+        if self._problem:
+            time.sleep(max(0.0, min(self._retry_at, self._drop_at) - time.monotonic()))
         more = True
-        while (more or self._hand) and time.monotonic() < self._drop_at:
-            if self._problem:
-                time.sleep(max(0.0, min(self._retry_at, self._drop_at) - time.monotonic()))
-            if not self._hand:
-                self._hand, more = self._take()
-            if self._hand:
-                self._store()
-            elif more:
-                self._rest()
-            if time.monotonic() >= self._erase_at:
-                self._erase_requested()
-        self._end()
+        if not self._hand:
+            self._hand, more = self._backlog.take(_BATCH_ROWS, _IDLE_S)
+        if self._hand or more:
+            self._guarded(self._store if self._hand else self._rest)
+        self._settle(idle=not self._hand)
+        if time.monotonic() >= self._erase_at:
+            self._guarded(self._erase_requested)
+        self._goes_on = (more or bool(self._hand)) and time.monotonic() < self._drop_at
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Do something with the database, alone."""
+        with self._turn:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - see _run
+                self._failed(error)
 
     def _begin(self) -> None:
         """Open today's database: the first answer need not wait for that, and what is wrong shows early."""
-        try:
-            self._opened(_today())
-        except (*_OF_THE_PLACE, sqlite3.Error) as error:
-            self._failed(error)
-
-    def _take(self) -> tuple[list[Ticket], bool]:
-        """What waits, and whether more may come; under load with what comes in a moment."""
-        found, more = self._backlog.take(_BATCH_ROWS, _IDLE_S)
-        if found and more and time.monotonic() - self._stored_at < _BUSY_S:
-            time.sleep(_GATHER_S)
-            later, more = self._backlog.take(_BATCH_ROWS, 0.0)
-            found += later
-        return found, more
+        self._opened(_today())
 
     def _store(self) -> None:
         """Commit what is in hand. What may wait stays there where that fails."""
         self._hand = self._backlog.wanted(self._hand)
-        try:
-            for day, part in by_day(self._hand):
-                self._commit(day, part)
-        except _OF_THE_PLACE as error:
-            self._failed(error)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a row must not end the thread
-            if says_damaged(error):
-                self._failed(error)
-            else:
-                self._store_one_by_one()
-        self._settle()
-
-    def _store_one_by_one(self) -> None:
-        """A row that cannot be stored must not hold up the others."""
-        for ticket in self._hand:
+        for day, part in self._dated():
+            log = self._opened(day)
             try:
-                self._commit(day_of(ticket.rows[0].at_us), [ticket])
-            except _OF_THE_PLACE as error:
-                self._failed(error)
-                return
-            except Exception as error:  # noqa: BLE001 - as above
+                self._commit(log, part)
+            except _OF_THE_PLACE:
+                raise
+            except Exception as error:
                 if says_damaged(error):
-                    self._failed(error)
-                    return
-                logger.error("log.row_refused", extra={"reason": f"{type(error).__name__}: {error}"})  # noqa: TRY400 - a traceback might quote values
-                self._decided([ticket], stored=False)
+                    raise
+                self._store_one_by_one(log, part)
 
-    def _commit(self, day: str, tickets: Sequence[Ticket]) -> None:
-        log = self._opened(day)
+    def _store_one_by_one(self, log: OpenLog, tickets: Sequence[Ticket]) -> None:
+        """A row that cannot be stored must not hold up the others."""
+        for ticket in tickets:
+            try:
+                self._commit(log, [ticket])
+            except _OF_THE_PLACE:
+                raise
+            except Exception as error:
+                if says_damaged(error):
+                    raise
+                self._refuse(ticket, error)
+
+    def _dated(self) -> list[tuple[str, list[Ticket]]]:
+        """What is in hand by days. A row without a date must not hold up the others either."""
+        try:
+            return by_day(self._hand)
+        except Exception:  # noqa: BLE001 - whichever row it is, each is looked at now
+            parts = []
+            for ticket in self._hand:
+                try:
+                    parts += by_day([ticket])
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._refuse(ticket, error)
+            return parts
+
+    def _refuse(self, ticket: Ticket, error: Exception) -> None:
+        logger.error("log.row_refused", extra={"reason": f"{type(error).__name__}: {error}"})
+        self._decided([ticket], stored=False)
+
+    def _commit(self, log: OpenLog, tickets: Sequence[Ticket]) -> None:
         log.commit([row for ticket in tickets for row in ticket.rows], durable=any(ticket.strict for ticket in tickets))
         self._decided(tickets, stored=True)
-        self._stored_at = time.monotonic()
         self._recovered(log)  # after that, so that nobody finds the store slow once it has answered
 
     def _decided(self, tickets: Sequence[Ticket], *, stored: bool) -> None:
@@ -283,20 +357,15 @@ class LogWriter:
 
     def _rest(self) -> None:
         """What is done while nothing waits."""
-        try:
-            if self._log is not None and self._log.is_gone():
-                self._rescue(self._log)
-            today = _today()
-            if self._problem:
-                log = self._opened(today)
-                log.try_out()
-                self._recovered(log)
-            elif self._log is not None and self._log.file.day < today:
-                self._close_log(self._log)
-            elif self._log is not None and self._log.rows_unsettled >= _SETTLE_IDLE_ROWS:
-                self._log.checkpoint()
-        except (*_OF_THE_PLACE, sqlite3.Error) as error:
-            self._failed(error)
+        if self._log is not None and self._log.is_gone():
+            self._rescue(self._log)
+        today = _today()
+        if self._problem:
+            log = self._opened(today)
+            log.try_out()
+            self._recovered(log)
+        elif self._log is not None and self._log.file.day < today:
+            self._close_log(self._log)
 
     def _erase_requested(self) -> None:
         """Erase what somebody has asked to be erased from the file that only this thread may change."""
@@ -311,20 +380,20 @@ class LogWriter:
         except (sqlite3.Error, OSError, ArtefactError) as error:
             logger.warning("log.not_erased", extra={"reason": f"{type(error).__name__}: {error}"})
 
-    def _settle(self) -> None:
-        """Keep the WAL file small under load. What is on the disk already does not hold up commits meanwhile."""
+    def _settle(self, *, idle: bool) -> None:
+        """Keep the WAL file small. It is on the disk before the checkpoint, which holds up commits, begins."""
         log = self._log
-        if log is None or log.rows_unsettled < _SETTLE_ROWS:
+        if log is None or log.rows_unsettled < (_SETTLE_IDLE_ROWS if idle else _SETTLE_ROWS):
             return
-        if self._ahead is None:
-            self._ahead = threading.Thread(target=log.sync_ahead, name="surety-log-sync", daemon=True)
-            self._ahead.start()
-        elif not self._ahead.is_alive():
-            self._ahead = None
-            try:
-                log.checkpoint()
-            except sqlite3.Error as error:
-                logger.warning("log.not_settled", extra={"reason": str(error)})
+        log.sync_ahead()
+        self._guarded(self._checkpoint)
+
+    def _checkpoint(self) -> None:
+        try:
+            if self._log is not None:
+                self._log.checkpoint()
+        except sqlite3.Error as error:
+            logger.warning("log.not_settled", extra={"reason": str(error)})
 
     def _end(self) -> None:
         left = [*self._hand, *self._backlog.take(1 << 62, 0.0)[0]]

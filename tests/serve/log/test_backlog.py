@@ -32,13 +32,21 @@ def turn(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(asyncio.sleep(0))
 
 
+def put_in(backlog: Backlog, one: Ticket) -> bool:
+    """Admit a ticket and leave it to the thread."""
+    admitted = backlog.admit(one)
+    if admitted:
+        backlog.queue((one,))
+    return admitted
+
+
 def ticket(loop: asyncio.AbstractEventLoop, n_rows: int = 1, *, strict: bool = False, **changes: Any) -> Ticket:
     return Ticket([row(i, **changes) for i in range(n_rows)], loop, strict=strict)
 
 
 def test_tickets_come_out_in_the_order_they_went_in(backlog: Backlog, loop: asyncio.AbstractEventLoop) -> None:
     tickets = [ticket(loop, n) for n in (1, 5, 2, 7)]
-    assert all(backlog.put(one) for one in tickets)
+    assert all(put_in(backlog, one) for one in tickets)
     assert backlog.take(6, 0.01) == (tickets[:2], True)
     assert backlog.take(100, 0.01) == (tickets[2:], True)
     assert backlog.take(100, 0.01) == ([], True)
@@ -48,32 +56,32 @@ def test_the_end_comes_behind_what_was_taken_in_and_nothing_behind_it(
     backlog: Backlog, loop: asyncio.AbstractEventLoop
 ) -> None:
     before = ticket(loop)
-    backlog.put(before)
+    put_in(backlog, before)
     assert backlog.end()
     assert not backlog.end()
-    assert not backlog.put(ticket(loop))
+    assert not put_in(backlog, ticket(loop))
     assert backlog.take(100, 0.01) == ([before], False)
 
 
 def test_room_is_counted_in_rows_and_given_back(backlog: Backlog, loop: asyncio.AbstractEventLoop) -> None:
     bulk, half = ticket(loop, answers=1_000_000), ticket(loop, MOST_WAITING_ROWS // 2)
     rest = ticket(loop, MOST_WAITING_ROWS // 2 - 1)
-    assert backlog.put(bulk)
-    assert backlog.put(half)
+    assert put_in(backlog, bulk)
+    assert put_in(backlog, half)
     assert backlog.is_half_full
-    assert backlog.put(rest)
-    assert not backlog.put(ticket(loop))
+    assert put_in(backlog, rest)
+    assert not put_in(backlog, ticket(loop))
     assert backlog.counts("").pending == 1_000_000 + MOST_WAITING_ROWS - 1
     backlog.decide([half], stored=True)
-    assert backlog.put(ticket(loop))
+    assert put_in(backlog, ticket(loop))
 
 
 def test_a_call_larger_than_all_room_waits_alone(backlog: Backlog, loop: asyncio.AbstractEventLoop) -> None:
     large = ticket(loop, MOST_WAITING_ROWS + 1)
-    assert backlog.put(large)
-    assert not backlog.put(ticket(loop))
+    assert put_in(backlog, large)
+    assert not put_in(backlog, ticket(loop))
     backlog.decide([large], stored=True)
-    assert backlog.put(ticket(loop))
+    assert put_in(backlog, ticket(loop))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,7 @@ def test_fates(
     fate: str,
 ) -> None:
     one = ticket(loop, 3, strict=strict)
-    backlog.put(one)
+    put_in(backlog, one)
     if given_up:
         assert backlog.give_up(one) is None
     if let_go:
@@ -114,7 +122,7 @@ def test_fates(
 
 def test_who_gives_up_too_late_hears_what_was_decided(backlog: Backlog, loop: asyncio.AbstractEventLoop) -> None:
     one = ticket(loop, strict=True)
-    backlog.put(one)
+    put_in(backlog, one)
     backlog.decide([one], stored=True)
     assert backlog.give_up(one) == "stored"
     assert backlog.counts("").stored == 1
@@ -123,7 +131,7 @@ def test_who_gives_up_too_late_hears_what_was_decided(backlog: Backlog, loop: as
 def test_strict_ones_are_refused_where_the_others_may_wait(backlog: Backlog, loop: asyncio.AbstractEventLoop) -> None:
     standard, strict, gone, given_up = (ticket(loop, strict=s) for s in (False, True, True, True))
     for one in (standard, strict, gone, given_up):
-        backlog.put(one)
+        put_in(backlog, one)
     backlog.let_go(gone)
     backlog.give_up(given_up)
     assert backlog.wanted([standard, strict, gone, given_up]) == [standard, strict, gone]
@@ -134,8 +142,8 @@ def test_strict_ones_are_refused_where_the_others_may_wait(backlog: Backlog, loo
 def test_callers_hear_once(backlog: Backlog, loop: asyncio.AbstractEventLoop) -> None:
     one, two = ticket(loop), ticket(loop)
     heard = [one.future, two.future]
-    backlog.put(one)
-    backlog.put(two)
+    put_in(backlog, one)
+    put_in(backlog, two)
     release([one], stored=False)
     backlog.decide([one, two], stored=True)
     turn(loop)
@@ -145,7 +153,7 @@ def test_callers_hear_once(backlog: Backlog, loop: asyncio.AbstractEventLoop) ->
 def test_an_ended_event_loop_does_not_matter(backlog: Backlog) -> None:
     loop = asyncio.new_event_loop()
     one = ticket(loop)
-    backlog.put(one)
+    put_in(backlog, one)
     loop.close()
     backlog.decide([one], stored=True)
     assert backlog.counts("").stored == 1
@@ -177,7 +185,7 @@ def test_the_account_is_exact_whatever_happens_in_which_order(script: list[tuple
         chosen = waiting[n % len(waiting)] if waiting else None
         if what == "put":
             tickets.append(ticket(loop, n + 1, strict=flag))
-            assert backlog.put(tickets[-1])
+            assert put_in(backlog, tickets[-1])
             put += n + 1
         elif what == "miss":
             backlog.miss(n, strict=flag)

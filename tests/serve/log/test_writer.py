@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ml_core.base.errors import LogUnavailable
+from ml_core.serve.log import writer as writer_module
 from ml_core.serve.log.backlog import MOST_WAITING_ROWS
 from ml_core.serve.log.database import OpenLog, open_for_reading
 from ml_core.serve.log.entries import Row
@@ -805,3 +806,117 @@ def test_the_wal_file_stays_small_under_load(folder: Path) -> None:
         asyncio.run(load(writer))
         assert wal_of(the_file(folder)).stat().st_size < the_file(folder).path.stat().st_size
         assert settled(writer).stored == 20_000
+
+
+# --- on the event loop, and on the thread -----------------------------------------------------------------------------
+
+
+def committed_by(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Name of the thread and number of rows of each commit from now on."""
+    seen: list[tuple[str, int]] = []
+    commit = OpenLog.commit
+
+    def watched(log: OpenLog, rows: list[Row], **more: bool) -> None:
+        commit(log, rows, **more)
+        seen.append((threading.current_thread().name, len(rows)))
+
+    monkeypatch.setattr(OpenLog, "commit", watched)
+    return seen
+
+
+def test_what_comes_in_one_turn_of_the_event_loop_is_one_commit_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the thread has the file at that very moment, so it is tried again."""
+    seen = committed_by(monkeypatch)
+    here = threading.current_thread().name
+    with writing(folder) as writer:
+        until(lambda: bool(log_files(folder)), "it opens its file")
+        for n in range(50):
+            writer._away_until = 0.0
+            assert len(store(writer, rows_now(20, first=20 * n))) == 20
+            if (here, 20) in seen:
+                break
+    assert seen[-1] == (here, 20)
+    assert sum(n for _, n in seen) % 20 == 0
+
+
+def test_strict_mode_and_large_calls_are_the_threads_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = committed_by(monkeypatch)
+    with writing(folder, strict=True) as writer:
+        assert len(store(writer, rows_now(3))) == 3
+    with writing(folder) as writer:
+        assert len(store(writer, rows_now(2_000, first=10), 2_000)) == 2_000
+    assert {name for name, _ in seen} == {"surety-log"}
+
+
+def test_after_a_commit_that_took_long_the_thread_commits_for_a_while(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = committed_by(monkeypatch)
+    with writing(folder) as writer:
+        until(lambda: bool(log_files(folder)), "it opens its file")
+
+        async def calls() -> None:
+            await stored(writer, rows_now(1))
+            writer._note_time(1.0)
+            await stored(writer, rows_now(1, first=1))
+            assert seen[-1][0] == "surety-log"
+            for n in range(2, 52):
+                writer._away_until = 0.0
+                await stored(writer, rows_now(1, first=n))
+                if seen[-1][0] != "surety-log":
+                    break
+
+        asyncio.run(calls())
+    assert seen[-1][0] == threading.current_thread().name
+
+
+def test_the_event_loop_never_waits_for_somebody_who_holds_the_file(folder: Path) -> None:
+    """The thread waits instead, and the answers are given meanwhile."""
+    with writing(folder) as writer:
+        until(lambda: bool(log_files(folder)), "it opens its file")
+
+        async def calls() -> list[Row]:
+            loop, longest = asyncio.get_running_loop(), 0.0
+            task = asyncio.ensure_future(stored(writer, rows_now(5)))
+            while not task.done():
+                began = loop.time()
+                await asyncio.sleep(0)
+                longest = max(longest, loop.time() - began)
+            assert longest < 0.2  # the thread's patience, which the event loop must not share, is longer
+            return await task
+
+        with held_up(folder):
+            assert len(asyncio.run(calls())) == 5
+        assert settled(writer).stored == 5
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, MemoryError, AttributeError, RecursionError])
+@pytest.mark.parametrize("where", ["take", "checkpoint", "is_gone", "standing_erasures"])
+def test_no_error_ends_the_thread(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str, kind: type[Exception]
+) -> None:
+    """Each row is stored in the end, and the log of the service tells of the problem."""
+    met: list[Exception] = []
+
+    def broken(function):
+        def call(*args, **kwargs):
+            if len(met) < 3:
+                met.append(kind("nobody foresaw this"))
+                raise met[-1]
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr("ml_core.serve.log.writer._SETTLE_IDLE_ROWS", 1)
+    monkeypatch.setattr("ml_core.serve.log.writer._ERASE_EVERY_S", 0.0)
+    with writing(folder) as writer:
+        store(writer, rows_now(1))
+        owner = {"take": writer._backlog, "standing_erasures": writer_module}.get(where, OpenLog)
+        monkeypatch.setattr(owner, where, broken(getattr(owner, where)))
+        store(writer, rows_now(10, first=1))
+        until(lambda: len(met) == 3, "it meets the fault")
+        assert settled(writer).stored == 11
+        assert writer._thread.is_alive()
+    assert any(f"{kind.__name__}: nobody foresaw this" == getattr(record, "reason", "") for record in caplog.records)
