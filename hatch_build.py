@@ -1,0 +1,16 @@
+"""What hatchling runs for a wheel: it puts service.py inside the package, so that an install adds `ml_core` alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class ServiceInPackage(BuildHookInterface[Any]):
+    """Packs ``service.py`` as ``ml_core/service.py``; an editable install reads the checkout as it is."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the file to a wheel that is no editable one."""
+        if version == "standard":
+            build_data["force_include"]["service.py"] = "ml_core/service.py"
