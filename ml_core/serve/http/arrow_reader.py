@@ -1,0 +1,252 @@
+"""Reads an Arrow IPC stream of records into columns of raw values, with numpy alone.
+
+``arrow_messages`` has held every message against the stream and the limits before a buffer is touched here. What the
+buffers hold is checked too: counts of nulls, offsets of texts, UTF-8, codes of dictionaries. Texts stay bytes until a
+column is looked at. docs/decisions/arrow-reader.md says why no library reads the stream.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_core.serve.features.table import Cells
+from ml_core.serve.http.arrow_messages import Batch, Field, StreamLimits, ValueType, damaged, plan_of, too_large
+from ml_core.serve.http.arrow_unpack import CannotUnpack, unpacked
+from ml_core.serve.http.text_codes import text_codes
+
+__all__ = ["StreamLimits", "read_records"]
+
+Bytes = npt.NDArray[np.uint8]
+Booleans = npt.NDArray[np.bool_]
+
+_LONGEST_TEXT = 65_536  # bytes: as long as a whole record in JSON
+_CHUNK = 1 << 20
+_ROWS_AT_A_TIME = 4_096
+_PREFIX = 8  # bytes before a compressed buffer that say what it unpacks to
+
+
+def read_records(body: bytes, columns: Sequence[str], limits: StreamLimits) -> Iterator[dict[str, Cells]]:
+    """The record batches of a stream in order, each as its columns by name; batches without rows are left out.
+
+    Parameters
+    ----------
+    body : the whole stream
+    columns : names that the model knows; of others the values are checked, but come out as nulls
+
+    Raises
+    ------
+    Refused
+        ``invalid_arrow``: no sound stream, or a type that is not read. ``too_large``: it goes beyond a limit.
+    """
+    plan = plan_of(body, columns, limits)
+    reader = _Reader(body, limits, set(columns))
+    types = {field.dictionary_id: field.values for field in plan.fields if field.codes is not None}
+    levels: dict[int, list[Any]] = {}
+    for batch in plan.batches:
+        buffers = reader.buffers(batch)
+        key = batch.dictionary_id
+        if key is None:
+            cells = reader.columns(plan.fields, batch, buffers, levels)
+            if batch.length:
+                yield cells
+        elif batch.is_delta:
+            levels[key] += reader.plain(types[key], batch, 0, buffers).objects()
+        else:
+            levels[key] = reader.plain(types[key], batch, 0, buffers).objects()
+
+
+class _Reader:
+    """Turns buffers of one stream into columns."""
+
+    def __init__(self, body: bytes, limits: StreamLimits, wanted: Collection[str]) -> None:
+        self._body = np.frombuffer(body, dtype=np.uint8)
+        self._wanted = wanted
+        self._spare = limits.unpacked_bytes
+
+    def buffers(self, batch: Batch) -> Iterator[Bytes]:
+        """The buffers of a batch in order, unpacked one by one."""
+        for start, length, size in zip(
+            batch.starts.tolist(), batch.lengths.tolist(), batch.sizes.tolist(), strict=True
+        ):
+            raw = self._body[start : start + length]
+            if batch.codec is None or not length:
+                yield raw
+            elif size < 0:
+                yield raw[_PREFIX:]
+            else:
+                try:
+                    yield unpacked(raw[_PREFIX:], size, batch.codec)
+                except CannotUnpack as error:
+                    raise damaged("a compressed buffer cannot be unpacked") from error
+
+    def columns(
+        self, fields: Sequence[Field], batch: Batch, buffers: Iterator[Bytes], levels: dict[int, list[Any]]
+    ) -> dict[str, Cells]:
+        """The columns of a record batch by name."""
+        found = {}
+        for i, field in enumerate(fields):
+            cells = self.plain(field.stored, batch, i, buffers)
+            if field.codes is not None:
+                cells = _with_levels(cells, levels[field.dictionary_id])
+            found[field.name] = _coded(cells) if field.name in self._wanted else _nulls(batch.length)
+        return found
+
+    def plain(self, kind: ValueType, batch: Batch, column: int, buffers: Iterator[Bytes]) -> Cells:
+        """One column as it is stored."""
+        n, n_null = batch.length, int(batch.nulls[column])
+        if kind.kind == "null":
+            return _nulls(n)
+        missing = _missing(next(buffers), n, n_null)
+        if kind.kind == "text":
+            return self._texts(_fixed(next(buffers), kind.dtype, n + 1 if n else 0), next(buffers), missing)
+        values = _fixed(next(buffers), kind.dtype, n)
+        if kind.kind == "moment":
+            values = _moments(values if kind.unit else _days(values, missing), kind.unit or "D")
+        return Cells(values, missing)
+
+    def _texts(self, ends: npt.NDArray[Any], data: Bytes, missing: Booleans) -> Cells:
+        if not len(ends):
+            return Cells([], missing)
+        lengths = np.diff(ends)
+        if ends[0] < 0 or ends[-1] > len(data) or (lengths < 0).any():
+            raise damaged("a text lies outside its column")
+        if lengths.max() > _LONGEST_TEXT:
+            raise too_large(f"a text has more than {_LONGEST_TEXT} bytes")
+        self._hold_utf8(data, ends)
+        return Cells(_Texts(data, ends), missing)
+
+    def _hold_utf8(self, data: Bytes, ends: npt.NDArray[Any]) -> None:
+        """Each text is UTF-8, and there is room for what they all take as Python's texts, up to 4 bytes a character."""
+        data = data[ends[0] : ends[-1]]
+        largest = int(data.max(initial=0))
+        if largest < 0x80:
+            return
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            for at in range(0, len(data), _CHUNK):
+                decoder.decode(data[at : at + _CHUNK].tobytes())
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise damaged("a text is not UTF-8") from error
+        continues = (data & 0xC0) == 0x80
+        inner = ends[(ends > ends[0]) & (ends < ends[-1])] - ends[0]
+        if continues[inner].any():
+            raise damaged("a text is not UTF-8")
+        width = 4 if largest >= 0xF0 else 2
+        self._spare -= width * (len(data) - int(np.count_nonzero(continues))) - len(data)
+        if self._spare < 0:
+            raise too_large("its texts take too much memory; send them in several calls")
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts(Sequence[str]):
+    """Texts that are decoded when they are asked for.
+
+    Attributes
+    ----------
+    data : UTF-8 of all texts
+    ends : shape (n + 1,), where each begins, and where the last one ends
+    """
+
+    data: Bytes
+    ends: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        return self.data[self.ends[row] : self.ends[row + 1]].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _ROWS_AT_A_TIME):
+            at = self.ends[first : first + _ROWS_AT_A_TIME + 1].tolist()
+            raw = self.data[at[0] : at[-1]].tobytes()
+            for start, end in pairwise(at):
+                yield raw[start - at[0] : end - at[0]].decode("utf-8")
+
+
+def _nulls(n: int) -> Cells:
+    """A column of nulls, which takes no memory however many there are."""
+    return Cells(np.broadcast_to(np.nan, n), np.broadcast_to(np.True_, n))
+
+
+def _fixed(buffer: Bytes, dtype: str, n: int) -> npt.NDArray[Any]:
+    """The ``n`` numbers at the beginning of a buffer."""
+    size = n * np.dtype(dtype).itemsize
+    if len(buffer) < size:
+        raise damaged("a buffer is shorter than its column")
+    return buffer[:size].view(f"<{dtype}")
+
+
+def _missing(bitmap: Bytes, n: int, n_null: int) -> Booleans:
+    """Shape (n,): where a column is null. A column without nulls may have no bitmap."""
+    if not len(bitmap):
+        if n_null:
+            raise damaged("a column has nulls, but does not say where")
+        return np.zeros(n, dtype=np.bool_)
+    if 8 * len(bitmap) < n:
+        raise damaged("a buffer is shorter than its column")
+    missing: Booleans = np.unpackbits(bitmap[: (n + 7) // 8], count=n, bitorder="little") == 0
+    if np.count_nonzero(missing) != n_null:
+        raise damaged("a count of nulls is wrong")
+    return missing
+
+
+def _with_levels(codes: Cells, levels: list[Any]) -> Cells:
+    """A dictionary-encoded column; of a dictionary longer than the column only the levels that occur."""
+    positions, missing = np.asarray(codes.values), codes.missing
+    used = positions if missing is None else positions[~missing]
+    if len(used) and (int(used.min()) < 0 or int(used.max()) >= len(levels)):
+        raise damaged("a dictionary code has no level")
+    if len(levels) <= len(positions):
+        return Cells(positions, missing, levels)
+    kept = np.unique(used)
+    return Cells(np.searchsorted(kept, positions), missing, [levels[i] for i in kept.tolist()])
+
+
+def _coded(cells: Cells) -> Cells:
+    """Texts as codes and levels where that is quicker, everything else as it is."""
+    texts = cells.values
+    found = text_codes(texts.data, texts.ends.astype(np.int64)) if isinstance(texts, _Texts) else None
+    return cells if found is None else Cells(found[0].astype(np.int16), cells.missing, found[1])
+
+
+_DAY_MS = 86_400_000
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799  # years 1 and 9999
+_RANGES = {
+    "D": (_FIRST_S // 86_400, _LAST_S // 86_400),
+    **{unit: (_FIRST_S * ticks, (_LAST_S + 1) * ticks - 1) for unit, ticks in _PER_SECOND.items()},
+}
+_NO_MOMENT = np.int64(2**62)
+"""Microseconds of a moment beyond year 9999: numpy gives it out as a number, which every column refuses as no date."""
+
+
+def _days(counts: npt.NDArray[Any], missing: Booleans) -> npt.NDArray[Any]:
+    """Days of dates that are sent in milliseconds."""
+    if (counts[~missing] % _DAY_MS).any():
+        raise damaged("a date lies within a day")
+    return counts // _DAY_MS
+
+
+def _moments(counts: npt.NDArray[Any], unit: str) -> npt.NDArray[np.datetime64]:
+    """Dates or timestamps since 1970 in UTC, to the microsecond."""
+    first, last = _RANGES[unit]
+    outside = (counts < first) | (counts > last)
+    whole = np.where(outside, 0, counts.astype(np.int64)).view(f"datetime64[{unit}]")
+    found = whole.astype("datetime64[us]").view(np.int64)
+    return np.where(outside, _NO_MOMENT, found).view("datetime64[us]")
