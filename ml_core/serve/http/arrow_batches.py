@@ -1,8 +1,8 @@
 """Bulk calls: an Arrow IPC stream of records in, an Arrow IPC stream of answers out.
 
-``arrow_reader`` reads the stream, nanoarrow (1 MB) writes the reply. A record batch in is a record batch out. Categories
-sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema; a row's ``slot``
-says whose it is.
+``arrow_reader`` reads the stream, nanoarrow (1 MB) writes the reply. A record batch in is a record batch out.
+Categories sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema; a row's
+``slot`` says whose it is.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ async def _answered(
 
 
 def _read(body: bytes, columns: Sequence[Column], limits: StreamLimits) -> list[EncodedTable]:
-    names = [column.name for column in columns]
+    names = {column.name for column in columns}
     return [encode_table(columns, cells) for cells in read_records(body, names, limits)]
 
 

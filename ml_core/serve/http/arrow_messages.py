@@ -6,7 +6,7 @@ timestamps are known here. Everything else is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Literal, NoReturn
@@ -28,12 +28,13 @@ MOST_BATCHES = 1_024
 _MOST_DICTIONARIES = 16 * MOST_BATCHES
 _MOST_UNKNOWN_FIELDS = 100
 _LARGEST_METADATA = 1 << 22
-_MOST_PAIRS = 4_096  # of a schema's or a field's own metadata, which is only held to be whole
+_MOST_PAIRS = 64  # of the metadata of a message, a schema or a column, which is only held to be whole
+_LONGEST_NAME = 1_024  # bytes
 
 _I8, _I16, _I32, _I64 = Struct("<b"), Struct("<h"), Struct("<i"), Struct("<q")
 _PREFIX = Struct("<Ii")
 _MARKER = 0xFFFFFFFF
-_VERSIONS = (3, 4)  # V4 and V5, which differ for unions alone
+_V4, _V5 = 3, 4  # which differ for unions, and V4 has no compression
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _CODECS: tuple[Codec, Codec] = ("lz4", "zstd")
 _UNITS = ("s", "ms", "us", "ns")
@@ -134,7 +135,7 @@ class StreamPlan:
     batches: tuple[Batch, ...]
 
 
-def plan_of(body: bytes, columns: Sequence[str], limits: StreamLimits) -> StreamPlan:
+def plan_of(body: bytes, columns: Collection[str], limits: StreamLimits) -> StreamPlan:
     """The columns and batches of a stream.
 
     Parameters
@@ -162,8 +163,9 @@ def plan_of(body: bytes, columns: Sequence[str], limits: StreamLimits) -> Stream
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """One message: its kind, its header, and where its body lies."""
+    """One message: its version and kind, its header, and where its body lies."""
 
+    version: int
     kind: int
     header: FlatTable
     start: int
@@ -198,26 +200,29 @@ def _messages(body: bytes) -> Iterator[_Message]:
 
 def _message(raw: bytes, start: int) -> _Message:
     table = FlatTable.root(raw)
-    header, length = table.table(2), table.number(3, _I64)
-    if table.number(0, _I16) not in _VERSIONS:
+    header, length, version = table.table(2), table.number(3, _I64), table.number(0, _I16)
+    if version not in (_V4, _V5):
         raise damaged("it is of a version before Arrow 0.15")
     if header is None or length < 0 or length % 8:
         raise damaged("a message has no header, or no sound length")
     _hold_metadata(table, 4)
-    return _Message(table.number(1, _I8), header, start, start + length)
+    return _Message(version, table.number(1, _I8), header, start, start + length)
 
 
 def _hold_metadata(table: FlatTable, field: int) -> None:
     """Metadata is not read, but damage in it shows that the message is not what was sent."""
+    if table.vector(field, 4)[1] > _MOST_PAIRS:
+        raise too_large(f"metadata has more than {_MOST_PAIRS} entries; send it without")
     for pair in table.tables(field, _MOST_PAIRS):
-        pair.text(0)
-        pair.text(1)
+        for part in (0, 1):
+            if pair.vector(part, 1, ends_with_zero=True) == (0, 0):
+                raise DamagedTable
 
 
 # --- schema -------------------------------------------------------------------------------------------------------
 
 
-def _fields(message: _Message, columns: Sequence[str]) -> tuple[Field, ...]:
+def _fields(message: _Message, columns: Collection[str]) -> tuple[Field, ...]:
     schema, most = message.header, len(columns) + _MOST_UNKNOWN_FIELDS
     if message.end != message.start or schema.number(0, _I16) != 0:
         raise damaged("its schema has a body, or its numbers are big-endian")
@@ -237,9 +242,11 @@ def _fields(message: _Message, columns: Sequence[str]) -> tuple[Field, ...]:
     return fields
 
 
-def _field(table: FlatTable, position: int, columns: Sequence[str]) -> Field:
+def _field(table: FlatTable, position: int, columns: Collection[str]) -> Field:
+    if table.vector(0, 1)[1] > _LONGEST_NAME:
+        raise too_large(f"the name of column number {position + 1} has more than {_LONGEST_NAME} bytes")
     try:
-        name = (table.text(0) or b"").decode("utf-8")
+        name = table.text(0).decode("utf-8")
     except UnicodeDecodeError as error:
         raise damaged("the name of a column is not UTF-8") from error
     shown = f"column {name!r}" if name in columns else f"column number {position + 1}"
@@ -284,7 +291,7 @@ def _value_type(field: FlatTable, shown: str) -> ValueType:
         case 8 if (unit := table.number(0, _I16, 1)) in (0, 1):
             return ValueType("moment", "i8") if unit else ValueType("moment", "i4", "D")
         case 10 if (unit := table.number(0, _I16)) in range(len(_UNITS)):
-            table.text(1)
+            table.vector(1, 1, ends_with_zero=True)
             return ValueType("moment", "i8", _UNITS[unit])
     _refuse_type(shown)
 
@@ -324,6 +331,8 @@ class _Tally:
                 yield batch
             else:
                 raise damaged("a message is neither dictionary nor batch")
+        if seen and seen != self._levels_of.keys():
+            raise damaged("it ends before a dictionary it needs")
 
     def _record_batch(self, message: _Message) -> Batch:
         self._n_batches += 1
@@ -369,7 +378,7 @@ class _Tally:
             raise damaged("a batch has buffers of no column")
         starts, lengths = buffers[:, 0], buffers[:, 1]
         _hold_places(starts, lengths, message.end - message.start)
-        codec, starts = _codec(table), starts + message.start
+        codec, starts = _codec(table, message.version), starts + message.start
         sizes = np.full(len(starts), -1) if codec is None else self._sizes(starts, lengths)
         return Batch(length, nodes[:, 1], starts, lengths, sizes, codec, dictionary_id, is_delta)
 
@@ -389,12 +398,12 @@ class _Tally:
         return sizes
 
 
-def _codec(table: FlatTable) -> Codec | None:
+def _codec(table: FlatTable, version: int) -> Codec | None:
     compression = table.table(3)
     if compression is None:
         return None
     codec = compression.number(0, _I8)
-    if codec not in range(len(_CODECS)) or compression.number(1, _I8) != 0:
+    if version == _V4 or codec not in range(len(_CODECS)) or compression.number(1, _I8) != 0:
         raise damaged("it is compressed in an unknown way")
     if not can_unpack():
         raise Refused("invalid_arrow", "compressed streams are not read on this platform; send it uncompressed")
@@ -404,7 +413,7 @@ def _codec(table: FlatTable) -> Codec | None:
 def _pairs(table: FlatTable, field: int) -> Integers:
     """A vector of pairs of 64-bit numbers, shape (n, 2)."""
     start, count = table.vector(field, 16)
-    if start % 8:
+    if count and start % 8:
         raise DamagedTable
     raw = np.frombuffer(table.raw, "<i8", 2 * count, start) if count else np.empty(0, "<i8")
     return raw.astype(np.int64, copy=False).reshape(count, 2)

@@ -32,7 +32,7 @@ _ROWS_AT_A_TIME = 4_096
 _PREFIX = 8  # bytes before a compressed buffer that say what it unpacks to
 
 
-def read_records(body: bytes, columns: Sequence[str], limits: StreamLimits) -> Iterator[dict[str, Cells]]:
+def read_records(body: bytes, columns: Collection[str], limits: StreamLimits) -> Iterator[dict[str, Cells]]:
     """The record batches of a stream in order, each as its columns by name; batches without rows are left out.
 
     Parameters
@@ -46,7 +46,7 @@ def read_records(body: bytes, columns: Sequence[str], limits: StreamLimits) -> I
         ``invalid_arrow``: no sound stream, or a type that is not read. ``too_large``: it goes beyond a limit.
     """
     plan = plan_of(body, columns, limits)
-    reader = _Reader(body, limits, set(columns))
+    reader = _Reader(body, limits, columns)
     types = {field.dictionary_id: field.values for field in plan.fields if field.codes is not None}
     levels: dict[int, list[Any]] = {}
     for batch in plan.batches:
@@ -102,10 +102,14 @@ class _Reader:
         """One column as it is stored."""
         n, n_null = batch.length, int(batch.nulls[column])
         if kind.kind == "null":
+            if n_null != n:
+                raise damaged("a count of nulls is wrong")
             return _nulls(n)
         missing = _missing(next(buffers), n, n_null)
         if kind.kind == "text":
-            return self._texts(_fixed(next(buffers), kind.dtype, n + 1 if n else 0), next(buffers), missing)
+            offsets = next(buffers)
+            ends = _fixed(offsets, kind.dtype, n + 1 if n or len(offsets) else 0)  # no rows may need no offsets
+            return self._texts(ends, next(buffers), missing)
         values = _fixed(next(buffers), kind.dtype, n)
         if kind.kind == "moment":
             values = _moments(values if kind.unit else _days(values, missing), kind.unit or "D")
@@ -117,7 +121,7 @@ class _Reader:
         lengths = np.diff(ends)
         if ends[0] < 0 or ends[-1] > len(data) or (lengths < 0).any():
             raise damaged("a text lies outside its column")
-        if lengths.max() > _LONGEST_TEXT:
+        if lengths.max(initial=0) > _LONGEST_TEXT:
             raise too_large(f"a text has more than {_LONGEST_TEXT} bytes")
         self._hold_utf8(data, ends)
         return Cells(_Texts(data, ends), missing)
@@ -231,6 +235,7 @@ _FIRST_S, _LAST_S = -62_135_596_800, 253_402_300_799  # years 1 and 9999
 _RANGES = {
     "D": (_FIRST_S // 86_400, _LAST_S // 86_400),
     **{unit: (_FIRST_S * ticks, (_LAST_S + 1) * ticks - 1) for unit, ticks in _PER_SECOND.items()},
+    "ns": (1 - 2**63, 2**63 - 1),  # the least number means no time to numpy
 }
 _NO_MOMENT = np.int64(2**62)
 """Microseconds of a moment beyond year 9999: numpy gives it out as a number, which every column refuses as no date."""

@@ -64,10 +64,10 @@ class FlatTable:
         at = self._target(field)
         return FlatTable(self.raw, at) if at else None
 
-    def text(self, field: int) -> bytes | None:
-        """The bytes of a text, or None where the field is absent."""
+    def text(self, field: int) -> bytes:
+        """The bytes of a text; empty where the field is absent."""
         start, length = self.vector(field, 1, ends_with_zero=True)
-        return self.raw[start : start + length] if start else None
+        return self.raw[start : start + length]
 
     def vector(self, field: int, width: int, *, ends_with_zero: bool = False) -> tuple[int, int]:
         """Where the items of a vector begin in the buffer, and how many there are; (0, 0) where the field is absent.

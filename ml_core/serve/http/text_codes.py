@@ -40,7 +40,8 @@ def text_codes(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> tupl
     longest = int(lengths.max(initial=0))
     if longest > _WORD * _MOST_WORDS:
         return None
-    words = [_word(data, starts + at, lengths - at) for at in range(0, max(longest, 1), _WORD)]
+    padded = np.concatenate([data, np.zeros(_WORD, dtype=np.uint8)])
+    words = [_word(padded, starts + at, lengths - at) for at in range(0, max(longest, 1), _WORD)]
     exact = longest < _WORD
     keys = words[0] | (lengths.astype(np.uint64) << _TOP_BYTE) if exact else _mixed(words, lengths)
     distinct = _distinct(keys)
@@ -72,12 +73,12 @@ def _distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return np.unique(keys)
 
 
-def _word(data: npt.NDArray[np.uint8], at: Codes, left: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+def _word(padded: npt.NDArray[np.uint8], at: Codes, left: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """Eight bytes of every text from ``at`` on, as a number; bytes beyond its end count as zero."""
-    padded = np.concatenate([data, np.zeros(_WORD, dtype=np.uint8)])
-    every = np.ndarray(shape=(len(data) + 1,), dtype="<u8", buffer=padded.data, strides=(1,))
+    last = len(padded) - _WORD
+    every = np.ndarray(shape=(last + 1,), dtype="<u8", buffer=padded.data, strides=(1,))
     mask = _MASKS[np.clip(left, 0, _WORD)]
-    word: npt.NDArray[np.uint64] = every[np.minimum(at, len(data))] & mask
+    word: npt.NDArray[np.uint64] = every[np.minimum(at, last)] & mask
     return word
 
 
