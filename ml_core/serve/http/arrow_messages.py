@@ -258,11 +258,12 @@ def _field(table: FlatTable, position: int, columns: Collection[str]) -> Field:
     if encoding is None:
         return Field(name, values)
     index, form = encoding.table(1), encoding.number(3, _I16)
-    codes = ValueType("number", "i4") if index is None else _integer(index, shown)
     encoding.number(2, _I8)
+    if index is None:
+        raise damaged("a dictionary does not say how its codes are stored")
     if form != 0:
         _refuse_type(shown)
-    return Field(name, values, codes, encoding.number(0, _I64))
+    return Field(name, values, _integer(index, shown), encoding.number(0, _I64))
 
 
 def _refuse_type(shown: str) -> NoReturn:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ml_core.serve.features.table import Cells
 from ml_core.serve.http.arrow_messages import Batch, Field, StreamLimits, ValueType, damaged, plan_of, too_large
 from ml_core.serve.http.arrow_unpack import CannotUnpack, unpacked
-from ml_core.serve.http.text_codes import text_codes
+from ml_core.serve.http.text_codes import distinct, text_codes
 
 __all__ = ["StreamLimits", "read_records"]
 
@@ -118,10 +118,9 @@ class _Reader:
     def _texts(self, ends: npt.NDArray[Any], data: Bytes, missing: Booleans) -> Cells:
         if not len(ends):
             return Cells([], missing)
-        lengths = np.diff(ends)
-        if ends[0] < 0 or ends[-1] > len(data) or (lengths < 0).any():
+        if ends[0] < 0 or ends[-1] > len(data) or (ends[1:] < ends[:-1]).any():
             raise damaged("a text lies outside its column")
-        if lengths.max(initial=0) > _LONGEST_TEXT:
+        if np.diff(ends).max(initial=0) > _LONGEST_TEXT:
             raise too_large(f"a text has more than {_LONGEST_TEXT} bytes")
         self._hold_utf8(data, ends)
         return Cells(_Texts(data, ends), missing)
@@ -132,19 +131,17 @@ class _Reader:
         largest = int(data.max(initial=0))
         if largest < 0x80:
             return
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        decoder, n_characters = codecs.getincrementaldecoder("utf-8")(), 0
         try:
             for at in range(0, len(data), _CHUNK):
-                decoder.decode(data[at : at + _CHUNK].tobytes())
+                n_characters += len(decoder.decode(data[at : at + _CHUNK].tobytes()))
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             raise damaged("a text is not UTF-8") from error
-        continues = (data & 0xC0) == 0x80
         inner = ends[(ends > ends[0]) & (ends < ends[-1])] - ends[0]
-        if continues[inner].any():
+        if ((data[inner] & 0xC0) == 0x80).any():  # such a byte continues a character
             raise damaged("a text is not UTF-8")
-        width = 4 if largest >= 0xF0 else 2
-        self._spare -= width * (len(data) - int(np.count_nonzero(continues))) - len(data)
+        self._spare -= max(0, (4 if largest >= 0xF0 else 2) * n_characters - len(data))
         if self._spare < 0:
             raise too_large("its texts take too much memory; send them in several calls")
 
@@ -218,7 +215,7 @@ def _with_levels(codes: Cells, levels: list[Any]) -> Cells:
         raise damaged("a dictionary code has no level")
     if len(levels) <= len(positions):
         return Cells(positions, missing, levels)
-    kept = np.unique(used)
+    kept = distinct(used)
     return Cells(np.searchsorted(kept, positions), missing, [levels[i] for i in kept.tolist()])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Codes", "text_codes"]
+__all__ = ["Codes", "distinct", "text_codes"]
 
 _WORD = 8
 _MOST_WORDS = 8  # texts longer than 64 bytes, or a column of mostly different ones, gain nothing here
@@ -44,11 +44,11 @@ def text_codes(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> tupl
     words = [_word(padded, starts + at, lengths - at) for at in range(0, max(longest, 1), _WORD)]
     exact = longest < _WORD
     keys = words[0] | (lengths.astype(np.uint64) << _TOP_BYTE) if exact else _mixed(words, lengths)
-    distinct = _distinct(keys)
-    if len(distinct) > _MOST_LEVELS:
+    different = _distinct_keys(keys)
+    if len(different) > _MOST_LEVELS:
         return None
-    codes = np.searchsorted(distinct, keys).astype(np.int64, copy=False)
-    first = np.empty(len(distinct), dtype=np.int64)
+    codes = np.searchsorted(different, keys).astype(np.int64, copy=False)
+    first = np.empty(len(different), dtype=np.int64)
     first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
     if not exact and not all(np.array_equal(word[first][codes], word) for word in (*words, lengths)):
         return None  # two texts share a key
@@ -65,12 +65,18 @@ def _mixed(words: list[npt.NDArray[np.uint64]], lengths: npt.NDArray[Any]) -> np
     return keys
 
 
-def _distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The different values, ascending. numpy's ``unique`` is slower here and holds the interpreter's lock meanwhile."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate([np.ones(len(ordered[:1]), np.bool_), ordered[1:] != ordered[:-1]])]
+
+
+def _distinct_keys(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The different keys, ascending. The first rows of a category mostly show them all, which is cheap to check."""
-    some = np.unique(keys[:_FIRST_ROWS])
+    some = distinct(keys[:_FIRST_ROWS])
     if len(some) and len(some) <= _FEW and (some[np.searchsorted(some, keys).clip(max=len(some) - 1)] == keys).all():
         return some
-    return np.unique(keys)
+    return distinct(keys)
 
 
 def _word(padded: npt.NDArray[np.uint8], at: Codes, left: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

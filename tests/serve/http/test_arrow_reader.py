@@ -177,6 +177,17 @@ def test_texts_outside_their_column_are_refused(offsets: tuple[int, int, int]) -
     assert refusal(body.replace(struct.pack("<3i", 0, 2, 4), struct.pack("<3i", *offsets))) == "invalid_arrow"
 
 
+def test_offsets_that_go_once_around_32_bits_are_refused() -> None:
+    """Each text is short and the last one ends where the column does, but those between lie nowhere."""
+    texts = pa.array([""] * 65_535 + ["x"])
+    body = stream(pa.record_batch({"a": texts}))
+    around = (np.arange(65_537, dtype=np.int64) * 65_536).astype(np.int32)
+    around[-1] = 1
+    straight = struct.pack("<65537i", *([0] * 65_536), 1)
+    assert body.count(straight) == 1
+    assert refusal(body.replace(straight, around.tobytes())) == "invalid_arrow"
+
+
 def test_a_wrong_count_of_nulls_is_refused() -> None:
     body = stream(pa.record_batch({"a": pa.array([1.5, None, 2.5])}))
     node = struct.pack("<2q", 3, 1)
