@@ -68,7 +68,9 @@ def _mixed(words: list[npt.NDArray[np.uint64]], lengths: npt.NDArray[Any]) -> np
 def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The different values, ascending. numpy's ``unique`` is slower here and holds the interpreter's lock meanwhile."""
     ordered = np.sort(values)
-    return ordered[np.concatenate([np.ones(len(ordered[:1]), np.bool_), ordered[1:] != ordered[:-1]])]
+    first: npt.NDArray[np.bool_] = np.concatenate([np.ones(len(ordered[:1]), np.bool_), ordered[1:] != ordered[:-1]])
+    found: npt.NDArray[Any] = ordered[first]
+    return found
 
 
 def _distinct_keys(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
