@@ -1,4 +1,4 @@
-"""What the messages of an Arrow IPC stream say, held against the stream and the limits before anything is unpacked.
+"""Reads the messages of an Arrow IPC stream and checks them against the bytes and the limits, before any unpacking.
 
 Of the format (https://arrow.apache.org/docs/format/Columnar.html) only flat columns of numbers, texts, dates and
 timestamps are known here. Everything else is refused.
@@ -210,7 +210,7 @@ def _message(raw: bytes, start: int) -> _Message:
 
 
 def _hold_metadata(table: FlatTable, field: int) -> None:
-    """Metadata is not read, but damage in it shows that the message is not what was sent."""
+    """Check metadata without reading it: damage in it shows that the message is not what was sent."""
     if table.vector(field, 4)[1] > _MOST_PAIRS:
         raise too_large(f"metadata has more than {_MOST_PAIRS} entries; send it without")
     for pair in table.tables(field, _MOST_PAIRS):

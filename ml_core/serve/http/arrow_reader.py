@@ -1,7 +1,7 @@
 """Reads an Arrow IPC stream of records into columns of raw values, with numpy alone.
 
-``arrow_messages`` has held every message against the stream and the limits before a buffer is touched here. What the
-buffers hold is checked too: counts of nulls, offsets of texts, UTF-8, codes of dictionaries. Texts stay bytes until a
+``arrow_messages`` has checked every message before a buffer is touched here. The contents of buffers are checked too:
+counts of nulls, offsets of texts, UTF-8, codes of dictionaries. Texts stay bytes until a
 column is looked at. docs/decisions/arrow-reader.md says why no library reads the stream.
 """
 
@@ -28,7 +28,8 @@ Booleans = npt.NDArray[np.bool_]
 
 _LONGEST_TEXT = 65_536  # bytes: as long as a whole record in JSON
 _CHUNK = 1 << 20
-_ROWS_AT_A_TIME = 4_096
+_ROWS_AT_A_TIME, _LONG_ROWS_AT_A_TIME = 4_096, 16  # so many texts are copied at a time: some megabytes at most
+_SHORT = 256  # bytes of a text on average
 _PREFIX = 8  # bytes before a compressed buffer that say what it unpacks to
 
 
@@ -173,8 +174,9 @@ class _Texts(Sequence[str]):
         return self.data[self.ends[row] : self.ends[row + 1]].tobytes().decode("utf-8")
 
     def __iter__(self) -> Iterator[str]:
-        for first in range(0, len(self), _ROWS_AT_A_TIME):
-            at = self.ends[first : first + _ROWS_AT_A_TIME + 1].tolist()
+        step = _ROWS_AT_A_TIME if len(self.data) <= _SHORT * len(self) else _LONG_ROWS_AT_A_TIME
+        for first in range(0, len(self), step):
+            at = self.ends[first : first + step + 1].tolist()
             raw = self.data[at[0] : at[-1]].tobytes()
             for start, end in pairwise(at):
                 yield raw[start - at[0] : end - at[0]].decode("utf-8")

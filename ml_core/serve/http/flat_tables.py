@@ -1,7 +1,7 @@
-"""Reads flatbuffers tables of callers: every offset is held against the buffer before it is followed.
+"""Reads flatbuffers tables sent by callers; checks that every offset lies within the buffer before it follows it.
 
 The rules are those of the flatbuffers verifier, and stricter where a writer never differs: a field lies within its
-table, and everything is aligned. Nothing here calls itself, so no input is too deep; who asks bounds how much is read.
+table, and everything is aligned. There is no recursion, so no input is too deep; the caller bounds how much is read.
 """
 
 from __future__ import annotations
