@@ -16,6 +16,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from ml_core.base.arrays import BoolArray
 from ml_core.serve.features.table import Cells
 from ml_core.serve.http.arrow_messages import Batch, Field, StreamLimits, ValueType, damaged, plan_of, too_large
 from ml_core.serve.http.arrow_unpack import CannotUnpack, unpacked
@@ -24,7 +25,6 @@ from ml_core.serve.http.text_codes import distinct, text_codes
 __all__ = ["StreamLimits", "read_records"]
 
 Bytes = npt.NDArray[np.uint8]
-Booleans = npt.NDArray[np.bool_]
 
 _LONGEST_TEXT = 65_536  # bytes: as long as a whole record in JSON
 _CHUNK = 1 << 20
@@ -116,7 +116,7 @@ class _Reader:
             values = _moments(values if kind.unit else _days(values, missing), kind.unit or "D")
         return Cells(values, missing)
 
-    def _texts(self, ends: npt.NDArray[Any], data: Bytes, missing: Booleans) -> Cells:
+    def _texts(self, ends: npt.NDArray[Any], data: Bytes, missing: BoolArray) -> Cells:
         if not len(ends):
             return Cells([], missing)
         if ends[0] < 0 or ends[-1] > len(data) or (ends[1:] < ends[:-1]).any():
@@ -195,7 +195,7 @@ def _fixed(buffer: Bytes, dtype: str, n: int) -> npt.NDArray[Any]:
     return buffer[:size].view(f"<{dtype}")
 
 
-def _missing(bitmap: Bytes, n: int, n_null: int) -> Booleans:
+def _missing(bitmap: Bytes, n: int, n_null: int) -> BoolArray:
     """Shape (n,): where a column is null. A column without nulls may have no bitmap."""
     if not len(bitmap):
         if n_null:
@@ -203,7 +203,7 @@ def _missing(bitmap: Bytes, n: int, n_null: int) -> Booleans:
         return np.zeros(n, dtype=np.bool_)
     if 8 * len(bitmap) < n:
         raise damaged("a buffer is shorter than its column")
-    missing: Booleans = np.unpackbits(bitmap[: (n + 7) // 8], count=n, bitorder="little") == 0
+    missing: BoolArray = np.unpackbits(bitmap[: (n + 7) // 8], count=n, bitorder="little") == 0
     if np.count_nonzero(missing) != n_null:
         raise damaged("a count of nulls is wrong")
     return missing
@@ -240,7 +240,7 @@ _NO_MOMENT = np.int64(2**62)
 """Microseconds of a moment beyond year 9999: numpy gives it out as a number, which every column refuses as no date."""
 
 
-def _days(counts: npt.NDArray[Any], missing: Booleans) -> npt.NDArray[Any]:
+def _days(counts: npt.NDArray[Any], missing: BoolArray) -> npt.NDArray[Any]:
     """Days of dates that are sent in milliseconds."""
     if (counts[~missing] % _DAY_MS).any():
         raise damaged("a date lies within a day")
