@@ -12,8 +12,8 @@ from struct import Struct
 from typing import Literal, NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
+from ml_core.base.arrays import IntArray
 from ml_core.serve.http.arrow_unpack import Codec, can_unpack
 from ml_core.serve.http.flat_tables import DamagedTable, FlatTable
 from ml_core.serve.http.replies import Refused
@@ -21,8 +21,6 @@ from ml_core.serve.http.replies import Refused
 __all__ = ["Batch", "Field", "StreamLimits", "StreamPlan", "ValueType", "damaged", "plan_of", "too_large"]
 
 Kind = Literal["null", "number", "text", "moment"]
-Bytes = npt.NDArray[np.uint8]
-Integers = npt.NDArray[np.int64]
 
 MOST_BATCHES = 1_024
 _MOST_DICTIONARIES = 16 * MOST_BATCHES
@@ -118,10 +116,10 @@ class Batch:
     """
 
     length: int
-    nulls: Integers
-    starts: Integers
-    lengths: Integers
-    sizes: Integers
+    nulls: IntArray
+    starts: IntArray
+    lengths: IntArray
+    sizes: IntArray
     codec: Codec | None
     dictionary_id: int | None = None
     is_delta: bool = False
@@ -383,7 +381,7 @@ class _Tally:
         sizes = np.full(len(starts), -1) if codec is None else self._sizes(starts, lengths)
         return Batch(length, nodes[:, 1], starts, lengths, sizes, codec, dictionary_id, is_delta)
 
-    def _sizes(self, starts: Integers, lengths: Integers) -> Integers:
+    def _sizes(self, starts: IntArray, lengths: IntArray) -> IntArray:
         """Bytes that each buffer of a compressed batch says it unpacks to; -1 where it says that it is plain."""
         sizes = np.full(len(starts), -1)
         for i in np.flatnonzero(lengths).tolist():
@@ -411,7 +409,7 @@ def _codec(table: FlatTable, version: int) -> Codec | None:
     return _CODECS[codec]
 
 
-def _pairs(table: FlatTable, field: int) -> Integers:
+def _pairs(table: FlatTable, field: int) -> IntArray:
     """A vector of pairs of 64-bit numbers, shape (n, 2)."""
     start, count = table.vector(field, 16)
     if count and start % 8:
@@ -420,7 +418,7 @@ def _pairs(table: FlatTable, field: int) -> Integers:
     return raw.astype(np.int64, copy=False).reshape(count, 2)
 
 
-def _hold_places(starts: Integers, lengths: Integers, size: int) -> None:
+def _hold_places(starts: IntArray, lengths: IntArray, size: int) -> None:
     """Buffers lie within the body of their message, in order, without sharing a byte."""
     if (starts < 0).any() or (lengths < 0).any() or (starts > size).any() or (lengths > size - starts).any():
         raise damaged("a buffer lies outside its message")
