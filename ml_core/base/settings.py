@@ -45,6 +45,9 @@ class Settings(BaseSettings):
         1_000, ge=1, le=1_000_000, description="Most records in one JSON batch (37 ms of work, see docs/figures.md)."
     )
     max_bulk_rows: int = Field(1_000_000, ge=1, le=100_000_000, description="Most rows in one Arrow stream.")
+    max_bulk_unpacked_bytes: int = Field(
+        134_217_728, ge=1_024, le=1 << 34, description="Most bytes that a compressed Arrow stream may unpack to."
+    )
     inline_rows: int = Field(
         64, ge=0, le=10_000, description="Rows scored on the event loop; larger calls go to the worker's pools."
     )

@@ -1,18 +1,17 @@
 """Bulk calls: an Arrow IPC stream of records in, an Arrow IPC stream of answers out.
 
-nanoarrow (1 MB) reads and writes the stream; numpy does the rest. A record batch in is a record batch out. Categories
-sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema; a row's ``slot``
-says whose it is.
+``arrow_reader`` reads the stream, nanoarrow (1 MB) writes the reply. A record batch in is a record batch out.
+Categories sent dictionary-encoded are the fastest. Lineage stands once, in the metadata of the reply's schema; a row's
+``slot`` says whose it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import nanoarrow as na
@@ -24,7 +23,7 @@ from nanoarrow.c_array_stream import CArrayStream
 
 from ml_core.base.arrays import BoolArray, Label
 from ml_core.base.clock import utc_now
-from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
+from ml_core.base.errors import FieldProblem, InvalidRecord
 from ml_core.features.columns import Column
 from ml_core.serve.answering.answers import REASONS, Answers, lineage_of
 from ml_core.serve.answering.inference import UNMONITORED, Elsewhere, InferenceService
@@ -32,27 +31,20 @@ from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serve.answering.recording import BulkCall
 from ml_core.serve.answering.request_ids import IdArray, id_texts, new_id, new_ids
 from ml_core.serve.answering.requests import OnError
-from ml_core.serve.features.table import Cells, EncodedTable, encode_table
-from ml_core.serve.http.replies import Refused
-from ml_core.serve.http.text_codes import text_codes
+from ml_core.serve.features.table import EncodedTable, encode_table
+from ml_core.serve.http.arrow_reader import StreamLimits, read_records
 from ml_core.serve.model.prediction_sets import Predictions
 from ml_core.serve.rollout.rollout_state import Slot
 
 __all__ = ["answer_stream"]
 
-_NUMBERS = {
-    "c": np.int8, "C": np.uint8, "s": np.int16, "S": np.uint16, "i": np.int32, "I": np.uint32,
-    "l": np.int64, "L": np.uint64, "e": np.float16, "f": np.float32, "g": np.float64,
-}  # fmt: skip
-"""Arrow's format letter of each number type (the C data interface)."""
-_TEXTS = {"u": np.int32, "U": np.int64}
 _PROBLEMS_NAMED = 100
 
 
 async def answer_stream(
     service: InferenceService,
     body: bytes,
-    max_rows: int,
+    limits: StreamLimits,
     elsewhere: Elsewhere,
     *,
     on_error: OnError,
@@ -62,12 +54,13 @@ async def answer_stream(
 
     Parameters
     ----------
+    limits : what the stream may hold
     elsewhere : runs the reading and writing off the event loop
 
     Raises
     ------
     Refused
-        Not an Arrow IPC stream, a column type that cannot be read, or too many rows.
+        Not an Arrow IPC stream, a column type that cannot be read, or more than the limits allow.
     InvalidRecord
         ``on_error`` is ``reject`` and a row is bad.
     ModelUnavailable, Overloaded
@@ -78,7 +71,7 @@ async def answer_stream(
     live = service.ready()
     slot = live.route(None, None)
     columns = live.champion.columns
-    tables: list[EncodedTable] = await elsewhere(lambda: list(_read(body, columns, max_rows)))
+    tables: list[EncodedTable] = await elsewhere(lambda: _read(body, columns, limits))
     if on_error == "reject":
         _reject(tables)
     parts = [await _answered(service, live, slot, table, level, elsewhere) for table in tables]
@@ -133,99 +126,9 @@ async def _answered(
 # --- in -----------------------------------------------------------------------------------------------------------
 
 
-def _read(body: bytes, columns: Sequence[Column], max_rows: int) -> Iterator[EncodedTable]:
-    rows = 0
-    try:
-        with na.c_array_stream(ipc.InputStream.from_readable(io.BytesIO(body))) as stream:
-            names = [(field.name, _kind(field)) for field in stream.get_schema().children]
-            if len({name for name, _ in names}) != len(names):
-                raise Refused("invalid_arrow", "a column comes twice")
-            for batch in stream:
-                rows += batch.length
-                if rows > max_rows:
-                    raise Refused("too_large", f"more than {max_rows} rows")
-                if batch.length:
-                    cells = {name: _cells(batch.child(i), kind) for i, (name, kind) in enumerate(names)}
-                    yield encode_table(columns, cells)
-    except (na._utils.NanoarrowException, ValueError, DataError) as error:  # noqa: SLF001 - it has no public name
-        raise Refused("invalid_arrow", "the body is not a readable Arrow IPC stream") from error
-
-
-def _kind(field: Any) -> str:
-    """Format letter of a column's values; refused when it is neither number nor text."""
-    value = field.dictionary if field.dictionary is not None else field
-    if value.format not in _NUMBERS and value.format not in _TEXTS and value.format != "n":
-        name = str(field.name)[:100]
-        raise Refused("invalid_arrow", f"column {name!r} has a type that is neither number nor text")
-    return str(field.format)
-
-
-def _cells(array: Any, kind: str) -> Cells:
-    view = array.view()
-    n, offset = int(view.length), int(view.offset)
-    if kind == "n":
-        return Cells(np.full(n, np.nan), np.ones(n, dtype=np.bool_))
-    missing = _missing(view, n, offset)
-    if array.dictionary is not None:
-        levels_view = array.dictionary.view()
-        levels = _values(levels_view, int(levels_view.length), int(levels_view.offset))
-        codes = _numbers(view, _NUMBERS[kind], n, offset).astype(np.int64)
-        if len(codes) and (codes[~missing] >= len(levels)).any():
-            raise ValueError("a dictionary code has no level")
-        return Cells(codes, missing, levels if isinstance(levels, list) else levels.tolist())
-    if kind in _TEXTS:
-        found = text_codes(*_text_bytes(view, _TEXTS[kind], n, offset)) if n else None
-        if found is not None:
-            return Cells(found[0], missing, found[1])
-    values = _values(view, n, offset)
-    if isinstance(values, list):
-        for row in np.flatnonzero(missing).tolist():
-            values[row] = None
-        return Cells(values)
-    return Cells(values, missing)
-
-
-def _values(view: Any, n: int, offset: int) -> npt.NDArray[Any] | list[Any]:
-    kind = _STORAGE[view.storage_type]
-    return _strings(view, _TEXTS[kind], n, offset) if kind in _TEXTS else _numbers(view, _NUMBERS[kind], n, offset)
-
-
-_STORAGE = {
-    "int8": "c", "uint8": "C", "int16": "s", "uint16": "S", "int32": "i", "uint32": "I", "int64": "l", "uint64": "L",
-    "half_float": "e", "float": "f", "double": "g", "string": "u", "large_string": "U",
-}  # fmt: skip
-
-
-def _numbers(view: Any, dtype: Any, n: int, offset: int) -> npt.NDArray[Any]:
-    return np.frombuffer(view.buffer(1), dtype=dtype)[offset : offset + n] if n else np.empty(0, dtype)
-
-
-def _strings(view: Any, offset_type: Any, n: int, offset: int) -> list[Any]:
-    if not n:
-        return []
-    data, ends = _text_bytes(view, offset_type, n, offset)
-    raw, at = data.tobytes(), ends.tolist()
-    return [raw[start:end].decode("utf-8") for start, end in pairwise(at)]
-
-
-def _text_bytes(
-    view: Any, offset_type: Any, n: int, offset: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Bytes of a text column and where each text begins and ends, checked to lie within them."""
-    ends = np.frombuffer(view.buffer(1), dtype=offset_type)[offset : offset + n + 1].astype(np.int64)
-    data = np.frombuffer(view.buffer(2), dtype=np.uint8) if view.buffer(2).size_bytes else np.empty(0, np.uint8)
-    if len(ends) != n + 1 or ends[0] < 0 or ends[-1] > len(data) or (np.diff(ends) < 0).any():
-        raise ValueError("a text lies outside its column")
-    return data, ends
-
-
-def _missing(view: Any, n: int, offset: int) -> npt.NDArray[np.bool_]:
-    bitmap = view.buffer(0)
-    if not bitmap.size_bytes:
-        return np.zeros(n, dtype=np.bool_)
-    bits = np.unpackbits(np.frombuffer(bitmap, dtype=np.uint8), bitorder="little")
-    missing: npt.NDArray[np.bool_] = bits[offset : offset + n] == 0
-    return missing
+def _read(body: bytes, columns: Sequence[Column], limits: StreamLimits) -> list[EncodedTable]:
+    names = {column.name for column in columns}
+    return [encode_table(columns, cells) for cells in read_records(body, names, limits)]
 
 
 def _reject(tables: Sequence[EncodedTable]) -> None:

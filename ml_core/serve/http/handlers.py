@@ -28,6 +28,7 @@ from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.http import arrow_batches as bulk
 from ml_core.serve.http import openapi
 from ml_core.serve.http.access import OPEN_TO_ALL, Access, Admission
+from ml_core.serve.http.arrow_reader import StreamLimits
 from ml_core.serve.http.middleware import BENTOML_PATHS, HttpRequest, Routes
 from ml_core.serve.http.replies import ARROW, JSON, Header, Refused, Reply, json_reply
 from ml_core.serve.http.traffic import Traffic, exposition
@@ -71,6 +72,7 @@ class HttpApi:
         self._inference = inference
         self._status = status
         self._labels = LabelStore(settings.labels, PredictionLog(settings.log).known)
+        self._stream_limits = StreamLimits(settings.max_bulk_rows, settings.max_bulk_unpacked_bytes)
         self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
         self._headers: dict[str, tuple[Header, ...]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
@@ -189,7 +191,7 @@ class HttpApi:
             batch_id, reply, model = await bulk.answer_stream(
                 self._inference,
                 body,
-                self._settings.max_bulk_rows,
+                self._stream_limits,
                 elsewhere,
                 on_error=options.on_error,
                 level=options.level,

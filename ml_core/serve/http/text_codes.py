@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Codes", "text_codes"]
+__all__ = ["Codes", "distinct", "text_codes"]
 
 _WORD = 8
 _MOST_WORDS = 8  # texts longer than 64 bytes, or a column of mostly different ones, gain nothing here
@@ -40,14 +40,15 @@ def text_codes(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> tupl
     longest = int(lengths.max(initial=0))
     if longest > _WORD * _MOST_WORDS:
         return None
-    words = [_word(data, starts + at, lengths - at) for at in range(0, max(longest, 1), _WORD)]
+    padded = np.concatenate([data, np.zeros(_WORD, dtype=np.uint8)])
+    words = [_word(padded, starts + at, lengths - at) for at in range(0, max(longest, 1), _WORD)]
     exact = longest < _WORD
     keys = words[0] | (lengths.astype(np.uint64) << _TOP_BYTE) if exact else _mixed(words, lengths)
-    distinct = _distinct(keys)
-    if len(distinct) > _MOST_LEVELS:
+    different = _distinct_keys(keys)
+    if len(different) > _MOST_LEVELS:
         return None
-    codes = np.searchsorted(distinct, keys).astype(np.int64, copy=False)
-    first = np.empty(len(distinct), dtype=np.int64)
+    codes = np.searchsorted(different, keys).astype(np.int64, copy=False)
+    first = np.empty(len(different), dtype=np.int64)
     first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
     if not exact and not all(np.array_equal(word[first][codes], word) for word in (*words, lengths)):
         return None  # two texts share a key
@@ -64,20 +65,28 @@ def _mixed(words: list[npt.NDArray[np.uint64]], lengths: npt.NDArray[Any]) -> np
     return keys
 
 
-def _distinct(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The different values, ascending. numpy's ``unique`` is slower here and holds the interpreter's lock meanwhile."""
+    ordered = np.sort(values)
+    first: npt.NDArray[np.bool_] = np.concatenate([np.ones(len(ordered[:1]), np.bool_), ordered[1:] != ordered[:-1]])
+    found: npt.NDArray[Any] = ordered[first]
+    return found
+
+
+def _distinct_keys(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The different keys, ascending. The first rows of a category mostly show them all, which is cheap to check."""
-    some = np.unique(keys[:_FIRST_ROWS])
+    some = distinct(keys[:_FIRST_ROWS])
     if len(some) and len(some) <= _FEW and (some[np.searchsorted(some, keys).clip(max=len(some) - 1)] == keys).all():
         return some
-    return np.unique(keys)
+    return distinct(keys)
 
 
-def _word(data: npt.NDArray[np.uint8], at: Codes, left: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+def _word(padded: npt.NDArray[np.uint8], at: Codes, left: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """Eight bytes of every text from ``at`` on, as a number; bytes beyond its end count as zero."""
-    padded = np.concatenate([data, np.zeros(_WORD, dtype=np.uint8)])
-    every = np.ndarray(shape=(len(data) + 1,), dtype="<u8", buffer=padded.data, strides=(1,))
+    last = len(padded) - _WORD
+    every = np.ndarray(shape=(last + 1,), dtype="<u8", buffer=padded.data, strides=(1,))
     mask = _MASKS[np.clip(left, 0, _WORD)]
-    word: npt.NDArray[np.uint64] = every[np.minimum(at, len(data))] & mask
+    word: npt.NDArray[np.uint64] = every[np.minimum(at, last)] & mask
     return word
 
 

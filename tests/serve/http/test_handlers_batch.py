@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from decimal import Decimal
@@ -24,10 +23,9 @@ from ml_core.serve.features.table import EncodedTable
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http import arrow_batches as bulk
 from ml_core.serve.http.handlers import HttpApi
-from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.prediction_sets import Predictions
 from tests.serve.answering.builders import live_model, live_of, other_toy
-from tests.serve.http.apis import http_api
+from tests.serve.http.apis import http_api, post
 from tests.toy_models import loaded_toy, toy_frame, toy_live, toy_model, toy_record
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -37,18 +35,6 @@ FEATURES = ["age", "glucose", "bmi", "bp_systolic"]
 @pytest.fixture(scope="module")
 def api() -> HttpApi:
     return http_api(Settings(max_batch_rows=50, inline_rows=8, max_bulk_rows=5_000), InferenceService(toy_live()))
-
-
-def post(api: HttpApi, path: str = "/predict_batch", **options: Any) -> httpx.Response:
-    async def bentoml_app(scope: Any, receive: Any, send: Any) -> None:
-        raise AssertionError("reached BentoML")
-
-    async def once() -> httpx.Response:
-        middleware = SuretyMiddleware(bentoml_app, api=lambda: api)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=middleware), base_url="http://s") as client:
-            return await client.post(path, **options)
-
-    return asyncio.run(once())
 
 
 def stream_of(table: pa.Table, rows_per_batch: int | None = None) -> bytes:
