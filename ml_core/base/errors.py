@@ -56,10 +56,11 @@ class SuretyError(Exception):
 
 
 class _AboutError(SuretyError):
-    """Base of errors that name a file, setting, model or command and say what is wrong with it."""
+    """Base of errors that name a file, setting, model or command (``what``) and say what is wrong with it."""
 
     def __init__(self, what: str, problem: str) -> None:
         super().__init__(f"{what}: {problem}")
+        self.what = what
 
 
 # --- what a caller sent -------------------------------------------------------------------------------------------
