@@ -43,6 +43,7 @@ _SETTLE_IDLE_ROWS, _SETTLE_ROWS = 200, 2_000
 """Rows in the WAL file from which on it is moved into the database: when nobody waits, and at the latest."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 1.0
 _ERASE_EVERY_S = 5.0
+_SYNC_EVERY_S = 1.0
 _QUICK_ROWS = 200
 """Most rows that the event loop commits in one turn."""
 _SLOW_COMMIT_S, _AWAY_FIRST_S, _AWAY_MOST_S = 0.005, 1.0, 60.0
@@ -81,6 +82,9 @@ class LogWriter:
         self._drop_at = float("inf")
         self._erase_at = 0.0
         self._goes_on = True
+        self._syncing: threading.Thread | None = None
+        self._synced: tuple[OpenLog | None, int] = (None, 0)
+        self._sync_at = 0.0
         self._turn = threading.Lock()  # whoever has it may use the database
         self._here: list[Ticket] = []
         self._away_until, self._away_s = 0.0, _AWAY_FIRST_S
@@ -180,12 +184,14 @@ class LogWriter:
                 self._limit_wait(ticket)
 
     def _committed_here(self, tickets: list[Ticket]) -> bool:
-        if not self._backlog.is_empty or not self._turn.acquire(blocking=False):
+        if self._is_syncing or not self._backlog.is_empty or not self._turn.acquire(blocking=False):
             return False
         began = time.monotonic()
         try:
             log, rows = self._log, [row for ticket in tickets for row in ticket.rows]
-            if log is None or len(rows) > _QUICK_ROWS or not log.takes(rows) or log.is_gone():
+            if log is None or len(rows) > _QUICK_ROWS or log.rows_unsettled > 2 * _SETTLE_ROWS:
+                return False
+            if not log.takes(rows) or log.is_gone():
                 return False
             log.commit(rows, durable=False, patient=False)
         except Exception:  # noqa: BLE001 - the thread tries again, and finds out what is wrong
@@ -381,12 +387,26 @@ class LogWriter:
             logger.warning("log.not_erased", extra={"reason": f"{type(error).__name__}: {error}"})
 
     def _settle(self, *, idle: bool) -> None:
-        """Keep the WAL file small. It is on the disk before the checkpoint, which holds up commits, begins."""
+        """Bring rows to the disk about once a second, and the WAL file into the database where it has grown.
+
+        A thread of its own syncs, because a disk that hangs shows there first. The event loop commits nothing
+        meanwhile, so it is not held up by a disk that is slow or hangs.
+        """
         log = self._log
-        if log is None or log.rows_unsettled < (_SETTLE_IDLE_ROWS if idle else _SETTLE_ROWS):
+        if log is None or self._is_syncing:
             return
-        log.sync_ahead()
-        self._guarded(self._checkpoint)
+        grown = log.rows_unsettled >= (_SETTLE_IDLE_ROWS if idle else _SETTLE_ROWS)
+        synced_log, synced_seq = self._synced
+        if grown and synced_log is log and synced_seq > log.seq - log.rows_unsettled:
+            self._guarded(self._checkpoint)
+        elif self._synced != (log, log.seq) and (grown or time.monotonic() >= self._sync_at):
+            self._synced, self._sync_at = (log, log.seq), time.monotonic() + _SYNC_EVERY_S
+            self._syncing = threading.Thread(target=log.sync_ahead, name="surety-log-sync", daemon=True)
+            self._syncing.start()
+
+    @property
+    def _is_syncing(self) -> bool:
+        return self._syncing is not None and self._syncing.is_alive()
 
     def _checkpoint(self) -> None:
         try:

@@ -310,12 +310,14 @@ def test_f8_strict_mode_gives_up_on_a_slow_store_and_counts_what_was_stored_afte
 def test_f8_standard_mode_does_not_wait_again_and_again_for_a_store_that_hangs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Hung(OpenLog):
-        def commit(self, *args, **kwargs) -> None:
-            go_on.wait()
-            super().commit(*args, **kwargs)
+    """The sync meets a disk that hangs first, and from then on the event loop leaves the commits to the thread."""
+    hangs, go_on, commit = threading.Event(), threading.Event(), OpenLog.commit
 
-    go_on = threading.Event()
+    def hung_commit(log: OpenLog, rows: list[Row], **more: bool) -> None:
+        if hangs.is_set():
+            assert threading.current_thread() is not threading.main_thread()
+            go_on.wait()
+        commit(log, rows, **more)
 
     async def ask(writer: LogWriter) -> int:
         await writer.store([row_now(1)])  # waits, in vain
@@ -326,10 +328,12 @@ def test_f8_standard_mode_does_not_wait_again_and_again_for_a_store_that_hangs(
             turns += 1
         return turns
 
+    monkeypatch.setattr(OpenLog, "sync_ahead", lambda _: go_on.wait())
+    monkeypatch.setattr(OpenLog, "commit", hung_commit)
     with writing(folder) as writer:
         store(writer, rows_now(1))
-        assert writer._log is not None
-        writer._log.__class__ = Hung
+        until(lambda: writer._is_syncing, "it syncs")
+        hangs.set()
         monkeypatch.setattr("ml_core.serve.log.writer.STANDARD_WAIT_S", 0.1)
         turns = asyncio.run(ask(writer))
         assert writer.counts.problem
@@ -893,7 +897,7 @@ def test_the_event_loop_never_waits_for_somebody_who_holds_the_file(folder: Path
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, MemoryError, AttributeError, RecursionError])
-@pytest.mark.parametrize("where", ["take", "checkpoint", "is_gone", "standing_erasures"])
+@pytest.mark.parametrize("where", ["take", "checkpoint", "is_gone", "pending_erasures"])
 def test_no_error_ends_the_thread(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str, kind: type[Exception]
 ) -> None:
@@ -913,7 +917,7 @@ def test_no_error_ends_the_thread(
     monkeypatch.setattr("ml_core.serve.log.writer._ERASE_EVERY_S", 0.0)
     with writing(folder) as writer:
         store(writer, rows_now(1))
-        owner = {"take": writer._backlog, "standing_erasures": writer_module}.get(where, OpenLog)
+        owner = {"take": writer._backlog, "pending_erasures": writer_module}.get(where, OpenLog)
         monkeypatch.setattr(owner, where, broken(getattr(owner, where)))
         store(writer, rows_now(10, first=1))
         until(lambda: len(met) == 3, "it meets the fault")
