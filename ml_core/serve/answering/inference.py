@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -53,6 +54,7 @@ class InferenceService:
     bento : tag of the bento this code runs in, None outside one
     shadow : takes what a challenger is to score as well
     recorder : stores every answer before it is given
+    now : clock of the answers
 
     Attributes
     ----------
@@ -67,6 +69,7 @@ class InferenceService:
         bento: str | None = None,
         shadow: Shadow | None = None,
         recorder: Recorder | None = None,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self.live = live
         self.problem = ""
@@ -74,6 +77,7 @@ class InferenceService:
         self.bento = bento
         self._recorder = recorder
         self._shadow = shadow
+        self._now = now
 
     def ready(self) -> Live:
         """What is live.
@@ -290,7 +294,7 @@ class InferenceService:
         """One answer, given now."""
         return Answer(
             request_id=new_id(),
-            at=utc_now(),
+            at=self._now(),
             model=model,
             origin=origin,
             reason=reason,
