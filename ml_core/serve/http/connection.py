@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ml_core.base.settings import load_settings
@@ -54,8 +55,7 @@ class Connection(HttpToolsProtocol):
         super().__init__(*arguments, **named)
         self.timeout_keep_alive = _keep_alive_s()
         self._pending = 0  # bytes that came since the last head was complete, or the last piece of a body
-        self._in_head = False
-        self._trailers = 0
+        self._is_offer = False
         self._code = "invalid_http"
         self._is_refused = False
         self._head_timer: asyncio.TimerHandle | None = None
@@ -78,66 +78,73 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._pending += len(data)
         try:
-            self._parse(data)
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._parse_on(memoryview(data)[offer.args[0] :])
         except httptools.HttpParserError:
             self._refuse()
+        if not self._pending or self._is_refused:
             return
         if self._pending > MAX_HEAD_BYTES:
             self._code = "head_too_large"
             self._refuse()
-        elif self._in_head and self._head_timer is None:
+        elif self._head_timer is None and (self.cycle is None or not self.cycle.more_body):
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
 
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        self._in_head = True
-        self._trailers = 0
-        super().on_message_begin()
-
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; count and drop a trailer."""
-        if self._in_head:
-            if len(self.headers) >= MAX_HEAD_LINES:
-                self._stop("head_too_large")
-            super().on_header(name, value)
-        else:
-            self._trailers += 1
-            if self._trailers > MAX_HEAD_LINES:
-                self._stop("head_too_large")
+        """Keep a header; after a body it is a trailer, and goes into a list that nobody reads."""
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_HEAD_LINES:
+            self._stop("head_too_large")
 
     def on_headers_complete(self) -> None:
         """Begin the request, unless its head is too large or has to be read again without its offer."""
         if self._pending > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
             self._stop("head_too_large")
         self._pending = 0
-        self._in_head = False
         if self._head_timer is not None:
             self._end_head()
-        if not self.parser.should_upgrade():
+        self._is_offer = self.parser.should_upgrade()
+        if not self._is_offer:
             super().on_headers_complete()
+            self.headers = []
         elif self.parser.get_method() == b"CONNECT":
             self._stop("invalid_http")
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
         self._pending = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The request is whole; what had an offer in it has yet to begin."""
-        if not self.parser.should_upgrade():
+        self._pending = 0
+        if not self._is_offer:
             super().on_message_complete()
 
-    def _parse(self, data: bytes | memoryview) -> None:
+    def _parse_on(self, rest: memoryview) -> None:
+        """Parse what follows a head with an offer, having parsed that head again without it."""
         while True:
+            head = self._head_without_offer()
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
             try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                data = memoryview(data)[offer.args[0] :]
-                head = self._head_without_offer()
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
                 self.parser.feed_data(head)
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as offer:  # of a later request: that head has none any more
+                rest = rest[offer.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse()
+                return
             else:
                 return
 

@@ -110,7 +110,7 @@ class HttpRequest:
             raise _too_large(limit)
         try:
             async with asyncio.timeout(self._admission.body_timeout_s):
-                chunk = await self._chunk()
+                chunk = self._read(await self._receive())
                 if gunzip is not None:
                     whole = await self._unpacked(chunk, limit, gunzip)
                 elif self.unread:
@@ -131,7 +131,7 @@ class HttpRequest:
         try:
             async with asyncio.timeout(min(within_s, self._admission.body_timeout_s)):
                 while self.unread and most > 0:
-                    most -= len(await self._chunk())
+                    most -= len(self._read(await self._receive()))
         except (TimeoutError, ConnectionResetError):
             return
 
@@ -141,9 +141,8 @@ class HttpRequest:
             self._buffered.free()
             self._buffered = None
 
-    async def _chunk(self) -> bytes:
-        """The next piece of the body as it comes; ``unread`` is false after the last."""
-        message = await self._receive()
+    def _read(self, message: MutableMapping[str, Any]) -> bytes:
+        """The next piece of the body as it came; ``unread`` is false after the last."""
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the caller went away")
         self.unread = message.get("more_body", False)
@@ -154,7 +153,7 @@ class HttpRequest:
         chunks: list[bytes] = []
         self._keep(chunk, chunks, limit)
         while self.unread:
-            self._keep(await self._chunk(), chunks, limit)
+            self._keep(self._read(await self._receive()), chunks, limit)
         return b"".join(chunks)
 
     async def _unpacked(self, chunk: bytes, limit: int, gunzip: Gunzip) -> bytes:
@@ -167,7 +166,7 @@ class HttpRequest:
             if not self.unread:
                 gunzip.end()
                 return b"".join(pieces)
-            chunk = await self._chunk()
+            chunk = self._read(await self._receive())
 
     def _keep(self, chunk: bytes, chunks: list[bytes], limit: int) -> None:
         if self._buffered is None:
