@@ -64,6 +64,7 @@ class HttpRequest:
         "_admission",
         "_buffered",
         "_receive",
+        "begun",
         "caller",
         "content_coding",
         "content_length",
@@ -81,6 +82,7 @@ class HttpRequest:
         self.content_type = b""
         self.content_coding = b""
         self.content_length: int | None = None
+        self.begun = False  # a piece of the body was asked for, so that its sender has leave to send it
         self.unread = False
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -145,6 +147,7 @@ class HttpRequest:
         """The next piece of the body as it came; ``unread`` is false after the last."""
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the caller went away")
+        self.begun = True
         self.unread = message.get("more_body", False)
         chunk: bytes = message.get("body", b"")
         return chunk
@@ -158,7 +161,11 @@ class HttpRequest:
 
     async def _unpacked(self, chunk: bytes, limit: int, gunzip: Gunzip) -> bytes:
         pieces: list[bytes] = []
+        packed = 0
         while True:
+            packed += len(chunk)
+            if packed > limit:
+                raise _too_large(limit)
             for piece in gunzip.feed(chunk):
                 self._keep(piece, pieces, limit)
                 if len(piece) > _QUICK:
@@ -319,7 +326,8 @@ async def _send(scope: Scope, send: Send, reply: Reply, *, more: bool) -> None:
 
 async def _drain(scope: Scope, request: HttpRequest, status: int) -> None:
     """Read on after a refusal, unless the body was too slow already, or its sender waits for leave to send it."""
-    if status != _TOO_SLOW and not any(name == b"expect" for name, _ in scope["headers"]):
+    is_coming = request.begun or not any(name == b"expect" for name, _ in scope["headers"])
+    if is_coming and status != _TOO_SLOW:
         await request.drain(DRAIN_S, DRAIN_BYTES)
 
 

@@ -7,21 +7,17 @@ import random
 import re
 import select
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
-import uvicorn
 
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http import connection
-from ml_core.serve.http.connection import MAX_HEAD_BYTES, MAX_HEAD_LINES, Connection
-from ml_core.serve.http.middleware import SuretyMiddleware
+from ml_core.serve.http.connection import MAX_HEAD_BYTES, MAX_HEAD_LINES
 from ml_core.serve.metrics import REFUSED
-from tests.serve.http.apis import http_api
-from tests.serve.http.test_middleware import bentoml_app
+from tests.serve.http.apis import http_api, listening
 from tests.toy_models import toy_live, toy_record
 
 SETTINGS = Settings(max_body_bytes=4_096, max_batch_rows=20)
@@ -33,20 +29,8 @@ SMUGGLED = b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Port of a server in a thread of this process."""
-    api = http_api(SETTINGS, InferenceService(toy_live()))
-    config = uvicorn.Config(
-        SuretyMiddleware(bentoml_app, api=lambda: api), http=Connection, lifespan="off", log_config=None, loop="uvloop"
-    )
-    server = uvicorn.Server(config)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            thread.join(0.01)
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join(10)
+    with listening(http_api(SETTINGS, InferenceService(toy_live()))) as port:
+        yield port
 
 
 def exchanged(port: int, *pieces: bytes, expected: int = 1, apart: bool = False) -> bytes:
@@ -270,6 +254,14 @@ def test_a_caller_who_sends_before_it_reads_sees_the_refusal(port: int, path: by
     """As Python's urllib does: 30 MB go out before the reply is looked at."""
     large = b" " * 30_000_000
     assert replies(exchanged(port, post(body=large, path=path))) in ([413], [404])
+
+
+def test_a_caller_who_waits_for_leave_is_refused_without_waiting(port: int) -> None:
+    """Its body is not on its way, and never comes."""
+    raw = exchanged(port, post(b"Expect: 100-continue", body=b"", length=len(BODY) * 100))
+    assert replies(raw) == [413]
+    assert b"100 Continue" not in raw
+    assert b"100 Continue" in exchanged(port, post(b"Expect: 100-continue"))
 
 
 def test_a_body_without_end_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,6 +111,19 @@ def test_a_bomb_is_refused_before_it_is_unpacked(api: HttpApi) -> None:
     assert roomy.admission._buffered == 0
 
 
+def test_packed_bytes_that_unpack_to_nothing_end_as_well(api: HttpApi) -> None:
+    packer = zlib.compressobj(wbits=31)
+    start, empty = packer.compress(b"{") + packer.flush(zlib.Z_SYNC_FLUSH), b"\0\0\0\xff\xff"
+
+    async def without_end() -> AsyncIterator[bytes]:
+        yield start
+        for _ in range(10_000):
+            yield empty * 100
+
+    reply = call(api, "POST", "/predict", content=without_end(), headers=JSON | {"content-encoding": "gzip"})
+    assert (reply.status_code, error_of(reply)["code"]) == (413, "too_large")
+
+
 def test_unpacking_gives_back_what_was_packed_wherever_it_is_cut() -> None:
     chance = random.Random(7)
     for size in (0, 1, 1_000, 131_072, 300_000):

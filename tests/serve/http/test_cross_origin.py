@@ -15,8 +15,7 @@ from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http.api_keys import add_key
 from ml_core.serve.http.handlers import HttpApi
 from ml_core.serve.http.middleware import SuretyMiddleware
-from tests.serve.http.apis import http_api
-from tests.serve.http.test_middleware import bentoml_app
+from tests.serve.http.apis import bentoml_app, http_api
 from tests.toy_models import toy_live, toy_record
 
 WARD = "https://ward.example.org"

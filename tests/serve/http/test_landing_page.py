@@ -5,10 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from ml_core.base.settings import Settings
+from ml_core.serve.answering.inference import InferenceService
+from ml_core.serve.http import landing_page
+from ml_core.serve.http.api_keys import add_key
 from ml_core.serve.http.landing_page import page_reply
+from tests.lab.report.browser import BROWSER, FLAGS
+from tests.serve.http.apis import http_api, listening
+from tests.toy_models import toy_live, toy_model
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +56,27 @@ def test_links_follow_the_prefix() -> None:
     assert set(re.findall(r'(?:href|value)="(/[^"]*)"', body)) == {
         f"/surety/{name}" for name in ("docs.json", "status", "metrics", "health", "readyz")
     }
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("typed", ["its key", "no key"])
+def test_a_key_that_is_typed_in_shows_what_it_opens(
+    typed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a browser, under the policy, with the first button pressed by a line added to the script."""
+    key = add_key(tmp_path / "keys.json", "operator", ["admin"])
+    line = f'key.value = "{key if typed == "its key" else ""}"; document.querySelector("button").click();'
+    monkeypatch.setattr(landing_page, "_SCRIPT", f"{landing_page._SCRIPT}{line}")
+    settings = Settings(api_keys_file=tmp_path / "keys.json", home=tmp_path / "home")
+    with listening(http_api(settings, InferenceService(toy_live()))) as port:
+        places = (f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom")
+        command = [str(BROWSER), *FLAGS, *places, f"http://127.0.0.1:{port}/"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    shown = done.stdout.partition('<pre id="shown"')[2]
+    complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    if typed == "its key":
+        assert toy_model().model_hash in shown
+        assert complaints == []
+    else:
+        assert "401 Unauthorized" in shown
+        assert not [line for line in complaints if "Content Security Policy" in line]

@@ -17,17 +17,11 @@ from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http.handlers import HttpApi
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.rollout.rollout_state import Flags
-from tests.serve.http.apis import http_api
+from tests.serve.http.apis import bentoml_app, http_api
 from tests.toy_models import toy_live, toy_model, toy_record
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 SETTINGS = Settings(max_body_bytes=4_096, max_bulk_bytes=1_000_000, max_batch_rows=20, inline_rows=8)
-
-
-async def bentoml_app(scope: Any, receive: Any, send: Any) -> None:
-    """Stands where BentoML's router is."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": b"bentoml"})
 
 
 def client_of(api: HttpApi) -> httpx.AsyncClient:
