@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import bentoml
 from pydantic import WithJsonSchema
+from uvicorn.config import HTTP_PROTOCOLS
 
 from ml_core.base.settings import load_settings
 from ml_core.serve.answering.request_fields import PREDICT_FIELDS
@@ -66,14 +67,33 @@ def _traced() -> bool:
     return any(name in os.environ for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
 
 
+def _default_host() -> str:
+    """Where the service listens unless it is told: without keys only on this machine.
+
+    In a container 127.0.0.1 is the container itself: who publishes its port decides who reaches it.
+    """
+    is_open = settings.api_keys_file is not None or "BENTOML_CONTAINERIZED" in os.environ
+    return "0.0.0.0" if is_open else "127.0.0.1"  # noqa: S104
+
+
+HTTP_PROTOCOLS["auto"] = "ml_core.serve.http.connection:Connection"  # what uvicorn takes unless it is told
+
 _LEAN: dict[str, Any] = {
     # Far above what the largest call takes, since BentoML's timeout answers in its own form and leaves the work
     # running; but no higher, since BentoML keeps a timer for every answered request until it has run out.
     "traffic": {"timeout": 60},
+    "http": {"host": _default_host()},
     "logging": {"access": {"enabled": False}},
     "metrics": {"enabled": False},  # ml_core/serve/http/traffic.py counts requests, under the same names
     "tracing": {} if _traced() else {"excluded_urls": ".*"},
 }
+
+
+_NO_KEYS = (
+    "there are no keys: whoever reaches the port may ask for everything. Unless it is told another host, the service "
+    "listens on 127.0.0.1 only, and in a container on all of its addresses. To open it to others, set "
+    "SURETY_API_KEYS_FILE (surety keys add), or start it with --host 0.0.0.0."
+)
 
 
 class _Service:
@@ -93,6 +113,8 @@ class _Service:
         """Once, before there are workers: keys, the model that came with the bento, a newer promotion, respawning."""
         if settings.api_keys_file is not None:
             read_keys(settings.api_keys_file)
+        else:
+            logger.warning(_NO_KEYS)
         keep_bundled(settings, loader)
         keep_full_hashes(settings, loader)
         take_up_promotion(settings, loader)
@@ -231,5 +253,6 @@ def _api() -> HttpApi:
     return api
 
 
-Surety.add_asgi_middleware(SuretyMiddleware, api=_api)
-SuretyIsolated.add_asgi_middleware(SuretyMiddleware, api=_api)
+_EDGE: dict[str, Any] = {"api": _api, "root_path": settings.root_path, "origins": settings.allowed_origins}
+Surety.add_asgi_middleware(SuretyMiddleware, **_EDGE)
+SuretyIsolated.add_asgi_middleware(SuretyMiddleware, **_EDGE)

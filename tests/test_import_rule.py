@@ -86,7 +86,8 @@ def crossings(module: str) -> tuple[tuple[str, str], ...]:
 def served() -> set[str]:
     """Every module of ours that ``service.py`` can come to import, feature versions included."""
     found: set[str] = set()
-    left = ["service", *(m for m in MODULES if m.startswith("ml_core.serve.features.v"))]
+    by_name = re.findall(r'"(ml_core[\w.]+):\w+"', (ROOT / "service.py").read_text())  # for uvicorn
+    left = ["service", *by_name, *(m for m in MODULES if m.startswith("ml_core.serve.features.v"))]
     while left:
         module = left.pop()
         if module in found:

@@ -77,6 +77,25 @@ class Settings(BaseSettings):
         description="File of API keys (`surety keys add` makes it); where it is set, every route but the health probes "
         "asks for one.",
     )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Prefix under which a proxy shows the service, such as `/surety`; with or without it, a "
+        "path is understood.",
+    )
+    cors_origins: str = Field(
+        "",
+        pattern=r"^(\*|https?://[A-Za-z0-9.:\[\]-]+(,https?://[A-Za-z0-9.:\[\]-]+)*)?$",
+        description="Origins whose pages may call the service from a browser, separated by commas, such as "
+        "`https://ward.example.org`; `*`: every origin; empty: none.",
+    )
+    keep_alive_s: int = Field(
+        75,
+        ge=1,
+        le=3_600,
+        description="How long an idle connection is kept open, s; longer than a balancer keeps its own, which so never "
+        "sends on a connection that is being closed.",
+    )
     poll_s: float = Field(
         0.5, gt=0.01, le=1.0, description="How often a worker looks for a changed rollout, or changed keys, s."
     )
@@ -135,6 +154,11 @@ class Settings(BaseSettings):
                 "`surety rollout shadow` or `surety rollout canary`"
             )
         return "champion"
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of ``cors_origins``, one by one."""
+        return tuple(self.cors_origins.split(",")) if self.cors_origins else ()
 
     @property
     def registry_uri(self) -> str:

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from ml_core.base.settings import Settings
 from tests.deploy.queries import DEPLOY
 
 CONFIG = DEPLOY / "haproxy" / "haproxy.cfg"
@@ -32,3 +33,10 @@ def test_a_request_that_may_have_been_answered_is_not_sent_again() -> None:
 
 def test_there_are_two_colours() -> None:
     assert [line.split()[1] for line in LINES if line.startswith("server ")] == ["blue", "green"]
+
+
+def test_the_service_keeps_idle_connections_longer_than_the_balancer() -> None:
+    """Else the balancer sends a request on a connection that the service is just ending."""
+    (kept,) = [line.split()[2] for line in LINES if line.startswith("timeout http-keep-alive")]
+    assert int(kept.removesuffix("s")) < Settings().keep_alive_s
+    assert not [line for line in LINES if line.startswith("pool-purge-delay")]  # its default is 5 s

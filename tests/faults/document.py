@@ -25,8 +25,8 @@ TAIL = """
 - **A real out-of-memory kill.** Batches that are too large are refused before any work on them. F1 shows a killed worker.
 - **The wall clock.** Circuits, deadlines, reports and guards use the monotonic clock of the system. Request ids stay unique when the
   wall clock jumps. The tests simulate the jump inside a process.
-- **Slow request heads.** A body that arrives too slowly is cut off. A request whose head never ends holds one descriptor until a proxy
-  in front of the service cuts it off. Use such a proxy.
+- **Many slow callers.** A head or a body that arrives too slowly is cut off after 30 s, and an idle connection after
+  `SURETY_KEEP_ALIVE_S`. Until then each holds one descriptor. How many connections one address may open is the work of a proxy.
 - **Several machines.** One home is on one machine. Replicas behind a load balancer each have their own rollout, unless a deployment
   tool gives them the same commands.
 - **A stuck runner.** A call of the isolated runner that never returns blocks its process. Fallbacks answer until somebody ends that

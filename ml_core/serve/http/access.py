@@ -1,6 +1,7 @@
 """Who is let in: whose key opens which route, and how many requests, batches and bytes of bodies a worker takes on.
 
-Without a file of keys everybody may ask for everything; with one, every route but the health probes asks for a key.
+Without a file of keys everybody may ask for everything; with one, every route but the health probes and the page at
+``/`` asks for a key.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from ml_core.serve.http.replies import Header, Refused
 from ml_core.serve.metrics import REFUSED
 from ml_core.serve.running.pool import BoundedPool
 
-__all__ = ["OPEN_TO_ALL", "ROLE_OF_ROUTE", "Access", "Admission", "Buffered"]
+__all__ = ["OPEN_TO_ALL", "PROBES", "ROLE_OF_ROUTE", "Access", "Admission", "Buffered"]
 
-OPEN_TO_ALL = frozenset({"/livez", "/readyz", "/healthz", "/health"})
-"""The health probes: one word each, and no key."""
+PROBES = frozenset({"/livez", "/readyz", "/healthz", "/health"})
+"""The health probes: one word each."""
+
+OPEN_TO_ALL = PROBES | {"/"}
+"""What needs no key: the probes, and the page, which is the same everywhere."""
 
 ROLE_OF_ROUTE: dict[str, KeyRole] = {
     "/predict": "predict",
@@ -30,7 +34,7 @@ ROLE_OF_ROUTE: dict[str, KeyRole] = {
     "/metrics": "metrics",
     "/status": "admin",
 }
-"""What a route asks of a key. A route that is not here answers any valid key: pages, schemas, and 404."""
+"""What a route asks of a key. A route that is not here answers any valid key: schemas, and 404."""
 
 _BEARER = b"bearer "
 _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b"Bearer"),)

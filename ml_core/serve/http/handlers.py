@@ -27,8 +27,9 @@ from ml_core.serve.answering.requests import (
 from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.http import arrow_batches as bulk
 from ml_core.serve.http import openapi
-from ml_core.serve.http.access import OPEN_TO_ALL, Access, Admission
+from ml_core.serve.http.access import PROBES, Access, Admission
 from ml_core.serve.http.arrow_reader import StreamLimits
+from ml_core.serve.http.landing_page import page_reply
 from ml_core.serve.http.middleware import BENTOML_PATHS, HttpRequest, Routes
 from ml_core.serve.http.replies import ARROW, JSON, Header, Refused, Reply, json_reply
 from ml_core.serve.http.traffic import Traffic, exposition
@@ -78,7 +79,9 @@ class HttpApi:
         self._documents: dict[str, dict[str, Any]] = {}
         self.admission = Admission(settings)
         self.access = Access(settings)
+        self._page = page_reply(settings.root_path)
         self.routes: Routes = {
+            "/": {"GET": self.page},
             "/predict": {"POST": self.predict},
             "/predict_batch": {"POST": self.predict_batch},
             "/labels": {"POST": self.labels},
@@ -90,7 +93,7 @@ class HttpApi:
             "/docs.json": {"GET": self.docs},
             "/metrics": {"GET": self.exposition},
         }
-        self.traffic = Traffic({*self.routes, *BENTOML_PATHS}, quiet={*OPEN_TO_ALL, "/metrics"})
+        self.traffic = Traffic({*self.routes, *BENTOML_PATHS}, quiet={*PROBES, "/metrics"})
 
     def close(self, timeout_s: float) -> None:
         """Let running batches finish, and take no more."""
@@ -155,6 +158,10 @@ class HttpApi:
             if n:
                 metrics.LABELS.labels(outcome).inc(n)
         return counts
+
+    async def page(self, _: HttpRequest) -> Reply:
+        """``GET /``: where to look, for people."""
+        return self._page
 
     async def health(self, _: HttpRequest) -> Reply:
         """``GET /health``: 200 while anything can answer, else 503; ``degraded`` while fallbacks do."""
@@ -223,14 +230,19 @@ class HttpApi:
 
     def _document(self, live: Live | None) -> dict[str, Any]:
         rows, keyed = self._settings.max_batch_rows, self.access.is_guarded
+        server = self._settings.root_path or "/"
         if live is None:
-            return openapi.openapi_document({"type": "object"}, {}, (0, 1), rows, API_VERSION, keyed=keyed)
+            return openapi.openapi_document(
+                {"type": "object"}, {}, (0, 1), rows, API_VERSION, keyed=keyed, server=server
+            )
         champion = live.champion
         key = champion.model_hash
         if key not in self._documents:
             example = champion.model.predictor.bundle.golden[-1]["record"]
             schema = champion.reader.json_schema()
-            document = openapi.openapi_document(schema, example, champion.classes, rows, API_VERSION, keyed=keyed)
+            document = openapi.openapi_document(
+                schema, example, champion.classes, rows, API_VERSION, keyed=keyed, server=server
+            )
             self._documents = {key: document}
         return self._documents[key]
 

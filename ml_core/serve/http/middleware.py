@@ -1,24 +1,25 @@
 """The ASGI middleware in front of BentoML's router: checks keys, types and sizes, reads bodies, answers our routes.
 
 It runs inside BentoML's own timeout layer and before its router, so that a request answered here pays for neither
-dynamic models nor a response schema. BentoML's pages and client schema pass through to BentoML.
+dynamic models nor a response schema. Of BentoML's own paths only the client schema passes through to BentoML.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ml_core.serve.http.access import Access, Admission, Buffered
-from ml_core.serve.http.replies import Header, Refused, Reply, reply_to
+from ml_core.serve.http.content_coding import Gunzip, unpacker
+from ml_core.serve.http.cross_origin import CrossOrigin
+from ml_core.serve.http.replies import CLOSE, ON_EVERY_REPLY, Header, Refused, Reply, headers_of, reply_to
 
 if TYPE_CHECKING:  # it registers metrics, which only a worker may have; this file is imported by BentoML's arbiter too
     from ml_core.serve.http.traffic import Traffic
 
 __all__ = [
-    "BENTOML_FOLDERS",
     "BENTOML_PATHS",
     "Api",
     "App",
@@ -38,8 +39,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-BENTOML_PATHS = frozenset({"/", "/schema.json"})
-BENTOML_FOLDERS = ("/static_content/", "/assets/")
+BENTOML_PATHS = frozenset({"/schema.json"})
+DRAIN_S = 10.0
+DRAIN_BYTES = 67_108_864
+"""Longest time and most bytes for which a body is read and dropped after its request was refused."""
 
 Handler = Callable[["HttpRequest"], Awaitable[Reply]]
 Routes = dict[str, dict[str, Handler]]
@@ -57,7 +60,18 @@ class Api(Protocol):
 class HttpRequest:
     """One request: its headers' facts, and its body when a handler asks for it."""
 
-    __slots__ = ("_admission", "_buffered", "_receive", "caller", "content_length", "content_type", "query", "unread")
+    __slots__ = (
+        "_admission",
+        "_buffered",
+        "_receive",
+        "begun",
+        "caller",
+        "content_coding",
+        "content_length",
+        "content_type",
+        "query",
+        "unread",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, admission: Admission) -> None:
         self._receive = receive
@@ -66,7 +80,9 @@ class HttpRequest:
         self.caller: str | None = None  # name of the key that was shown
         self.query: bytes = scope.get("query_string", b"")
         self.content_type = b""
+        self.content_coding = b""
         self.content_length: int | None = None
+        self.begun = False  # a piece of the body was asked for, so that its sender has leave to send it
         self.unread = False
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -76,54 +92,99 @@ class HttpRequest:
                 self.unread = self.content_length > 0
             elif name == b"transfer-encoding":
                 self.unread = True
+            elif name == b"content-encoding":
+                self.content_coding = b",".join((self.content_coding, value)) if self.content_coding else value
 
     async def body(self, limit: int) -> bytes:
-        """The whole body; refused by its declared length before a byte is read, or as soon as it grows too large.
+        """The whole body, unpacked; refused by its declared length before a byte is read, or once it grows too large.
 
         Raises
         ------
         Refused
-            More than ``limit`` bytes, or it came too slowly.
+            More than ``limit`` bytes, packed in another way than gzip, or it came too slowly.
         Overloaded
             Bodies take all the memory that they may.
         ConnectionResetError
             The caller went away.
         """
+        gunzip = unpacker(self.content_coding) if self.content_coding else None
         if self.content_length is not None and self.content_length > limit:
             raise _too_large(limit)
         try:
             async with asyncio.timeout(self._admission.body_timeout_s):
-                message = await self._receive()
-                if message.get("more_body", False) or message["type"] != "http.request":
-                    whole = await self._rest(message, limit)
+                chunk = self._read(await self._receive())
+                if gunzip is not None:
+                    whole = await self._unpacked(chunk, limit, gunzip)
+                elif self.unread:
+                    whole = await self._rest(chunk, limit)
                 else:
-                    whole = message.get("body", b"")
+                    whole = chunk
         except TimeoutError as error:
             raise Refused("body_timeout", "the body came too slowly") from error
-        self.unread = False
         if len(whole) > limit:
             raise _too_large(limit)
         return whole
+
+    async def drain(self, within_s: float, most: int) -> None:
+        """Read and drop what is left of the body, for a bounded time and size.
+
+        A connection that ends with unread bytes is reset, and a caller that is still sending never sees the reply.
+        """
+        try:
+            async with asyncio.timeout(min(within_s, self._admission.body_timeout_s)):
+                while self.unread and most > 0:
+                    most -= len(self._read(await self._receive()))
+        except (TimeoutError, ConnectionResetError):
+            return
 
     def done(self) -> None:
         """Give back the memory that the body took."""
         if self._buffered is not None:
             self._buffered.free()
+            self._buffered = None
 
-    async def _rest(self, message: MutableMapping[str, Any], limit: int) -> bytes:
-        self._buffered = Buffered(self._admission)
+    def _read(self, message: MutableMapping[str, Any]) -> bytes:
+        """The next piece of the body as it came; ``unread`` is false after the last."""
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError("the caller went away")
+        self.begun = True
+        self.unread = message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+    async def _rest(self, chunk: bytes, limit: int) -> bytes:
         chunks: list[bytes] = []
+        self._keep(chunk, chunks, limit)
+        while self.unread:
+            self._keep(self._read(await self._receive()), chunks, limit)
+        return b"".join(chunks)
+
+    async def _unpacked(self, chunk: bytes, limit: int, gunzip: Gunzip) -> bytes:
+        pieces: list[bytes] = []
+        packed = 0
         while True:
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError("the caller went away")
-            chunk = message.get("body", b"")
-            if self._buffered.size + len(chunk) > limit:
+            packed += len(chunk)
+            if packed > limit:
                 raise _too_large(limit)
-            self._buffered.add(len(chunk))
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return b"".join(chunks)
-            message = await self._receive()
+            for piece in gunzip.feed(chunk):
+                self._keep(piece, pieces, limit)
+                if len(piece) > _QUICK:
+                    await asyncio.sleep(0)  # others have their turn
+            if not self.unread:
+                gunzip.end()
+                return b"".join(pieces)
+            chunk = self._read(await self._receive())
+
+    def _keep(self, chunk: bytes, chunks: list[bytes], limit: int) -> None:
+        if self._buffered is None:
+            self._buffered = Buffered(self._admission)
+        if self._buffered.size + len(chunk) > limit:
+            raise _too_large(limit)
+        self._buffered.add(len(chunk))
+        chunks.append(chunk)
+
+
+_QUICK = 65_536
 
 
 def _too_large(limit: int) -> Refused:
@@ -137,17 +198,25 @@ class SuretyMiddleware:
     ----------
     app : BentoML's application
     api : gives the worker's API; asked at each request, since the service is made after the middleware
+    root_path : the prefix under which a proxy shows the service, such as ``/surety``; paths may come with or without it
+    origins : the origins whose pages may call the service from a browser; ``*``: every origin
     """
 
-    def __init__(self, app: App, api: Callable[[], Api]) -> None:
+    def __init__(self, app: App, api: Callable[[], Api], root_path: str = "", origins: Collection[str] = ()) -> None:
         self._app = app
         self._api = api
+        self._root_path = root_path
+        self._cross_origin = CrossOrigin(origins) if origins else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on to BentoML."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
+            if self._root_path:
+                scope = _without_prefix(scope, self._root_path)
+            if self._cross_origin is not None:
+                send = self._cross_origin.sending(scope, send)
             await self._http(scope, receive, send)
         else:  # nothing here speaks websocket, and what is not let in by name stays out
             await send({"type": "websocket.close", "code": 1008})
@@ -157,20 +226,27 @@ class SuretyMiddleware:
         end = api.traffic.begin(scope["path"])
         status = 500
         request = HttpRequest(scope, receive, api.admission)
+        reply: Reply | None = None
         try:
-            reply = await _answer(api, scope, request)
+            if self._cross_origin is not None:
+                reply = self._cross_origin.preflight(scope)
+            reply = reply or await _answer(api, scope, request)
             if reply is None:
-                status = await self._by_bentoml(scope, receive, send, close=request.unread)
+                status = await self._by_bentoml(scope, receive, send, request)
             else:
                 status = reply.status
-                await _send(send, reply, close=request.unread)
+                await _send(scope, send, reply, more=request.unread)
         finally:
             request.done()
             end(status)
+        if reply is not None and request.unread:
+            await _drain(scope, request, reply.status)
+            await send(_END)
 
-    async def _by_bentoml(self, scope: Scope, receive: Receive, send: Send, *, close: bool) -> int:
+    async def _by_bentoml(self, scope: Scope, receive: Receive, send: Send, request: HttpRequest) -> int:
         """Have BentoML answer, without the headers that tell what runs here; its status."""
         status = 500
+        close = request.unread  # BentoML reads no body on the paths that are left to it
 
         async def bare(message: MutableMapping[str, Any]) -> None:
             nonlocal status
@@ -178,16 +254,29 @@ class SuretyMiddleware:
                 status = message["status"]
                 kept = [(n, v) for n, v in message.get("headers", []) if not n.lower().startswith(_TELLING)]
                 # A request whose body nobody will read leaves a connection that cannot be used again.
-                message = {**message, "headers": [*kept, *_ON_EVERY_REPLY, *(_CLOSE if close else ())]}
-            await send(message)
+                message = {**message, "headers": [*kept, *ON_EVERY_REPLY, *(CLOSE if close else ())]}
+                await send(message)
+            elif close and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await _drain(scope, request, status)
+                await send(_END)
+            else:
+                await send(message)
 
         await self._app(scope, receive, bare)
         return status
 
 
 _TELLING = (b"server", b"x-bentoml-")
-_ON_EVERY_REPLY: tuple[Header, ...] = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-_CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
+_END: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+def _without_prefix(scope: Scope, prefix: str) -> Scope:
+    """The scope with a path as the routes have it; a proxy may have taken the prefix off already."""
+    path = scope["path"]
+    if path != prefix and not path.startswith(prefix + "/"):
+        return scope
+    return {**scope, "path": path.removeprefix(prefix) or "/"}
 
 
 async def _answer(api: Api, scope: Scope, request: HttpRequest) -> Reply | None:
@@ -196,14 +285,16 @@ async def _answer(api: Api, scope: Scope, request: HttpRequest) -> Reply | None:
     try:
         request.caller = api.access.admit(path, scope["headers"])
         methods = api.routes.get(path)
-        if methods is None and (path in BENTOML_PATHS or path.startswith(BENTOML_FOLDERS)):
+        if methods is None and path in BENTOML_PATHS:
             return None
-        handler = None if methods is None else methods.get(scope["method"])
+        method = scope["method"]
+        handler = None if methods is None else methods.get("GET" if method == "HEAD" else method)
         if handler is None:
             _refuse_route(methods)
         return await handler(request)
     except ConnectionResetError:
         # Nobody reads it, but BentoML's timeout layer keeps the request alive until something has been sent.
+        request.unread = False
         return Reply(_CALLER_GONE, b"")
     except Exception as error:
         reply = reply_to(error)
@@ -221,19 +312,23 @@ _CALLER_GONE = 499
 def _refuse_route(methods: dict[str, Handler] | None) -> NoReturn:
     if methods is None:
         raise Refused("not_found", "there is no such route")
-    allowed: Header = (b"allow", ", ".join(sorted(methods)).encode())
+    names = {*methods, "HEAD"} if "GET" in methods else methods
+    allowed: Header = (b"allow", ", ".join(sorted(names)).encode())
     raise Refused("method_not_allowed", "this route has other methods", (allowed,))
 
 
-async def _send(send: Send, reply: Reply, *, close: bool) -> None:
-    """Send a reply; ``close`` where a body was not read to its end, whose connection cannot be used again."""
-    headers = [
-        (b"content-type", reply.content_type),
-        (b"content-length", b"%d" % len(reply.body)),
-        *_ON_EVERY_REPLY,
-        *reply.headers,
-    ]
-    if close:
-        headers.extend(_CLOSE)
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})
+async def _send(scope: Scope, send: Send, reply: Reply, *, more: bool) -> None:
+    """Send a reply; ``more`` where a body was not read to its end, whose connection cannot be used again."""
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers_of(reply, close=more)})
+    body = b"" if scope["method"] == "HEAD" else reply.body
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _drain(scope: Scope, request: HttpRequest, status: int) -> None:
+    """Read on after a refusal, unless the body was too slow already, or its sender waits for leave to send it."""
+    is_coming = request.begun or not any(name == b"expect" for name, _ in scope["headers"])
+    if is_coming and status != _TOO_SLOW:
+        await request.drain(DRAIN_S, DRAIN_BYTES)
+
+
+_TOO_SLOW = 408

@@ -189,6 +189,13 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+_DESCRIPTION = (
+    "Prediction sets with a stated coverage per class, and the lineage of every answer. Every route that has GET has "
+    "HEAD. Bodies may be packed with gzip (`Content-Encoding: gzip`); limits hold for what is unpacked. Before any "
+    "route sees it, a request can be refused with 400 (`invalid_http`), 408 (`head_timeout`) or 431 (`head_too_large`)."
+)
+
+
 def openapi_document(
     record: Schema,
     example: Mapping[str, Any],
@@ -197,6 +204,7 @@ def openapi_document(
     version: str,
     *,
     keyed: bool = False,
+    server: str = "/",
 ) -> Schema:
     """The whole document.
 
@@ -208,6 +216,7 @@ def openapi_document(
     max_rows : most records in a JSON batch
     version : shown as the version of the API
     keyed : whether callers need keys
+    server : path of the service on its host, such as ``/surety`` behind a proxy
     """
     row_error = {
         "type": "object",
@@ -269,8 +278,9 @@ def openapi_document(
         "info": {
             "title": "Surety",
             "version": version,
-            "description": "Prediction sets with a stated coverage per class, and the lineage of every answer.",
+            "description": _DESCRIPTION,
         },
+        "servers": [{"url": server}],
         "paths": _paths(example),
         "components": {"schemas": schemas},
     }
@@ -380,12 +390,12 @@ def _plain(*errors: int) -> Schema:
 
 
 _MEANING = {
-    400: "not JSON",
+    400: "not JSON, or no whole gzip stream",
     401: "no key that is valid here",
     403: "the key has another role",
     408: "the body came too slowly",
     413: "the body is too large",
-    415: "the body is of another type",
+    415: "the body is of another type, or packed in another way than gzip",
     422: "a field is wrong; `fields` names each one",
     429: "too many requests are being answered; `Retry-After` says when to ask again",
     500: "a fault here",

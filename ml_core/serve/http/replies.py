@@ -13,14 +13,17 @@ from ml_core.base.errors import FieldProblem, InvalidRecord, InvalidRequest, Not
 
 __all__ = [
     "ARROW",
+    "CLOSE",
     "JSON",
     "MESSAGE_OF_CODE",
+    "ON_EVERY_REPLY",
     "RETRY_AFTER_S",
     "STATUS_OF_CODE",
     "Header",
     "Refused",
     "Reply",
     "error_reply",
+    "headers_of",
     "json_reply",
     "reply_to",
 ]
@@ -36,17 +39,21 @@ RETRY_AFTER_S = 30
 STATUS_OF_CODE: Mapping[str, int] = {
     "invalid_json": 400,
     "invalid_arrow": 400,
+    "invalid_encoding": 400,
+    "invalid_http": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
+    "head_timeout": 408,
     "too_large": 413,
     "unsupported_media_type": 415,
     "invalid_record": 422,
     "invalid_request": 422,
     "overloaded": 429,
     "rate_limited": 429,
+    "head_too_large": 431,
     "internal": 500,
     "model_unavailable": 503,
     "model_not_loaded": 503,
@@ -70,6 +77,9 @@ MESSAGE_OF_CODE: Mapping[str, str] = {
 }
 """What callers read where the reason is an internal detail (it is in the log and, for operators, in /status)."""
 
+
+ON_EVERY_REPLY: tuple[Header, ...] = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+CLOSE: tuple[Header, ...] = ((b"connection", b"close"),)
 
 _ASK_AGAIN = frozenset({429, 503})
 
@@ -119,6 +129,19 @@ def error_reply(
         wait = RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s))
         headers = (*headers, (b"retry-after", b"%d" % wait))
     return json_reply({"error": error}, headers, status)
+
+
+def headers_of(reply: Reply, *, close: bool) -> list[Header]:
+    """All headers of a reply; ``close`` where nothing more is read from its connection."""
+    headers = [
+        (b"content-type", reply.content_type),
+        (b"content-length", b"%d" % len(reply.body)),
+        *ON_EVERY_REPLY,
+        *reply.headers,
+    ]
+    if close:
+        headers.extend(CLOSE)
+    return headers
 
 
 def reply_to(error: Exception) -> Reply:

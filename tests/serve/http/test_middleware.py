@@ -17,17 +17,11 @@ from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http.handlers import HttpApi
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.rollout.rollout_state import Flags
-from tests.serve.http.apis import http_api
+from tests.serve.http.apis import bentoml_app, http_api
 from tests.toy_models import toy_live, toy_model, toy_record
 
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 SETTINGS = Settings(max_body_bytes=4_096, max_bulk_bytes=1_000_000, max_batch_rows=20, inline_rows=8)
-
-
-async def bentoml_app(scope: Any, receive: Any, send: Any) -> None:
-    """Stands where BentoML's router is."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": b"bentoml"})
 
 
 def client_of(api: HttpApi) -> httpx.AsyncClient:
@@ -223,11 +217,51 @@ def test_unknown_route_is_404_and_other_method_405(api: HttpApi) -> None:
     assert (missing.status_code, error_of(missing)["code"]) == (404, "not_found")
     wrong = call(api, "GET", "/predict")
     assert (wrong.status_code, error_of(wrong)["code"], wrong.headers["allow"]) == (405, "method_not_allowed", "POST")
+    assert call(api, "POST", "/health").headers["allow"] == "GET, HEAD"
 
 
-@pytest.mark.parametrize("path", ["/", "/schema.json", "/static_content/x.js"])
-def test_bentomls_own_routes_reach_bentoml(api: HttpApi, path: str) -> None:
-    assert call(api, "GET", path).text == "bentoml"
+def test_head_is_answered_as_get_without_its_body(api: HttpApi) -> None:
+    for path in (path for path, methods in api.routes.items() if "GET" in methods):
+        seen, whole = call(api, "HEAD", path), call(api, "GET", path)
+        assert (seen.status_code, seen.content) == (whole.status_code, b""), path
+        assert seen.headers["content-type"] == whole.headers["content-type"]
+        if path not in ("/metrics", "/status"):  # which count on
+            assert seen.headers["content-length"] == str(len(whole.content))
+    assert call(api, "HEAD", "/predict").status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/health", "/surety/health", "/surety/", "/surety"])
+def test_paths_are_understood_with_and_without_the_prefix_of_a_proxy(path: str) -> None:
+    api = http_api(SETTINGS.model_copy(update={"root_path": "/surety"}), InferenceService(toy_live()))
+    assert prefixed(api, path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/suretyx/health", "/surety/surety/health", "/surety/nothing", "/x/surety/health"])
+def test_the_prefix_is_a_whole_step_and_taken_off_once(path: str) -> None:
+    api = http_api(SETTINGS.model_copy(update={"root_path": "/surety"}), InferenceService(toy_live()))
+    assert prefixed(api, path).status_code == 404
+
+
+def test_document_names_the_prefix_as_its_server() -> None:
+    api = http_api(SETTINGS.model_copy(update={"root_path": "/surety"}), InferenceService(toy_live()))
+    assert prefixed(api, "/surety/docs.json").json()["servers"] == [{"url": "/surety"}]
+    assert call(http_api(SETTINGS, InferenceService(None)), "GET", "/docs.json").json()["servers"] == [{"url": "/"}]
+
+
+def prefixed(api: HttpApi, path: str) -> httpx.Response:
+    app = SuretyMiddleware(bentoml_app, api=lambda: api, root_path="/surety")
+
+    async def once() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://surety") as client:
+            return await client.get(path)
+
+    return asyncio.run(once())
+
+
+def test_of_bentomls_own_routes_only_the_client_schema_reaches_bentoml(api: HttpApi) -> None:
+    assert call(api, "GET", "/schema.json").text == "bentoml"
+    for path in ("/static_content/swagger-ui.js", "/assets/index.js", "/main-ui.html"):
+        assert (call(api, "GET", path).status_code, error_of(call(api, "GET", path))["code"]) == (404, "not_found")
 
 
 class Broken:
