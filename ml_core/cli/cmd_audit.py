@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import settings_option
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.output import emit, note, output_option, plain
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -126,7 +126,7 @@ def _tell(found: Audit, *, docs: bool) -> None:
     ]
     for title, content in sections:
         if content:
-            click.echo(f"\n{title}")
+            click.echo(plain(f"\n{title}"))
             emit(_plain(content), "table")
 
 
