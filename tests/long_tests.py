@@ -7,6 +7,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_killed_before_any_of_its_steps_it_goes_on_to_the_same_bytes",
         "test_killed_again_and_again_as_parts_appear_it_goes_on_to_the_same_bytes",
     ),
+    "cli/test_hostile_files.py": (),
     "cli/test_model_verbs.py": ("test_the_road_from_table_to_bento_store",),
     "lab/data/test_feature_store_faults.py": (),
     "lab/drift/test_current_stream.py": ("test_memory_does_not_grow_with_the_file",),

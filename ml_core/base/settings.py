@@ -168,10 +168,14 @@ class Settings(BaseSettings):
     @property
     def registry_shown(self) -> str:
         """The registry's address without credentials, for people and reports."""
-        parts = urlsplit(self.registry_uri)
-        if not parts.hostname:
-            return self.registry_uri
-        return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+        try:
+            parts = urlsplit(self.registry_uri)
+            if not parts.hostname:
+                return self.registry_uri
+            port = parts.port
+        except ValueError:  # brackets that stay open, a port that is none
+            return "an address that is none"
+        return f"{parts.scheme}://{parts.hostname}{f':{port}' if port else ''}{parts.path}"
 
     @property
     def promotions(self) -> Path:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ml_core.cli.options import settings_option
-from ml_core.cli.output import emit, note, output_option
+from ml_core.cli.output import emit, note, output_option, plain
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -126,23 +126,10 @@ def _tell(found: Audit, *, docs: bool) -> None:
     ]
     for title, content in sections:
         if content:
-            click.echo(f"\n{title}")
-            emit(_plain(content), "table")
+            click.echo(plain(f"\n{title}"))
+            emit(content, "table")
 
 
 def _decision(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What fits on a line of an entry of the journal."""
     return {key: entry.get(key) for key in ("at", "event", "by", "why", "decision", "passed")}
-
-
-def _plain(value: Any) -> Any:
-    """The same with texts as they are: what callers wrote must not be taken for the table's own mark-up."""
-    from rich.markup import escape
-
-    if isinstance(value, str):
-        return escape(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, Sequence):
-        return [_plain(part) for part in value]
-    return value

@@ -14,6 +14,7 @@ from ml_core.cli.output import emit, note, output_option, picked, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
+    from ml_core.lab.data.feature_store import StoredRows
     from ml_core.lab.log_care.chain_check import FileReport
     from ml_core.lab.log_care.erasure import Erased, SubjectRows
     from ml_core.lab.log_care.retention import OldDay
@@ -192,11 +193,12 @@ def prune(days: float | None, settings: Settings, output: str, *, unsealed: bool
 @settings_option()
 @output_option
 def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: bool, yes: bool) -> None:
-    """Erase what answers about SUBJECT say: input, answer, the caller's own id. Id, time and digest stay.
+    """Erase what answers and training rows about SUBJECT say. Of an answer, id, time and digest stay.
 
     SUBJECT is what requests named as their subject, or else the value of the record's group column (the patient's
     number); - reads it from stdin, which keeps it out of the shell's history. The hash chain still holds afterwards.
-    Labels and the monitor's rows of these answers go as well; the feature store is not touched.
+    Labels and the monitor's rows of these answers go as well. From the feature store go the rows whose group column
+    is SUBJECT, or a name that retraining made for SUBJECT, and with them every older version of these tables.
     Databases that a live service writes to are changed by its workers within seconds; exit status 1 if one has not
     done so in time. Bulk calls keep no subject and are not looked at.
 
@@ -204,33 +206,44 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
     Example: surety log erase-subject patient-4711 --dry-run
     Example: surety log erase-subject - --yes < subject.txt
     """
-    from ml_core.lab.log_care.erasure import erase_person, find
+    from ml_core.lab.log_care.erasure import Erased, erase_person, find
+    from ml_core.lab.log_care.training_rows import erase_training_rows, find_training_rows
     from ml_core.serve.log.pseudonyms import Pseudonyms
 
     name = _subject(subject)
-    if not settings.log.exists():
+    has_log = settings.log.exists()
+    if has_log:
+        _check_key(settings)
+    else:
         note(_no_log(settings))
-        emit(_erased_facts(settings, [], None), output)
-        return
-    _check_key(settings)
-    pseudonyms = Pseudonyms(settings.subject_key).all_of(name)
-    found = find(settings, pseudonyms)
-    answers = sum(x.rows for x in found)
+    pseudonyms = Pseudonyms(settings.subject_key).all_of(name) if settings.subject_key.exists() else []
+    found = find(settings, pseudonyms) if has_log else []
+    training = find_training_rows(settings, name, pseudonyms)
     if dry_run:
         note("dry run: nothing was erased")
-        emit(_erased_facts(settings, found, None), output)
+        emit(_erased_facts(settings, found, None, training), output)
         return
-    _ask(f"{answers} answers in {sum(x.rows > 0 for x in found)} files. Erase them for good?", yes=yes or not answers)
+    answers, rows = sum(x.rows for x in found), sum(x.rows for x in training)
+    question = f"{answers} answers in {sum(x.rows > 0 for x in found)} files, {rows} training rows"
+    _ask(f"{question}. Erase them for good?", yes=yes or not (answers or training))
     with progress("erasing", total=1.0) as advance:
-        done = erase_person(settings, pseudonyms, step=advance)
+        if has_log:
+            done = erase_person(settings, pseudonyms, name, step=advance)
+        else:
+            done = Erased(training=erase_training_rows(settings, name, pseudonyms))
     more = {"labels": done.labels, "matured": done.matured}
-    emit({**_erased_facts(settings, found, done), **more}, output)
+    emit({**_erased_facts(settings, found, done, done.training), **more}, output)
     _note_what_was_erased(done)
 
 
 def _note_what_was_erased(done: Erased) -> None:
     if not done.answers and not done.left:
         note("no answer is about this subject")
+    for rows in done.training:
+        note(
+            f"feature store, {rows.table}: rows and all versions up to {rows.version} are gone. Take the person out of "
+            "the file it is made from, or the next surety features run brings them back"
+        )
     if done.earlier:
         note(f"{done.earlier} more answers were erased for earlier requests that had not been ended")
     for day, problem in done.unsealed.items():
@@ -307,7 +320,9 @@ def _old_row(day: OldDay, *, removed: bool) -> dict[str, Any]:
     }
 
 
-def _erased_facts(settings: Settings, found: Sequence[SubjectRows], done: Erased | None) -> dict[str, Any]:
+def _erased_facts(
+    settings: Settings, found: Sequence[SubjectRows], done: Erased | None, training: Sequence[StoredRows]
+) -> dict[str, Any]:
     """What was found and what was done, file by file; never the subject."""
     files = [
         {
@@ -325,4 +340,5 @@ def _erased_facts(settings: Settings, found: Sequence[SubjectRows], done: Erased
         "found": sum(x.rows for x in found),
         "erased": 0 if done is None else done.answers,
         "files": files,
+        "training": [picked(x, "table", "rows", "files", "version") for x in training],
     }

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ml_core.cli.options import version_of
-from ml_core.cli.output import emit, output_option
+from ml_core.cli.output import emit, output_option, plain
 
 
 @click.group(name="models")
@@ -61,7 +61,7 @@ def card(model: str, alias: str | None, version: str | None, output: str) -> Non
     if output == "json":
         emit(card_json(found), output)
     else:
-        click.echo(card_text(found), nl=False)
+        click.echo(plain(card_text(found)), nl=False)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
-from typing import Any
+import warnings
+from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from ml_core.base.errors import SuretyError
+from ml_core.cli.output import note, one_line, plain
 
 __all__ = ["VERBS", "main", "run_verb", "surety"]
+
+_LONGEST_USAGE = 4_000
 
 VERBS = {
     "data": ("ml_core.cli.cmd_data", "Make the synthetic cohort, or fetch the hospital data set."),
@@ -76,19 +82,83 @@ def surety() -> None:
     """
 
 
-def run_verb(verb: str) -> Any:
+def run_verb(verb: str) -> NoReturn:
     """Run one verb with the arguments of this process, as the files in ``scripts/`` do."""
-    return main([verb, *sys.argv[1:]])
+    main([verb, *sys.argv[1:]])
 
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Entry point of ``surety``: errors raised on purpose become one line and exit status 1."""
-    logging.basicConfig(level=os.environ.get("SURETY_LOG_LEVEL", "WARNING").upper(), stream=sys.stderr)
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of ``surety``: whatever goes wrong becomes one line on stderr and an exit status.
+
+    Wrong usage is 2, with click's hint at the help. Everything else that fails is 1. A fault of this software is told
+    by its class and place; its message may quote values, so that, and the traceback, are shown only where
+    ``SURETY_LOG_LEVEL`` is DEBUG.
+    """
     try:
-        return surety.main(args=arguments, prog_name="surety")
-    except SuretyError as error:
-        click.echo(f"surety: {error}", err=True)
+        _speak_plainly()
+        code = surety.main(args=arguments, prog_name="surety", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        told = io.StringIO()
+        error.show(told)
+        note(told.getvalue().rstrip("\n")[:_LONGEST_USAGE])
+        sys.exit(error.exit_code)
+    except click.Abort:
+        note("Aborted!")
         sys.exit(1)
+    except SuretyError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # who read the result has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or type(error).__name__}: {error.strerror or 'cannot be used'}")
+    except MemoryError:
+        _fail("there is not enough memory for this")
+    except Exception as error:
+        logging.getLogger(__name__).debug("a fault", exc_info=True)
+        _fail(f"internal fault: {_class_and_place(error)}; SURETY_LOG_LEVEL=DEBUG shows the traceback")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(problem: str) -> NoReturn:
+    note(one_line(f"surety: {problem}"))
+    sys.exit(1)
+
+
+def _class_and_place(error: BaseException) -> str:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = "" if place is None else f" at {Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
+    return f"{type(error).__name__}{where}"
+
+
+class _PlainLines(logging.Formatter):
+    """Log lines without control characters; what libraries log may hold values of a registry."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, fit for a terminal."""
+        return plain(super().format(record))
+
+
+def _speak_plainly() -> None:
+    """Log to stderr from the wanted level on; libraries' warnings are for their developers.
+
+    Raises
+    ------
+    UsageError
+        ``SURETY_LOG_LEVEL`` is no level.
+    """
+    level = os.environ.get("SURETY_LOG_LEVEL", "WARNING").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise click.UsageError(f"SURETY_LOG_LEVEL is {level!r}: DEBUG, INFO, WARNING or ERROR was expected.")
+    logging.basicConfig(level=level, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if type(handler.formatter) is logging.Formatter:
+            handler.setFormatter(_PlainLines(logging.BASIC_FORMAT))
+    if not sys.warnoptions and level != "DEBUG":
+        warnings.simplefilter("ignore")
 
 
 if __name__ == "__main__":

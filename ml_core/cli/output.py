@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,24 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-__all__ = ["emit", "note", "output_option", "picked", "progress", "refuse", "rules_table"]
+__all__ = ["emit", "note", "one_line", "output_option", "picked", "plain", "progress", "refuse", "rules_table"]
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""What a terminal obeys instead of showing it, reorders text, or cannot be written: all but tab and line feed."""
+_LONGEST_LINE = 2_000
+
+
+def plain(text: str) -> str:
+    """The text with control characters written as ``\\u001b``, as JSON writes them."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def one_line(text: str) -> str:
+    """The same in one line of bounded length."""
+    line = " ".join(plain(text).split("\n"))
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…"
 
 
 def output_option(command: F) -> F:
@@ -33,12 +51,12 @@ def output_option(command: F) -> F:
 def emit(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], output: str) -> None:
     """Print a result: one object, or a list of objects with the same keys."""
     if output == "json":
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+        click.echo(plain(json.dumps(result, indent=2, ensure_ascii=False, default=str)))
         return
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=sys.stdout, soft_wrap=True)
+    console = Console(file=sys.stdout, soft_wrap=True, markup=False, emoji=False)
     if isinstance(result, Mapping):
         table = Table(show_header=False)
         table.add_column(style="bold")
@@ -46,10 +64,10 @@ def emit(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], output: str) -
         below = {key: value for key, value in result.items() if _is_rows(value)}
         for key, value in result.items():
             if key not in below:
-                table.add_row(str(key), _cell(value))
+                table.add_row(_cell(key), _cell(value))
         console.print(table)
         for key, rows in below.items():  # a table of its own: inside a cell its columns would be a few letters wide
-            console.print(str(key), style="bold")
+            console.print(_cell(key), style="bold")
             console.print(_rows(rows))
     else:
         console.print(_rows(result) if result else "nothing to show")
@@ -57,7 +75,7 @@ def emit(result: Mapping[str, Any] | Sequence[Mapping[str, Any]], output: str) -
 
 def note(text: str) -> None:
     """Say something to the person in front, on stderr."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
 
 
 def picked(thing: Any, *names: str) -> dict[str, Any]:
@@ -100,7 +118,7 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Any:
     table = Table()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
-        table.add_column(str(column), overflow="fold")
+        table.add_column(_cell(column), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     return table
@@ -112,5 +130,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, default=str)
-    return str(value)
+        return plain(json.dumps(value, ensure_ascii=False, default=str))
+    return plain(str(value))

@@ -6,10 +6,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ml_core.base.errors import ConfigError
+from ml_core.base.strict_yaml import NotYaml, parse_yaml
 
 __all__ = [
     "CardConfig",
@@ -173,15 +173,20 @@ def load_config(path: Path) -> ModelConfig:
         The file is missing, no YAML, or a field is wrong; the message names file and field.
     """
     try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(str(path), "there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read: {type(error).__name__}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), "is not YAML") from error
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        problem = str(error) if isinstance(error, NotYaml) else f"cannot be read: {_why(error)}"
+        raise ConfigError(str(path), problem) from error
+    if not isinstance(raw, dict):
+        raise ConfigError(str(path), "is not a YAML file of names and values")
     try:
         return ModelConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{path}: {'.'.join(str(p) for p in first['loc'])}", first["msg"]) from error
+        raise ConfigError(f"{path}: {'.'.join(str(p)[:60] for p in first['loc'])}", first["msg"]) from error
+
+
+def _why(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -283,6 +284,46 @@ def test_a_person_is_erased(run, settings):
     ]
     assert "anna" not in told.out + told.err + settings.journal.read_text()
     assert run("log", "verify").code == 0
+
+
+def test_training_rows_of_a_person_go_too_and_are_journalled(run, settings):
+    from ml_core.lab.data.cohort import make_cohort
+    from ml_core.lab.data.feature_store import FeatureStore
+    from ml_core.lab.data.people import made_name
+    from ml_core.serve.features.versions import get_feature_version
+
+    with_anna(settings)
+    group = next(c for c in get_feature_version("v1").columns if c.role == "group")
+    rows, (made, *_) = make_cohort(40, seed=1)[0], [made_name(group, subject(settings, "anna"))]
+    rows.loc[:1, group.name], rows.loc[2, group.name] = "anna", made
+    store = FeatureStore(settings.feature_store)
+    store.overwrite("v1", rows)
+    told = run("log", "erase-subject", "anna", "--dry-run")
+    assert told.result["training"] == [{"table": "v1", "rows": 3, "files": 1, "version": 0}]
+    assert store.latest("v1") == 0
+    told = run("log", "erase-subject", "anna")
+    assert (told.code, told.result["erased"], told.result["training"][0]["rows"]) == (0, 1, 3)
+    assert "the next surety features run brings them back" in told.err
+    assert len(store.read("v1")) == 37
+    left = [p for p in settings.home.rglob("*") if p.is_file() and {b"anna", made.encode()} & words(p)]
+    assert left == []
+    (entry,) = [e for e in Journal(settings.journal).entries() if e["event"] == "training_rows.erased"]
+    assert (entry["table"], entry["rows"], entry["versions_up_to"]) == ("v1", 3, 0)
+    assert run("log", "erase-subject", "anna").result["training"] == []
+
+
+def words(path) -> set[bytes]:
+    return set(re.findall(rb"[A-Za-z0-9-]+", path.read_bytes()))
+
+
+def test_training_rows_go_where_there_is_no_log(run, settings):
+    from ml_core.lab.data.cohort import make_cohort
+    from ml_core.lab.data.feature_store import FeatureStore
+
+    store, rows = FeatureStore(settings.feature_store), make_cohort(20, seed=1)[0]
+    store.overwrite("v1", rows)
+    told = run("log", "erase-subject", str(rows["patient_id"][0]))
+    assert (told.code, told.result["training"][0]["files"], store.latest("v1")) == (0, 1, 1)
 
 
 def test_a_dry_run_erases_nothing(run, settings):

@@ -6,6 +6,7 @@ __all__ = [
     "feature_pipeline",
     "feature_store",
     "frames",
+    "people",
     "raw_tables",
     "schemas",
     "table_blocks",

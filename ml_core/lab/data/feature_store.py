@@ -1,16 +1,20 @@
 """The feature store: one Delta Lake table of validated raw columns per feature version, with time travel.
 
-A Delta version number names a training set for ever: rows are only added or replaced by a new version, and nothing here
-ever vacuums. A commit appears by one atomic rename, so a writer killed anywhere leaves the table as it was; files it
-leaves behind belong to no version and are never read. The transformed matrix beside it is a cache and may be deleted.
+A Delta version number names one training set and never another: rows are only added or replaced by a new version.
+Versions stay until somebody's rows are erased; then only the newest one is left. A commit appears by one atomic rename,
+so a writer killed anywhere leaves the table as it was; files it leaves behind belong to no version and are never read.
+Neither the log of a table nor its files hold statistics of columns, whose least and largest value is somebody's. The
+transformed matrix beside it is a cache and may be deleted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from ml_core.base.errors import DataError
 from ml_core.base.files import FileLock, write_whole
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
+from ml_core.lab.data.people import group_of
 from ml_core.serve.features.column_rules import as_moment, integer_levels
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 
-__all__ = ["FeatureStore"]
+__all__ = ["FeatureStore", "StoredRows"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +43,33 @@ _ORDER = "surety_row"  # position of a row in the table; Delta itself promises n
 _BATCH = "surety_batch_sha256"  # in a commit: what was written, so that the same write is not made twice
 _WRITTEN_BY = "surety_mode"
 _UPTO = "surety_outcomes_upto"  # in a commit of retraining: the last matured answer that it looked at
-# Delta's own defaults drop the log of versions older than 30 days, and let a vacuum drop their files after 7.
-_KEEP_FOR_EVER = {
+_TABLE_PROPERTIES = {
+    # Delta's own defaults drop the log of versions older than 30 days, and let a vacuum drop their files after 7.
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.deletedFileRetentionDuration": "interval 36500 days",
+    "delta.dataSkippingNumIndexedCols": "0",  # no least and largest value of any column in the log
 }
-_Mode = Literal["append", "overwrite"]
+_PARQUET = WriterProperties(default_column_properties=ColumnProperties(statistics_enabled="NONE"))
+_Mode = Literal["append", "overwrite", "erase"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """Rows of one person in a table.
+
+    Attributes
+    ----------
+    table : feature version
+    rows : in its newest version
+    files : of the table that hold a row of the person, those of older versions included
+    version : its newest version
+    """
+
+    table: str
+    rows: int
+    files: int
+    version: int
 
 
 class FeatureStore:
@@ -129,6 +156,60 @@ class FeatureStore:
             logger.warning("feature_store.matrix_not_cached", extra={"table": version_name, "problem": error.strerror})
         return matrix
 
+    def tables(self) -> list[str]:
+        """Feature versions that have a table here."""
+        if not self._root.is_dir():
+            return []
+        return sorted(path.name for path in self._root.iterdir() if (path / "_delta_log").is_dir())
+
+    def find_people(self, version_name: str, names: Collection[str]) -> StoredRows:
+        """What the table, with all its versions, holds of the people of these names (as texts)."""
+        delta, group = self._open(version_name, None), group_of(get_feature_version(version_name)).name
+        files = [path for path in _data_files(self.table(version_name)) if _holds(path, group, names)]
+        rows = sum(self._is_one_of(version_name, names)) if files else 0
+        return StoredRows(version_name, int(rows), len(files), int(delta.version()))
+
+    def erase_people(self, version_name: str, names: Collection[str]) -> StoredRows:
+        """Makes a version without the people of these names, and removes all versions before it; what was found.
+
+        Where no version of the table holds a row of them, nothing is changed. Afterwards no file of the table, its log
+        included, and no cached matrix says anything of them. Killed anywhere, it ends its work when it is run again.
+        """
+        group = group_of(get_feature_version(version_name)).name
+        with self._only_writer(version_name):
+            for path in _data_files(self.table(version_name)):
+                if _people_in(path, group) is None:  # left behind by a writer that was killed
+                    path.unlink()
+            found = self.find_people(version_name, names)
+            if not found.files:
+                return found
+            frame = self.read(version_name)
+            kept = frame[~self._is_one_of(version_name, names)]
+            facts = {_UPTO: str(upto)} if (upto := self.extended_upto(version_name)) else {}
+            self._commit(version_name, _arrow_table(kept, get_feature_version(version_name)), "erase", 0, facts)
+            self._forget_older_versions(version_name)
+            return found
+
+    def _is_one_of(self, version_name: str, names: Collection[str]) -> npt.NDArray[np.bool_]:
+        group = group_of(get_feature_version(version_name)).name
+        found: npt.NDArray[np.bool_] = self.read(version_name)[group].astype(str).isin(list(names)).to_numpy()
+        return found
+
+    def _forget_older_versions(self, version_name: str) -> None:
+        """Remove every file that the newest version does not need: of data, of the log, of cached matrices."""
+        path = self.table(version_name)
+        delta = DeltaTable(str(path))
+        delta.create_checkpoint()
+        newest = f"{delta.version():020d}"
+        for file in (path / "_delta_log").iterdir():
+            if file.is_file() and not file.name.startswith((newest, "_last_checkpoint")):
+                file.unlink()
+        shutil.rmtree(self._root / "cache" / version_name, ignore_errors=True)
+        needed = {Path(uri.removeprefix("file://")).name for uri in delta.file_uris()}
+        for file in _data_files(path):
+            if file.name not in needed:
+                file.unlink()
+
     def _open(self, version_name: str, delta_version: int | None) -> DeltaTable:
         path = self.table(version_name)
         if not DeltaTable.is_deltatable(str(path)):
@@ -136,8 +217,19 @@ class FeatureStore:
         try:
             return DeltaTable(str(path), version=delta_version)
         except DeltaError as error:
-            problem = "cannot be opened" if delta_version is None else f"has no version {delta_version}"
+            problem = "cannot be opened" if delta_version is None else self._why_not(path, delta_version)
             raise DataError(str(path), problem) from error
+
+    def _why_not(self, path: Path, delta_version: int) -> str:
+        with suppress(DeltaError):
+            delta = DeltaTable(str(path))
+            oldest = min(commit["version"] for commit in delta.history())
+            if delta_version < oldest:
+                return (
+                    f"no longer has version {delta_version}: somebody's rows were erased, and with them every version "
+                    f"before {oldest} (the journal says when)"
+                )
+        return f"has no version {delta_version}"
 
     def _write(self, version_name: str, frame: pd.DataFrame, mode: _Mode, more: Mapping[str, str] | None = None) -> int:
         version = get_feature_version(version_name)
@@ -152,13 +244,25 @@ class FeatureStore:
                 if (last.get(_BATCH), last.get(_WRITTEN_BY), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
                     return int(delta.version())
                 start = delta.count() if mode == "append" else 0
-            rows = rows.append_column(_ORDER, pa.array(np.arange(start, start + len(rows)), pa.int64()))
-            facts = CommitProperties(custom_metadata={_BATCH: batch, _WRITTEN_BY: mode, **(more or {})})
-            try:
-                write_deltalake(str(path), rows, mode=mode, commit_properties=facts, configuration=_KEEP_FOR_EVER)
-            except (DeltaError, OSError) as error:
-                raise DataError(str(path), f"cannot be written: {type(error).__name__}") from error
-            return int(DeltaTable(str(path)).version())
+            return self._commit(version_name, rows, mode, start, {_BATCH: batch, **(more or {})})
+
+    def _commit(self, version_name: str, rows: pa.Table, mode: _Mode, first_row: int, facts: Mapping[str, str]) -> int:
+        path = self.table(version_name)
+        rows = rows.append_column(_ORDER, pa.array(np.arange(first_row, first_row + len(rows)), pa.int64()))
+        try:
+            if DeltaTable.is_deltatable(str(path)):
+                _keep_properties(DeltaTable(str(path)))
+            write_deltalake(
+                str(path),
+                rows,
+                mode="append" if mode == "append" else "overwrite",
+                commit_properties=CommitProperties(custom_metadata={_WRITTEN_BY: mode, **facts}),
+                configuration=_TABLE_PROPERTIES,
+                writer_properties=_PARQUET,
+            )
+        except (DeltaError, OSError) as error:
+            raise DataError(str(path), f"cannot be written: {type(error).__name__}") from error
+        return int(DeltaTable(str(path)).version())
 
     @contextmanager
     def _only_writer(self, version_name: str) -> Iterator[None]:
@@ -170,6 +274,35 @@ class FeatureStore:
             yield
         finally:
             lock.release()
+
+
+def _keep_properties(delta: DeltaTable) -> None:
+    """Give a table that older software made the properties of a new one."""
+    has = delta.metadata().configuration
+    lacking = {name: value for name, value in _TABLE_PROPERTIES.items() if has.get(name) != value}
+    if lacking:
+        delta.alter.set_table_properties(lacking)
+
+
+def _data_files(table: Path) -> list[Path]:
+    """Every file of a table but its log's, whether a version needs it or not."""
+    log = table / "_delta_log"
+    return sorted(path for path in table.rglob("*") if path.is_file() and log not in path.parents)
+
+
+def _holds(path: Path, group: str, names: Collection[str]) -> bool:
+    """Whether a file has a row of one of these people."""
+    stored = _people_in(path, group)
+    wanted = pa.array(sorted(names), pa.string())
+    return stored is not None and bool(pc.any(pc.is_in(stored.cast(pa.string()), wanted)).as_py())
+
+
+def _people_in(path: Path, group: str) -> pa.ChunkedArray | None:
+    """The column that names people; None where the file is no Parquet file to its end."""
+    try:
+        return pq.ParquetFile(path).read(columns=[group]).column(group)
+    except pa.ArrowInvalid:
+        return None
 
 
 # --- between frames and Arrow -------------------------------------------------------------------------------------

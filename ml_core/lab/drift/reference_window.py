@@ -315,7 +315,7 @@ def _described(feature: Feature, values: Any) -> ReferenceColumn:
 def _published(column: Column, arrays: Mapping[str, npt.NDArray[Any]], rows: int) -> ReferenceColumn:
     missing = round(float(arrays[f"missing_rate/{column.name}"][0]) * rows)
     if column.dtype == "category":
-        return CategoryReference(of_column(column), tuple(column.levels), arrays[f"levels/{column.name}"], None, rows)
+        return _published_levels(column, arrays, rows)
     if column.dtype == "text":
         counts, rest = arrays[f"texts_count/{column.name}"], int(arrays[f"texts_other/{column.name}"][0])
         return CategoryReference(of_column(column), tuple(arrays[f"texts/{column.name}"].tolist()), counts, rest, rows)
@@ -323,6 +323,16 @@ def _published(column: Column, arrays: Mapping[str, npt.NDArray[Any]], rows: int
         return UnjudgedReference(rows, missing)
     count, mean, sd = (arrays[f"{part}/{column.name}"][0] for part in ("count", "mean", "sd"))
     return NumberReference(arrays[f"values/{column.name}"], int(count), float(mean), float(sd), rows, drawn_in=True)
+
+
+def _published_levels(column: Column, arrays: Mapping[str, npt.NDArray[Any]], rows: int) -> CategoryReference:
+    """The levels that enough patients have; rare ones are counted together, on both sides of a comparison."""
+    counts = arrays[f"levels/{column.name}"]
+    other = arrays.get(f"levels_other/{column.name}")  # older artefacts count every level
+    if other is None or not int(other[0]):
+        return CategoryReference(of_column(column), tuple(column.levels), counts, None, rows)
+    levels = tuple(level for level, count in zip(column.levels, counts.tolist(), strict=True) if count)
+    return CategoryReference(of_column(column), levels, counts[counts > 0], int(other[0]), rows)
 
 
 def _published_scores(points: FloatArray, count: int) -> NumberReference:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
-from ml_core.features.columns import Column, with_role
+from ml_core.features.columns import with_role
 from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.data.people import group_of, made_name
 from ml_core.lab.data.schemas import validate_frame
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
@@ -82,7 +83,7 @@ def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
 
 def _names(settings: Settings, version: FeatureVersion) -> Mapping[bytes, Any]:
     """Names of the store's patients by their pseudonyms, under every key that was ever used."""
-    group = _group(version)
+    group = group_of(version)
     pseudonyms = Pseudonyms(settings.subject_key)
     try:
         known = FeatureStore(settings.feature_store).read(version.name)[group.name].unique()
@@ -92,26 +93,11 @@ def _names(settings: Settings, version: FeatureVersion) -> Mapping[bytes, Any]:
 
 
 def _row(version: FeatureVersion, row: MaturedRow, answer: LoggedAnswer, names: Mapping[bytes, Any]) -> dict[str, Any]:
-    group, label, time = _group(version), with_role(version.columns, "label"), with_role(version.columns, "time")
+    group, label, time = group_of(version), with_role(version.columns, "label"), with_role(version.columns, "time")
     if label is None:
         raise DataError(f"feature version {version.name}", "has no label column")
     hidden = row.subject or row.request_id
-    found = {**(answer.input or {}), group.name: names.get(hidden, _made_name(group, hidden)), label.name: row.label}
+    found = {**(answer.input or {}), group.name: names.get(hidden, made_name(group, hidden)), label.name: row.label}
     if time is not None:
         found[time.name] = answer.at
     return found
-
-
-def _made_name(group: Column, hidden: bytes) -> int | str:
-    """A name made of 48 bits of the pseudonym (or, without one, of the answer's id), in the column's type."""
-    if group.dtype == "int":
-        low, high = int(group.low or 0), int(group.high or (1 << 48))
-        return low + int.from_bytes(hidden[-6:], "big") % (high - low + 1)
-    return f"h-{hidden[-12:].hex()}"
-
-
-def _group(version: FeatureVersion) -> Column:
-    group = with_role(version.columns, "group")
-    if group is None:
-        raise DataError(f"feature version {version.name}", "has no group column")
-    return group

@@ -1,4 +1,4 @@
-"""Erases what is kept about a person: labels, matured answers, and what databases, WAL files and sealed copies say.
+"""Erases what is kept about a person: training rows, labels, matured answers, and what the log and its copies say.
 
 What stays of an answer is its number, id, time, lineage and digest, so the chain still holds. Closed databases are
 changed here, under their lock; those that workers write to are changed by the workers, who look for requests every few
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from ml_core.base.errors import LogBusy, LogDamaged
 from ml_core.base.files import drafts_of
 from ml_core.base.settings import Settings
+from ml_core.lab.data.feature_store import StoredRows
 from ml_core.lab.log_care.journal_marks import ERASED, write_record
 from ml_core.lab.log_care.log_days import LogDay, is_live
 from ml_core.lab.log_care.sealing import seal_day
+from ml_core.lab.log_care.training_rows import erase_training_rows
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
@@ -63,6 +65,7 @@ class Erased:
     left : databases that still have to lose theirs, and why
     unsealed : days whose sealed copy was removed instead of being written anew, and why
     labels, matured : labels of these answers, corrections included, and their rows in the monitor's ledger
+    training : what tables of the feature store had of the person
     """
 
     rows: dict[str, list[int]] = field(default_factory=dict)
@@ -71,6 +74,7 @@ class Erased:
     unsealed: dict[str, str] = field(default_factory=dict)
     labels: int = 0
     matured: int = 0
+    training: list[StoredRows] = field(default_factory=list)
 
     @property
     def answers(self) -> int:
@@ -84,29 +88,34 @@ def find(settings: Settings, pseudonyms: Sequence[bytes]) -> list[SubjectRows]:
 
 
 def erase_person(
-    settings: Settings, pseudonyms: Sequence[bytes], *, step: Callable[[float], None] = lambda _share: None
+    settings: Settings,
+    pseudonyms: Sequence[bytes],
+    name: str | None = None,
+    *,
+    step: Callable[[float], None] = lambda _share: None,
 ) -> Erased:
-    """Erase a person from labels, the monitor's ledger, the log and its sealed copies.
+    """Erase a person from the feature store, labels, the monitor's ledger, the log and its sealed copies.
 
-    The log comes last, since it knows which answers are his: killed anywhere, run it again. The feature store is not
-    touched: rows that retraining added are training data, which a Delta version names for ever.
+    The log comes last, since it knows which answers are theirs: killed anywhere, run it again.
 
     Parameters
     ----------
     pseudonyms : of the person under every key that was ever used
+    name : of the person in raw rows; without it the feature store is left as it is
     step : told of progress; shares add up to one
 
     Raises
     ------
-    LabelsNotStored, LogDamaged, ArtefactError, OSError
+    DataError, LabelsNotStored, LogDamaged, ArtefactError, OSError
         A store cannot be changed; what was erased before stays erased.
     """
+    training = [] if name is None else erase_training_rows(settings, name, pseudonyms)
     log = PredictionLog(settings.log)
     ids = log.ids_of_subjects(pseudonyms)
     labels = LabelStore(settings.labels, log.known).erase(ids)
     matured = Ledger.erase(ledger_path(settings), pseudonyms, ids)
     done = erase(settings, pseudonyms, step=step)
-    done.labels, done.matured = labels, matured
+    done.labels, done.matured, done.training = labels, matured, training
     return done
 
 

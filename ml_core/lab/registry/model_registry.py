@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ml_core.base.errors import RegistryError, RegistryUnreachable, SuretyError
 from ml_core.base.settings import Settings
 
@@ -106,6 +108,8 @@ class ModelRegistry:
             self._home.mkdir(parents=True, exist_ok=True)
         elif self.uri.startswith(("http://", "https://")):
             _check_reachable(self.uri, f"MLflow at {self.shown}")
+        else:
+            _check_address(self.uri, self.shown)
 
     @contextmanager
     def session(self, what: str) -> Iterator[Any]:
@@ -367,10 +371,22 @@ def _mlflow_errors(what: str) -> Iterator[None]:
         raise RegistryError(what, _first_line(error)) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise RegistryError(what, f"MLflow's database cannot be used ({type(error).__name__})") from error
+    except (ImportError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        # of addresses, files and tags that are none of MLflow's; its own words quote them
+        raise RegistryError(what, f"MLflow cannot use what is there ({type(error).__name__})") from error
     except OSError as error:
         raise RegistryError(
             what, f"MLflow's files cannot be used ({type(error).__name__}: {error.strerror})"
         ) from error
+
+
+def _check_address(uri: str, shown: str) -> None:
+    """Refuse an address without a scheme: MLflow would take it for a folder, and make it. Of others MLflow judges."""
+    if "\x00" in uri or (":" not in uri and uri not in {"databricks", "uc"} and not Path(uri).is_dir()):
+        raise RegistryError(
+            f"MLFLOW_TRACKING_URI={shown}",
+            "is no address of MLflow, such as http://HOST, https://HOST, sqlite:///FILE, or a folder that is there",
+        )
 
 
 def _check_reachable(uri: str, shown: str) -> None:
@@ -382,7 +398,7 @@ def _check_reachable(uri: str, shown: str) -> None:
     def ask() -> None:
         try:
             requests.get(f"{uri.rstrip('/')}/health", timeout=(3, 3))
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # the latter of addresses that are none
             failure.append(type(error).__name__)
 
     thread = threading.Thread(target=ask, daemon=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from ml_core.base.errors import ArtefactError, RegistryError
+from ml_core.base.strict_yaml import NotYaml, parse_yaml
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.learner import booster_proba
@@ -119,10 +119,15 @@ def _read(folder: Path, uri: str, rows: LabelledRows, *, trust_pickle: bool) -> 
 
 def _flavors(folder: Path, uri: str) -> dict[str, Any]:
     try:
-        flavors = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))["flavors"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise RegistryError(uri, "is no MLflow model") from error
-    return dict(flavors)
+        flavors = parse_yaml((folder / "MLmodel").read_bytes())["flavors"]
+    except (OSError, NotYaml, KeyError, TypeError) as error:
+        problem = f": its MLmodel {error}" if isinstance(error, NotYaml) else ""
+        raise RegistryError(uri, f"is no MLflow model{problem}") from error
+    if not isinstance(flavors, dict) or not all(
+        isinstance(name, str) and isinstance(flavor, dict) for name, flavor in flavors.items()
+    ):
+        raise RegistryError(uri, "is no MLflow model: its MLmodel has no table of flavors")
+    return flavors
 
 
 def _read_xgboost(folder: Path, uri: str, flavor: Mapping[str, Any], rows: LabelledRows) -> _Foreign:

@@ -114,7 +114,9 @@ def rows_from_store(config: ModelConfig, settings: Settings, table_version: int 
         version = store.latest(config.feature_version) if table_version is None else table_version
         frame = store.read(config.feature_version, version)
     except DataError as error:
-        raise DataError(f"no training rows: {error}", "run `surety features run --config ...` first") from error
+        raise DataError(
+            f"no training rows: {error}", "run `surety features run --config ...`, or train on the newest version"
+        ) from error
     rows = label_rows(frame, config.feature_version, config.split, f"table {config.feature_version} version {version}")
     return replace(rows, table=config.feature_version, table_version=version)
 

@@ -22,7 +22,7 @@ from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.evaluation import Evaluation, evaluate
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
-from ml_core.lab.training.training_reference import reference_bytes
+from ml_core.lab.training.training_reference import SHARED_BY, reference_bytes
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
     FALLBACK_FILE,
@@ -136,7 +136,7 @@ def pack_model(
     scorer = OnnxScorer(candidate.onnx, len(features.feature_names), len(classes))
     note(f"calibrating on {len(calibration_rows)} rows, checked by MAPIE")
     model = _calibrated(config, calibration_rows, check_probabilities(scorer.proba(calibration_rows.matrix)))
-    content = fit_scorecard(fitted.matrix, fitted.y_index, len(classes))
+    content = fit_scorecard(_common_columns(fitted), fitted.y_index, len(classes))
     scorecard = _calibrated(config, calibration_rows, Scorecard(content).proba(calibration_rows.matrix))
     note(f"evaluating on {len(test)} rows of patients never seen")
     proba = check_probabilities(scorer.proba(test.matrix))
@@ -343,6 +343,27 @@ def fit_scorecard(features: npt.NDArray[np.float32], y_index: npt.NDArray[np.int
         "coefficients": _rounded(coefficients),
         "intercept": _rounded(intercept),
     }
+
+
+def _common_columns(rows: LabelledRows) -> npt.NDArray[np.float32]:
+    """The matrix without columns of which too few patients have a value, or another than nearly everybody's.
+
+    The mean of such a column would be these patients' values, and its coefficient would tell their labels.
+    """
+    matrix, (_, who) = rows.matrix.copy(), np.unique(rows.groups, return_inverse=True)
+    for column in matrix.T:
+        values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
+        usual = values[counts.argmax()] if values.size else np.nan
+        unusual = ~np.isnan(column) & (column != usual)
+        # a column that is the same for all says nothing of anybody
+        few = _patients(who, unusual) < SHARED_BY if unusual.any() else _patients(who, column == usual) < SHARED_BY
+        if few:
+            column[:] = np.nan
+    return matrix
+
+
+def _patients(who: npt.NDArray[np.intp], chosen: npt.NDArray[np.bool_]) -> int:
+    return int(np.unique(who[chosen]).size)
 
 
 def _center_and_scale(wide: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

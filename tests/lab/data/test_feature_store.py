@@ -1,8 +1,13 @@
 """The feature store: versions that stay, order that stays, writes that are not made twice."""
 
+import json
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from ml_core.base.errors import DataError, UnknownFeatureVersion
 from ml_core.lab.data.cohort import make_cohort
@@ -145,3 +150,131 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         FeatureStore(tmp_path / "file").overwrite("v1", cohort(5))
+
+
+# --- what a table tells without being read, and what is left of a person ----------------------------------------------
+
+
+def every_byte(folder):
+    """Content of all files below a folder by path, Parquet columns unpacked."""
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        found[path] = path.read_bytes()
+        if path.suffix == ".parquet" and "_delta_log" not in path.parts:
+            found[path] += repr(pq.read_table(path).to_pydict()).encode()
+    return found
+
+
+def test_neither_log_nor_footers_hold_statistics(store, tmp_path):
+    store.overwrite("v1", cohort(200))
+    store.append("v1", cohort(50, seed=2))
+    DeltaTable(str(tmp_path / "features" / "v1")).create_checkpoint()
+    table = tmp_path / "features" / "v1"
+    for path in (table / "_delta_log").glob("*.json"):
+        for action in map(json.loads, path.read_text().splitlines()):
+            if "add" in action:
+                assert json.loads(action["add"]["stats"]).keys() <= {
+                    "numRecords", "minValues", "maxValues", "nullCount", "tightBounds",
+                }  # fmt: skip
+                stats = json.loads(action["add"]["stats"])
+                assert [stats.get(name) or {} for name in ("minValues", "maxValues", "nullCount")] == [{}, {}, {}]
+    for path in table.glob("*.parquet"):
+        footer = pq.ParquetFile(path).metadata
+        for group in range(footer.num_row_groups):
+            for column in range(footer.num_columns):
+                statistics = footer.row_group(group).column(column).statistics
+                assert statistics is None or not statistics.has_min_max
+    people = {*cohort(200)["patient_id"], *cohort(50, seed=2)["patient_id"]}
+    log = b"".join(path.read_bytes() for path in (table / "_delta_log").rglob("*") if path.is_file())
+    assert not [name for name in people if name.encode() in log]
+
+
+def test_a_table_of_older_software_loses_its_statistics_with_the_next_write(store, tmp_path):
+    from ml_core.lab.data.feature_store import _arrow_table
+
+    path = tmp_path / "features" / "v1"
+    rows = _arrow_table(cohort(20), get_feature_version("v1"))
+    write_deltalake(str(path), rows.append_column("surety_row", pa.array(range(20), pa.int64())))
+    assert store.append("v1", cohort(5, seed=2)) == 2  # the properties are a version of their own
+    assert store.append("v1", cohort(5, seed=2)) == 2
+    log = (path / "_delta_log" / f"{2:020d}.json").read_text()
+    assert not [name for name in cohort(5, seed=2)["patient_id"] if name in log]
+
+
+def with_person(seed=1, name="anna-CANARY-31"):
+    frame = cohort(60, seed=seed)
+    frame.loc[frame.index[7:9], "patient_id"] = name
+    return frame
+
+
+def test_no_byte_of_an_erased_person_is_left(store, tmp_path):
+    name = "anna-CANARY-31"
+    store.overwrite("v1", with_person(1))
+    store.extend("v1", with_person(2), upto=7)
+    store.overwrite("v1", with_person(3))
+    store.extend("v1", cohort(10, seed=4), upto=9)
+    store.matrix("v1", 0)
+    assert any(name.encode() in raw for raw in every_byte(tmp_path).values())
+    before = store.read("v1")
+    assert store.find_people("v1", {name}).rows == 2
+
+    found = store.erase_people("v1", {name, "bert"})
+    assert (found.rows, found.files, found.version) == (2, 3, 3)
+    assert not [path for path, raw in every_byte(tmp_path).items() if name.encode() in raw]
+    assert not list((tmp_path / "features" / "cache").rglob("*.npy"))
+    left = before[before["patient_id"] != name].reset_index(drop=True)
+    pd.testing.assert_frame_equal(store.read("v1"), left)
+    assert (store.latest("v1"), store.extended_upto("v1")) == (4, 9)
+    with pytest.raises(DataError, match="no longer has version 2: somebody's rows were erased"):
+        store.read("v1", 2)
+    with pytest.raises(DataError, match="has no version 9"):
+        store.read("v1", 9)
+    assert store.append("v1", cohort(5, seed=5)) == 5
+    assert len(store.read("v1", 4)) == len(left)
+    assert store.find_people("v1", {name}).files == 0
+
+
+def test_a_person_of_old_versions_alone_is_erased_too(store, tmp_path):
+    store.overwrite("v1", with_person(1))
+    store.overwrite("v1", cohort(30, seed=2))
+    found = store.erase_people("v1", {"anna-CANARY-31"})
+    assert (found.rows, found.files) == (0, 1)
+    assert not [p for p, raw in every_byte(tmp_path).items() if b"anna-CANARY-31" in raw]
+    assert len(store.read("v1")) == 30
+
+
+def test_who_is_not_there_changes_nothing(store):
+    store.overwrite("v1", cohort(30))
+    assert store.erase_people("v1", {"nobody"}).files == 0
+    assert store.latest("v1") == 0
+
+
+def test_an_erasure_that_was_killed_is_ended_by_the_next(store, tmp_path, monkeypatch):
+    store.overwrite("v1", with_person(1))
+    monkeypatch.setattr(FeatureStore, "_forget_older_versions", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.erase_people("v1", {"anna-CANARY-31"})
+    monkeypatch.undo()
+    (tmp_path / "features" / "v1" / "part-left.parquet").write_bytes(b"PAR1 anna-CANARY-31, cut short")
+    store.erase_people("v1", {"anna-CANARY-31"})
+    assert not [p for p, raw in every_byte(tmp_path).items() if b"anna-CANARY-31" in raw]
+    assert len(store.read("v1")) == 58
+
+
+def test_the_last_person_of_a_table_can_be_erased(store):
+    frame = cohort(5)
+    store.overwrite("v1", frame)
+    store.erase_people("v1", set(frame["patient_id"]))
+    assert len(store.read("v1")) == 0
+
+
+def test_numbers_name_people_too(store):
+    columns = get_feature_version("v2").columns
+    frame = pd.DataFrame(valid_rows(columns, 40, seed=1))
+    frame["patient_nbr"] = np.arange(40) // 2 + 1_000
+    frame[next(c.name for c in columns if c.role == "label")] = 0
+    store.overwrite("v2", frame)
+    number = str(frame["patient_nbr"].iloc[3])
+    expected = int((frame["patient_nbr"].astype(str) == number).sum())
+    assert store.erase_people("v2", {number}).rows == expected
+    assert number not in store.read("v2")["patient_nbr"].astype(str).tolist()
