@@ -38,10 +38,14 @@ def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
     """
     store = RolloutStore(settings)
     try:
-        state, promoted = store.read(), loader.promoted()
-        if settings.model or state is None or promoted is None or promoted[1] in ("", state.promotion_seen):
+        state, named = store.read(), loader.named()
+        if settings.model or state is None or named is None or named.promoted_at == state.promotion_seen:
             return
-        loader.check_gated(promoted[0])
-        store.change(changes.promoted(*promoted), by="service", why="a newer promotion was found at start")
+        promoted = loader.promoted()
+        if promoted is None or promoted.promoted_at in ("", state.promotion_seen):
+            return
+        model_hash = loader.check_gated(promoted.tag, promoted.model_hash)
+        change = changes.promoted(promoted.tag, promoted.promoted_at)
+        store.change(change, by="service", why="a newer promotion was found at start")
     except (SuretyError, OSError) as error:
         logger.warning("promotion.not_taken_up", extra={"reason": str(error)})

@@ -242,8 +242,7 @@ def test_a_promotion_that_cannot_be_served_is_left_and_said(home, workers, damag
     elif damage == "corrupt":
         home.file(home.v2).write_bytes(b"no model")
     else:
-        record = home.settings.promotions / f"{NAME}.json"
-        record.write_text(record.read_text().replace('"passed": true', '"passed": false'))
+        home.pass_gate(home.v2, passed=False)
     before = home.store.read()
     start_server(home)
     assert home.store.read() == before
