@@ -14,7 +14,6 @@ import attrs
 import bentoml
 import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import BentoMLException, NotFound
 
 from ml_core.base.documents import read_document
 from ml_core.base.errors import ArtefactError, NotGated, NotLoaded, SuretyError
@@ -252,6 +251,16 @@ class ModelLoader:
         expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
         return verify_folder(folder / BUNDLE_IN_BENTO_MODEL, expected)
 
+    def artefact(self, tag: str) -> Path:
+        """Folder of the artefact under that tag; nothing of it is verified.
+
+        Raises
+        ------
+        NotLoaded
+            It is not stored.
+        """
+        return self._find(tag)[0] / BUNDLE_IN_BENTO_MODEL
+
     def tags(self) -> list[str]:
         """Tags of the configured model that can be loaded, in the Bento store or in ``SURETY_HOME``."""
         name = self._settings.model_name.lower()
@@ -333,7 +342,7 @@ class ModelLoader:
         version = rest[1:].rpartition("-")[0]
         try:
             return Path(bentoml.models.get(tag).path), version
-        except (NotFound, BentoMLException, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - anything, where the model.yaml of the store is damaged
             folder = self._settings.models / name / rest
             if not _TAG.fullmatch(tag) or not folder.is_dir():
                 raise NotLoaded(f"{tag} is not in the Bento store: run `surety import-model`") from error

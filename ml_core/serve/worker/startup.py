@@ -44,7 +44,7 @@ def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
         promoted = loader.promoted()
         if promoted is None or promoted.promoted_at in ("", state.promotion_seen):
             return
-        model_hash = loader.check_gated(promoted.tag, promoted.model_hash)
+        loader.check_gated(promoted.tag, promoted.model_hash)
         change = changes.promoted(promoted.tag, promoted.promoted_at)
         store.change(change, by="service", why="a newer promotion was found at start")
     except (SuretyError, OSError) as error:

@@ -17,7 +17,6 @@ from tests.homes import bento_store
 from tests.serve.answering.builders import ask, toy_records, worker_report
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.running.fake_clock import FakeClock
-from tests.toy_models import NAME
 
 GUARDS = GuardLimits(set_size=1.9)
 LATER = "2026-02-02T00:00:00Z"
