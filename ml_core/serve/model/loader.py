@@ -342,7 +342,7 @@ class ModelLoader:
         version = rest[1:].rpartition("-")[0]
         try:
             return Path(bentoml.models.get(tag).path), version
-        except Exception as error:  # noqa: BLE001 - anything, where the model.yaml of the store is damaged
+        except Exception as error:
             folder = self._settings.models / name / rest
             if not _TAG.fullmatch(tag) or not folder.is_dir():
                 raise NotLoaded(f"{tag} is not in the Bento store: run `surety import-model`") from error

@@ -20,7 +20,7 @@ from ml_core.lab.registry.model_signature import (
     signing_key_path,
     verify_folder_signature,
 )
-from tests.lab.registry.model_signing_tool import model_signing
+from tests.oracles import oracle
 from tests.toy_models import copied_bundle
 
 
@@ -54,9 +54,9 @@ def test_the_tool_reads_what_we_sign_and_we_read_what_it_signs(folder: Path, tmp
     ours, theirs = tmp_path / "ours.sig", tmp_path / "theirs.sig"
     files = sign_folder(folder, ours, private)
     assert set(files) == {path.name for path in folder.iterdir()}
-    read = model_signing("verify", "key", folder, "--signature", ours, "--public_key", public)
+    read = oracle("model_signing", "verify", "key", folder, "--signature", ours, "--public_key", public)
     assert read.returncode == 0, read.stdout + read.stderr
-    written = model_signing("sign", "key", folder, "--signature", theirs, "--private_key", private)
+    written = oracle("model_signing", "sign", "key", folder, "--signature", theirs, "--private_key", private)
     assert written.returncode == 0, written.stdout + written.stderr
     assert verify_folder_signature(folder, theirs, public) == files
 
@@ -67,7 +67,9 @@ def test_a_folder_in_a_folder_is_listed_in_the_tools_order(folder: Path, tmp_pat
         (folder / name).write_text(name)
     private, public = keys(tmp_path / "keys")
     sign_folder(folder, tmp_path / "ours.sig", private)
-    read = model_signing("verify", "key", folder, "--signature", tmp_path / "ours.sig", "--public_key", public)
+    read = oracle(
+        "model_signing", "verify", "key", folder, "--signature", tmp_path / "ours.sig", "--public_key", public
+    )
     assert read.returncode == 0, read.stdout + read.stderr
 
 
@@ -96,7 +98,10 @@ def test_a_changed_folder_is_refused_by_both(folder: Path, tmp_path: Path, chang
     change(folder)
     with pytest.raises(ArtefactError, match=r"extra\.txt|golden\.json"):
         verify_folder_signature(folder, signature, public)
-    assert model_signing("verify", "key", folder, "--signature", signature, "--public_key", public).returncode != 0
+    assert (
+        oracle("model_signing", "verify", "key", folder, "--signature", signature, "--public_key", public).returncode
+        != 0
+    )
 
 
 def test_another_key_and_a_changed_statement_are_refused(folder: Path, tmp_path: Path) -> None:
