@@ -54,7 +54,6 @@ def bill() -> dict[str, Any]:
     components = [c for _, c in sorted({c["purl"]: c for c in found}.items())]
     serial = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(components))
     return {
-        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "serialNumber": f"urn:uuid:{serial}",

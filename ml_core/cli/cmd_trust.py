@@ -8,6 +8,8 @@ import click
 
 from ml_core.cli.output import emit, note, output_option
 
+_WHY = click.option("--why", default="", help="For the journal.")
+
 
 @click.group(name="trust")
 def command() -> None:
@@ -55,7 +57,8 @@ def show(output: str) -> None:
 @command.command()
 @click.argument("key")
 @click.option("--name", default="", help="Whose it is, for people.")
-def add(key: str, name: str) -> None:
+@_WHY
+def add(key: str, name: str, why: str) -> None:
     """Trust the public KEY of another machine: a key as `surety trust show` prints it, or a file that holds one.
 
     \b
@@ -69,13 +72,14 @@ def add(key: str, name: str) -> None:
         given = key if key.startswith("ed25519:") else Path(key).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         raise ConfigError("KEY", "is neither a public key nor a file that holds one") from error
-    is_new = trust_key(load_settings(), given, name)
+    is_new = trust_key(load_settings(), given, name, why=why)
     note(f"{name or 'the key'} is trusted {'from now on' if is_new else 'already'}")
 
 
 @command.command()
 @click.option("--name", default="this home", show_default=True, help="What to call the new key.")
-def rotate(name: str) -> None:
+@_WHY
+def rotate(name: str, why: str) -> None:
     """Make a new signing key and sign every verdict and promotion of this home with it; print the public key.
 
     The old key stays trusted until `surety trust remove` takes it away. Other machines need the new key first.
@@ -86,14 +90,15 @@ def rotate(name: str) -> None:
     from ml_core.base.settings import load_settings
     from ml_core.serve.model.vouching import rotate_key
 
-    key, count = rotate_key(load_settings(), name)
+    key, count = rotate_key(load_settings(), name, why=why)
     click.echo(key)
     note(f"{count} papers are signed with it; bring copies beside models up to date with `surety import-model`")
 
 
 @command.command()
 @click.argument("fingerprint")
-def remove(fingerprint: str) -> None:
+@_WHY
+def remove(fingerprint: str, why: str) -> None:
     """Trust the key with this FINGERPRINT no longer; its first digits are enough.
 
     Only keys of this home can be removed here. Workers believe it no longer the next time they load a model.
@@ -104,5 +109,5 @@ def remove(fingerprint: str) -> None:
     from ml_core.base.settings import load_settings
     from ml_core.serve.model.vouching import distrust_key
 
-    removed = distrust_key(load_settings(), fingerprint)
+    removed = distrust_key(load_settings(), fingerprint, why=why)
     note(f"{removed.name or removed.key} is trusted no longer")

@@ -208,7 +208,7 @@ def sign_old_home(settings: Settings) -> None:
             _signing_key(settings, keys)
 
 
-def rotate_key(settings: Settings, name: str) -> tuple[str, int]:
+def rotate_key(settings: Settings, name: str, *, why: str = "") -> tuple[str, int]:
     """Make a new signing key and sign every current paper of the home with it; its public key, and how many papers.
 
     The old key stays trusted until it is removed.
@@ -232,11 +232,11 @@ def rotate_key(settings: Settings, name: str) -> tuple[str, int]:
     sign_old_home(settings)
     with TrustedKeys(settings) as keys:
         key = keys.make(name, sign_anew)
-    Journal(settings.journal).append("trust.rotated", {"key": key.public, "signed_anew": count})
+    Journal(settings.journal).append("trust.rotated", {"key": key.public, "signed_anew": count, "why": why})
     return key.public, count
 
 
-def trust_key(settings: Settings, key: str, name: str) -> bool:
+def trust_key(settings: Settings, key: str, name: str, *, why: str = "") -> bool:
     """Trust another machine's public key from now on; False where it was trusted already.
 
     Raises
@@ -249,11 +249,11 @@ def trust_key(settings: Settings, key: str, name: str) -> bool:
         _signing_key(settings, keys)  # from here on the home is one that signs
         is_new = keys.add(key, name)
     if is_new:
-        Journal(settings.journal).append("trust.added", {"key": key, "name": name})
+        Journal(settings.journal).append("trust.added", {"key": key, "name": name, "why": why})
     return is_new
 
 
-def distrust_key(settings: Settings, fingerprint: str) -> HomeKey:
+def distrust_key(settings: Settings, fingerprint: str, *, why: str = "") -> HomeKey:
     """Trust a key of the home no longer; the removed key.
 
     Raises
@@ -263,7 +263,7 @@ def distrust_key(settings: Settings, fingerprint: str) -> HomeKey:
     """
     with TrustedKeys(settings) as keys:
         removed = keys.remove(fingerprint)
-    Journal(settings.journal).append("trust.removed", {"key": removed.key, "name": removed.name})
+    Journal(settings.journal).append("trust.removed", {"key": removed.key, "name": removed.name, "why": why})
     return removed
 
 
