@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ml_core.base.files import locked
+
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = ROOT / "build" / "oracles"
 """`make oracles` makes it from requirements/oracles.lock; a test that finds none does the same."""
@@ -20,8 +22,11 @@ PLACE = ROOT / "build" / "oracles"
 def _problem() -> str:
     """What keeps the tools from being here; "" where they are."""
     done = PLACE / "done"
-    if done.exists():
-        return ""
+    with locked(ROOT / "build" / "oracles.lock"):  # the halves of `make test` run side by side
+        return "" if done.exists() else _made(done)
+
+
+def _made(done: Path) -> str:
     made = subprocess.run([sys.executable, "-m", "venv", PLACE], capture_output=True, text=True)
     if made.returncode == 0:
         pip = [PLACE / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -47,3 +52,7 @@ def oracle(tool: str, *arguments: object, text: str | None = None) -> subprocess
         pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
     command = [PLACE / "bin" / tool, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=PLACE, input=text)
+
+
+if __name__ == "__main__":
+    sys.exit(_problem())
