@@ -55,4 +55,4 @@ def oracle(tool: str, *arguments: object, text: str | None = None) -> subprocess
 
 
 if __name__ == "__main__":
-    sys.exit(_problem())
+    sys.exit(_problem() or 0)
