@@ -249,7 +249,10 @@ class ModelLoader:
 
         folder, _ = self._find(tag)
         expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
-        return verify_folder(folder / BUNDLE_IN_BENTO_MODEL, expected)
+        manifest, found, content = verify_folder(folder / BUNDLE_IN_BENTO_MODEL, expected)
+        if not tag.endswith(f"-{found[:8]}"):
+            raise NotGated(tag, f"its hash is {found[:12]}…, which is not the one in its tag")
+        return manifest, found, content
 
     def artefact(self, tag: str) -> Path:
         """Folder of the artefact under that tag; nothing of it is verified.
