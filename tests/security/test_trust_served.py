@@ -13,6 +13,7 @@ import pytest
 
 from ml_core.serve.model.promotion_record import PromotionRecord
 from tests.e2e.workplace import ROOT, Workplace
+from tests.homes import remade
 from tests.security.served import RECORD
 from tests.toy_models import passed_gate
 
@@ -42,17 +43,14 @@ def forged(place: Workplace) -> str:
     name, _, version = champion["bento_tag"].partition(":")
     store = place.folder / "bentoml" / "models" / name
     made = store / version
-    manifest = made / "mlflow_model" / "artifacts" / "bundle" / "manifest.json"
-    facts = json.loads(manifest.read_text())
-    facts["metrics"] = {**facts["metrics"], "roc_auc": 0.99}  # the attacker's model: another manifest is enough
-    raw = json.dumps(facts).encode()
-    import hashlib
-
-    model_hash = hashlib.sha256(raw).hexdigest()
+    bundle = Path("mlflow_model", "artifacts", "bundle")
+    draft = place.folder / "draft"
+    model_hash = remade(made / bundle, draft, metrics={"roc_auc": 0.99, "mean_set_size": 1.0})
     tag = f"{name}:v9-{model_hash[:8]}"
     copy = store / tag.partition(":")[2]
     shutil.copytree(made, copy)
-    (copy / manifest.relative_to(made)).write_bytes(raw)
+    shutil.rmtree(copy / bundle)
+    shutil.copytree(draft, copy / bundle)
     described = copy / "model.yaml"
     described.write_text(described.read_text().replace(version, copy.name))
     report = passed_gate(model_hash).model_copy(update={"model_name": place.model})

@@ -149,7 +149,7 @@ class Vouchers:
         try:
             return self._believed(path, kind)
         except ArtefactError as error:
-            logger.warning("paper.not_believed", extra={"reason": str(error)})
+            logger.info("paper.not_believed", extra={"reason": str(error)})
             return None
 
 
