@@ -16,7 +16,7 @@ from ml_core.serve.model.promotion_record import bento_tag
 from ml_core.serve.model.vouching import keep_gate
 from tests.homes import bento_store
 from tests.security.figures import record
-from tests.security.trust_ways import BROKEN, WAYS, Place, Way, judge_twin, promote_with_papers, rows
+from tests.security.trust_ways import BROKEN, REGISTRY_WAYS, WAYS, Place, Way, judge_twin, promote_with_papers, rows
 from tests.serve.answering.stored import Home, Worker
 from tests.toy_models import NAME, passed_gate
 
@@ -82,7 +82,7 @@ def test_the_ways_are_counted() -> None:
     record(
         "another model in the place of the champion",
         "tried with every model store writable, and home, image and environment not: nothing else answers",
-        {"ways": len(WAYS), "other models that answered": 0},
+        {"ways": len(WAYS) + len(REGISTRY_WAYS), "other models that answered": 0},
     )
 
 

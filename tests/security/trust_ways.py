@@ -32,7 +32,7 @@ from ml_core.serve.trust.statements import pae
 from tests.serve.answering.stored import Home
 from tests.toy_models import NAME, passed_gate
 
-__all__ = ["WAYS", "Place", "Way", "rows"]
+__all__ = ["REGISTRY_WAYS", "WAYS", "Place", "Way", "rows"]
 
 Outcome = Literal["the champion answers, the other model is refused", "nothing answers under the changed tag"]
 KEPT: Outcome = "the champion answers, the other model is refused"
@@ -345,6 +345,21 @@ def _ways() -> Iterator[Way]:
 
 WAYS = tuple(_ways())
 
+REGISTRY_WAYS = tuple(
+    Way(name, lambda _: None, outcome)
+    for name, outcome in (
+        ("the registry's champion alias on another version", KEPT),
+        ("tags of a passed gate on another version", KEPT),
+        ("another model's files delivered as the champion's version", BROKEN),
+        ("the same, with the hash in the registry changed as well", BROKEN),
+        ("the same, with the hash taken out of the registry", BROKEN),
+        ("the same, with a gate report in MLflow's folder", BROKEN),
+        ("a file more in the champion's folder", BROKEN),
+        ("code, a pickle and requirements in MLflow's folder", KEPT),
+    )
+)
+"""What a registry delivers; tests/security/test_trust_registry.py does it."""
+
 
 def judge_twin(place: Place) -> None:
     """Version 4 was judged with yes, which the attacker kept a copy of, and later with no, which is kept too."""
@@ -362,7 +377,7 @@ def promote_with_papers(place: Place) -> None:
     copy_papers(place.folder(place.v1), NAME, place.hash_of(place.v1), place.settings)
 
 
-def rows(ways: tuple[Way, ...] = WAYS) -> list[str]:
+def rows(ways: tuple[Way, ...] = WAYS + REGISTRY_WAYS) -> list[str]:
     """Rows of the table in docs/security.md."""
     return [f"| {way.name} | {way.outcome} |" for way in ways]
 
