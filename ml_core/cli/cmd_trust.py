@@ -32,6 +32,7 @@ def show(output: str) -> None:
     Example: surety trust show --output table
     """
     from ml_core.base.settings import load_settings
+    from ml_core.serve.model.vouching import papers_without_weight
     from ml_core.serve.trust.keys import home_keys, trusted_keys
 
     settings = load_settings()
@@ -50,6 +51,8 @@ def show(output: str) -> None:
         ],
         output,
     )
+    for name in papers_without_weight(settings):
+        note(f"{name} is not what was signed and counts for nothing: run `surety validate` or `surety promote` again")
     if not signs:
         note("this home has not signed anything yet: its key is made with the first gate, or by `surety trust rotate`")
 

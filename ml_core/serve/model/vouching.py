@@ -8,6 +8,8 @@ trusted. The first signature signs what lies there, and from then on only signed
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,6 +34,7 @@ __all__ = [
     "distrust_key",
     "keep_gate",
     "keep_promotion",
+    "papers_without_weight",
     "rotate_key",
     "sign_old_home",
     "signed_path",
@@ -265,6 +268,22 @@ def distrust_key(settings: Settings, fingerprint: str, *, why: str = "") -> Home
         removed = keys.remove(fingerprint)
     Journal(settings.journal).append("trust.removed", {"key": removed.key, "name": removed.name, "why": why})
     return removed
+
+
+def papers_without_weight(settings: Settings) -> list[str]:
+    """Plain papers of a home that signs which are not what was signed, by file name: they count for nothing.
+
+    A version from before signatures leaves such papers, or somebody who edits them.
+    """
+    if not home_keys(settings).signs:
+        return []
+    found = []
+    for plain in (*_plain(settings.gates), *_plain(settings.promotions)):
+        envelope = read_document(signed_path(plain), Envelope)
+        statement = None if envelope is None else json.loads(base64.b64decode(envelope.payload))
+        if statement is None or statement["facts"] != json.loads(plain.read_bytes()):
+            found.append(plain.name)
+    return found
 
 
 def _keep(settings: Settings, plain: Path, kind: Kind, paper: GateReport | PromotionRecord, version: str) -> None:
