@@ -12,7 +12,7 @@ ALIAS ?= challenger
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security floors docs docs-check lock clean help
+.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security oracles floors docs docs-check lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -159,6 +159,9 @@ security: $(READY) ## The security tests, and docs/security-figures.md from what
 	$(BIN)/python -m pytest tests/security
 	$(BIN)/python -m tests.security.document
 
+oracles: $(READY) ## Other people's tools that tests hold our formats against, in build/oracles
+	$(BIN)/python -m tests.oracles
+
 floors: $(READY) ## The locks against requirements/floors.toml: no known hole, every file by hash, no index named
 	$(BIN)/python -m tests.security.floors
 
@@ -184,6 +187,7 @@ lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCK) -o requirements/dev.lock
 	$(BIN)/uv pip compile pyproject.toml --extra build -c requirements/dev.lock $(LOCK) -o requirements/build.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements/dev.lock $(LOCK) -o requirements/serve.lock
+	$(BIN)/uv pip compile requirements/oracles.in $(LOCK) -o requirements/oracles.lock
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 

@@ -22,7 +22,7 @@ from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http.api_keys import read_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
-from ml_core.serve.worker.startup import keep_bundled, take_up_promotion
+from ml_core.serve.worker.startup import keep_bundled, keep_full_hashes, take_up_promotion
 
 if TYPE_CHECKING:
     from ml_core.serve.http.handlers import HttpApi
@@ -94,6 +94,7 @@ class _Service:
         if settings.api_keys_file is not None:
             read_keys(settings.api_keys_file)
         keep_bundled(settings, loader)
+        keep_full_hashes(settings, loader)
         take_up_promotion(settings, loader)
         if settings.respawn:
             _respawn_in_containers()

@@ -5,14 +5,23 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ml_core.base.errors import DataError
+from ml_core.base.errors import ArtefactError, ChecksumMismatch, DataError
 
-__all__ = ["FileLock", "clear_drafts", "drafts_of", "locked", "write_whole", "written_for_user"]
+__all__ = [
+    "FileLock",
+    "clear_drafts",
+    "drafts_of",
+    "locked",
+    "read_plain_file",
+    "write_whole",
+    "written_for_user",
+]
 
 _STALE_S = 60.0
 """A draft that nobody has touched for this long belongs to a process that was killed."""
@@ -80,6 +89,35 @@ def clear_drafts(folder: Path, pattern: str) -> None:
         with suppress(OSError):
             if time.time() - draft.stat().st_mtime > _STALE_S:
                 draft.unlink()
+
+
+def read_plain_file(path: Path, limit: int, size: int | None = None) -> bytes:
+    """Content of a plain file, opened without following a link, or waiting for a pipe, that has appeared meanwhile.
+
+    Parameters
+    ----------
+    limit : most bytes it may have
+    size : bytes it must have, where that is known; another size is refused before a byte is read
+
+    Raises
+    ------
+    ArtefactError
+        It is no plain file, too large, or cannot be opened; ``ChecksumMismatch`` where it has another size.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise ArtefactError(path.name, "cannot be opened") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtefactError(path.name, "is no plain file")
+        if status.st_size > limit:
+            raise ArtefactError(path.name, f"has {status.st_size} bytes, more than the {limit} allowed")
+        if size is not None and status.st_size != size:
+            raise ChecksumMismatch(path.name, f"has {status.st_size} bytes, the manifest says {size}")
+        return file.read(status.st_size + 1)
 
 
 class FileLock:

@@ -119,6 +119,13 @@ class Settings(BaseSettings):
         180.0, gt=0, le=86_400, description="Silence of the monitor after which answers say unmonitored, s."
     )
 
+    trusted_keys: str = Field(
+        "",
+        pattern=r"^[\s,]*(ed25519:[A-Za-z0-9+/]{43}=[\s,]*)*$",
+        description="Public keys that vouch for models besides those of the home and the image, as `surety trust show` "
+        "prints them; separated by blanks or commas.",
+    )
+
     @field_validator("model_stage", mode="before")
     @classmethod
     def _is_champion(cls, value: object) -> str:
@@ -151,6 +158,11 @@ class Settings(BaseSettings):
     def gates(self) -> Path:
         """Folder with one gate report per model hash."""
         return self.home / "gates"
+
+    @property
+    def trust(self) -> Path:
+        """Folder with the public keys that are trusted and the home's own signing key."""
+        return self.home / "trust"
 
     @property
     def journal(self) -> Path:

@@ -127,8 +127,8 @@ def shadow(wanted: Wanted, tag: str | None) -> None:
     from ml_core.serve.rollout import changes
 
     chosen = _chosen(wanted, tag)
-    _check_contract(wanted, chosen)
-    wanted.make(changes.shadow(chosen))
+    _, _, model_hash = _check_contract(wanted, chosen)
+    wanted.make(changes.shadow(chosen, model_hash))
 
 
 @command.command(name="canary")
@@ -172,8 +172,8 @@ def canary(
     from ml_core.serve.rollout.rollout_state import GuardLimits
 
     chosen = _chosen(wanted, tag)
-    wanted.loader.check_gated(chosen)
-    mean_set_size, classes = _check_contract(wanted, chosen)
+    model_hash = wanted.loader.check_gated(chosen)
+    mean_set_size, classes, _ = _check_contract(wanted, chosen, model_hash)
     guards = GuardLimits(
         false_alarm=false_alarm,
         minimum=min_answers,
@@ -184,7 +184,7 @@ def canary(
         set_size=max_set_size if max_set_size is not None else mean_set_size + 0.25,
         classes=classes,
     )
-    wanted.make(changes.canary(chosen, weight, guards))
+    wanted.make(changes.canary(chosen, weight, guards, model_hash))
 
 
 @command.command(name="full")
@@ -199,11 +199,11 @@ def full(wanted: Wanted, tag: str | None) -> None:
     from ml_core.serve.rollout import changes
 
     chosen = _chosen(wanted, tag)
-    wanted.loader.check_gated(chosen)
-    _check_contract(wanted, chosen)
+    model_hash = wanted.loader.check_gated(chosen)
+    _check_contract(wanted, chosen, model_hash)
     promoted = wanted.loader.promoted()
-    seen = promoted[1] if promoted is not None and promoted[0] == chosen else ""
-    wanted.make(changes.full(chosen, seen))
+    seen = promoted.promoted_at if promoted is not None and promoted.tag == chosen else ""
+    wanted.make(changes.full(chosen, seen, model_hash))
 
 
 @command.command(name="rollback")
@@ -270,14 +270,14 @@ def _chosen(wanted: Wanted, name: str | None) -> str:
     state = _state(wanted.settings)
     if name is None:
         promoted = wanted.loader.promoted()
-        name = state.challenger or (promoted[0] if promoted is not None and promoted[0] != state.champion else None)
+        name = state.challenger or (promoted.tag if promoted is not None and promoted.tag != state.champion else None)
         if name is None:
             raise click.UsageError("Name the model: there is no challenger, and the promoted model is live already.")
     return tag_of(wanted.loader, name)
 
 
-def _check_contract(wanted: Wanted, tag: str) -> tuple[float, int]:
-    """The champion's mean set size and number of labels, having checked that TAG takes and gives the same.
+def _check_contract(wanted: Wanted, tag: str, model_hash: str = "") -> tuple[float, int, str]:
+    """The champion's mean set size and number of labels, and TAG's full hash, once TAG takes and gives the same.
 
     Raises
     ------
@@ -286,10 +286,11 @@ def _check_contract(wanted: Wanted, tag: str) -> tuple[float, int]:
     """
     from ml_core.serve.rollout.changes import check_same_contract
 
-    champion, _ = wanted.loader.facts(_state(wanted.settings).champion)
-    challenger, _ = wanted.loader.facts(tag)
+    state = _state(wanted.settings)
+    champion, _ = wanted.loader.facts(state.champion, state.hashes.get(state.champion, ""))
+    challenger, found = wanted.loader.facts(tag, model_hash)
     check_same_contract(tag, challenger, champion)
-    return champion.metrics.get("mean_set_size", 1.0), len(champion.classes)
+    return champion.metrics.get("mean_set_size", 1.0), len(champion.classes), found
 
 
 def _obeyed(settings: Settings, generation: int, wait_s: float) -> tuple[int, int, list[str]]:

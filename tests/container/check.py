@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shlex
 import subprocess
@@ -34,6 +35,7 @@ from ml_core.serve.http.api_keys import KeyRole, add_key
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
+from ml_core.serve.trust.keys import trusted_keys
 from tests.e2e.workplace import free_port
 
 HOME = "/var/lib/surety"
@@ -202,6 +204,8 @@ class Story:
             self.leaves_its_model_on_the_volume,
             self.is_small,
             self.holds_only_what_answers,
+            self.lists_what_it_holds,
+            self.trusts_the_keys_it_was_built_with,
             self.holds_bytecode,
             self.names_no_index,
             self.is_nobody_special,
@@ -245,6 +249,34 @@ class Story:
         tools = self.container.run("sh", "-c", "command -v gcc git uv curl || true")
         assert tools == ""
         return f"{len(found)} packages, no compiler"
+
+    def lists_what_it_holds(self) -> str:
+        """The bill of materials against the files of the running container and dpkg's own list."""
+        found = self.container.python(
+            "import email, json, os; print(json.dumps([dict(email.message_from_file(open(f'{top}/{d}/METADATA')).items()) "
+            "for start in ('/app', '/usr', '/opt', '/home', '/var') for top, folders, _ in os.walk(start) "
+            "for d in folders if d.endswith('.dist-info')]))"
+        )
+        python = {re.sub(r"[-_.]+", "-", f["Name"]).lower() + " " + f["Version"] for f in found}
+        debian = self.container.run("dpkg-query", "--show", "--showformat", "${Package} ${Version}\n").splitlines()
+        bill = json.loads(self.container.run("cat", "/usr/share/surety/sbom.cdx.json"))
+        listed: dict[str, set[str]] = {}
+        for entry in bill["components"]:
+            kind = entry["purl"].removeprefix("pkg:").partition("/")[0]
+            listed.setdefault(kind, set()).add(f"{entry['name']} {entry['version']}")
+        assert listed["pypi"] == python, listed["pypi"] ^ python
+        assert listed["deb"] == set(debian), listed["deb"] ^ set(debian)
+        assert len(listed["generic"]) == 1
+        return f"{len(python)} Python distributions, {len(debian)} packages of Debian"
+
+    def trusts_the_keys_it_was_built_with(self) -> str:
+        described = self.container.run("cat", "/home/bentoml/bento/bento.yaml")
+        assert self.bundle.model_hash in described
+        own = {key.key for key in trusted_keys(load_settings())}
+        assert own
+        assert all(key in described for key in own)
+        assert "PRIVATE KEY" not in self.container.run("sh", "-c", "grep -rl 'PRIVATE KEY' /home/bentoml || true")
+        return f"{len(own)} public keys"
 
     def holds_bytecode(self) -> str:
         found = self.container.python(

@@ -59,7 +59,7 @@ class FaultPlace(Workplace):
         made = type(self)(folder, self.model)
         shutil.rmtree(folder / "bentoml")
         shutil.copytree(self.folder / "bentoml", folder / "bentoml", symlinks=True)
-        for name in ("promotions", "gates"):
+        for name in ("promotions", "gates", "trust"):
             shutil.copytree(self.folder / "home" / name, folder / "home" / name)
         return made
 

@@ -14,13 +14,13 @@ import onnxruntime as ort
 import pytest
 
 import ml_core.serve.model.bundle as bundle_module
-from ml_core.base.documents import write_document
 from ml_core.base.errors import ArtefactError, SuretyError
 from ml_core.base.settings import Settings
 from ml_core.lab.training.learner import train_model
 from ml_core.serve.model.bundle import read_bundle
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
-from ml_core.serve.model.promotion_record import bento_tag, gate_path
+from ml_core.serve.model.promotion_record import bento_tag
+from ml_core.serve.model.vouching import keep_gate
 from tests.security.figures import record
 from tests.security.mutations import FILES, Mutation, contents, mutations
 from tests.toy_models import NAME, passed_gate, toy_config, toy_model, toy_rows
@@ -67,7 +67,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
     monkeypatch.setattr(bentoml.models, "get", missing)
     made = Settings(home=tmp_path / "home", model_name=NAME)
-    write_document(gate_path(made.gates, HASH), passed_gate(HASH))
+    keep_gate(made, passed_gate(HASH), "1")
     return made
 
 

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import write_document
 from ml_core.base.errors import ArtefactError, ConfigError, DataError, SuretyError
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
@@ -19,7 +18,8 @@ from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_file, row
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.manifest import MANIFEST_FILE, Manifest
 from ml_core.serve.model.predictor import Predictor, check_golden
-from ml_core.serve.model.promotion_record import GateReport, RuleVerdict, gate_path
+from ml_core.serve.model.promotion_record import GateReport, RuleVerdict
+from ml_core.serve.model.vouching import keep_gate
 
 __all__ = ["judge_folder", "rows_of", "validate_deployment"]
 
@@ -135,7 +135,7 @@ def _report(config: ModelConfig, model_hash: str, rules: list[RuleVerdict], judg
 
 def _keep(registry: ModelRegistry, version: RegisteredVersion, report: GateReport, settings: Settings) -> None:
     document = report.model_dump(mode="json")
-    write_document(gate_path(settings.gates, report.model_hash), report)
+    keep_gate(settings, report, version.version)
     Journal(settings.journal).append("gate.judged", {"model": version.name, "version": version.version, **document})
     registry.log_document(version, f"{GATE_FOLDER}/{report.model_hash[:12]}.json", document)
     tags = {

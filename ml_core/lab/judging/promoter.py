@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import read_document, write_document
+from ml_core.base.documents import read_document
 from ml_core.base.errors import RegistryError
 from ml_core.base.files import locked
 from ml_core.base.journal import Journal, who
@@ -25,6 +25,7 @@ from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.serve.model.bundle import Bundle, read_bundle, verify_folder
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
+from ml_core.serve.model.vouching import keep_promotion
 from ml_core.serve.rollout.monitor_state import MonitorView
 
 __all__ = ["ModelPromoter", "Promotion", "promote_version"]
@@ -241,7 +242,7 @@ class ModelPromoter:
             replaced_version=old.model_version if old is not None else outcome.champion_version,
             gate=gate,
         )
-        write_document(path, record)
+        keep_promotion(self._settings, record)
         return True
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_core.base.documents import read_document
@@ -11,9 +10,7 @@ from ml_core.base.errors import SuretyError
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.past_answers.past_models import loader_of, open_registry
-from ml_core.lab.registry.importer import stored_path
-from ml_core.serve.model.loader import GATE_IN_BENTO_MODEL
-from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, gate_path, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
 __all__ = ["model_now"]
@@ -83,13 +80,9 @@ def _stored(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gate(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """What the gate said of that hash, rule by rule."""
+    """What the gate said last of that hash, rule by rule, where a trusted key has signed it."""
     model_hash = str(lineage["model_hash"])
-    reports = (read_document(path, GateReport) for path in _gate_files(settings, lineage))
-    report = next((r for r in reports if r is not None and r.model_hash == model_hash), None)
-    if report is None:
-        record = _record(settings, lineage)
-        report = None if record is None else record.gate
+    report = loader_of(settings, lineage).verdict(str(lineage["bento_tag"]), model_hash)
     return (
         {"verdict": "none"}
         if report is None
@@ -100,13 +93,6 @@ def _gate(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
             "rules": [rule.model_dump() for rule in report.rules],
         }
     )
-
-
-def _gate_files(settings: Settings, lineage: Mapping[str, Any]) -> Iterator[Path]:
-    """Where a report on the model may lie: among all, or beside the artefact."""
-    yield gate_path(settings.gates, str(lineage["model_hash"]))
-    tag = str(lineage["bento_tag"])
-    yield (stored_path(tag) or settings.models.joinpath(*tag.split(":"))) / GATE_IN_BENTO_MODEL
 
 
 def _record(settings: Settings, lineage: Mapping[str, Any]) -> PromotionRecord | None:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_core.base.documents import read_document, write_document
 from ml_core.base.errors import ArtefactError, RegistryError
 from ml_core.base.files import locked
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
-from ml_core.serve.model.bundle import verify_folder
-from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
+from ml_core.serve.model.bundle import copy_verified, verify_folder
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.serve.model.model_home import place
-from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, bento_tag, gate_path, promotion_path
+from ml_core.serve.model.promotion_record import bento_tag
+from ml_core.serve.model.vouching import copy_papers
 
 __all__ = ["ImportedModel", "import_version", "place_in_home", "stored_path"]
 
@@ -46,8 +46,9 @@ def import_version(
 ) -> ImportedModel:
     """Bring a registered version into the Bento store; done twice, it is there once.
 
-    What is downloaded is verified before it is imported and what is stored is verified again, so an import that was
-    killed half way is noticed and redone by the next one.
+    Only the manifest and the files it lists are taken, from the bytes that were verified: no code and no pickle of
+    MLflow's folder. What is stored is verified again, so an import that was killed half way is noticed and redone by
+    the next one.
 
     Raises
     ------
@@ -58,7 +59,8 @@ def import_version(
     """
     with registry.downloaded(f"models:/{version.name}/{version.version}") as mlflow_model:
         expected = version.model_hash or None
-        manifest, model_hash, _ = verify_folder(bundle_in(mlflow_model, str(version)), expected)
+        bundle = bundle_in(mlflow_model, str(version))
+        manifest, model_hash, _ = verify_folder(bundle, expected)
         if manifest.name != version.name:
             raise ArtefactError("manifest.json", f"is of the model {manifest.name}, not of {version.name}")
         tag = bento_tag(version.name, version.version, model_hash)
@@ -67,11 +69,12 @@ def import_version(
         with locked(settings.home / "import.lock"):
             is_new = not _is_whole(tag, model_hash)
             if is_new:
-                _store(registry, tag, mlflow_model, version, model_hash)
+                _store(tag, bundle, version, model_hash)
             folder = stored_path(tag)
             if folder is None or not _is_whole(tag, model_hash):
                 raise RegistryError(tag, "is not whole in the Bento store after its import")
-            gate = _copy_verdicts(folder, manifest.name, model_hash, settings)
+            verdict = copy_papers(folder, manifest.name, model_hash, settings)
+            gate = "none" if verdict is None else "passed" if verdict.passed else "refused"
     if is_new:
         facts = {"model": version.name, "version": version.version, "model_hash": model_hash, "tag": tag, "gate": gate}
         Journal(settings.journal).append("model.imported", facts)
@@ -111,19 +114,20 @@ def _bentoml() -> Any:
 
 
 def _is_whole(tag: str, model_hash: str) -> bool:
-    """The tag is in the store, with the artefact of that hash inside an MLflow model."""
+    """The tag is in the store, with the artefact of that hash and nothing else of MLflow's folder."""
     folder = stored_path(tag)
-    if folder is None or not (folder / "mlflow_model" / "MLmodel").is_file():
+    if folder is None:
         return False
+    bundle = folder / BUNDLE_IN_BENTO_MODEL
     try:
-        verify_folder(folder / BUNDLE_IN_BENTO_MODEL, model_hash)
+        verify_folder(bundle, model_hash)
     except ArtefactError:
         return False
-    return True
+    return not any(beside != inside for inside in (bundle, bundle.parent) for beside in inside.parent.iterdir())
 
 
-def _store(registry: ModelRegistry, tag: str, mlflow_model: Path, version: RegisteredVersion, model_hash: str) -> None:
-    """Import under the tag, after taking away what a killed import may have left there."""
+def _store(tag: str, bundle: Path, version: RegisteredVersion, model_hash: str) -> None:
+    """Store the artefact under the tag, after taking away what a killed import may have left there."""
     bentoml = _bentoml()
     labels = {
         "mlflow_name": version.name,
@@ -131,27 +135,12 @@ def _store(registry: ModelRegistry, tag: str, mlflow_model: Path, version: Regis
         "mlflow_run_id": version.run_id,
         "model_hash": model_hash,
     }
-    with registry.session(tag):
-        import bentoml.mlflow
-
-        with suppress(bentoml.exceptions.BentoMLException, ValueError):
-            bentoml.models.delete(tag)
-        try:
-            bentoml.mlflow.import_model(tag, str(mlflow_model), labels=labels, metadata=dict(labels))
-        except (bentoml.exceptions.BentoMLException, ValueError) as error:
-            # BentoML also complains here about half an import of another version, when this one is stored already.
-            if not _is_whole(tag, model_hash):
-                raise RegistryError(tag, f"BentoML cannot store it: {str(error).splitlines()[0]}") from error
-
-
-def _copy_verdicts(folder: Path, name: str, model_hash: str, settings: Settings) -> str:
-    """Put gate report and promotion record of the hash beside the artefact; ``passed``, ``refused`` or ``none``."""
-    promotion = read_document(promotion_path(settings.promotions, name), PromotionRecord)
-    if promotion is not None and promotion.model_hash == model_hash:
-        write_document(folder / PROMOTION_IN_BENTO_MODEL, promotion)
-    beside = folder / GATE_IN_BENTO_MODEL
-    report = read_document(gate_path(settings.gates, model_hash), GateReport)
-    if report is not None and report.model_hash == model_hash:
-        write_document(beside, report)
-    kept = read_document(beside, GateReport)
-    return "none" if kept is None else "passed" if kept.passed else "refused"
+    with suppress(bentoml.exceptions.BentoMLException, ValueError):
+        bentoml.models.delete(tag)
+    try:
+        with bentoml.models.create(tag, labels=labels, metadata=dict(labels)) as model:
+            copy_verified(bundle, Path(model.path_of(BUNDLE_IN_BENTO_MODEL)), model_hash)
+    except (bentoml.exceptions.BentoMLException, ValueError) as error:
+        # BentoML also complains here about half an import of another version, when this one is stored already.
+        if not _is_whole(tag, model_hash):
+            raise RegistryError(tag, f"BentoML cannot store it: {str(error).splitlines()[0]}") from error

@@ -131,7 +131,7 @@ class HealthMonitor:
             if tag is None:
                 continue
             try:
-                manifest, model_hash = self._facts(tag)
+                manifest, model_hash = self._facts(tag, state.hashes.get(tag, ""))
             except SuretyError as error:
                 logger.warning("model.not_watched", extra={"tag": tag, "reason": str(error)})
                 continue
@@ -139,9 +139,9 @@ class HealthMonitor:
             found.setdefault(model_hash, MonitoredModel(slot, tag, version, model_hash, manifest))
         return tuple(found.values())
 
-    def _facts(self, tag: str) -> tuple[Manifest, str]:
+    def _facts(self, tag: str, model_hash: str = "") -> tuple[Manifest, str]:
         if tag not in self._known:
-            self._known[tag] = self._loader.facts(tag)
+            self._known[tag] = self._loader.facts(tag, model_hash)
         return self._known[tag]
 
     def _feed(self, ledger: Ledger, matured: NewlyMatured, now: datetime) -> None:

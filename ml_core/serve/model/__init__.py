@@ -10,4 +10,5 @@ __all__ = [
     "predictor",
     "promotion_record",
     "scorer",
+    "vouching",
 ]

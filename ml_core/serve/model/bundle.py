@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import orjson
 
 from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, InvalidCalibration
+from ml_core.base.files import read_plain_file
 from ml_core.features.columns import table_hash
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.model.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest
@@ -30,6 +30,7 @@ __all__ = [
     "REQUIRED_FILES",
     "XGBOOST_FILE",
     "Bundle",
+    "copy_verified",
     "pack_calibration",
     "read_bundle",
     "verify_folder",
@@ -161,7 +162,7 @@ def verify_folder(folder: Path, expected_hash: str | None = None) -> tuple[Manif
     present = _list_plain_files(folder)
     if MANIFEST_FILE not in present:
         raise ArtefactError(MANIFEST_FILE, f"is missing in {folder.name}")
-    raw = _read(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    raw = read_plain_file(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
     model_hash = _sha256(raw)
     if expected_hash is not None and model_hash != expected_hash:
         raise ChecksumMismatch(MANIFEST_FILE, f"has sha256 {model_hash[:12]}…, expected {expected_hash[:12]}…")
@@ -172,6 +173,33 @@ def verify_folder(folder: Path, expected_hash: str | None = None) -> tuple[Manif
     for name in sorted(manifest.files.keys() - present):
         raise ArtefactError(name, "is named in the manifest but missing")
     return manifest, model_hash, {n: _read_verified(folder / n, e) for n, e in manifest.files.items()}
+
+
+def copy_verified(source: Path, target: Path, expected_hash: str | None = None) -> str:
+    """Copy the manifest and the files it lists, each from the bytes that were verified, and nothing else.
+
+    Parameters
+    ----------
+    target : a folder that is not there yet
+
+    Returns
+    -------
+    str
+        The ``model_hash``.
+
+    Raises
+    ------
+    ArtefactError
+        As ``read_bundle``.
+    """
+    _, model_hash, content = verify_folder(source, expected_hash)
+    raw = read_plain_file(source / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    if _sha256(raw) != model_hash:
+        raise ChecksumMismatch(MANIFEST_FILE, "was changed while it was copied")
+    target.mkdir(parents=True)
+    for name, bytes_of in {**content, MANIFEST_FILE: raw}.items():
+        (target / name).write_bytes(bytes_of)
+    return model_hash
 
 
 def _check_names(files: Mapping[str, Any]) -> None:
@@ -195,32 +223,8 @@ def _list_plain_files(folder: Path) -> set[str]:
     return {entry.name for entry in entries}
 
 
-def _read(path: Path, limit: int, size: int | None = None) -> bytes:
-    """Content of a plain file, opened without following a link, or waiting for a pipe, that has appeared meanwhile.
-
-    Parameters
-    ----------
-    limit : most bytes it may have
-    size : bytes it must have, where that is known; another size is refused before a byte is read
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        raise ArtefactError(path.name, "cannot be opened") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ArtefactError(path.name, "is no plain file")
-        if status.st_size > limit:
-            raise ArtefactError(path.name, f"has {status.st_size} bytes, more than the {limit} allowed")
-        if size is not None and status.st_size != size:
-            raise ChecksumMismatch(path.name, f"has {status.st_size} bytes, the manifest says {size}")
-        return file.read(status.st_size + 1)
-
-
 def _read_verified(path: Path, entry: FileEntry) -> bytes:
-    raw = _read(path, _MAX_FILE_BYTES, entry.size)
+    raw = read_plain_file(path, _MAX_FILE_BYTES, entry.size)
     if _sha256(raw) != entry.sha256:
         raise ChecksumMismatch(path.name, "its sha256 is not the one in the manifest")
     return raw

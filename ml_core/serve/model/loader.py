@@ -6,19 +6,21 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 import bentoml
 import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml.exceptions import BentoMLException, NotFound
 
 from ml_core.base.documents import read_document
 from ml_core.base.errors import ArtefactError, NotGated, NotLoaded, SuretyError
 from ml_core.base.settings import Settings
-from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, gate_path, promotion_path
+from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, promotion_path
+from ml_core.serve.model.vouching import Vouchers
+from ml_core.serve.trust.keys import trusted_keys
 
 if TYPE_CHECKING:
     from ml_core.serve.model.bundle import Bundle
@@ -28,17 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUNDLE_IN_BENTO_MODEL",
-    "GATE_IN_BENTO_MODEL",
-    "PROMOTION_IN_BENTO_MODEL",
     "LoadedModel",
     "ModelLoader",
+    "Promoted",
     "ServedModel",
 ]
 
 BUNDLE_IN_BENTO_MODEL = "mlflow_model/artifacts/bundle"
-GATE_IN_BENTO_MODEL = "gate.json"
-PROMOTION_IN_BENTO_MODEL = "promotion.json"
-"""Gate report and promotion record travel beside the artefact: a bento needs no other place to vouch for its model."""
 _TAG = re.compile(r"[a-z0-9][a-z0-9_.-]*:v[^:/\\]+-[0-9a-f]{8}")
 
 
@@ -66,6 +64,23 @@ class LoadedModel:
         return self.predictor.bundle.model_hash
 
 
+class Promoted(NamedTuple):
+    """The model that was promoted: its tag, when that was ("" where not known), and its hash in full ("" likewise)."""
+
+    tag: str
+    promoted_at: str
+    model_hash: str
+
+
+@dataclass(frozen=True)
+class _InBento:
+    """What ``bento.yaml`` says: the model it was built with, its full hash, and the keys that vouch for models."""
+
+    tag: str
+    model_hash: str = ""
+    trusted_keys: tuple[str, ...] = ()
+
+
 class ModelLoader:
     """Finds and loads the model to serve.
 
@@ -86,29 +101,51 @@ class ModelLoader:
         ------
         NotLoaded
             None of the three names a model.
+        ArtefactError
+            The promotion record is damaged, or signed by no trusted key.
         """
+        return self._served_tag(self.promoted)
+
+    def named_tag(self) -> str:
+        """As :meth:`served_tag`, for a process that only wants the name: whoever loads the model verifies."""
+        return self._served_tag(self.named)
+
+    def _served_tag(self, promoted: Callable[[], Promoted | None]) -> str:
         if self._settings.model:
             return self._settings.model
-        promoted = self.promoted()
-        if promoted is not None:
-            return promoted[0]
+        found = promoted()
+        if found is not None:
+            return found.tag
         raise NotLoaded(
             f"no version of {self._settings.model_name} has been promoted: "
             "run `make serve`, or `surety train`, `surety promote` and `surety import-model`"
         )
 
-    def promoted(self) -> tuple[str, str] | None:
-        """Tag of the promoted model, and when it was promoted ("" where that is not known); None where none is.
+    def promoted(self) -> Promoted | None:
+        """The promoted model; None where there is none.
 
         The record in ``SURETY_HOME`` comes before the model that a bento was built with.
+
+        Raises
+        ------
+        ArtefactError
+            The record is damaged, or signed by no trusted key.
         """
-        record = self._promotion()
-        if record is None and self._bento is not None:
-            tag = _tag_in_bento(self._bento)
+        record = self._vouchers.promotion()
+        if record is None and self._in_bento is not None:
+            tag = self._in_bento.tag
             with suppress(NotLoaded):  # a built bento names its model before anybody has brought it in
                 record = self._promotion_of(tag, self._find(tag)[0])
-            return tag, record.promoted_at if record is not None else ""
-        return None if record is None else (record.bento_tag, record.promoted_at)
+            return Promoted(tag, record.promoted_at if record is not None else "", self._in_bento.model_hash)
+        return None if record is None else Promoted(record.bento_tag, record.promoted_at, record.model_hash)
+
+    def named(self) -> Promoted | None:
+        """As :meth:`promoted`, without verifying a signature, which takes an import of 20 ms; without a hash."""
+        path = promotion_path(self._settings.promotions, self._settings.model_name)
+        record = read_document(path, PromotionRecord)
+        if record is not None:
+            return Promoted(record.bento_tag, record.promoted_at, "")
+        return None if self._in_bento is None else Promoted(self._in_bento.tag, "", "")
 
     def bundled(self) -> tuple[str, Path] | None:
         """Tag and folder of the model that a bento was built with; None outside of one.
@@ -118,16 +155,23 @@ class ModelLoader:
         NotLoaded, ArtefactError
             The bento's model is not where it should be, or ``bento.yaml`` names none.
         """
-        if self._bento is None:
+        if self._in_bento is None:
             return None
-        tag = _tag_in_bento(self._bento)
-        return tag, self._find(tag)[0]
+        return self._in_bento.tag, self._find(self._in_bento.tag)[0]
 
-    def load(self, tag: str, *, gated: bool = True, scorer_of: Callable[[Bundle], Scorer] | None = None) -> LoadedModel:
+    def load(
+        self,
+        tag: str,
+        model_hash: str = "",
+        *,
+        gated: bool = True,
+        scorer_of: Callable[[Bundle], Scorer] | None = None,
+    ) -> LoadedModel:
         """The model under that tag, verified, gated and shown to give its golden answers.
 
         Parameters
         ----------
+        model_hash : that it must have, in full; "" takes what the promotion, bento or signed verdict of the tag says
         gated : False for a model that only runs in shadow, whose answers nobody sees
         scorer_of : gives the scorer where it does not run in this process
 
@@ -136,20 +180,25 @@ class ModelLoader:
         NotLoaded
             It is not in the Bento store.
         NotGated
-            Its hash has no passed gate, or is not the one that was promoted under this tag.
+            Its hash has no passed gate that a trusted key has signed, or is not the one of its tag.
         ArtefactError
-            Its folder cannot be trusted.
+            Its folder cannot be trusted, or holds another model than that.
         ModelUnavailable
             A scorer elsewhere cannot be reached.
         """
         from ml_core.serve.model.predictor import check_golden
 
-        model = self.verified(tag, gated=gated, scorer_of=scorer_of)
+        model = self.verified(tag, model_hash, gated=gated, scorer_of=scorer_of)
         check_golden(model.predictor)
         return model
 
     def verified(
-        self, tag: str, *, gated: bool = True, scorer_of: Callable[[Bundle], Scorer] | None = None
+        self,
+        tag: str,
+        model_hash: str = "",
+        *,
+        gated: bool = True,
+        scorer_of: Callable[[Bundle], Scorer] | None = None,
     ) -> LoadedModel:
         """The model under that tag, verified and gated; it may not answer before its golden records reproduce.
 
@@ -164,19 +213,20 @@ class ModelLoader:
 
         folder, version = self._find(tag)
         promotion = self._promotion_of(tag, folder)
+        expected = self._expected(tag, promotion, model_hash)
         gate: GateReport | None = None
 
-        def admit(model_hash: str) -> None:
+        def admit(found: str) -> None:
             nonlocal gate
-            gate = self._gate(tag, model_hash, folder, promotion)
+            gate = self._vouchers.gate(tag, found, folder, is_pinned=expected is not None)
             if gated:
-                _check_passed(tag, model_hash, gate)
+                _check_passed(tag, found, gate)
 
-        bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None, admit)
+        bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, expected, admit)
         predictor = Predictor(bundle, None if scorer_of is None else scorer_of(bundle))
         return LoadedModel(tag, version, predictor, gate, promotion)
 
-    def facts(self, tag: str) -> tuple[Manifest, str]:
+    def facts(self, tag: str, model_hash: str = "") -> tuple[Manifest, str]:
         """Manifest and model hash of the model under that tag; every file is verified, none is parsed.
 
         Raises
@@ -184,10 +234,10 @@ class ModelLoader:
         NotLoaded, ArtefactError
             As :meth:`load`.
         """
-        manifest, model_hash, _ = self.files(tag)
-        return manifest, model_hash
+        manifest, found, _ = self.files(tag, model_hash)
+        return manifest, found
 
-    def files(self, tag: str) -> tuple[Manifest, str, dict[str, bytes]]:
+    def files(self, tag: str, model_hash: str = "") -> tuple[Manifest, str, dict[str, bytes]]:
         """As :meth:`facts`, with the verified content of every file by name.
 
         Raises
@@ -198,8 +248,21 @@ class ModelLoader:
         from ml_core.serve.model.bundle import verify_folder
 
         folder, _ = self._find(tag)
-        promotion = self._promotion_of(tag, folder)
-        return verify_folder(folder / BUNDLE_IN_BENTO_MODEL, promotion.model_hash if promotion else None)
+        expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
+        manifest, found, content = verify_folder(folder / BUNDLE_IN_BENTO_MODEL, expected)
+        if not tag.endswith(f"-{found[:8]}"):
+            raise NotGated(tag, f"its hash is {found[:12]}…, which is not the one in its tag")
+        return manifest, found, content
+
+    def artefact(self, tag: str) -> Path:
+        """Folder of the artefact under that tag; nothing of it is verified.
+
+        Raises
+        ------
+        NotLoaded
+            It is not stored.
+        """
+        return self._find(tag)[0] / BUNDLE_IN_BENTO_MODEL
 
     def tags(self) -> list[str]:
         """Tags of the configured model that can be loaded, in the Bento store or in ``SURETY_HOME``."""
@@ -209,63 +272,110 @@ class ModelLoader:
         tags = {f"{name}:{path.name}" for folder in folders for path in folder.glob("*") if path.is_dir()}
         return sorted(tag for tag in tags if _TAG.fullmatch(tag))
 
-    def check_gated(self, tag: str) -> None:
-        """Raise unless the model under that tag is whole and has a passed gate (no parser but the manifest's runs)."""
-        _, model_hash = self.facts(tag)
-        folder, _ = self._find(tag)
-        _check_passed(tag, model_hash, self._gate(tag, model_hash, folder, self._promotion_of(tag, folder)))
+    def check_gated(self, tag: str, model_hash: str = "") -> str:
+        """The full hash of the model under that tag, which is whole and has a passed gate.
 
-    def _promotion(self) -> PromotionRecord | None:
-        return read_document(promotion_path(self._settings.promotions, self._settings.model_name), PromotionRecord)
+        No parser but the manifest's runs.
+
+        Raises
+        ------
+        NotLoaded, NotGated, ArtefactError
+            As :meth:`load`.
+        """
+        folder, _ = self._find(tag)
+        expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
+        _, found = self.facts(tag, model_hash)
+        _check_passed(tag, found, self._vouchers.gate(tag, found, folder, is_pinned=expected is not None))
+        return found
+
+    def verdict(self, tag: str, model_hash: str) -> GateReport | None:
+        """The newest verdict on that hash under that tag which a trusted key has signed; None where there is none.
+
+        Raises
+        ------
+        NotGated, ArtefactError
+            As :meth:`load`.
+        """
+        folder: Path | None = None
+        with suppress(NotLoaded):
+            folder, _ = self._find(tag)
+        return self._vouchers.gate(tag, model_hash, folder, is_pinned=True)
+
+    def image_facts(self, tag: str) -> dict[str, Any]:
+        """What a bento built around that model records: its full hash, and the keys that are trusted here.
+
+        Raises
+        ------
+        NotLoaded, NotGated, ArtefactError
+            A bento is not built around a model that may not answer.
+        """
+        keys = sorted({key.key for key in trusted_keys(self._settings, self._image_keys)})
+        return {"model_hash": self.check_gated(tag), "trusted_keys": keys}
+
+    @cached_property
+    def _in_bento(self) -> _InBento | None:
+        return None if self._bento is None else _read_bento(self._bento)
+
+    @property
+    def _image_keys(self) -> tuple[str, ...]:
+        return () if self._in_bento is None else self._in_bento.trusted_keys
+
+    @cached_property
+    def _vouchers(self) -> Vouchers:
+        return Vouchers(self._settings, self._image_keys)
 
     def _promotion_of(self, tag: str, folder: Path) -> PromotionRecord | None:
         """The promotion record of that tag: of ``SURETY_HOME``, else the one that travelled with the model."""
-        records = (self._promotion(), read_document(folder / PROMOTION_IN_BENTO_MODEL, PromotionRecord))
-        return next((record for record in records if record is not None and record.bento_tag == tag), None)
+        record = self._vouchers.promotion()
+        if record is None or record.bento_tag != tag:
+            record = self._vouchers.promotion_beside(folder)
+        return record if record is not None and record.bento_tag == tag else None
+
+    def _expected(self, tag: str, promotion: PromotionRecord | None, asked: str) -> str | None:
+        """The full hash that the model of a tag must have; None where only a signed verdict can tell."""
+        if asked:
+            return asked
+        if promotion is not None:
+            return promotion.model_hash
+        return (self._in_bento.model_hash or None) if self._in_bento is not None and self._in_bento.tag == tag else None
 
     def _find(self, tag: str) -> tuple[Path, str]:
         """Folder and registered version of a tag: in the Bento store, else under ``SURETY_HOME/models``."""
+        name, _, rest = tag.partition(":")
+        version = rest[1:].rpartition("-")[0]
         try:
-            model = bentoml.models.get(tag)
-        except (NotFound, BentoMLException, ValueError) as error:
-            name, _, version = tag.partition(":")
-            folder = self._settings.models / name / version
+            return Path(bentoml.models.get(tag).path), version
+        except Exception as error:
+            folder = self._settings.models / name / rest
             if not _TAG.fullmatch(tag) or not folder.is_dir():
                 raise NotLoaded(f"{tag} is not in the Bento store: run `surety import-model`") from error
-            return folder, version[1:].rpartition("-")[0]
-        return Path(model.path), str(model.info.labels.get("mlflow_version", ""))
-
-    def _gate(self, tag: str, model_hash: str, folder: Path, promotion: PromotionRecord | None) -> GateReport | None:
-        """The first gate report on this hash: of its promotion, of ``SURETY_HOME``, or beside the artefact."""
-        if not tag.endswith(f"-{model_hash[:8]}"):
-            raise NotGated(tag, f"its hash is {model_hash[:12]}…, which is not the one in its tag")
-        reports = (
-            promotion.gate if promotion is not None else None,
-            read_document(gate_path(self._settings.gates, model_hash), GateReport),
-            read_document(folder / GATE_IN_BENTO_MODEL, GateReport),
-        )
-        return next((r for r in reports if r is not None and r.model_hash == model_hash), None)
+            return folder, version
 
 
 def _check_passed(tag: str, model_hash: str, report: GateReport | None) -> None:
     if report is None:
-        raise NotGated(tag, f"its hash {model_hash[:12]}… has no gate report: run `surety validate`")
+        raise NotGated(
+            tag,
+            f"its hash {model_hash[:12]}… has no gate report signed by a key that is trusted here: "
+            "run `surety validate`",
+        )
     if not report.passed:
         raise NotGated(tag, f"its gate said no: {', '.join(report.failed_rules)}")
 
 
-def _tag_in_bento(bento: Path) -> str:
-    """The one model tag that ``bento.yaml`` names."""
+def _read_bento(bento: Path) -> _InBento:
+    """What ``bento.yaml`` says of the one model it names."""
     try:
         described = yaml.safe_load((bento / "bento.yaml").read_text(encoding="utf-8"))
         services = described.get("services") or []
         models = [*(described.get("models") or []), *(m for s in services for m in s.get("models") or [])]
         tags = {str(m["tag"]) for m in models}
+        facts: dict[str, Any] = next((m["metadata"] for m in models if m.get("metadata")), {})
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise ArtefactError("bento.yaml", "names no model") from error
     if len(tags) != 1:
         raise ArtefactError("bento.yaml", f"names {len(tags)} models, not one")
-    return tags.pop()
+    return _InBento(tags.pop(), str(facts.get("model_hash", "")), tuple(map(str, facts.get("trusted_keys", ()))))
 
 
 @attrs.frozen
@@ -279,7 +389,7 @@ class ServedModel(bentoml.models.BentoModel):  # type: ignore[misc]  # without t
     def of(cls, loader: ModelLoader) -> ServedModel:
         """The model to serve; where there is none, a place-holder that says so when a bento is built."""
         try:
-            return cls(tag=loader.served_tag(), loader=loader)  # type: ignore[call-arg]  # inherited field
+            return cls(tag=loader.named_tag(), loader=loader)  # type: ignore[call-arg]  # inherited field
         except SuretyError as error:
             return cls(tag="none:none", loader=loader, problem=str(error))  # type: ignore[call-arg]  # inherited field
 
@@ -293,8 +403,8 @@ class ServedModel(bentoml.models.BentoModel):  # type: ignore[misc]  # without t
         """
         if self.problem:
             raise NotLoaded(self.problem)
-        self.loader.check_gated(str(self.tag))
-        return super().to_info(alias)
+        facts = self.loader.image_facts(str(self.tag))
+        return attrs.evolve(super().to_info(alias), metadata=facts)
 
     def resolve(self, base_path: Any = None, global_model_store: Any = None) -> Any:  # noqa: ARG002 - BentoML's signature
         """The stored model or None: a service without its model starts, is not ready, and says why."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ml_core.base.files import locked
+from ml_core.base.files import locked, read_plain_file
 from ml_core.base.settings import Settings
-from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
+from ml_core.serve.model.vouching import GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL
+from ml_core.serve.trust.statements import MAX_BYTES
 
 __all__ = ["home_folder", "place"]
 
@@ -22,18 +23,27 @@ def home_folder(tag: str, settings: Settings) -> Path:
 def place(source: Path, tag: str, settings: Settings) -> Path:
     """Copy a model there, with its gate report and promotion record: whole or not at all. One of that tag is replaced.
 
+    Only the files that its manifest lists are copied, as they were verified.
+
     Parameters
     ----------
     source : folder of the model in a Bento store
+
+    Raises
+    ------
+    ArtefactError
+        The folder cannot be trusted.
     """
+    from ml_core.serve.model.bundle import copy_verified  # with numpy, which whoever only asks for the folder can spare
+
     target = home_folder(tag, settings)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(settings.home / "import.lock"), TemporaryDirectory(dir=settings.models, prefix=".placing-") as draft:
         made = Path(draft) / "model"
-        shutil.copytree(source / BUNDLE_IN_BENTO_MODEL, made / BUNDLE_IN_BENTO_MODEL)
-        for name in (GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL):
-            if (source / name).is_file():
-                shutil.copy2(source / name, made / name)
+        copy_verified(source / BUNDLE_IN_BENTO_MODEL, made / BUNDLE_IN_BENTO_MODEL)
+        for paper in (GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL):
+            if (source / paper).is_file():
+                (made / paper).write_bytes(read_plain_file(source / paper, MAX_BYTES))
         if target.exists():
             target.rename(Path(draft) / "old")
         made.rename(target)

@@ -11,40 +11,52 @@ from ml_core.base.errors import ConfigError, RolloutRefused
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.rollout.rollout_state import CircuitMode, CircuitOrder, Flags, GuardLimits, RolloutState, Slot
 
-__all__ = ["Change", "canary", "check_same_contract", "circuit", "flags", "full", "promoted", "rollback", "shadow"]
+__all__ = [
+    "Change",
+    "canary",
+    "check_same_contract",
+    "circuit",
+    "flags",
+    "full",
+    "pinned",
+    "promoted",
+    "rollback",
+    "shadow",
+]
 
 Change = Callable[[RolloutState], RolloutState]
 """From a state to the next; the store adds generation, time and author."""
 
 
-def shadow(challenger: str) -> Change:
+def shadow(challenger: str, model_hash: str = "") -> Change:
     """Score every request with the challenger as well, after the reply."""
 
     def change(state: RolloutState) -> RolloutState:
-        return _divided(state, challenger, mode="shadow", weight=0.0, guards=None)
+        return _divided(state, challenger, model_hash, mode="shadow", weight=0.0, guards=None)
 
     return change
 
 
-def canary(challenger: str, weight: float, guards: GuardLimits) -> Change:
+def canary(challenger: str, weight: float, guards: GuardLimits, model_hash: str = "") -> Change:
     """Let the challenger answer that share of the requests while the guards watch it."""
 
     def change(state: RolloutState) -> RolloutState:
         if not 0.0 < weight < 1.0:
             raise RolloutRefused("canary", f"a weight of {weight:g} is not between 0 and 1: use `full` for all of it")
-        return _divided(state, challenger, mode="canary", weight=weight, guards=guards)
+        return _divided(state, challenger, model_hash, mode="canary", weight=weight, guards=guards)
 
     return change
 
 
-def full(challenger: str, promotion_seen: str = "") -> Change:
+def full(challenger: str, promotion_seen: str = "", model_hash: str = "") -> Change:
     """Make the challenger the champion in one step; the old one stays loaded, ready to come back."""
 
     def change(state: RolloutState) -> RolloutState:
         if challenger == state.champion:
             raise RolloutRefused("full", f"{challenger} is the champion already")
         settled = _settled(state, promotion_seen)
-        return settled.model_copy(update={"champion": challenger, "previous": state.champion})
+        update = {"champion": challenger, "previous": state.champion, **_pinned(state, challenger, model_hash)}
+        return settled.model_copy(update=update)
 
     return change
 
@@ -70,14 +82,23 @@ def rollback(guard: str = "") -> Change:
     return change
 
 
-def promoted(tag: str, promotion_seen: str) -> Change:
+def promoted(tag: str, promotion_seen: str, model_hash: str = "") -> Change:
     """Take up a newer promotion record: what it names is the champion, nothing is tried out beside it."""
 
     def change(state: RolloutState) -> RolloutState:
-        settled = _settled(state, promotion_seen)
+        settled = _settled(state, promotion_seen).model_copy(update=_pinned(state, tag, model_hash))
         if tag == state.champion:
             return settled
         return settled.model_copy(update={"champion": tag, "previous": state.champion})
+
+    return change
+
+
+def pinned(hashes: Mapping[str, str]) -> Change:
+    """Write down the full hashes of tags in the slots; what is live stays as it is."""
+
+    def change(state: RolloutState) -> RolloutState:
+        return state.model_copy(update={"hashes": {**state.hashes, **hashes}})
 
     return change
 
@@ -133,10 +154,16 @@ def check_same_contract(tag: str, model: Manifest, champion: Manifest) -> None:
         raise RolloutRefused(tag, "answers in other labels than the champion: serve it by itself")
 
 
-def _divided(state: RolloutState, challenger: str, **traffic: Any) -> RolloutState:
+def _pinned(state: RolloutState, tag: str, model_hash: str) -> dict[str, dict[str, str]]:
+    """The update that writes down the full hash of a tag, where it is known."""
+    return {"hashes": {**state.hashes, tag: model_hash}} if model_hash else {}
+
+
+def _divided(state: RolloutState, challenger: str, model_hash: str, **traffic: Any) -> RolloutState:
     if challenger == state.champion:
         raise RolloutRefused(challenger, "is the champion already: there is nothing to compare")
-    return state.model_copy(update={"challenger": challenger, "stage": state.generation + 1, **traffic})
+    pin = _pinned(state, challenger, model_hash)
+    return state.model_copy(update={"challenger": challenger, "stage": state.generation + 1, **traffic, **pin})
 
 
 def _settled(state: RolloutState, promotion_seen: str) -> RolloutState:

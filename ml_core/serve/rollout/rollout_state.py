@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -88,6 +88,8 @@ class RolloutState(Document):
     generation : grows by one at every change
     stage : the generation at which traffic was last divided anew; counts that guards judge start there
     champion, challenger, previous : tags; ``previous`` stays loaded so that going back takes no loading
+    hashes : the full model hash of each of these tags, which the loaded artefact must have; states of earlier versions
+        have none until a server starts
     mode, weight : ``canary`` gives the challenger that share of the traffic, ``shadow`` none of the answers
     guards : limits of the running canary
     circuits : operators' orders for the circuits of a slot
@@ -103,6 +105,7 @@ class RolloutState(Document):
     champion: str
     challenger: str | None = None
     previous: str | None = None
+    hashes: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(default_factory=dict)
     mode: Mode = "off"
     weight: float = Field(0.0, ge=0, le=1)
     guards: GuardLimits | None = None
@@ -113,6 +116,11 @@ class RolloutState(Document):
     changed_at: str
     changed_by: str
     why: str
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags in the slots: champion, challenger, previous."""
+        return tuple(tag for tag in (self.champion, self.challenger, self.previous) if tag is not None)
 
 
 def bucket(key: str, salt: str) -> float:

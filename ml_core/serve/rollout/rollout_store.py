@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import read_document, write_document
@@ -41,7 +42,9 @@ class RolloutStore:
         """
         return read_document(self.path, RolloutState)
 
-    def begin(self, champion: str, promotion_seen: str, *, by: str = "", why: str) -> RolloutState:
+    def begin(
+        self, champion: str, promotion_seen: str, model_hash: str = "", *, by: str = "", why: str
+    ) -> RolloutState:
         """The state; where there is none yet, a first one with that champion is written."""
         with locked(self._lock):
             found = self.read()
@@ -52,6 +55,7 @@ class RolloutStore:
                 generation=1,
                 stage=1,
                 champion=champion,
+                hashes={champion: model_hash} if model_hash else {},
                 promotion_seen=promotion_seen,
                 changed_at=utc_text(utc_now()),
                 changed_by=by or who(),
@@ -87,13 +91,15 @@ class RolloutStore:
                 )
             if expected is not None and before.generation != expected:
                 raise RolloutConflict(expected, before.generation)
-            stamp = {
+            stamp: dict[str, Any] = {
                 "generation": before.generation + 1,
                 "changed_at": utc_text(utc_now()),
                 "changed_by": by or who(),
                 "why": why,
             }
-            after = RolloutState.model_validate({**change(before).model_dump(), **stamp})
+            changed = change(before)
+            stamp["hashes"] = {tag: h for tag, h in changed.hashes.items() if tag in changed.tags}
+            after = RolloutState.model_validate({**changed.model_dump(), **stamp})
             if not dry_run:
                 self._write(before, after)
             return before, after

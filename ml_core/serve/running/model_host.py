@@ -92,13 +92,13 @@ class ModelHost:
 
     def _load_missing(self) -> None:
         tags = self._tags()
-        if all(tag in self._models for tag in tags):
+        if all(self._holds(tag) for tag in tags):
             self._problem = ""
         for tag, gated in tags.items():
-            if tag in self._models or time.monotonic() < self._retry_at.get(tag, 0.0):
+            if self._holds(tag) or time.monotonic() < self._retry_at.get(tag, 0.0):
                 continue
             try:
-                model = self._loader.load(tag, gated=gated)
+                model = self._loader.load(tag, self._hash_of(tag), gated=gated)
             except SuretyError as error:
                 self._problem = str(error)
                 self._retry_at[tag] = time.monotonic() + _RETRY_S
@@ -109,6 +109,14 @@ class ModelHost:
         now = time.monotonic()
         self._named_at.update(dict.fromkeys(tags, now))
         self._models = {t: held for t, held in self._models.items() if now - self._named_at.get(t, 0.0) < _KEEP_S}
+
+    def _hash_of(self, tag: str) -> str:
+        """The full hash that the state names for a tag; "" where it names none, or does not count."""
+        return "" if self._settings.model or self._state is None else self._state.hashes.get(tag, "")
+
+    def _holds(self, tag: str) -> bool:
+        held = self._models.get(tag)
+        return held is not None and self._hash_of(tag) in ("", held[1].model_hash)
 
     def _tags(self) -> dict[str, bool]:
         """Tags to hold, and whether they must be gated."""

@@ -57,7 +57,7 @@ class Assembler:
         answers alone. A previous champion that cannot be loaded is left out.
         """
         try:
-            champion = self._model(self._champion_tag(state), old, gated=True)
+            champion = self._model(*self._champion(state), old, gated=True)
         except SuretyError as error:
             logger.exception("model.not_loaded", extra={"code": error.code, "reason": str(error)})
             if old is None or state is None:
@@ -97,17 +97,19 @@ class Assembler:
                 model.guard.unavailable = None
                 logger.info("model.loaded", extra=_facts(model))
 
-    def _champion_tag(self, state: RolloutState | None) -> str:
-        """``SURETY_MODEL`` comes before the rollout, which comes before the promotion record it began with."""
+    def _champion(self, state: RolloutState | None) -> tuple[str, str]:
+        """Tag and full hash: ``SURETY_MODEL`` before the rollout, which comes before the promotion it began with."""
         if self._settings.model or state is None:
-            return self._loader.served_tag()
-        return state.champion
+            return self._loader.served_tag(), ""
+        return state.champion, state.hashes.get(state.champion, "")
 
     def _challenger(self, state: RolloutState, champion: LiveModel, old: Live | None) -> tuple[LiveModel | None, str]:
         if state.challenger is None or state.mode == "off":
             return None, ""
         try:
-            model = self._model(state.challenger, old, gated=state.mode == "canary")
+            model = self._model(
+                state.challenger, state.hashes.get(state.challenger, ""), old, gated=state.mode == "canary"
+            )
             check_same_contract(model.model.tag, model.manifest, champion.manifest)
         except SuretyError as error:
             logger.exception("challenger.not_loaded", extra={"code": error.code, "reason": str(error)})
@@ -122,19 +124,20 @@ class Assembler:
         if state.previous is None or state.previous in taken:
             return None
         try:
-            model = self._model(state.previous, old, gated=True)
+            model = self._model(state.previous, state.hashes.get(state.previous, ""), old, gated=True)
             check_same_contract(model.model.tag, model.manifest, champion.manifest)
         except SuretyError as error:
             logger.warning("previous.not_loaded", extra={"code": error.code, "reason": str(error)})
             return None
         return model
 
-    def _model(self, tag: str, old: Live | None, *, gated: bool) -> LiveModel:
+    def _model(self, tag: str, model_hash: str, old: Live | None, *, gated: bool) -> LiveModel:
         """The model under that tag: the loaded one, or a new one that has reproduced its golden answers."""
         for _, known in old.models() if old is not None else ():
-            if known.model.tag == tag and (not gated or _is_gated(known.model)):
+            is_it = known.model.tag == tag and model_hash in ("", known.model.model_hash)
+            if is_it and (not gated or _is_gated(known.model)):
                 return known
-        loaded = self._loader.verified(tag, gated=gated, scorer_of=self._scorer_of)
+        loaded = self._loader.verified(tag, model_hash, gated=gated, scorer_of=self._scorer_of)
         name = f"{loaded.predictor.bundle.manifest.name} v{loaded.version}"
         breaker = model_breaker(name, self._settings)
         guard = GuardedRunner(self._runner_of(loaded), breaker, len(loaded.predictor.classes), self._settings)

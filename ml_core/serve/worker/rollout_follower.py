@@ -174,6 +174,7 @@ class RolloutFollower:
             self._state = self._store.begin(
                 live.champion.model.tag,
                 promoted.promoted_at if promoted is not None else "",
+                live.champion.model.model_hash,
                 by="service",
                 why="first start",
             )

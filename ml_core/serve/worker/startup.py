@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import suppress
 
 from ml_core.base.errors import SuretyError
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.model_home import home_folder, place
+from ml_core.serve.model.vouching import sign_old_home
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
-__all__ = ["keep_bundled", "take_up_promotion"]
+__all__ = ["keep_bundled", "keep_full_hashes", "take_up_promotion"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,31 @@ def keep_bundled(settings: Settings, loader: ModelLoader) -> None:
         logger.warning("model.not_kept", extra={"reason": str(error)})
 
 
+def keep_full_hashes(settings: Settings, loader: ModelLoader) -> None:
+    """Sign what lies in the home of an earlier version, and write full hashes into its rollout state.
+
+    A hash is taken from the artefact that a signed verdict lets answer under its tag. Nothing here keeps a server from
+    starting: a tag that no verdict is known for stays without, and workers refuse it themselves.
+    """
+    store = RolloutStore(settings)
+    try:
+        sign_old_home(settings)
+        state = store.read()
+    except (SuretyError, OSError) as error:
+        logger.warning("home.not_signed", extra={"reason": str(error)})
+        return
+    hashes = {}
+    for tag in () if state is None else state.tags:
+        if state is not None and tag not in state.hashes:
+            with suppress(SuretyError):
+                hashes[tag] = loader.check_gated(tag)
+    if hashes:
+        try:
+            store.change(changes.pinned(hashes), by="service", why="full hashes of what is live")
+        except (SuretyError, OSError) as error:
+            logger.warning("rollout.not_written", extra={"reason": str(error)})
+
+
 def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
     """Make the promoted model the champion where its record is newer than the one the rollout knows.
 
@@ -38,10 +65,14 @@ def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
     """
     store = RolloutStore(settings)
     try:
-        state, promoted = store.read(), loader.promoted()
-        if settings.model or state is None or promoted is None or promoted[1] in ("", state.promotion_seen):
+        state, named = store.read(), loader.named()
+        if settings.model or state is None or named is None or named.promoted_at == state.promotion_seen:
             return
-        loader.check_gated(promoted[0])
-        store.change(changes.promoted(*promoted), by="service", why="a newer promotion was found at start")
+        promoted = loader.promoted()
+        if promoted is None or promoted.promoted_at in ("", state.promotion_seen):
+            return
+        model_hash = loader.check_gated(promoted.tag, promoted.model_hash)
+        change = changes.promoted(promoted.tag, promoted.promoted_at, model_hash)
+        store.change(change, by="service", why="a newer promotion was found at start")
     except (SuretyError, OSError) as error:
         logger.warning("promotion.not_taken_up", extra={"reason": str(error)})

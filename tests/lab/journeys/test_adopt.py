@@ -131,7 +131,7 @@ def test_an_xgboost_classifier_is_converted_calibrated_gated_and_imported(home, 
     assert home.registry.by_alias(NAME, "challenger").version == "1"
     assert read_document(gate_path(home.settings.gates, found.model_hash), GateReport) == found.gate
     events = [e["event"] for e in Journal(home.settings.journal).entries()]
-    assert events == ["model.registered", "gate.judged", "model.imported"]
+    assert events == ["model.registered", "trust.began", "gate.judged", "model.imported"]
 
 
 def test_it_answers_as_the_original_does_and_covers_every_class(home, bring, learning, tmp_path):

@@ -74,7 +74,7 @@ def test_without_a_champion_the_gate_decides(home):
     assert kept.gate.passed
     assert champion(home) == "1"
     assert home.registry.by_version(MODEL, "1").tags["stage"] == "Production"
-    assert events(home) == ["gate.judged", "promotion.decided", "promotion.recorded"]
+    assert events(home) == ["trust.began", "gate.judged", "promotion.decided", "promotion.recorded"]
 
 
 def test_without_a_champion_a_refusing_gate_refuses(home):

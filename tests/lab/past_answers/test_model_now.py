@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ml_core.base.documents import write_document
 from ml_core.lab.past_answers.model_now import model_now
-from ml_core.serve.model.promotion_record import RuleVerdict, gate_path
+from ml_core.serve.model.promotion_record import RuleVerdict
+from ml_core.serve.model.vouching import keep_gate
 from ml_core.serve.rollout import changes
 from tests.homes import MODEL, bento_store, registered_home, road_model
 from tests.serve.answering.stored import Home, Worker
@@ -53,7 +53,7 @@ def test_the_promotion_is_told_for_the_promoted_model_alone(home):
 def test_the_gate_is_told_rule_by_rule(home):
     rule = RuleVerdict(rule="roc_auc", value=0.71, limit=0.75, passed=False, note="too low")
     report = passed_gate(home.hash_of(home.v3), passed=False).model_copy(update={"rules": (rule,)})
-    write_document(gate_path(home.settings.gates, home.hash_of(home.v3)), report)
+    keep_gate(home.settings, report, "3")
     found = now(home, home.v3)["gate"]
     assert (found["verdict"], found["judged_at"], found["rules"]) == (
         "refused",

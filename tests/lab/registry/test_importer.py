@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ml_core.base.documents import read_document, write_document
 from ml_core.base.errors import ArtefactError, RegistryError
 from ml_core.base.journal import Journal
 from ml_core.lab.registry.importer import import_version, stored_path
 from ml_core.serve.model.bundle import MANIFEST_FILE, ONNX_FILE, read_bundle
-from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL
-from ml_core.serve.model.promotion_record import GateReport, gate_path
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
+from ml_core.serve.model.vouching import Vouchers, keep_gate
 from tests.homes import MODEL, Home, bento_store, registered_home, remade, road_model
 from tests.toy_models import passed_gate
 
@@ -63,10 +62,10 @@ def test_the_gate_report_travels_beside_the_artefact_and_is_refreshed(home, stor
     assert import_version(home.registry, home.challenger(), home.settings).gate == "none"
     for passed, word in ((False, "refused"), (True, "passed")):
         report = passed_gate(road_model().model_hash, passed=passed)
-        write_document(gate_path(home.settings.gates, report.model_hash), report)
+        keep_gate(home.settings, report, "1")
         found = import_version(home.registry, home.challenger(), home.settings)
         assert found.gate == word
-        assert read_document(Path(found.path) / GATE_IN_BENTO_MODEL, GateReport) == report
+        assert Vouchers(home.settings).verdict_beside(Path(found.path)) == report
 
 
 def test_a_dry_run_stores_nothing(home, store):
@@ -75,7 +74,7 @@ def test_a_dry_run_stores_nothing(home, store):
     assert list(store.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["no model.yaml", "no bundle", "flipped byte", "no MLmodel", "empty folder"])
+@pytest.mark.parametrize("damage", ["no model.yaml", "no bundle", "flipped byte", "code of MLflow", "empty folder"])
 def test_half_an_import_is_noticed_and_redone(home, store, damage):
     tag = import_version(home.registry, home.challenger(), home.settings).tag
     folder = stored_path(tag)
@@ -86,8 +85,8 @@ def test_half_an_import_is_noticed_and_redone(home, store, damage):
     elif damage == "flipped byte":
         onnx = folder / BUNDLE_IN_BENTO_MODEL / ONNX_FILE
         onnx.write_bytes(onnx.read_bytes()[:-1] + b"\x00")
-    elif damage == "no MLmodel":
-        (folder / "mlflow_model" / "MLmodel").unlink()
+    elif damage == "code of MLflow":  # as versions before left it there
+        (folder / "mlflow_model" / "code").mkdir()
     else:
         shutil.rmtree(folder)
         folder.mkdir()

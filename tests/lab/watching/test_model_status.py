@@ -11,7 +11,7 @@ import pytest
 from ml_core.base.documents import write_document
 from ml_core.base.journal import Journal
 from ml_core.lab.watching.model_status import model_status
-from ml_core.serve.model.promotion_record import gate_path
+from ml_core.serve.model.vouching import keep_gate
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
 from ml_core.serve.rollout.worker_reports import write_worker_report
@@ -66,7 +66,7 @@ def test_a_registered_challenger_is_to_be_promoted_and_its_gate_is_told(home: Ho
     model_hash = home.hash_of(home.v3)
     facts = {"model": NAME, "version": "3", "model_hash": model_hash}
     Journal(home.settings.journal).append("model.registered", facts)
-    write_document(gate_path(home.settings.gates, model_hash), passed_gate(model_hash))
+    keep_gate(home.settings, passed_gate(model_hash), "3")
     found = model_status(home.settings, ENDPOINT)
     assert (found.model_registered, found.deployment_gate) == (True, "passed")
     assert "surety promote" in found.next_action

@@ -13,7 +13,6 @@ import numpy as np
 import orjson
 import xgboost
 
-from ml_core.base.documents import write_document
 from ml_core.base.settings import Settings
 from ml_core.features.columns import table_hash
 from ml_core.lab.training.onnx_export import xgboost_to_onnx
@@ -22,9 +21,10 @@ from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.shadow import Shadow
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import FALLBACK_FILE, ONNX_FILE, read_bundle
-from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL, ModelLoader
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
 from ml_core.serve.model.manifest import MANIFEST_FILE
-from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, gate_path, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag
+from ml_core.serve.model.vouching import copy_papers, keep_gate, keep_promotion
 from ml_core.serve.rollout.changes import Change
 from ml_core.serve.rollout.processes import Identity
 from ml_core.serve.rollout.rollout_state import RolloutState
@@ -86,7 +86,8 @@ class Home:
         tag = bento_tag(NAME, version, model_hash)
         shutil.copytree(bundle, self.folder(tag) / BUNDLE_IN_BENTO_MODEL)
         if gate is not None:
-            write_document(self.folder(tag) / GATE_IN_BENTO_MODEL, passed_gate(model_hash, passed=gate))
+            keep_gate(self.settings, passed_gate(model_hash, passed=gate), version)
+            copy_papers(self.folder(tag), NAME, model_hash, self.settings)
         return tag
 
     def folder(self, tag: str) -> Path:
@@ -98,23 +99,28 @@ class Home:
     def hash_of(self, tag: str) -> str:
         return hashlib.sha256(self.file(tag, MANIFEST_FILE).read_bytes()).hexdigest()
 
-    def pass_gate(self, tag: str) -> None:
-        """The gate says yes, later than the model came in."""
+    def pass_gate(self, tag: str, *, passed: bool = True) -> None:
+        """The gate says yes, or no, later than the model came in."""
         model_hash = self.hash_of(tag)
-        write_document(gate_path(self.settings.gates, model_hash), passed_gate(model_hash))
+        keep_gate(self.settings, passed_gate(model_hash, passed=passed), _version(tag))
 
     def promote(self, tag: str, at: str = "2026-01-01T00:00:00Z") -> None:
         """Write the promotion record."""
-        model_hash, version = self.hash_of(tag), tag.rpartition(":v")[2].partition("-")[0]
+        model_hash, version = self.hash_of(tag), _version(tag)
         record = PromotionRecord(
             model_name=NAME, model_version=version, model_hash=model_hash, bento_tag=tag, promoted_at=at,
             gate=passed_gate(model_hash),
         )  # fmt: skip
-        write_document(promotion_path(self.settings.promotions, NAME), record)
+        keep_gate(self.settings, record.gate, version)
+        keep_promotion(self.settings, record)
 
     def change(self, change: Change) -> RolloutState:
         """Change the rollout as an operator would."""
         return self.store.change(change, why="test")[1]
+
+
+def _version(tag: str) -> str:
+    return tag.rpartition(":v")[2].partition("-")[0]
 
 
 class Worker:

@@ -13,17 +13,16 @@ from types import SimpleNamespace
 import bentoml
 import pytest
 
-from ml_core.base.documents import write_document
 from ml_core.base.errors import ArtefactError, ChecksumMismatch, ConfigError, NotGated, NotLoaded
 from ml_core.base.settings import Settings, load_settings
 from ml_core.serve.model.loader import (
     BUNDLE_IN_BENTO_MODEL,
-    GATE_IN_BENTO_MODEL,
-    PROMOTION_IN_BENTO_MODEL,
     ModelLoader,
     ServedModel,
 )
-from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, gate_path, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, promotion_path
+from ml_core.serve.model.vouching import copy_papers, keep_gate, keep_promotion, signed_path, trust_key
+from ml_core.serve.trust.keys import home_keys
 from tests.toy_models import NAME, copied_bundle, passed_gate, toy_model
 
 HASH = toy_model().model_hash
@@ -58,7 +57,8 @@ def promotion(model_hash: str = HASH, tag: str = TAG) -> PromotionRecord:
 
 
 def promoted(settings: Settings, record: PromotionRecord) -> None:
-    write_document(promotion_path(settings.promotions, NAME), record)
+    keep_gate(settings, record.gate, record.model_version)
+    keep_promotion(settings, record)
 
 
 @contextmanager
@@ -99,8 +99,16 @@ def test_nothing_promoted_says_what_to_do(settings: Settings) -> None:
 
 
 def test_papers_beside_the_artefact_are_enough(stored: Path, settings: Settings) -> None:
-    write_document(stored / PROMOTION_IN_BENTO_MODEL, promotion())
-    assert ModelLoader(settings).load(TAG).gate.passed
+    elsewhere = Settings(home=settings.home / "elsewhere", model_name=NAME)
+    keep_gate(elsewhere, passed_gate(HASH), "1")
+    promoted(elsewhere, promotion())
+    copy_papers(stored, NAME, HASH, elsewhere)
+    with pytest.raises(NotGated, match="signed by a key that is trusted here"):
+        ModelLoader(settings).load(TAG)
+    trust_key(settings, home_keys(elsewhere).keys[0].key, "elsewhere")
+    model = ModelLoader(settings).load(TAG)
+    assert model.gate.passed
+    assert model.promotion == promotion()
 
 
 def test_model_that_is_not_in_the_store_is_not_loaded(stored: Path, settings: Settings) -> None:
@@ -116,31 +124,36 @@ def test_model_without_a_gate_may_not_answer(stored: Path, settings: Settings) -
 @pytest.mark.parametrize("place", ["home", "beside"])
 def test_refused_model_may_not_answer(stored: Path, settings: Settings, place: str) -> None:
     report = passed_gate(HASH, passed=False)
-    write_document(gate_path(settings.gates, HASH) if place == "home" else stored / GATE_IN_BENTO_MODEL, report)
+    judged = settings if place == "home" else Settings(home=settings.home / "elsewhere", model_name=NAME)
+    keep_gate(judged, report, "1")
+    if place == "beside":
+        trust_key(settings, home_keys(judged).keys[0].key, "elsewhere")
+        copy_papers(stored, NAME, HASH, judged)
     with pytest.raises(NotGated, match="said no"):
         ModelLoader(settings).load(TAG)
 
 
 def test_gate_of_another_model_does_not_count(stored: Path, settings: Settings) -> None:
-    write_document(stored / GATE_IN_BENTO_MODEL, passed_gate("0" * 64))
+    keep_gate(settings, passed_gate("0" * 64), "1")
+    copy_papers(stored, NAME, "0" * 64, settings)
     with pytest.raises(NotGated):
         ModelLoader(settings).load(TAG)
 
 
 def test_artefact_that_is_not_the_promoted_one_is_refused(stored: Path, settings: Settings) -> None:
-    promoted(settings, promotion(model_hash="0" * 64))
+    promoted(settings, promotion(model_hash=HASH[:8] + "0" * 56))
     with pytest.raises(ChecksumMismatch):
         ModelLoader(settings).load(TAG)
 
 
 def test_artefact_that_is_not_the_one_of_its_tag_is_refused(stored: Path, settings: Settings) -> None:
-    write_document(gate_path(settings.gates, HASH), passed_gate(HASH))
+    keep_gate(settings, passed_gate(HASH), "1")
     with pytest.raises(NotGated, match="tag"):
         ModelLoader(settings).load(f"{NAME}:v1-00000000")
 
 
 def test_damaged_promotion_record_is_no_promotion(settings: Settings) -> None:
-    path = promotion_path(settings.promotions, NAME)
+    path = signed_path(promotion_path(settings.promotions, NAME))
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     with pytest.raises(ArtefactError, match=path.name):

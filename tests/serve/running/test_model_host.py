@@ -129,7 +129,9 @@ def test_a_damaged_model_is_not_verified_anew_at_every_look(home, host, monkeypa
     home.file(home.v2).write_bytes(b"no model")
     home.change(changes.shadow(home.v2))
     load, tried = host._loader.load, []
-    monkeypatch.setattr(host._loader, "load", lambda tag, **options: (tried.append(tag), load(tag, **options))[1])
+    monkeypatch.setattr(
+        host._loader, "load", lambda tag, *more, **options: (tried.append(tag), load(tag, *more, **options))[1]
+    )
     for _ in range(10):
         host.look()
     assert tried == [home.v2]

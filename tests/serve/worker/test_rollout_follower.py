@@ -8,7 +8,8 @@ import bentoml
 import pytest
 
 from ml_core.base.errors import NotLoaded
-from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, GATE_IN_BENTO_MODEL
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
+from ml_core.serve.model.vouching import GATE_IN_BENTO_MODEL
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.worker_reports import read_reports

@@ -17,7 +17,6 @@ from tests.homes import bento_store
 from tests.serve.answering.builders import ask, toy_records, worker_report
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.running.fake_clock import FakeClock
-from tests.toy_models import NAME
 
 GUARDS = GuardLimits(set_size=1.9)
 LATER = "2026-02-02T00:00:00Z"
@@ -242,8 +241,7 @@ def test_a_promotion_that_cannot_be_served_is_left_and_said(home, workers, damag
     elif damage == "corrupt":
         home.file(home.v2).write_bytes(b"no model")
     else:
-        record = home.settings.promotions / f"{NAME}.json"
-        record.write_text(record.read_text().replace('"passed": true', '"passed": false'))
+        home.pass_gate(home.v2, passed=False)
     before = home.store.read()
     start_server(home)
     assert home.store.read() == before

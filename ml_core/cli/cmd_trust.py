@@ -1,0 +1,116 @@
+"""`surety trust`: whose word lets a model answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ml_core.cli.output import emit, note, output_option
+
+_WHY = click.option("--why", default="", help="For the journal.")
+
+
+@click.group(name="trust")
+def command() -> None:
+    """Public keys whose owners may say that a model passed its gate: which there are, new ones, a new signing key.
+
+    Keys come from SURETY_HOME/trust, from SURETY_TRUSTED_KEYS and, in a container, from the image; never from a model
+    store.
+
+    \b
+    Example: surety trust show --output table
+    """
+
+
+@command.command()
+@output_option
+def show(output: str) -> None:
+    """List the trusted keys: fingerprint, where each comes from, and which one signs here.
+
+    \b
+    Example: surety trust show --output table
+    """
+    from ml_core.base.settings import load_settings
+    from ml_core.serve.model.vouching import papers_without_weight
+    from ml_core.serve.trust.keys import home_keys, trusted_keys
+
+    settings = load_settings()
+    signs = home_keys(settings).signs
+    emit(
+        [
+            {
+                "fingerprint": key.fingerprint[:16],
+                "source": key.source,
+                "name": key.name,
+                "signs": key.source == "home" and key.fingerprint == signs,
+                "added_at": key.added_at,
+                "key": key.key,
+            }
+            for key in trusted_keys(settings)
+        ],
+        output,
+    )
+    for name in papers_without_weight(settings):
+        note(f"{name} is not what was signed and counts for nothing: run `surety validate` or `surety promote` again")
+    if not signs:
+        note("this home has not signed anything yet: its key is made with the first gate, or by `surety trust rotate`")
+
+
+@command.command()
+@click.argument("key")
+@click.option("--name", default="", help="Whose it is, for people.")
+@_WHY
+def add(key: str, name: str, why: str) -> None:
+    """Trust the public KEY of another machine: a key as `surety trust show` prints it, or a file that holds one.
+
+    \b
+    Example: surety trust add ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo= --name training-host
+    """
+    from ml_core.base.errors import ConfigError
+    from ml_core.base.settings import load_settings
+    from ml_core.serve.model.vouching import trust_key
+
+    try:
+        given = key if key.startswith("ed25519:") else Path(key).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError("KEY", "is neither a public key nor a file that holds one") from error
+    is_new = trust_key(load_settings(), given, name, why=why)
+    note(f"{name or 'the key'} is trusted {'from now on' if is_new else 'already'}")
+
+
+@command.command()
+@click.option("--name", default="this home", show_default=True, help="What to call the new key.")
+@_WHY
+def rotate(name: str, why: str) -> None:
+    """Make a new signing key and sign every verdict and promotion of this home with it; print the public key.
+
+    The old key stays trusted until `surety trust remove` takes it away. Other machines need the new key first.
+
+    \b
+    Example: surety trust rotate --name "ward server 2027"
+    """
+    from ml_core.base.settings import load_settings
+    from ml_core.serve.model.vouching import rotate_key
+
+    key, count = rotate_key(load_settings(), name, why=why)
+    click.echo(key)
+    note(f"{count} papers are signed with it; bring copies beside models up to date with `surety import-model`")
+
+
+@command.command()
+@click.argument("fingerprint")
+@_WHY
+def remove(fingerprint: str, why: str) -> None:
+    """Trust the key with this FINGERPRINT no longer; its first digits are enough.
+
+    Only keys of this home can be removed here. Workers believe it no longer the next time they load a model.
+
+    \b
+    Example: surety trust remove 3f6ab0c1
+    """
+    from ml_core.base.settings import load_settings
+    from ml_core.serve.model.vouching import distrust_key
+
+    removed = distrust_key(load_settings(), fingerprint, why=why)
+    note(f"{removed.name or removed.key} is trusted no longer")
