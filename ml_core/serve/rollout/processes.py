@@ -110,6 +110,17 @@ class ServerProcesses:
         """Seconds for which at least one process has been missing; 0 where none is."""
         return 0.0 if self._missing_since is None else self._clock() - self._missing_since
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where the processes that report are not those there should be, one sentence for each role."""
+        seen = {role: len(self.last_seen.get(role, ())) for role in self.expected}
+        short = self.missing_s > 0
+        return tuple(
+            f"{self.alive[role] if short else seen[role]} processes of role {role} report, {n} are expected"
+            for role, n in self.expected.items()
+            if (short and self.alive[role] < n) or seen[role] > n
+        )
+
     def has_lost(self, role: str) -> bool:
         """Whether processes of that role reported before, none does now, and none of them is running."""
         if self.alive.get(role, 0) or role not in self.last_seen:

@@ -76,7 +76,7 @@ def test_status_tells_living_processes_from_lost_ones_and_leaves_out_other_serve
     assert {pid: p["alive"] for pid, p in found.items()} == {1_001: True, 2: False}
     assert (found[2]["rejected"], found[2]["role"], found[1_001]["circuits"]) == (5, "api", {"champion": "closed"})
     assert found[1_001].keys() == {
-        "role", "index", "pid", "alive", "generation", "problem", "circuits", "shadow", "log", "rejected", "abandoned",
+        "role", "index", "pid", "alive", "generation", "problem", "canary_held", "circuits", "shadow", "log", "rejected", "abandoned",
         "stuck",
     }  # fmt: skip
 
