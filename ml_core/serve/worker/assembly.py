@@ -112,9 +112,10 @@ class Assembler:
 
     def _stand_in(self, state: RolloutState | None, tag: str, old: Live | None) -> LiveModel | None:
         """Who answers for a champion that cannot be loaded: the previous one, else what is left of the champion."""
-        if state is not None and state.previous not in (None, tag):
+        taken = {tag} if state is None or state.mode == "off" else {tag, state.challenger}
+        if state is not None and state.previous is not None and state.previous not in taken:
             try:
-                return self._model(str(state.previous), state, old, gated=True)
+                return self._model(state.previous, state, old, gated=True)
             except SuretyError as error:
                 logger.warning("previous.not_loaded", extra={"code": error.code, "reason": str(error)})
         if old is not None and old.champion.model.tag == tag:
