@@ -16,6 +16,9 @@ from ml_core.serve.rollout.worker_reports import WorkerReport, beating
 
 __all__ = ["Identity", "ServerProcesses"]
 
+_SAY_AFTER_S = 5.0
+"""Workers of one server start, and are replaced, within a few seconds of each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -114,7 +117,7 @@ class ServerProcesses:
     def notes(self) -> tuple[str, ...]:
         """Where the processes that report are not those there should be, one sentence for each role."""
         seen = {role: len(self.last_seen.get(role, ())) for role in self.expected}
-        short = self.missing_s > 0
+        short = self.missing_s > _SAY_AFTER_S
         return tuple(
             f"{self.alive[role] if short else seen[role]} processes of role {role} report, {n} are expected"
             for role, n in self.expected.items()

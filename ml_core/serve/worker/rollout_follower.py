@@ -38,7 +38,6 @@ __all__ = ["RolloutFollower"]
 
 logger = logging.getLogger(__name__)
 
-_SAY_MISSING_S = 5.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 60.0  # first soon: an isolated runner may only need a moment to load it
 
 
@@ -249,8 +248,8 @@ class RolloutFollower:
             return
         for lost in self.processes.look(reports):
             metrics.forget_process(lost.pid)
-        if self.processes.missing_s > _SAY_MISSING_S:
-            self._say_once("processes.missing", "; ".join(self.processes.notes))
+        if notes := self.processes.notes:
+            self._say_once("processes.not_as_set", "; ".join(notes))
         if self.has_lost_parent:
             self._say_once("parent.lost", self._parent_note)
         self._metrics.publish_processes(self.processes)
