@@ -34,7 +34,7 @@ def monitored(place: FaultPlace) -> Iterator[None]:
         cwd=ROOT, env=place.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        until(lambda: place.settings.monitor_state.stat().st_mtime > began, 30, "the monitor publishes")
+        until(lambda: place.settings.monitor_state.stat().st_mtime > began, 90, "the monitor publishes")
         yield
     finally:
         monitor.terminate()
