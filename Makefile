@@ -46,7 +46,7 @@ serve: $(READY) ## Serve the promoted model, with the monitor beside it; makes t
 	SURETY_MODEL_NAME=$(MODEL) $(BIN)/bentoml serve $(SERVICE) --port $(PORT)
 
 monitor: $(READY) ## Watch the running service of MODEL
-	$(BIN)/surety monitor --every 1m --model $(MODEL)
+	$(BIN)/surety monitor --every 5s --model $(MODEL)
 
 drift-check: $(READY) ## The live rows of MODEL against its reference
 	$(BIN)/surety drift check --model $(MODEL) --config $(CONFIG)

@@ -10,6 +10,7 @@ import gc
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -18,11 +19,13 @@ import bentoml
 from pydantic import WithJsonSchema
 from uvicorn.config import HTTP_PROTOCOLS
 
+from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import load_settings
 from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http.api_keys import read_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
+from ml_core.serve.worker.start_notes import start_notes
 from ml_core.serve.worker.startup import keep_bundled, keep_full_hashes, take_up_promotion
 
 if TYPE_CHECKING:
@@ -110,7 +113,7 @@ class _Service:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        """Once, before there are workers: keys, the model that came with the bento, a newer promotion, respawning."""
+        """Once, before there are workers: keys, the bento's model, a newer promotion, the reserve, respawning."""
         if settings.api_keys_file is not None:
             read_keys(settings.api_keys_file)
         else:
@@ -118,6 +121,9 @@ class _Service:
         keep_bundled(settings, loader)
         keep_full_hashes(settings, loader)
         take_up_promotion(settings, loader)
+        keep_reserve(settings.home)
+        if notes := start_notes(sys.argv, os.environ):
+            logger.warning("BentoML was asked for what has no effect here: %s", "; ".join(notes))
         if settings.respawn:
             _respawn_in_containers()
 

@@ -144,7 +144,9 @@ def extras(prepared: Prepared) -> list[Row]:
     """CPU per request that shadow mode, a canary and a separate model process add, in turns with the plain service."""
     plain = serve_ours()
     try:
-        rows = [_with_rollout(plain, prepared, *change) for change in (("shadow", []), ("canary", ["0.5"]))]
+        rows = [
+            _with_rollout(plain, prepared, *change) for change in (("shadow", []), ("canary", ["0.5", "--unguarded"]))
+        ]
     finally:
         plain.stop()
     others = {

@@ -24,6 +24,7 @@ __all__ = [
     "FeatureVersionMismatch",
     "FieldProblem",
     "GoldenMismatch",
+    "HomeUnwritable",
     "InvalidCalibration",
     "InvalidRecord",
     "InvalidRequest",
@@ -290,6 +291,15 @@ class NotGated(SuretyError):
 
     def __init__(self, model: str, problem: str) -> None:
         super().__init__(f"{model} may not answer: {problem}")
+
+
+class HomeUnwritable(SuretyError):
+    """Raised when ``SURETY_HOME`` cannot be written to, be it that its disk is full."""
+
+    code = "home_unwritable"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"SURETY_HOME cannot be written to: {problem} (docs/runbook.md, The disk is full)")
 
 
 class ModelUnavailable(SuretyError):

@@ -36,7 +36,7 @@ def show(settings: Settings, output: str) -> None:
     view = MonitorView(settings)
     view.look()
     if view.state is None:
-        note("the monitor has never published: start `surety monitor --every 1m`")
+        note("the monitor has never published: start `surety monitor --every 5s`")
         emit([], output)
         return
     if not view.is_fresh:

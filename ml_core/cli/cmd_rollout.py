@@ -148,6 +148,7 @@ def shadow(wanted: Wanted, tag: str | None) -> None:
               help="Answers before a guard may trip.")  # fmt: skip
 @click.option("--false-alarm", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.01,
               show_default=True, help="Probability of ever taking back a canary within its limits.")  # fmt: skip
+@click.option("--unguarded", is_flag=True, help="Nobody watches it: no guard takes it back, no monitor is needed.")
 @changing
 def canary(
     wanted: Wanted,
@@ -160,10 +161,13 @@ def canary(
     max_set_size: float | None,
     min_answers: int,
     false_alarm: float,
+    *,
+    unguarded: bool,
 ) -> None:
     """Let TAG answer a share WEIGHT of the requests, sticky by subject, else by client_request_id, else by chance.
 
-    `surety monitor` takes it back by itself when it breaks a limit.
+    `surety monitor` takes it back by itself when it breaks a limit. While the monitor is silent for more than 30
+    seconds the champion answers its share.
 
     \b
     Example: surety rollout canary 0.1 v3 --why "first ward"
@@ -172,8 +176,10 @@ def canary(
     from ml_core.serve.rollout.rollout_state import GuardLimits
 
     chosen = _chosen(wanted, tag)
-    model_hash = wanted.loader.check_gated(chosen)
+    model_hash = _check_gated(wanted, chosen)
     mean_set_size, classes, _ = _check_contract(wanted, chosen, model_hash)
+    if not unguarded:
+        _check_watched(wanted.settings)
     guards = GuardLimits(
         false_alarm=false_alarm,
         minimum=min_answers,
@@ -184,7 +190,7 @@ def canary(
         set_size=max_set_size if max_set_size is not None else mean_set_size + 0.25,
         classes=classes,
     )
-    wanted.make(changes.canary(chosen, weight, guards, model_hash))
+    wanted.make(changes.canary(chosen, weight, None if unguarded else guards, model_hash))
 
 
 @command.command(name="full")
@@ -199,7 +205,7 @@ def full(wanted: Wanted, tag: str | None) -> None:
     from ml_core.serve.rollout import changes
 
     chosen = _chosen(wanted, tag)
-    model_hash = wanted.loader.check_gated(chosen)
+    model_hash = _check_gated(wanted, chosen)
     _check_contract(wanted, chosen, model_hash)
     promoted = wanted.loader.promoted()
     seen = promoted.promoted_at if promoted is not None and promoted.tag == chosen else ""
@@ -211,11 +217,20 @@ def full(wanted: Wanted, tag: str | None) -> None:
 def rollback(wanted: Wanted) -> None:
     """Take the challenger out; where there is none, put the previous champion back.
 
+    The model that is to answer is looked at first: it must be there, have passed its gate, and give its golden answers.
+
     \b
     Example: surety rollout rollback --why "ward 3 complains"
     """
     from ml_core.serve.rollout import changes
 
+    state = _state(wanted.settings)
+    if state.mode != "off":
+        problem = _looked_at(wanted, state.champion)
+        if problem:  # a challenger is taken out all the same: workers that run have the champion loaded
+            note(f"the champion {state.champion} could not be loaded now: {problem}")
+    elif state.previous is not None and (problem := _looked_at(wanted, state.previous)):
+        _refuse_target(state.previous, problem)
     wanted.make(changes.rollback())
 
 
@@ -223,7 +238,7 @@ def rollback(wanted: Wanted) -> None:
 @click.argument("assignments", nargs=-1, required=True, metavar="NAME=VALUE...")
 @changing
 def flag(wanted: Wanted, assignments: tuple[str, ...]) -> None:
-    """Set flags: confidence_level, shadow, shadow_share, fallback, log_mode.
+    """Set flags: confidence_level, shadow, shadow_share, fallback, log_mode, despite_gate.
 
     \b
     Example: surety rollout flag shadow_share=0.2 fallback=scorecard,prior
@@ -276,6 +291,58 @@ def _chosen(wanted: Wanted, name: str | None) -> str:
     return tag_of(wanted.loader, name)
 
 
+def _check_gated(wanted: Wanted, tag: str) -> str:
+    """The full hash of TAG, whose gate says yes, or which an operator wants although the newest verdict is no."""
+    return wanted.loader.check_gated(tag, despite_no=tag in _state(wanted.settings).flags.despite_gate)
+
+
+def _check_watched(settings: Settings) -> None:
+    """Check that the monitor looks, which alone takes a bad canary back.
+
+    Raises
+    ------
+    RolloutRefused
+        It has been silent for too long.
+    """
+    from ml_core.base.errors import RolloutRefused
+    from ml_core.serve.rollout.monitor_state import GUARD_SILENCE_S, MonitorView
+
+    view = MonitorView(settings)
+    view.look()
+    if not view.watches_canary:
+        raise RolloutRefused(
+            "canary",
+            f"no monitor has published for {GUARD_SILENCE_S:g} s, so nothing would take a bad canary back: "
+            "start `surety monitor --every 5s`, or say --unguarded",
+        )
+
+
+def _looked_at(wanted: Wanted, tag: str) -> str:
+    """Why the model of that tag cannot answer, "" where it can: it is loaded here as a worker would."""
+    from ml_core.base.errors import SuretyError
+
+    state = _state(wanted.settings)
+    try:
+        model = wanted.loader.load(tag, state.hashes.get(tag, ""), despite_no=tag in state.flags.despite_gate)
+    except SuretyError as error:
+        return str(error)
+    judged = "has no verdict" if model.gate is None else f"was judged at {model.gate.judged_at}"
+    note(f"{tag} is there, {judged}, and gives its {len(model.predictor.bundle.golden)} golden answers")
+    return ""
+
+
+def _refuse_target(tag: str, problem: str) -> None:
+    from ml_core.base.errors import RolloutRefused
+
+    version = tag.rpartition(":v")[2].rpartition("-")[0]
+    raise RolloutRefused(
+        "rollback",
+        f"the previous champion {tag} cannot answer: {problem}. "
+        f"Bring it back (`surety import-model --version {version}`), take another (`surety rollout full TAG`), "
+        "or let fallbacks answer (`surety rollout breaker open`)",
+    )
+
+
 def _check_contract(wanted: Wanted, tag: str, model_hash: str = "") -> tuple[float, int, str]:
     """The champion's mean set size and number of labels, and TAG's full hash, once TAG takes and gives the same.
 
@@ -324,6 +391,6 @@ def _assignment(text: str) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise click.UsageError(f"{text!r} is not NAME=VALUE.")
-    if name == "fallback":
+    if name in ("fallback", "despite_gate"):
         return name, [step for step in value.split(",") if step]
     return name, None if value in {"null", "none", ""} else value

@@ -10,10 +10,13 @@ from prometheus_client import Counter, Gauge, multiprocess
 __all__ = [
     "ABANDONED",
     "ALARM",
+    "CANARY_HELD",
     "CIRCUITS",
     "CIRCUIT_CALLS",
     "CIRCUIT_TRANSITIONS",
     "HOME_FAILURES",
+    "HOME_FREE",
+    "HOME_SIZE",
     "LABELS",
     "LOG_PENDING",
     "LOG_PROBLEM",
@@ -74,6 +77,12 @@ ROLLOUT_GENERATION = Gauge(
 ROLLOUT_PROBLEM = Gauge(
     "surety_rollout_problem", "Workers that cannot do what the rollout says.", multiprocess_mode="livesum"
 )
+CANARY_HELD = Gauge(
+    "surety_canary_held",
+    "Workers whose champion answers the canary's share, because the monitor is silent.",
+    ("model_name",),
+    multiprocess_mode="livesum",
+)
 ROLLBACKS = Gauge(
     "surety_rollbacks",
     "Canaries that were taken back, by the guard that tripped.",
@@ -115,6 +124,16 @@ HOME_FAILURES = Counter(
     "surety_home_failures",
     "Times that a file in SURETY_HOME could not be read or written, by what was tried.",
     ("what",),
+)
+
+HOME_FREE = Gauge(
+    "surety_home_free_bytes",
+    "Room on the disk of SURETY_HOME that the service may still use.",
+    ("model_name",),
+    multiprocess_mode="livemin",
+)
+HOME_SIZE = Gauge(
+    "surety_home_size_bytes", "Size of the disk of SURETY_HOME.", ("model_name",), multiprocess_mode="livemax"
 )
 
 

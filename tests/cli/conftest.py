@@ -40,4 +40,5 @@ def home(empty: Home) -> Home:
     """A home whose v1 is live."""
     empty.promote(empty.v1)
     Worker(empty)
+    empty.watch()
     return empty

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+
 import pytest
 
-from tests.cli.typing_surety import everything, report
-from tests.serve.answering.stored import with_other_columns, with_other_labels
+from ml_core.base.reserve import keep_reserve
+from ml_core.serve.rollout import changes
+from tests.cli.typing_surety import everything, last_entry, report
+from tests.serve.answering.stored import Home, Worker, with_other_columns, with_other_labels
+from tests.serve.log.builders import fill, small_disk
 
 
 @pytest.mark.parametrize("verb", [("canary", "0.5"), ("full",)])
@@ -137,3 +143,94 @@ def test_another_models_rollout_is_left_alone(run, home):
     assert run("rollout", "flag", "shadow=false", "--model", "other").code == 1
     assert run("rollout", "rollback", "--model", "../../elsewhere").code != 0
     assert everything(home) == before
+
+
+# --- a canary that nobody would watch ---------------------------------------------------------------------------------
+
+
+def test_a_canary_needs_a_monitor_that_looks_or_is_unguarded(run, home):
+    home.settings.monitor_state.unlink()
+    told = run("rollout", "canary", "0.5", "v2")
+    assert (told.code, "surety monitor --every 5s" in told.err, "--unguarded" in told.err) == (3, True, True)
+    assert home.store.read().mode == "off"
+    assert run("rollout", "canary", "0.5", "v2", "--unguarded").code == 0
+    assert (home.store.read().mode, home.store.read().guards) == ("canary", None)
+
+
+def test_a_monitor_that_has_been_silent_for_long_does_not_count(run, home, monkeypatch):
+    now = time.monotonic()
+    monkeypatch.setattr("ml_core.serve.rollout.monitor_state.time.monotonic", lambda: now + 31.0)
+    assert run("rollout", "canary", "0.5", "v2").code == 3
+
+
+# --- rollback looks at its target -------------------------------------------------------------------------------------
+
+
+def test_rollback_says_what_it_found(run, home):
+    run("rollout", "full", "v2")
+    told = run("rollout", "rollback")
+    assert (told.code, f"{home.v1} is there" in told.err, "golden answers" in told.err) == (0, True, True)
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged", "refused"])
+def test_rollback_refuses_a_target_that_cannot_answer_and_says_what_to_do(run, home, how):
+    run("rollout", "full", "v2")
+    if how == "gone":
+        shutil.rmtree(home.folder(home.v1))
+    elif how == "damaged":
+        home.file(home.v1).write_bytes(b"x")
+    else:
+        home.pass_gate(home.v1, passed=False)
+    before = home.store.read()
+    told = run("rollout", "rollback", "--why", "ward 3")
+    assert (told.code, told.out, home.store.read()) == (3, "", before)
+    for way in ("import-model --version 1", "surety rollout full TAG", "surety rollout breaker open"):
+        assert way in told.err
+    if how == "refused":
+        run("rollout", "flag", f"despite_gate={home.v1}", "--why", "nothing better")
+        assert run("rollout", "rollback").code == 0
+
+
+def test_rollback_takes_a_challenger_out_though_the_champion_does_not_load_here(run, home):
+    run("rollout", "canary", "0.5", "v2")
+    home.file(home.v1).write_bytes(b"x")
+    told = run("rollout", "rollback")
+    assert (told.code, "could not be loaded" in told.err, home.store.read().mode) == (0, True, "off")
+
+
+# --- on a full disk ---------------------------------------------------------------------------------------------------
+
+EMERGENCY = [("breaker", "open"), ("rollback",), ("flag", "log_mode=strict")]
+
+
+@pytest.fixture
+def full_home(tmp_path, run):
+    folder = tmp_path / "home"
+    with small_disk(folder, "24m"):
+        home = Home(folder)
+        home.promote(home.v1)
+        Worker(home)
+        home.change(changes.full(home.v2))
+        yield home
+
+
+@pytest.mark.parametrize("words", EMERGENCY, ids=" ".join)
+def test_an_emergency_command_works_on_a_full_disk(run, full_home, words):
+    keep_reserve(full_home.settings.home)
+    fill(full_home.settings.home)
+    before = full_home.store.read()
+    assert run("rollout", *words, "--why", "emergency").code == 0
+    after = full_home.store.read()
+    assert (after.generation, last_entry(full_home)["why"]) == (before.generation + 1, "emergency")
+
+
+@pytest.mark.parametrize("words", EMERGENCY, ids=" ".join)
+def test_without_a_reserve_it_says_one_line(run, full_home, words):
+    fill(full_home.settings.home)
+    before = full_home.store.read()
+    told = run("rollout", *words)
+    assert (told.code, told.out) == (1, "")
+    (line,) = [line for line in told.err.splitlines() if line.startswith("surety:")]
+    assert "No space left on device" in line
+    assert "Traceback" not in told.err
+    assert full_home.store.read() == before

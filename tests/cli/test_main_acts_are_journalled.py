@@ -23,6 +23,7 @@ def home(tmp_path, run) -> Home:
     home = Home(tmp_path / "home")
     home.promote(home.v1)
     Worker(home)
+    home.watch()
     return home
 
 

@@ -149,10 +149,12 @@ def test_damaged_model_in_the_store_is_not_served(example: Workplace, tmp_path: 
     folder = place.folder / "bentoml" / "models" / champion["bento_tag"].replace(":", "/")
     model = folder / "mlflow_model" / "artifacts" / "bundle" / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"\x00")
-    with place.serving(ready=False) as address:
+    with place.serving() as address:
         status = answered(f"{address}/status").json()
-    assert status["ready"] is False
+        answer = httpx.post(f"{address}/predict", json={"features": RECORD}).json()
+    assert (status["ready"], status["health"]) == (True, "degraded")
     assert status["problem"].startswith("model.onnx: ")
+    assert (answer["fallback_reason"], answer["lineage"]["slot"]) == ("model_not_loaded", "scorecard")
 
 
 def answered(url: str) -> httpx.Response:

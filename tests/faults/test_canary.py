@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,11 +28,13 @@ def bodies(n: int) -> list[dict[str, object]]:
 @contextmanager
 def monitored(place: FaultPlace) -> Iterator[None]:
     """The monitor beside the service, as `make serve` starts it."""
+    began = time.time()
     monitor = subprocess.Popen(
         [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", "1s"],
         cwd=ROOT, env=place.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
+        until(lambda: place.settings.monitor_state.stat().st_mtime > began, 90, "the monitor publishes")
         yield
     finally:
         monitor.terminate()
@@ -47,7 +50,7 @@ def taken_back(served: Served) -> bool:
 
 
 def test_canary_has_its_share_and_each_subject_its_model(place: FaultPlace) -> None:
-    with place.served(SURETY_WORKERS="2") as served:
+    with place.served(SURETY_WORKERS="2") as served, monitored(place):
         canary(place, "0.2")
         seen = Load(served.address, bodies=bodies(1_000), rate=RATE, connections=16, total=2_000).run()
         place.surety("rollout", "rollback")
@@ -96,4 +99,36 @@ def test_canary_that_fails_is_taken_back_by_itself_without_a_failed_request(plac
         "canary that fails every call, at 200/s",
         "taken back by itself with the reason in journal, log and metric; no failed request",
         {"requests": len(load.seen), "failed": 0, "flagged": len(bad), "taken_back_after_s": round(took_s, 1)},
+    )
+
+
+def test_canary_that_nobody_watches_is_held_after_thirty_seconds_and_goes_on_with_the_monitor(
+    place: FaultPlace,
+) -> None:
+    with place.served(SURETY_WORKERS="2") as served:
+        with monitored(place):
+            canary(place, "0.5")
+            until(lambda: served.status()["rollout"]["mode"] == "canary", 5, "a canary")
+            assert served.status()["rollout"]["canary_held"] is False
+        silent_at = time.monotonic()
+        until(lambda: served.metric("surety_canary_held") == 2, 45, "both workers hold it", every_s=0.5)
+        held_s = time.monotonic() - silent_at
+        assert 25 <= held_s <= 40
+        held = Load(served.address, bodies=bodies(200), rate=RATE, connections=16, total=200).run()
+        assert any("monitor is silent" in note for note in served.status()["notes"])
+        with monitored(place):
+            back_s = until(lambda: served.metric("surety_canary_held") == 0, 15, "the canary goes on")
+            seen = Load(served.address, bodies=bodies(200), rate=RATE, connections=16, total=200).run()
+    assert failed(held) == failed(seen) == []
+    assert {s.slot for s in held} == {"champion"}
+    assert {s.slot for s in seen} == {"champion", "challenger"}
+    record(
+        "monitor of a running canary killed, then started again",
+        "after 30 s the champion answers the canary's share, the canary has it again when the monitor publishes",
+        {
+            "held_after_s": round(held_s, 1),
+            "back_after_s": round(back_s, 1),
+            "requests": len(held) + len(seen),
+            "failed": 0,
+        },
     )

@@ -131,7 +131,10 @@ def test_b48_full_and_read_only_disk_do_not_touch_the_answers(place: FaultPlace,
                 except OSError:
                     pass
             time.sleep(8)
-            place.surety("rollout", "breaker", "open", status=1)  # cannot be written, and says so
+            own = served.status()["workers"]["processes"][0]  # from memory: its report cannot be written
+            assert own["alive"]
+            place.surety("rollout", "flag", "shadow_share=0.25")  # the reserve makes room for it
+            until(lambda: served.status()["flags"]["shadow_share"] == 0.25, 5, "obeyed on a full disk")
             full = served.metric("surety_home_failures_total", what="report.not_written")
             assert served.get("/livez").status_code == 200
             filler.unlink()
@@ -149,7 +152,7 @@ def test_b48_full_and_read_only_disk_do_not_touch_the_answers(place: FaultPlace,
         assert read_only >= 1
     record(
         "B48 disk of SURETY_HOME full, then read-only",
-        "calls go on, failures are counted, changes are possible again afterwards",
+        "calls go on, failures are counted, a change is obeyed on the full disk and after the read-only one",
         {"requests": len(load.seen), "failed": 0, "counted_full": int(full), "counted_read_only": int(read_only)},
     )
 

@@ -221,3 +221,26 @@ def test_fifty_offers_under_load_most_of_them_bad_fail_no_request(place: FaultPl
             "p99_ms": percentile([s.latency_ms for s in load.seen], 0.99),
         },
     )
+
+
+def test_server_that_starts_with_a_damaged_champion_answers_and_heals(place: FaultPlace) -> None:
+    with place.served() as served:
+        place.obeyed(place.change(changes.full(place.tag(2))))
+        until(lambda: served.champion()["model_version"] == "2", 5, "v2 is live")
+    kept = broken(place, 2)
+    with place.served() as served:
+        first = served.predict()
+        assert (first["fallback_reason"], first["lineage"]["slot"]) == ("model_not_loaded", "previous")
+        status = served.status()
+        assert (status["ready"], status["health"], status["rollout"]["not_loaded"]) == (True, "degraded", place.tag(2))
+        assert place.tag(2) in status["notes"][0]
+        with Load(served.address, bodies=BODIES, rate=100, connections=8) as load:
+            shutil.copy(kept, place.bundle(place.tag(2)) / "model.onnx")
+            healed_s = until(lambda: served.status()["notes"] == [], 65, "the champion is back")
+        assert served.predict()["fallback_used"] is False
+        assert failed(load.seen) == []
+    record(
+        "server started with a damaged champion",
+        "ready; the previous champion answers, flagged; the champion answers by itself once it is whole; no failed request",
+        {"requests": len(load.seen), "failed": 0, "healed_s": round(healed_s, 1)},
+    )

@@ -225,3 +225,27 @@ def test_b47_operators_order_reaches_every_worker_and_the_next_one(place: FaultP
                 "rejected_in_metrics": int(in_metrics),
             },
         )
+
+
+def test_lost_parent_is_said_and_workers_answer_on(place: FaultPlace) -> None:
+    options = "services.Surety.http.cors.enabled=false"
+    with place.served(SURETY_WORKERS="2", BENTOML_CONFIG_OPTIONS=options) as served:
+        until(lambda: len(place.reports()) == 2, 10, "two workers report")
+        (note,) = served.status()["notes"]
+        assert "http.cors" in note
+        assert "has no effect here" in served.log.read_text()
+        workers = served.processes()
+        try:
+            psutil.Process(served.pid).kill()
+            said_s = until(lambda: any("has gone" in n for n in served.status()["notes"]), 5, "/status says it")
+            assert served.status()["health"] == "degraded"
+            assert served.predict()["fallback_used"] is False
+            until(lambda: len(served.logged("parent.lost")) == 2, 5, "each worker says it")
+        finally:
+            for worker in workers:
+                worker.kill()
+    record(
+        "kill -9 of the process that started the workers",
+        "workers answer on; /status and the log say that nobody replaces lost ones, /health is degraded",
+        {"said_after_s": round(said_s, 1)},
+    )

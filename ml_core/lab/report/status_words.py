@@ -164,7 +164,7 @@ def _trial(facts: ReportFacts) -> str:
 
 def _watched(facts: ReportFacts) -> Iterator[Sentence]:
     watching = facts.monitoring
-    first = f"Start it: `surety monitor --every 1m --model {facts.model_name}`."
+    first = f"Start it: `surety monitor --every 5s --model {facts.model_name}`."
     if watching is None or watching.last_look_at is None:
         text = "Nobody is watching: the monitor has never looked at this model, so no alarm could have been raised."
         yield Sentence("attention", text, first)

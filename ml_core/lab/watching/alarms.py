@@ -13,22 +13,27 @@ from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_law import DesignEffects
 from ml_core.lab.measuring.live_coverage import CoverageTarget, DetectorState, highest_miss_rate, update
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout.monitor_state import Alarm
 
 __all__ = [
     "DRIFT",
+    "GATE",
+    "acknowledge_gate",
     "alarms_of",
     "feed_coverage",
+    "gate_alarm",
+    "is_refused",
     "keep_target",
     "mark_announced",
     "target_of",
     "unannounced",
 ]
 
-DRIFT = "drift"
+DRIFT, GATE = "drift", "gate"
 _COVERAGE = "coverage:"
 _LATEST_ANSWERS, _MOST_NAMES = 500, 6
-_ANNOUNCED = "told:"
+_ANNOUNCED, _REFUSED, _REFUSED_SEEN = "told:", "refused:", "refused-seen:"
 
 
 def keep_target(ledger: Ledger, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -118,6 +123,27 @@ def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:
             lately = ledger.latest_misses(model_hash, None if label == "all" else label, _LATEST_ANSWERS)
             found.append(_coverage_alarm(name, DetectorState(**state), since, lately))
     return tuple(found)
+
+
+def gate_alarm(ledger: Ledger, model_hash: str, verdict: GateReport | None) -> tuple[Alarm, ...]:
+    """The alarm of a live model whose newest verdict is no, unless somebody has acknowledged that very verdict."""
+    since = None if verdict is None or verdict.passed else verdict.judged_at
+    ledger.remember(f"{_REFUSED}{model_hash}", since)
+    if verdict is None or since is None or ledger.fact(f"{_REFUSED_SEEN}{model_hash}") == since:
+        return ()
+    says = f"the gate judged this model again and said no: {', '.join(verdict.failed_rules)}"
+    return (Alarm(reason=GATE, since=since, says=says, false_alarm="none: it is a decision, not an estimate"),)
+
+
+def acknowledge_gate(ledger: Ledger, model_hash: str) -> None:
+    """Switch the alarm off until the gate says no once more."""
+    ledger.remember(f"{_REFUSED_SEEN}{model_hash}", ledger.fact(f"{_REFUSED}{model_hash}"))
+
+
+def is_refused(ledger: Ledger, model_hash: str) -> bool:
+    """Whether the gate's alarm was on at the monitor's last look, and nobody has acknowledged it since."""
+    since = ledger.fact(f"{_REFUSED}{model_hash}")
+    return since is not None and ledger.fact(f"{_REFUSED_SEEN}{model_hash}") != since
 
 
 def unannounced(ledger: Ledger, model_hash: str, found: Sequence[Alarm]) -> tuple[Alarm, ...]:

@@ -27,6 +27,7 @@ from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.manifest import Manifest
+from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
 from ml_core.serve.rollout.rollout_state import Slot
 from ml_core.serve.rollout.rollout_store import RolloutStore
@@ -38,13 +39,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MonitoredModel:
-    """A model in a slot of the rollout."""
+    """A model in a slot of the rollout; ``may_answer`` is False for one that only runs in shadow."""
 
     slot: Slot
     tag: str
     version: str
     model_hash: str
     manifest: Manifest
+    may_answer: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,13 @@ class HealthMonitor:
             self._feed(ledger, matured, now)
             champion = next((model for model in models if model.slot == "champion"), None)
             windows = 0 if champion is None else self._drift.look(ledger, champion.tag, champion.model_hash, now)
-            on = {model.model_hash: alarms.alarms_of(ledger, model.model_hash) for model in models}
+            on = {
+                model.model_hash: (
+                    *alarms.gate_alarm(ledger, model.model_hash, self._verdict(model)),
+                    *alarms.alarms_of(ledger, model.model_hash),
+                )
+                for model in models
+            }
             raised = {h: new for h, found in on.items() if (new := alarms.unannounced(ledger, h, found))}
         state = self._publish(models, on)
         self._announce(models, raised)
@@ -136,8 +144,19 @@ class HealthMonitor:
                 logger.warning("model.not_watched", extra={"tag": tag, "reason": str(error)})
                 continue
             version = tag.rpartition(":v")[2].rpartition("-")[0]
-            found.setdefault(model_hash, MonitoredModel(slot, tag, version, model_hash, manifest))
+            may_answer = slot != "challenger" or state.mode == "canary"
+            found.setdefault(model_hash, MonitoredModel(slot, tag, version, model_hash, manifest, may_answer))
         return tuple(found.values())
+
+    def _verdict(self, model: MonitoredModel) -> GateReport | None:
+        """The newest verdict on a model that may answer; None where it cannot be read."""
+        if not model.may_answer:
+            return None
+        try:
+            return self._loader.verdict(model.tag, model.model_hash)
+        except SuretyError as error:
+            logger.warning("verdict.not_read", extra={"tag": model.tag, "reason": str(error)})
+            return None
 
     def _facts(self, tag: str, model_hash: str = "") -> tuple[Manifest, str]:
         if tag not in self._known:
@@ -199,12 +218,17 @@ def ledger_path(settings: Settings) -> Path:
 def acknowledge_alarm(settings: Settings, model_hash: str, reason: str, *, why: str, by: str) -> bool:
     """Switch an alarm off, restart its detector and journal both; False if the alarm is not on."""
     with Ledger.changing(ledger_path(settings)) as ledger:
-        on = {alarm.reason: alarm for alarm in alarms.alarms_of(ledger, model_hash)}
+        on = {alarm.reason for alarm in alarms.alarms_of(ledger, model_hash)}
+        if alarms.is_refused(ledger, model_hash):
+            on.add(alarms.GATE)
         if reason not in on:
             return False
         Journal(settings.journal).append(
             "alarm.acknowledged",
             {"model": settings.model_name, "model_hash": model_hash, "alarm": reason, "why": why, "who": by},
         )
-        ledger.forget_detector(model_hash, reason)
+        if reason == alarms.GATE:
+            alarms.acknowledge_gate(ledger, model_hash)
+        else:
+            ledger.forget_detector(model_hash, reason)
     return True

@@ -68,7 +68,7 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
     since_us = 0 if since is None else microseconds(since)
     with Ledger.reading(ledger_path(settings)) as ledger:
         if ledger is None:
-            raise DataError("the monitor", "has never run: start `surety monitor --every 1m`, or run it with --once")
+            raise DataError("the monitor", "has never run: start `surety monitor --every 5s`, or run it with --once")
         rows = tuple(
             row
             for row in ledger.matured(model.model_hash, since_us)

@@ -128,7 +128,7 @@ def _next_action(seen: _Records) -> str:
     if not seen.alive:
         return "start the service: make serve"
     if not seen.is_monitored:
-        return "start the monitor: surety monitor --every 1m"
+        return "start the monitor: surety monitor --every 5s"
     if seen.alarms:
         return f"look into {', '.join(seen.alarms)}: surety report; then surety retrain --if-drift --shadow"
     if seen.rollout is not None and seen.rollout.mode == "shadow":

@@ -24,18 +24,20 @@ class FallbackStrategy:
 
     Parameters
     ----------
-    scorecard : trained beside the model on the same rows
+    scorecard : trained beside the model on the same rows; None where it must not answer
     calibration : made with the scorecard's own scores, so that its sets keep the promise by themselves
     prior : share of each class among the training rows, shape (K,)
     """
 
-    def __init__(self, scorecard: Scorecard, calibration: ConformalCalibration, prior: tuple[float, ...]) -> None:
+    def __init__(
+        self, scorecard: Scorecard | None, calibration: ConformalCalibration, prior: tuple[float, ...]
+    ) -> None:
         self._scorecard = scorecard
         self._prior = prior
         self.calibration = calibration
 
     @classmethod
-    def from_baseline(cls, bundle: Bundle) -> FallbackStrategy:
+    def from_baseline(cls, bundle: Bundle, *, with_scorecard: bool = True) -> FallbackStrategy:
         """The chain that travels in an artefact.
 
         Raises
@@ -47,14 +49,17 @@ class FallbackStrategy:
             shares = tuple(float(bundle.fallback["prior"][str(label)]) for label in bundle.manifest.classes)
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError("fallback.json", "holds no prior for every class") from error
-        return cls(Scorecard(bundle.fallback.get("scorecard", {})), bundle.scorecard_calibration, shares)
+        scorecard = Scorecard(bundle.fallback.get("scorecard", {})) if with_scorecard else None
+        return cls(scorecard, bundle.scorecard_calibration, shares)
 
     def by_scorecard(self, features: FeatureMatrix, level: Decimal) -> Predictions | None:
-        """The scorecard's answers with sets of its own calibration; None where it gives no probabilities.
+        """Answers of the scorecard with sets of its own calibration; None where it gives none.
 
         Valid for rows that were turned to it before anything about them was known. A row that broke the model is not
         such a row: see :meth:`by_prior`.
         """
+        if self._scorecard is None:
+            return None
         try:
             scored = checked(self._scorecard.proba(features), len(features), len(self._prior))
         except Exception:  # numpy on odd values; the next step of the chain has none of this

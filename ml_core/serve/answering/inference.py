@@ -113,7 +113,7 @@ class InferenceService:
         model = live.asked(slot)
         columns = reader.arrays((record,))
         features = model.transform(columns)
-        call = await _asked(slot, model, features)
+        call = await _asked(live, slot, features)
         level = live.level(slot, request.level)
         origin: Origin = slot
         reason = None
@@ -210,7 +210,7 @@ class InferenceService:
         for block in blocks(columns):
             features = await elsewhere(lambda block=block: model.transform(block))  # type: ignore[misc]  # its default is the block
             question = Question(live, slot, block, features, chosen)
-            call = await _asked(slot, model, features)
+            call = await _asked(live, slot, features)
             if call.reason is None and call.proba is not None:
                 predictions = model.calibration.rows(call.proba, chosen)
                 parts.append(Answers.by(question, call, predictions, slot))
@@ -312,10 +312,12 @@ class InferenceService:
             self._shadow.put(answers.live, rows)
 
 
-async def _asked(slot: Slot, model: LiveModel, features: FeatureMatrix) -> GuardedCall:
+async def _asked(live: Live, slot: Slot, features: FeatureMatrix) -> GuardedCall:
     """The guarded call; where a canary has no room for more, the champion answers instead of nobody."""
+    if live.missing and slot == "champion":
+        return GuardedCall(None, "model_not_loaded", called=False)
     try:
-        return await model.guard.call(features)
+        return await live.asked(slot).guard.call(features)
     except Overloaded:
         if slot != "challenger":
             raise

@@ -28,7 +28,7 @@ class LiveModel:
 
     Parameters
     ----------
-    model : verified and, unless it only runs in shadow, gated
+    model : verified and, unless it only runs in shadow, gated; or what is left of one that could not be loaded
     guard : calls it
 
     Attributes
@@ -44,7 +44,8 @@ class LiveModel:
         self.model_hash = model.model_hash
         self.guard = guard
         self.order = CircuitOrder()
-        self.baseline = FallbackStrategy.from_baseline(bundle)
+        vouched = model.is_whole or (model.gate is not None and model.gate.passed)
+        self.baseline = FallbackStrategy.from_baseline(bundle, with_scorecard=vouched)
         self.reader = model.predictor.reader
         self.transform = bundle.features.transform
         self.feature_version = bundle.features.name
@@ -91,6 +92,9 @@ class Live:
     champion, challenger, previous : the loaded models; None where a slot is empty
     generation, stage, mode, weight, flags, guards : of the rollout state
     counts : by slot
+    missing : tag of the champion where it could not be loaded; then ``champion`` is the previous one (the same object
+        as ``previous``), or what is left of the champion, and answers are flagged ``model_not_loaded``
+    is_held : the champion answers the canary's share, since no monitor watches the canary
     """
 
     champion: LiveModel
@@ -103,10 +107,12 @@ class Live:
     flags: Flags = field(default_factory=Flags)
     guards: GuardLimits | None = None
     counts: dict[Slot, SlotCounts] = field(default_factory=lambda: {"champion": SlotCounts()})
+    missing: str = ""
+    is_held: bool = False
 
     def route(self, subject: str | None, client_request_id: str | None) -> Slot:
         """The slot that answers a request."""
-        if self.mode != "canary" or self.challenger is None:
+        if self.mode != "canary" or self.challenger is None or self.is_held:
             return "champion"
         chosen = takes_challenger(self.weight, self.challenger.model.tag, subject, client_request_id)
         return "challenger" if chosen else "champion"
@@ -151,11 +157,14 @@ class Live:
             ("challenger", self.challenger),
             ("previous", self.previous),
         ]
+        if self.champion is self.previous:
+            del pairs[0]
         return [(slot, model) for slot, model in pairs if model is not None]
 
     def share(self, slot: Slot) -> float:
         """Share of the traffic that a slot answers."""
         if slot == "previous":
             return 0.0
-        weight = self.weight if self.mode == "canary" and self.challenger is not None else 0.0
+        divided = self.mode == "canary" and self.challenger is not None and not self.is_held
+        weight = self.weight if divided else 0.0
         return weight if slot == "challenger" else 1.0 - weight

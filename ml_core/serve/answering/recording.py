@@ -15,18 +15,17 @@ from uuid_utils import UUID
 
 from ml_core.base.clock import microseconds
 from ml_core.features.columns import features_of
-from ml_core.serve import metrics
 from ml_core.serve.answering.answers import REASONS, Answer, Answers
 from ml_core.serve.answering.live import ORIGINS, LiveModel, Origin
 from ml_core.serve.answering.request_ids import IdArray
 from ml_core.serve.log.entries import Lineage, Row, answer_json, as_json
 from ml_core.serve.log.log_files import day_of
-from ml_core.serve.log.prediction_store import LogOutcome, PredictionStore
+from ml_core.serve.log.prediction_store import PredictionStore
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.segments import Segment, write_segment
 from ml_core.serve.rollout.monitor_state import Validity
 
-__all__ = ["BulkCall", "Recorder", "count_outcome"]
+__all__ = ["BulkCall", "Recorder"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -182,11 +181,6 @@ class Recorder:
         if found is None:
             found = self._lineages[key] = Lineage.of(_facts(model, origin, self._bento))
         return found
-
-
-def count_outcome(outcome: LogOutcome, answers: int) -> None:
-    """Add to the metrics what became of answers in the log."""
-    metrics.LOG_ROWS.labels(outcome).inc(answers)
 
 
 def _facts(model: LiveModel, origin: Origin, bento: str | None) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from queue import Empty, SimpleQueue
 
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.log_files import day_of
-from ml_core.serve.log.outcome_notifier import Listener, OutcomeNotifier
 from ml_core.serve.log.prediction_store import LogCounts, LogOutcome
 
 __all__ = ["MOST_WAITING_ROWS", "Backlog", "Ticket", "by_day", "release"]
@@ -45,25 +44,15 @@ class Ticket:
 
 
 class Backlog:
-    """Tickets in the order in which they came. Callers put them in on their event loops, one thread takes them out.
+    """Tickets in the order in which they came. Callers put them in on their event loops, one thread takes them out."""
 
-    Parameters
-    ----------
-    listener : told of every outcome
-    """
-
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self) -> None:
         self._queue: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._notifier = OutcomeNotifier(listener)
         self._lock = threading.Lock()  # what is decided is decided once, and counted in the same moment
         self._rows = 0
         self._put = 0
         self._done: dict[LogOutcome, int] = {"stored": 0, "lost": 0, "refused": 0, "unanswered": 0}
         self._ended = False
-
-    def start(self) -> None:
-        """Tell the listener from now on."""
-        self._notifier.start()
 
     def counts(self, problem: str) -> LogCounts:
         """The counts, and the problem that keeps answers from being stored at present."""
@@ -102,7 +91,6 @@ class Backlog:
         with self._lock:
             self._put += answers
             self._done[outcome] += answers
-        self._notifier.add(outcome, answers)
 
     def give_up(self, ticket: Ticket) -> LogOutcome | None:
         """The caller stops waiting; returns what has become of the rows by now."""
@@ -154,10 +142,6 @@ class Backlog:
                 self._decide(ticket, stored=stored)
         release(tickets, stored=stored)
 
-    def close(self, timeout_s: float) -> None:
-        """Tell the listener what it has not been told, within that time."""
-        self._notifier.close(timeout_s)
-
     def _without(self, tickets: Iterable[Ticket], *, strict: bool) -> list[Ticket]:
         left, refused = [], []
         with self._lock:
@@ -177,7 +161,6 @@ class Backlog:
             ticket.fate = "refused" if ticket.given_up or ticket.strict else "lost"
         self._done[ticket.fate] += ticket.answers
         self._rows -= len(ticket.rows)
-        self._notifier.add(ticket.fate, ticket.answers)
 
 
 def by_day(tickets: Sequence[Ticket]) -> list[tuple[str, list[Ticket]]]:

@@ -27,7 +27,6 @@ from ml_core.serve.log.database import OpenLog, says_damaged, says_unreadable
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.erasure_requests import pending_erasures
 from ml_core.serve.log.log_files import day_of
-from ml_core.serve.log.outcome_notifier import Listener
 from ml_core.serve.log.prediction_store import LogCounts
 
 __all__ = ["LogWriter"]
@@ -60,18 +59,12 @@ class LogWriter:
     ----------
     folder : of the model name's log
     is_strict : whether strict mode is on; asked at each call
-    count : told of every answer's outcome soon after it, from a thread of its own
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        is_strict: Callable[[], bool] = lambda: False,
-        count: Listener = lambda _outcome, _answers: None,
-    ) -> None:
+    def __init__(self, folder: Path, is_strict: Callable[[], bool] = lambda: False) -> None:
         self._folder = folder
         self._is_strict = is_strict
-        self._backlog = Backlog(count)
+        self._backlog = Backlog()
         self._hand: list[Ticket] = []
         self._damaged: set[Path] = set()
         self._log: OpenLog | None = None
@@ -92,7 +85,6 @@ class LogWriter:
 
     def start(self) -> None:
         """Open today's database, if that can be done, and store from now on."""
-        self._backlog.start()
         self._thread.start()
 
     @property
@@ -157,7 +149,6 @@ class LogWriter:
         self._backlog.queue(here)
         if self._backlog.end() and self._thread.is_alive():
             self._thread.join(timeout_s + _RETRY_MOST_S)
-            self._backlog.close(_RETRY_MOST_S)
 
     # --- on the event loop ---
 

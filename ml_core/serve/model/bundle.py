@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,6 +32,7 @@ __all__ = [
     "Bundle",
     "copy_verified",
     "pack_calibration",
+    "read_baseline",
     "read_bundle",
     "verify_folder",
     "write_bundle",
@@ -135,6 +136,24 @@ def read_bundle(
     """
     manifest, model_hash, content = verify_folder(folder, expected_hash)
     admit(model_hash)
+    golden: list[dict[str, Any]] = _parse_json(GOLDEN_FILE, content[GOLDEN_FILE], list)
+    return replace(_baseline(manifest, model_hash, content), onnx=content[ONNX_FILE], golden=golden)
+
+
+def read_baseline(folder: Path, expected_hash: str | None, admit: Callable[[str], None]) -> Bundle:
+    """What of an artefact answers without its model: calibration, scorecard and prior; no scorer, no golden records.
+
+    The other files may be damaged or missing. Parameters and errors are those of ``read_bundle``.
+    """
+    manifest, model_hash = _read_manifest(folder, expected_hash)
+    admit(model_hash)
+    _check_names(manifest.files)
+    names = (CALIBRATION_FILE, FALLBACK_FILE)
+    content = {name: _read_verified(folder / name, manifest.files[name]) for name in names}
+    return _baseline(manifest, model_hash, content)
+
+
+def _baseline(manifest: Manifest, model_hash: str, content: Mapping[str, bytes]) -> Bundle:
     features = _matching_features(manifest)
     calibration, scorecard_calibration = _parse_calibration(content[CALIBRATION_FILE], len(manifest.classes))
     if calibration.calibration_id != manifest.calibration_id:
@@ -143,11 +162,11 @@ def read_bundle(
         manifest=manifest,
         model_hash=model_hash,
         features=features,
-        onnx=content[ONNX_FILE],
+        onnx=b"",
         calibration=calibration,
         fallback=_parse_json(FALLBACK_FILE, content[FALLBACK_FILE], dict),
         scorecard_calibration=scorecard_calibration,
-        golden=_parse_json(GOLDEN_FILE, content[GOLDEN_FILE], list),
+        golden=[],
     )
 
 
@@ -162,11 +181,7 @@ def verify_folder(folder: Path, expected_hash: str | None = None) -> tuple[Manif
     present = _list_plain_files(folder)
     if MANIFEST_FILE not in present:
         raise ArtefactError(MANIFEST_FILE, f"is missing in {folder.name}")
-    raw = read_plain_file(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
-    model_hash = _sha256(raw)
-    if expected_hash is not None and model_hash != expected_hash:
-        raise ChecksumMismatch(MANIFEST_FILE, f"has sha256 {model_hash[:12]}…, expected {expected_hash[:12]}…")
-    manifest = parse_manifest(raw)
+    manifest, model_hash = _read_manifest(folder, expected_hash)
     _check_names(manifest.files)
     for name in sorted(present - manifest.files.keys() - {MANIFEST_FILE}):
         raise ArtefactError(name, "is not named in the manifest")
@@ -200,6 +215,14 @@ def copy_verified(source: Path, target: Path, expected_hash: str | None = None) 
     for name, bytes_of in {**content, MANIFEST_FILE: raw}.items():
         (target / name).write_bytes(bytes_of)
     return model_hash
+
+
+def _read_manifest(folder: Path, expected_hash: str | None) -> tuple[Manifest, str]:
+    raw = read_plain_file(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    model_hash = _sha256(raw)
+    if expected_hash is not None and model_hash != expected_hash:
+        raise ChecksumMismatch(MANIFEST_FILE, f"has sha256 {model_hash[:12]}…, expected {expected_hash[:12]}…")
+    return parse_manifest(raw), model_hash
 
 
 def _check_names(files: Mapping[str, Any]) -> None:

@@ -16,13 +16,14 @@ import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from ml_core.base.documents import read_document
-from ml_core.base.errors import ArtefactError, NotGated, NotLoaded, SuretyError
+from ml_core.base.errors import ArtefactError, ModelUnavailable, NotGated, NotLoaded, SuretyError
 from ml_core.base.settings import Settings
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, promotion_path
 from ml_core.serve.model.vouching import Vouchers
 from ml_core.serve.trust.keys import trusted_keys
 
 if TYPE_CHECKING:
+    from ml_core.base.arrays import FeatureMatrix, Probabilities
     from ml_core.serve.model.bundle import Bundle
     from ml_core.serve.model.manifest import Manifest
     from ml_core.serve.model.predictor import Predictor
@@ -50,6 +51,7 @@ class LoadedModel:
     predictor : verified, and shown to reproduce its golden answers
     gate : the report that lets it answer; None for one that may only run in shadow
     promotion : how it became the champion; None for a gated model that was asked for by tag
+    is_whole : False where only its scorecard and prior can answer, see :meth:`ModelLoader.baseline`
     """
 
     tag: str
@@ -57,6 +59,7 @@ class LoadedModel:
     predictor: Predictor
     gate: GateReport | None
     promotion: PromotionRecord | None = None
+    is_whole: bool = True
 
     @property
     def model_hash(self) -> str:
@@ -165,6 +168,7 @@ class ModelLoader:
         model_hash: str = "",
         *,
         gated: bool = True,
+        despite_no: bool = False,
         scorer_of: Callable[[Bundle], Scorer] | None = None,
     ) -> LoadedModel:
         """The model under that tag, verified, gated and shown to give its golden answers.
@@ -173,6 +177,7 @@ class ModelLoader:
         ----------
         model_hash : that it must have, in full; "" takes what the promotion, bento or signed verdict of the tag says
         gated : False for a model that only runs in shadow, whose answers nobody sees
+        despite_no : an operator wants it although its newest verdict is no; it must have been judged all the same
         scorer_of : gives the scorer where it does not run in this process
 
         Raises
@@ -188,7 +193,7 @@ class ModelLoader:
         """
         from ml_core.serve.model.predictor import check_golden
 
-        model = self.verified(tag, model_hash, gated=gated, scorer_of=scorer_of)
+        model = self.verified(tag, model_hash, gated=gated, despite_no=despite_no, scorer_of=scorer_of)
         check_golden(model.predictor)
         return model
 
@@ -198,6 +203,7 @@ class ModelLoader:
         model_hash: str = "",
         *,
         gated: bool = True,
+        despite_no: bool = False,
         scorer_of: Callable[[Bundle], Scorer] | None = None,
     ) -> LoadedModel:
         """The model under that tag, verified and gated; it may not answer before its golden records reproduce.
@@ -220,11 +226,35 @@ class ModelLoader:
             nonlocal gate
             gate = self._vouchers.gate(tag, found, folder, is_pinned=expected is not None)
             if gated:
-                _check_passed(tag, found, gate)
+                _check_passed(tag, found, gate, despite_no=despite_no)
 
         bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, expected, admit)
         predictor = Predictor(bundle, None if scorer_of is None else scorer_of(bundle))
         return LoadedModel(tag, version, predictor, gate, promotion)
+
+    def baseline(self, tag: str, model_hash: str = "") -> LoadedModel:
+        """What can answer of a model that cannot be loaded: its scorecard and prior, verified; its scorer never does.
+
+        Raises
+        ------
+        NotLoaded, NotGated, ArtefactError
+            As :meth:`load`. A model whose newest verdict is no is given, for its prior.
+        """
+        from ml_core.serve.model.bundle import read_baseline
+        from ml_core.serve.model.predictor import Predictor
+
+        folder, version = self._find(tag)
+        promotion = self._promotion_of(tag, folder)
+        expected = self._expected(tag, promotion, model_hash)
+        gate: GateReport | None = None
+
+        def admit(found: str) -> None:
+            nonlocal gate
+            gate = self._vouchers.gate(tag, found, folder, is_pinned=expected is not None)
+            _check_passed(tag, found, gate, despite_no=True)
+
+        bundle = read_baseline(folder / BUNDLE_IN_BENTO_MODEL, expected, admit)
+        return LoadedModel(tag, version, Predictor(bundle, _NoScorer()), gate, promotion, is_whole=False)
 
     def facts(self, tag: str, model_hash: str = "") -> tuple[Manifest, str]:
         """Manifest and model hash of the model under that tag; every file is verified, none is parsed.
@@ -272,7 +302,7 @@ class ModelLoader:
         tags = {f"{name}:{path.name}" for folder in folders for path in folder.glob("*") if path.is_dir()}
         return sorted(tag for tag in tags if _TAG.fullmatch(tag))
 
-    def check_gated(self, tag: str, model_hash: str = "") -> str:
+    def check_gated(self, tag: str, model_hash: str = "", *, despite_no: bool = False) -> str:
         """The full hash of the model under that tag, which is whole and has a passed gate.
 
         No parser but the manifest's runs.
@@ -285,7 +315,8 @@ class ModelLoader:
         folder, _ = self._find(tag)
         expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
         _, found = self.facts(tag, model_hash)
-        _check_passed(tag, found, self._vouchers.gate(tag, found, folder, is_pinned=expected is not None))
+        gate = self._vouchers.gate(tag, found, folder, is_pinned=expected is not None)
+        _check_passed(tag, found, gate, despite_no=despite_no)
         return found
 
     def verdict(self, tag: str, model_hash: str) -> GateReport | None:
@@ -352,14 +383,21 @@ class ModelLoader:
             return folder, version
 
 
-def _check_passed(tag: str, model_hash: str, report: GateReport | None) -> None:
+class _NoScorer:
+    """In place of a scorer that could not be loaded."""
+
+    def proba(self, features: FeatureMatrix) -> Probabilities:
+        raise ModelUnavailable(f"the model is not loaded; {len(features)} row(s) were not scored")
+
+
+def _check_passed(tag: str, model_hash: str, report: GateReport | None, *, despite_no: bool = False) -> None:
     if report is None:
         raise NotGated(
             tag,
             f"its hash {model_hash[:12]}… has no gate report signed by a key that is trusted here: "
             "run `surety validate`",
         )
-    if not report.passed:
+    if not report.passed and not despite_no:
         raise NotGated(tag, f"its gate said no: {', '.join(report.failed_rules)}")
 
 

@@ -37,8 +37,8 @@ def shadow(challenger: str, model_hash: str = "") -> Change:
     return change
 
 
-def canary(challenger: str, weight: float, guards: GuardLimits, model_hash: str = "") -> Change:
-    """Let the challenger answer that share of the requests while the guards watch it."""
+def canary(challenger: str, weight: float, guards: GuardLimits | None, model_hash: str = "") -> Change:
+    """Let the challenger answer that share of the requests while the guards watch it; None: nobody watches it."""
 
     def change(state: RolloutState) -> RolloutState:
         if not 0.0 < weight < 1.0:

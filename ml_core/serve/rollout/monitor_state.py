@@ -16,6 +16,7 @@ from ml_core.base.errors import ArtefactError
 from ml_core.base.settings import Settings
 
 __all__ = [
+    "GUARD_SILENCE_S",
     "Alarm",
     "ModelHealth",
     "MonitorState",
@@ -25,6 +26,8 @@ __all__ = [
     "boot_id",
 ]
 
+GUARD_SILENCE_S = 30.0
+"""Silence of the monitor after which the champion answers a guarded canary's share."""
 Validity = Literal["valid", "suspect", "unmonitored"]
 Validities = Mapping[str, tuple[Validity, tuple[str, ...]]]
 """Validity and its reasons by model hash; a model that is left out is unmonitored."""
@@ -125,6 +128,11 @@ class MonitorView:
     def is_fresh(self) -> bool:
         """Whether the state that was read last is recent enough to count."""
         return self.state is not None and is_fresh(self.state, time.monotonic(), self._timeout_s)
+
+    @property
+    def watches_canary(self) -> bool:
+        """Whether the monitor, which takes a bad canary back, has published within ``GUARD_SILENCE_S``."""
+        return self.state is not None and is_fresh(self.state, time.monotonic(), GUARD_SILENCE_S)
 
     @property
     def age_s(self) -> float | None:

@@ -16,6 +16,9 @@ from ml_core.serve.rollout.worker_reports import WorkerReport, beating
 
 __all__ = ["Identity", "ServerProcesses"]
 
+_SAY_AFTER_S = 5.0
+"""Workers of one server start, and are replaced, within a few seconds of each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -109,6 +112,17 @@ class ServerProcesses:
     def missing_s(self) -> float:
         """Seconds for which at least one process has been missing; 0 where none is."""
         return 0.0 if self._missing_since is None else self._clock() - self._missing_since
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where the processes that report are not those there should be, one sentence for each role."""
+        seen = {role: len(self.last_seen.get(role, ())) for role in self.expected}
+        short = self.missing_s > _SAY_AFTER_S
+        return tuple(
+            f"{self.alive[role] if short else seen[role]} processes of role {role} report, {n} are expected"
+            for role, n in self.expected.items()
+            if (short and self.alive[role] < n) or seen[role] > n
+        )
 
     def has_lost(self, role: str) -> bool:
         """Whether processes of that role reported before, none does now, and none of them is running."""

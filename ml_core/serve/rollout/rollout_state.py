@@ -48,6 +48,9 @@ class Flags(Document):
         description="standard: answers are stored before they are given, and given also where that fails; "
         "strict: stored on disk, or not given (503).",
     )
+    despite_gate: tuple[str, ...] = Field(
+        (), description="Tags of models that may answer although their newest gate verdict is no; for emergencies."
+    )
 
 
 class CircuitOrder(Document):

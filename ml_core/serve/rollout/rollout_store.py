@@ -7,9 +7,10 @@ from typing import Any
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import read_document, write_document
-from ml_core.base.errors import NotLoaded, RolloutConflict
+from ml_core.base.errors import HomeUnwritable, NotLoaded, RolloutConflict
 from ml_core.base.files import locked
 from ml_core.base.journal import Journal, who
+from ml_core.base.reserve import written_with_reserve
 from ml_core.base.settings import Settings
 from ml_core.serve.rollout.changes import Change
 from ml_core.serve.rollout.rollout_state import RolloutState
@@ -31,6 +32,7 @@ class RolloutStore:
         self.path: Path = settings.rollouts / f"{self.model_name}.json"
         self._lock = settings.rollouts / f"{self.model_name}.lock"
         self._journal = Journal(settings.journal)
+        self._home = settings.home
 
     def read(self) -> RolloutState | None:
         """The state now, or None before a service or command has made one.
@@ -82,7 +84,17 @@ class RolloutStore:
             The state is not of the expected generation.
         RolloutRefused, ConfigError
             The change makes no sense from here.
+        HomeUnwritable
+            The disk is full, even without its reserve, or cannot be written to.
         """
+        try:
+            return self._change(change, why, by, expected, dry_run=dry_run)
+        except OSError as error:
+            raise HomeUnwritable(error.strerror or type(error).__name__) from error
+
+    def _change(
+        self, change: Change, why: str, by: str, expected: int | None, *, dry_run: bool
+    ) -> tuple[RolloutState, RolloutState]:
         with locked(self._lock):
             before = self.read()
             if before is None:
@@ -114,5 +126,5 @@ class RolloutStore:
             "before": None if before is None else before.model_dump(mode="json"),
             "after": after.model_dump(mode="json"),
         }
-        self._journal.append("rollout.changed", facts)
-        write_document(self.path, after)
+        written_with_reserve(self._home, lambda: self._journal.append("rollout.changed", facts))
+        written_with_reserve(self._home, lambda: write_document(self.path, after))

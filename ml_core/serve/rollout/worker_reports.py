@@ -125,6 +125,7 @@ class WorkerReport(Document):
     beat_s : when it wrote this, on the system's monotonic clock
     generation, stage : of the rollout state it obeys; 0 where it has none
     problem : why it does not do what the rollout state says, None where it does
+    canary_held : the champion answers the canary's share, since the monitor is silent
     """
 
     server: str
@@ -136,6 +137,7 @@ class WorkerReport(Document):
     generation: int
     stage: int
     problem: str | None = None
+    canary_held: bool = False
     slots: tuple[SlotReport, ...] = ()
     shadow: ShadowReport = ShadowReport()
     log: WorkerLogReport | None = None

@@ -98,7 +98,8 @@ class ModelHost:
             if self._holds(tag) or time.monotonic() < self._retry_at.get(tag, 0.0):
                 continue
             try:
-                model = self._loader.load(tag, self._hash_of(tag), gated=gated)
+                despite_no = self._state is not None and tag in self._state.flags.despite_gate
+                model = self._loader.load(tag, self._hash_of(tag), gated=gated, despite_no=despite_no)
             except SuretyError as error:
                 self._problem = str(error)
                 self._retry_at[tag] = time.monotonic() + _RETRY_S

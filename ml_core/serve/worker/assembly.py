@@ -53,25 +53,31 @@ class Assembler:
     def assemble(self, state: RolloutState | None, old: Live | None) -> tuple[Live | None, str]:
         """The models of that state in their slots, and why one of them is missing ("" where none is).
 
-        Where the champion cannot be loaded, everything stays as it was. Where the challenger cannot, the champion
+        Where the champion cannot be loaded, everything stays as it was; a worker that has no champion yet answers with
+        the previous one, or with what is left of the champion. Where the challenger cannot be loaded, the champion
         answers alone. A previous champion that cannot be loaded is left out.
         """
+        tag, missing = "", ""
         try:
-            champion = self._model(*self._champion(state), old, gated=True)
+            tag = self._champion_tag(state)
+            champion = self._model(tag, state, old, gated=True)
         except SuretyError as error:
             logger.exception("model.not_loaded", extra={"code": error.code, "reason": str(error)})
-            if old is None or state is None:
-                return old, str(error)
-            kept = replace(old, flags=state.flags)
-            _obey(state, kept)
-            return kept, str(error)
+            missing = str(error)
+            if old is not None and not old.missing:
+                return (old if state is None else _kept(state, old)), missing
+            found = self._stand_in(state, tag, old)
+            if found is None:
+                return None, missing
+            champion = found
         if state is None:
-            return Live(champion), ""
+            return Live(champion, missing=tag if missing else ""), missing
         challenger, problem = self._challenger(state, champion, old)
+        is_previous = champion.model.tag == state.previous
         live = Live(
             champion=champion,
             challenger=challenger,
-            previous=self._previous(state, champion, challenger, old),
+            previous=champion if is_previous else self._previous(state, champion, challenger, old),
             generation=state.generation,
             stage=state.stage,
             mode=state.mode if challenger is not None else "off",
@@ -79,14 +85,15 @@ class Assembler:
             flags=state.flags,
             guards=state.guards,
             counts=_counts(state, old),
+            missing=tag if missing else "",
         )
         _obey(state, live)
-        return live, problem
+        return live, missing or problem
 
     def finish(self, live: Live) -> None:
         """Let models whose runner could not be reached answer, once they reproduce their golden records."""
         for _, model in live.models():
-            if model.guard.unavailable == "model_not_loaded":
+            if model.guard.unavailable == "model_not_loaded" and model.model.is_whole:
                 try:
                     check_golden(model.model.predictor)
                 except ModelUnavailable:
@@ -97,19 +104,36 @@ class Assembler:
                 model.guard.unavailable = None
                 logger.info("model.loaded", extra=_facts(model))
 
-    def _champion(self, state: RolloutState | None) -> tuple[str, str]:
-        """Tag and full hash: ``SURETY_MODEL`` before the rollout, which comes before the promotion it began with."""
+    def _champion_tag(self, state: RolloutState | None) -> str:
+        """``SURETY_MODEL`` comes before the rollout, which comes before the promotion it began with."""
         if self._settings.model or state is None:
-            return self._loader.served_tag(), ""
-        return state.champion, state.hashes.get(state.champion, "")
+            return self._loader.served_tag()
+        return state.champion
+
+    def _stand_in(self, state: RolloutState | None, tag: str, old: Live | None) -> LiveModel | None:
+        """Who answers for a champion that cannot be loaded: the previous one, else what is left of the champion."""
+        taken = {tag} if state is None or state.mode == "off" else {tag, state.challenger}
+        if state is not None and state.previous is not None and state.previous not in taken:
+            try:
+                return self._model(state.previous, state, old, gated=True)
+            except SuretyError as error:
+                logger.warning("previous.not_loaded", extra={"code": error.code, "reason": str(error)})
+        if old is not None and old.champion.model.tag == tag:
+            return old.champion
+        try:
+            model_hash = "" if state is None else state.hashes.get(tag, "")
+            model = self._live_model(self._loader.baseline(tag, model_hash))
+        except SuretyError as error:
+            logger.warning("baseline.not_loaded", extra={"code": error.code, "reason": str(error)})
+            return None
+        model.guard.unavailable = "model_not_loaded"
+        return model
 
     def _challenger(self, state: RolloutState, champion: LiveModel, old: Live | None) -> tuple[LiveModel | None, str]:
         if state.challenger is None or state.mode == "off":
             return None, ""
         try:
-            model = self._model(
-                state.challenger, state.hashes.get(state.challenger, ""), old, gated=state.mode == "canary"
-            )
+            model = self._model(state.challenger, state, old, gated=state.mode == "canary")
             check_same_contract(model.model.tag, model.manifest, champion.manifest)
         except SuretyError as error:
             logger.exception("challenger.not_loaded", extra={"code": error.code, "reason": str(error)})
@@ -124,24 +148,24 @@ class Assembler:
         if state.previous is None or state.previous in taken:
             return None
         try:
-            model = self._model(state.previous, state.hashes.get(state.previous, ""), old, gated=True)
+            model = self._model(state.previous, state, old, gated=True)
             check_same_contract(model.model.tag, model.manifest, champion.manifest)
         except SuretyError as error:
             logger.warning("previous.not_loaded", extra={"code": error.code, "reason": str(error)})
             return None
         return model
 
-    def _model(self, tag: str, model_hash: str, old: Live | None, *, gated: bool) -> LiveModel:
+    def _model(self, tag: str, state: RolloutState | None, old: Live | None, *, gated: bool) -> LiveModel:
         """The model under that tag: the loaded one, or a new one that has reproduced its golden answers."""
+        model_hash = "" if state is None else state.hashes.get(tag, "")
+        despite_no = state is not None and tag in state.flags.despite_gate
         for _, known in old.models() if old is not None else ():
-            is_it = known.model.tag == tag and model_hash in ("", known.model.model_hash)
-            if is_it and (not gated or _is_gated(known.model)):
+            is_it = known.model.tag == tag and model_hash in ("", known.model.model_hash) and known.model.is_whole
+            if is_it and (not gated or _may_answer(known.model, despite_no)):
                 return known
-        loaded = self._loader.verified(tag, model_hash, gated=gated, scorer_of=self._scorer_of)
-        name = f"{loaded.predictor.bundle.manifest.name} v{loaded.version}"
-        breaker = model_breaker(name, self._settings)
-        guard = GuardedRunner(self._runner_of(loaded), breaker, len(loaded.predictor.classes), self._settings)
-        model = LiveModel(loaded, guard)
+        loaded = self._loader.verified(tag, model_hash, gated=gated, despite_no=despite_no, scorer_of=self._scorer_of)
+        model = self._live_model(loaded)
+        guard = model.guard
         try:
             check_golden(loaded.predictor)
         except ModelUnavailable:
@@ -152,6 +176,12 @@ class Assembler:
         self._warm(model)
         logger.info("model.loaded", extra=_facts(model))
         return model
+
+    def _live_model(self, loaded: LoadedModel) -> LiveModel:
+        name = f"{loaded.predictor.bundle.manifest.name} v{loaded.version}"
+        breaker = model_breaker(name, self._settings)
+        guard = GuardedRunner(self._runner_of(loaded), breaker, len(loaded.predictor.classes), self._settings)
+        return LiveModel(loaded, guard)
 
     def _warm(self, model: LiveModel) -> None:
         """Score a few golden records, so that the first request finds the model warm."""
@@ -180,8 +210,15 @@ def _apply(breaker: CircuitBreaker, order: CircuitOrder, before: CircuitOrder) -
     breaker.override(order.mode)
 
 
-def _is_gated(model: LoadedModel) -> bool:
-    return model.gate is not None and model.gate.passed
+def _may_answer(model: LoadedModel, despite_no: bool) -> bool:  # noqa: FBT001 - private
+    return model.gate is not None and (model.gate.passed or despite_no)
+
+
+def _kept(state: RolloutState, old: Live) -> Live:
+    """What was live, with the orders of the new state."""
+    kept = replace(old, flags=state.flags)
+    _obey(state, kept)
+    return kept
 
 
 def _counts(state: RolloutState, old: Live | None) -> dict[Slot, SlotCounts]:

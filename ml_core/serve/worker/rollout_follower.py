@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from ml_core.base.errors import ArtefactError, SuretyError
+from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import Settings
 from ml_core.serve import metrics
 from ml_core.serve.answering.inference import InferenceService
@@ -19,9 +22,16 @@ from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
 from ml_core.serve.rollout.processes import Identity, ServerProcesses
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
-from ml_core.serve.rollout.worker_reports import REPORT_EVERY_S, clear_lost, read_reports, write_worker_report
+from ml_core.serve.rollout.worker_reports import (
+    REPORT_EVERY_S,
+    WorkerReport,
+    clear_lost,
+    read_reports,
+    write_worker_report,
+)
 from ml_core.serve.worker.assembly import Assembler, start_anew
 from ml_core.serve.worker.own_report import log_report, slot_report
+from ml_core.serve.worker.start_notes import command_of, start_notes
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
 
 __all__ = ["RolloutFollower"]
@@ -47,6 +57,7 @@ class RolloutFollower:
     Attributes
     ----------
     processes : the processes of this server, as their reports show them
+    own : this worker's last report, which may not have reached the disk; None before the first
     """
 
     def __init__(
@@ -78,6 +89,10 @@ class RolloutFollower:
         self._runner_pids: frozenset[int] = frozenset()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="surety-follower", daemon=True)
+        self._parent = os.getppid()
+        self._start_notes = start_notes(command_of(self._parent), os.environ)
+        self._reporting = threading.Lock()
+        self.own: WorkerReport | None = None
         self.processes = ServerProcesses(identity.server, expected, pid=identity.pid)
 
     @property
@@ -90,12 +105,38 @@ class RolloutFollower:
         """What the monitor published last."""
         return self._monitor.state
 
+    @property
+    def log_problem(self) -> str:
+        """Why answers cannot be stored at present, "" where they can."""
+        return "" if self._log is None else self._log.counts.problem
+
+    @property
+    def has_lost_parent(self) -> bool:
+        """Whether the process that started this worker, and that replaces lost ones, has gone."""
+        return os.getppid() != self._parent
+
+    @property
+    def _parent_note(self) -> str:
+        return f"the process {self._parent} that started the workers has gone: no lost worker is replaced"
+
+    def notes(self) -> list[str]:
+        """What an operator should know of this server, one sentence each."""
+        live, found = self._service.live, [*self._start_notes, *self.processes.notes]
+        if self.has_lost_parent:
+            found.append(self._parent_note)
+        if live is not None and live.missing:
+            answers = "the previous one" if live.champion is live.previous else "what is left of it"
+            found.append(f"the champion {live.missing} is not loaded; {answers} answers: {self._service.problem}")
+        if live is not None and live.is_held:
+            found.append("the monitor is silent: the champion answers the canary's share")
+        return found
+
     def begin(self) -> None:
         """Load what the rollout names, before the first request; write the first rollout state where there is none."""
         self._state = self._read()
+        self._service.validity = self._monitor.look()
         self._assemble()
         self._begin_state()
-        self._service.validity = self._monitor.look()
         if self._state is not None:
             with suppress(OSError):
                 clear_lost(self._settings.worker_reports, self._state.stage)
@@ -117,6 +158,7 @@ class RolloutFollower:
     def look(self) -> None:
         """Read the state: obey it where it has changed, retry what failed, report and count processes once a second."""
         state = self._read()
+        self._service.validity = self._monitor.look()
         if state is not None and state != self._state:
             self._state = state
             self._retry_s = _RETRY_FIRST_S
@@ -126,13 +168,14 @@ class RolloutFollower:
         self._begin_state()
         live = self._service.live
         if live is not None:
+            live = self._service.live = self._held(live)
             self._assembler.finish(live)
-        self._service.validity = self._monitor.look()
         now = time.monotonic()
         if now - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = now
             self._report(live)
             self._count_processes(live)
+            self._look_after_disk()
 
     def _follow(self) -> None:
         while not self._stopping.wait(self._settings.poll_s):
@@ -157,12 +200,27 @@ class RolloutFollower:
         before = self._service.live
         live, problem = self._assembler.assemble(self._state, before)
         self._service.problem = problem
-        self._service.live = live
+        self._service.live = live = None if live is None else self._held(live)
         if problem:
             self._retry_at = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, _RETRY_MOST_S)
         if live is not None and (before is None or live.generation != before.generation):
             logger.info("rollout.obeyed", extra={"generation": live.generation, "mode": live.mode})
+
+    def _held(self, live: Live) -> Live:
+        """Leave a canary's share to the champion while nobody watches the canary."""
+        held = live.mode == "canary" and live.guards is not None and not self._monitor.watches_canary
+        if held == live.is_held:
+            return live
+        logger.warning("canary.held" if held else "canary.released", extra={"generation": live.generation})
+        return replace(live, is_held=held)
+
+    def _look_after_disk(self) -> None:
+        try:
+            self._metrics.publish_disk(self._settings.home)
+        except OSError as error:
+            self._warn("disk.not_seen", type(error).__name__)
+        keep_reserve(self._settings.home)
 
     def _begin_state(self) -> None:
         """Make the rollout state where a model is live and there is none yet."""
@@ -190,6 +248,10 @@ class RolloutFollower:
             return
         for lost in self.processes.look(reports):
             metrics.forget_process(lost.pid)
+        if notes := self.processes.notes:
+            self._say_once("processes.not_as_set", "; ".join(notes))
+        if self.has_lost_parent:
+            self._say_once("parent.lost", self._parent_note)
         self._metrics.publish_processes(self.processes)
         if "runner" in self.processes.expected and live is not None:
             self._mark_runner(live, lost=self.processes.has_lost("runner"))
@@ -211,13 +273,18 @@ class RolloutFollower:
                 logger.info("runner.back", extra={"tag": model.model.tag})
 
     def _report(self, live: Live | None) -> None:
-        """Write this worker's report and bring its metrics up to date."""
+        """Bring this worker's metrics up to date and write its report."""
+        with self._reporting:  # the last report comes from another thread
+            self._report_now(live)
+
+    def _report_now(self, live: Live | None) -> None:
         models = [] if live is None else live.models()
         circuits = {model: model.guard.breaker.snapshot() for _, model in models}
-        report = self._identity.report(
+        report = self.own = self._identity.report(
             generation=0 if live is None else live.generation,
             stage=0 if live is None else live.stage,
             problem=self._service.problem or None,
+            canary_held=live is not None and live.is_held,
             slots=() if live is None else tuple(slot_report(live, slot, m, circuits[m]) for slot, m in models),
             shadow=self._shadow.report(0 if live is None else live.stage),
             log=None if self._log is None else log_report(self._log, live),
@@ -234,6 +301,9 @@ class RolloutFollower:
     def _warn(self, event: str, problem: str) -> None:
         """Count what went wrong, and log it the first time."""
         metrics.HOME_FAILURES.labels(event).inc()
+        self._say_once(event, problem)
+
+    def _say_once(self, event: str, problem: str) -> None:
         if event not in self._warned:
             self._warned.add(event)
             logger.warning(event, extra={"reason": problem})

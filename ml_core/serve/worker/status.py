@@ -17,7 +17,9 @@ __all__ = ["ServiceStatus"]
 
 
 _CIRCUIT_FIELDS = {"state", "mode", "reason", "retry_after_s", "error_rate", "p95_ms"}
-_PROCESS_FIELDS = {"role", "index", "pid", "generation", "problem", "shadow", "log", "rejected", "abandoned", "stuck"}
+_PROCESS_FIELDS = {
+    "role", "index", "pid", "generation", "problem", "canary_held", "shadow", "log", "rejected", "abandoned", "stuck",
+}  # fmt: skip
 
 
 class ServiceStatus:
@@ -42,13 +44,19 @@ class ServiceStatus:
         return self._follower is None or self._follower.is_alive
 
     def health(self) -> str:
-        """``ok``; ``degraded`` while fallbacks answer or a process is missing; ``unavailable`` without a model."""
-        live = self._inference.live
+        """``ok``, ``degraded``, or ``unavailable`` without a model.
+
+        Degraded: fallbacks answer, answers cannot be stored, a process is missing or the one that replaces it has gone.
+        """
+        live, follower = self._inference.live, self._follower
         if live is None:
             return "unavailable"
         guard = live.champion.guard
-        short = self._follower is not None and self._follower.processes.missing_s > 0
-        return "degraded" if short or guard.unavailable is not None or guard.breaker.is_open() else "ok"
+        if follower is not None and (
+            follower.processes.missing_s > 0 or follower.log_problem or follower.has_lost_parent
+        ):
+            return "degraded"
+        return "degraded" if live.missing or guard.unavailable is not None or guard.breaker.is_open() else "ok"
 
     def report(self) -> dict[str, Any]:
         """The object of ``/status``. It reads files, so it must not be called on the event loop."""
@@ -57,6 +65,7 @@ class ServiceStatus:
             "ready": live is not None,
             "health": self.health(),
             "problem": self._inference.problem or None,
+            "notes": [] if self._follower is None else self._follower.notes(),
             "models": [] if live is None else [_model(live, s, m, self._inference.validity) for s, m in live.models()],
             "rollout": None if live is None else self._rollout(live),
             "flags": (Flags() if live is None else live.flags).model_dump(mode="json"),
@@ -71,6 +80,8 @@ class ServiceStatus:
             "generation": live.generation,
             "mode": live.mode,
             "weight": live.weight if live.mode == "canary" else 0.0,
+            "canary_held": live.is_held,
+            "not_loaded": live.missing or None,
             "pinned": self._settings.model or None,
             **(last if state is None else state.model_dump(include=set(last))),
         }
@@ -83,11 +94,14 @@ class ServiceStatus:
     def _workers(self) -> dict[str, Any]:
         if self._follower is None:
             return {"expected": {}, "alive": {}, "missing_s": 0.0, "processes": []}
-        processes = self._follower.processes
+        processes, own = self._follower.processes, self._follower.own
         try:
             reports = [r for r in read_reports(self._settings.worker_reports) if r.server == processes.server]
         except OSError:
             reports = []
+        if own is not None:  # its file may lie on a full disk
+            reports = [own if r.pid == own.pid else r for r in reports]
+            reports += [] if own in reports else [own]
         living = {r.pid for r in beating(reports)}
         return {
             "expected": processes.expected,

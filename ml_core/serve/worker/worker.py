@@ -14,7 +14,7 @@ import orjson
 from ml_core.base.errors import ModelUnavailable
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
-from ml_core.serve.answering.recording import Recorder, count_outcome
+from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import parse_batch, parse_predict
 from ml_core.serve.answering.shadow import Shadow
 from ml_core.serve.http import json_logs as logs
@@ -80,7 +80,7 @@ class Worker:
         expected = {"api": settings.workers, **({} if hop is None else {"runner": 1})}
         shadow = Shadow(settings.shadow_log, f"{identity.server}-{index}")
         self._shadow = shadow
-        self.log = LogWriter(settings.log, self._is_strict, count_outcome)
+        self.log = LogWriter(settings.log, self._is_strict)
         recorder = Recorder(
             self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs, bento=bento
         )

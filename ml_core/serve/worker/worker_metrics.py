@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import get_args
 
 from prometheus_client import Gauge
@@ -13,7 +15,7 @@ from ml_core.serve.log.prediction_store import LogOutcome
 from ml_core.serve.rollout.monitor_state import MonitorView, Validities, Validity
 from ml_core.serve.rollout.processes import ServerProcesses
 from ml_core.serve.rollout.rollout_state import RolloutState
-from ml_core.serve.rollout.worker_reports import WorkerReport
+from ml_core.serve.rollout.worker_reports import WorkerLogReport, WorkerReport
 from ml_core.serve.running.circuit_breaker import BreakerSnapshot, CircuitState
 
 __all__ = ["WorkerMetrics"]
@@ -42,7 +44,8 @@ class WorkerMetrics:
         self._model_name = model_name
         self._alarms: set[tuple[str, str, str]] = set()
         self._known: dict[str, tuple[LiveModel, BreakerSnapshot | None, int]] = {}
-        for outcome in get_args(LogOutcome):
+        self._logged: dict[LogOutcome, int] = dict.fromkeys(get_args(LogOutcome), 0)
+        for outcome in self._logged:
             metrics.LOG_ROWS.labels(outcome)  # there from the start, so that the first loss is seen as a growth
 
     def publish(
@@ -66,14 +69,28 @@ class WorkerMetrics:
         metrics.MONITOR_AGE.labels(self._model_name).set(-1.0 if age is None else age)
         metrics.ROLLOUT_GENERATION.labels(self._model_name).set(report.generation)
         metrics.ROLLOUT_PROBLEM.set(1 if report.problem else 0)
+        metrics.CANARY_HELD.labels(self._model_name).set(report.canary_held)
         if report.log is not None:
-            metrics.LOG_PENDING.set(report.log.pending)
-            metrics.LOG_PROBLEM.set(1 if report.log.problem else 0)
+            self._publish_log(report.log)
         if state is not None:
             for guard, n in state.rollbacks.items():
                 metrics.ROLLBACKS.labels(state.model_name, guard).set(n)
         if circuits:
             self._publish_models(circuits, validity)
+
+    def _publish_log(self, log: WorkerLogReport) -> None:
+        metrics.LOG_PENDING.set(log.pending)
+        metrics.LOG_PROBLEM.set(1 if log.problem else 0)
+        for outcome, before in self._logged.items():
+            now = getattr(log, outcome)
+            metrics.LOG_ROWS.labels(outcome).inc(now - before)
+            self._logged[outcome] = now
+
+    def publish_disk(self, home: Path) -> None:
+        """Set how large the disk of the home is, and how much of it the service may still use."""
+        disk = os.statvfs(home)
+        metrics.HOME_FREE.labels(self._model_name).set(disk.f_bavail * disk.f_frsize)
+        metrics.HOME_SIZE.labels(self._model_name).set(disk.f_blocks * disk.f_frsize)
 
     def publish_processes(self, processes: ServerProcesses) -> None:
         """Set how many processes there are and should be."""

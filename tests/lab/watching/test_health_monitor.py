@@ -422,3 +422,36 @@ def test_a_damaged_file_of_the_log_does_not_blind_the_monitor(tmp_path: Path) ->
     damaged.path.write_bytes(b"not what it was " * 1_000)
     assert ward.look().windows == 1
     assert ward.look().windows == 0
+
+
+# --- a gate that says no later ------------------------------------------------------------------------------------
+
+
+def test_a_later_no_of_the_gate_is_an_alarm_until_it_says_yes(ward: Ward) -> None:
+    ward.look()
+    assert validity(ward) == {("valid", ())}
+    ward.home.pass_gate(ward.home.v1, passed=False)
+    ward.look()
+    assert validity(ward) == {("suspect", ("gate",))}
+    ward.look()
+    assert raised(ward) == ["gate"]
+    ward.home.pass_gate(ward.home.v1)
+    ward.look()
+    assert validity(ward) == {("valid", ())}
+
+
+def test_an_acknowledged_no_of_the_gate_is_off(ward: Ward) -> None:
+    model_hash = ward.home.hash_of(ward.home.v1)
+    ward.home.pass_gate(ward.home.v1, passed=False)
+    ward.look()
+    assert acknowledge_alarm(ward.home.settings, model_hash, "gate", why="known", by="test")
+    assert not acknowledge_alarm(ward.home.settings, model_hash, "gate", why="again", by="test")
+    ward.look()
+    assert validity(ward) == {("valid", ())}
+
+
+def test_a_refused_model_that_only_runs_in_shadow_is_no_alarm(ward: Ward) -> None:
+    ward.home.pass_gate(ward.home.v3, passed=False)
+    ward.home.change(changes.shadow(ward.home.v3))
+    ward.look()
+    assert raised(ward) == []

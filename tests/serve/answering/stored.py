@@ -6,6 +6,7 @@ import atexit
 import hashlib
 import shutil
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import orjson
 import xgboost
 
+from ml_core.base.documents import write_document
 from ml_core.base.settings import Settings
 from ml_core.features.columns import table_hash
 from ml_core.lab.training.onnx_export import xgboost_to_onnx
@@ -26,6 +28,7 @@ from ml_core.serve.model.manifest import MANIFEST_FILE
 from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag
 from ml_core.serve.model.vouching import copy_papers, keep_gate, keep_promotion
 from ml_core.serve.rollout.changes import Change
+from ml_core.serve.rollout.monitor_state import MonitorState, boot_id
 from ml_core.serve.rollout.processes import Identity
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
@@ -113,6 +116,13 @@ class Home:
         )  # fmt: skip
         keep_gate(self.settings, record.gate, version)
         keep_promotion(self.settings, record)
+
+    def watch(self) -> None:
+        """The monitor publishes, and knows of no model."""
+        state = MonitorState(
+            model_name=NAME, published_at="2026-01-01T00:00:00Z", boot=boot_id(), beat_s=time.monotonic()
+        )
+        write_document(self.settings.monitor_state, state)
 
     def change(self, change: Change) -> RolloutState:
         """Change the rollout as an operator would."""

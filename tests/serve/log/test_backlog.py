@@ -24,7 +24,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 @pytest.fixture
 def backlog() -> Backlog:
-    return Backlog(lambda _outcome, _n: None)
+    return Backlog()
 
 
 def turn(loop: asyncio.AbstractEventLoop) -> None:
@@ -178,7 +178,7 @@ operation = st.tuples(
 @settings(deadline=None, max_examples=200)
 @given(st.lists(operation, max_size=40))
 def test_the_account_is_exact_whatever_happens_in_which_order(script: list[tuple[str, bool, int]]) -> None:
-    loop, backlog = asyncio.new_event_loop(), Backlog(lambda _outcome, _n: None)
+    loop, backlog = asyncio.new_event_loop(), Backlog()
     put, tickets = 0, []
     for what, flag, n in script:
         waiting = [one for one in tickets if one.fate is None]

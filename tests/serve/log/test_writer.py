@@ -8,7 +8,6 @@ import random
 import shutil
 import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -168,47 +167,6 @@ def test_answers_whose_rows_cannot_be_brought_are_counted(folder: Path, strict: 
         else:
             writer.missed(500, "no room")
         assert (writer.counts.lost, writer.counts.refused) == ((0, 500) if strict else (500, 0))
-
-
-# --- listeners (F23) --------------------------------------------------------------------------------------------------
-
-
-def test_f23_a_listener_is_told_every_outcome(folder: Path) -> None:
-    told: Counter[str] = Counter()
-    with writing(folder, count=lambda outcome, n: told.update({outcome: n})) as writer:
-        store(writer, rows_now(40))
-        writer.missed(2, "no room")
-    assert told == {"stored": 40, "lost": 2}
-
-
-def test_f23_a_listener_that_raises_loses_no_row(folder: Path) -> None:
-    def fail(_outcome: str, _n: int) -> None:
-        raise RuntimeError("no")
-
-    with writing(folder, count=fail) as writer:
-        for i in range(5):
-            assert store(writer, rows_now(10, first=10 * i))
-        assert settled(writer).stored == 50
-
-
-def test_f23_a_listener_that_hangs_holds_nobody_up(folder: Path) -> None:
-    hanging, release = threading.Event(), threading.Event()
-
-    def hang(_outcome: str, _n: int) -> None:
-        hanging.set()
-        release.wait()
-
-    writer = LogWriter(folder, count=hang)
-    writer.start()
-    store(writer, rows_now(1))
-    assert hanging.wait(10)
-    try:
-        assert len(store(writer, rows_now(500, first=1))) == 500
-        assert settled(writer).stored == 501
-        writer.close(1.0)
-    finally:
-        release.set()
-    assert len(ids_in(folder)) == 501
 
 
 # --- the place fails (F7, F8) -----------------------------------------------------------------------------------------

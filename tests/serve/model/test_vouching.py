@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ml_core.base.documents import write_document
-from ml_core.base.errors import ArtefactError, ConfigError, NotGated, NotLoaded
+from ml_core.base.errors import ArtefactError, ConfigError, NotGated
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import ModelLoader
@@ -25,6 +25,7 @@ from ml_core.serve.model.vouching import (
     trust_key,
 )
 from ml_core.serve.trust.keys import home_keys, key_fingerprint
+from tests.serve.answering.builders import ask
 from tests.serve.answering.stored import Home, Worker
 from tests.toy_models import NAME, passed_gate
 
@@ -59,10 +60,11 @@ def test_the_newest_verdict_decides_also_for_a_new_worker(home):
     home.pass_gate(home.v1, passed=False)
     with pytest.raises(NotGated, match="said no"):
         ModelLoader(home.settings).load(home.v1)
-    with pytest.raises(NotLoaded):
-        Worker(home).live  # noqa: B018 - nothing is
+    refused = Worker(home)
+    assert (refused.live.missing, ask(refused.live).lineage.slot) == (home.v1, "prior")
+    assert "said no" in refused.problem
     home.pass_gate(home.v1)
-    assert Worker(home).tags() == {"champion": home.v1}
+    assert (Worker(home).tags(), Worker(home).live.missing) == ({"champion": home.v1}, "")
 
 
 def test_a_later_no_of_another_trusted_machine_decides_too(home, tmp_path):

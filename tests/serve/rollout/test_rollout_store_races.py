@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from ml_core.base.errors import ArtefactError, RolloutConflict
+from ml_core.base.errors import ArtefactError, HomeUnwritable, RolloutConflict
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.serve.rollout import changes
@@ -131,7 +131,7 @@ def test_a_full_disk_leaves_the_old_state_and_no_litter(store, settings, monkeyp
             raise outcome
 
     monkeypatch.setattr("os.fsync", sync)  # the journal is flushed first, then the state
-    with pytest.raises(OSError, match="space"):
+    with pytest.raises(HomeUnwritable, match="space"):
         store.change(changes.shadow(B), why="")
     monkeypatch.undo()
     assert store.read() == before

@@ -213,6 +213,7 @@ def test_shadow_needs_no_gate_and_answers_nobody(home, worker):
 
 
 def test_a_gated_canary_answers_its_share(home, worker):
+    home.watch()
     home.change(changes.canary(home.v2, 0.5, GUARDS))
     worker.look()
     slots = {slot_of(worker, subject=f"p{i}") for i in range(50)}

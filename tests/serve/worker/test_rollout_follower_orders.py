@@ -277,6 +277,7 @@ def test_a_pinned_model_needs_its_gate(home):
 
 
 def test_a_report_says_what_each_slot_has_done(home, workers):
+    home.watch()
     home.change(changes.canary(home.v2, 0.5, GUARDS))
     worker = workers[0].look()
     breaker(worker, "challenger").override("forced_open")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
 
 from ml_core.serve.answering.inference import InferenceService
+from ml_core.serve.log.prediction_store import LogCounts
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.worker_reports import write_worker_report
 from ml_core.serve.worker.status import ServiceStatus
@@ -76,7 +78,7 @@ def test_status_tells_living_processes_from_lost_ones_and_leaves_out_other_serve
     assert {pid: p["alive"] for pid, p in found.items()} == {1_001: True, 2: False}
     assert (found[2]["rejected"], found[2]["role"], found[1_001]["circuits"]) == (5, "api", {"champion": "closed"})
     assert found[1_001].keys() == {
-        "role", "index", "pid", "alive", "generation", "problem", "circuits", "shadow", "log", "rejected", "abandoned",
+        "role", "index", "pid", "alive", "generation", "problem", "canary_held", "circuits", "shadow", "log", "rejected", "abandoned",
         "stuck",
     }  # fmt: skip
 
@@ -94,3 +96,63 @@ def test_status_shows_the_circuit_of_every_model_and_the_share_it_answers(home):
         "p95_ms": None,
     }  # fmt: skip
     assert previous["circuit"]["state"] == "closed"
+
+
+# --- a worker knows how it is -----------------------------------------------------------------------------------------
+
+
+class BrokenLog:
+    """A prediction log that cannot store."""
+
+    counts = LogCounts(stored=5, lost=2, problem="OSError: no room")
+
+
+def test_a_problem_of_the_log_is_seen_in_health_and_status(home):
+    worker = Worker(home)
+    worker.follower._log = BrokenLog()
+    told = status_of(worker.look(), home).report()
+    (process,) = told["workers"]["processes"]
+    assert (told["health"], process["log"]["problem"], process["log"]["lost"]) == ("degraded", "OSError: no room", 2)
+    worker.follower._log.counts = LogCounts(stored=7, lost=2)
+    assert status_of(worker, home).health() == "ok"
+
+
+def test_a_worker_tells_of_itself_from_memory(home, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    worker = Worker(home).look()
+    monkeypatch.setattr("ml_core.serve.worker.rollout_follower.write_worker_report", full)
+    worker.live.champion.guard.pool.abandoned_total = 3
+    worker.look()
+    (process,) = status_of(worker, home).report()["workers"]["processes"]
+    assert (process["pid"], process["abandoned"], process["alive"]) == (1_001, 3, True)
+    shutil.rmtree(home.settings.worker_reports)
+    home.settings.worker_reports.write_text("no folder")
+    (process,) = status_of(worker.look(), home).report()["workers"]["processes"]
+    assert (process["pid"], process["alive"]) == (1_001, True)
+
+
+def test_a_lost_parent_is_said(home, monkeypatch):
+    worker = Worker(home).look()
+    assert status_of(worker, home).report()["notes"] == []
+    monkeypatch.setattr("ml_core.serve.worker.rollout_follower.os.getppid", lambda: 1)
+    told = status_of(worker.look(), home).report()
+    assert (told["health"], len(told["notes"])) == ("degraded", 1)
+    assert "has gone" in told["notes"][0]
+
+
+def test_another_number_of_workers_than_expected_is_said(home):
+    worker = Worker(home, expected={"api": 2}).look()
+    assert status_of(worker, home).report()["notes"] == []  # the other one may still be starting
+    worker.follower.processes._missing_since -= 6
+    assert status_of(worker.look(), home).report()["notes"] == ["1 processes of role api report, 2 are expected"]
+    for pid in (2, 3):
+        write_worker_report(home.settings.worker_reports, worker_report(pid, time.monotonic()))
+    assert status_of(worker.look(), home).report()["notes"] == ["3 processes of role api report, 2 are expected"]
+
+
+def test_what_bentoml_was_asked_for_in_vain_is_said(home, monkeypatch):
+    monkeypatch.setenv("BENTOML_CONFIG_OPTIONS", "services.Surety.workers=4")
+    (note,) = status_of(Worker(home), home).report()["notes"]
+    assert "services.Surety.workers" in note

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import Live
 from ml_core.serve.rollout.monitor_state import MonitorView
+from ml_core.serve.rollout.worker_reports import WorkerLogReport
 from ml_core.serve.worker.own_report import circuit_report
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
 from tests.serve.answering.builders import BROKEN, as_version, ask, live_model, live_of, opened, worker_report
@@ -107,3 +108,36 @@ def test_abandoned_calls_are_added_once_and_a_report_counts_openings_alone(publi
     assert sample("surety_abandoned_calls_total", model_name=NAME, model_version="77") == 3
     report = circuit_report(model.guard.breaker.snapshot())
     assert (report.state, report.opened) == ("half_open", 1)
+
+
+def test_answers_in_the_log_are_counted_once_by_what_became_of_them(publish):
+    def rows() -> dict[str, float]:
+        return {o: sample("surety_log_rows_total", outcome=o) for o in ("stored", "lost", "refused", "unanswered")}
+
+    live = live_of(live_model(model=as_version("78")))
+    before = rows()
+    for stored, lost in ((40, 0), (40, 0), (45, 2)):
+        log = WorkerLogReport(
+            mode="standard",
+            stored=stored,
+            lost=lost,
+            refused=0,
+            unanswered=1,
+            pending=3,
+            problem="full" if lost else None,
+        )
+        publish(live, log=log)
+    assert {outcome: n - before[outcome] for outcome, n in rows().items()} == {
+        "stored": 45, "lost": 2, "refused": 0, "unanswered": 1,
+    }  # fmt: skip
+    assert (sample("surety_log_pending"), sample("surety_log_problem")) == (3, 1)
+
+
+def test_the_disk_of_the_home_and_a_held_canary_are_measured(publish, tmp_path):
+    WorkerMetrics(NAME).publish_disk(tmp_path)
+    free, size = (sample(f"surety_home_{what}_bytes", model_name=NAME) for what in ("free", "size"))
+    assert 0 <= free <= size > 0
+    live = live_of(live_model(model=as_version("79")))
+    for held in (True, False):
+        publish(live, canary_held=held)
+        assert sample("surety_canary_held", model_name=NAME) == held
