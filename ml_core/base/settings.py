@@ -121,6 +121,11 @@ class Settings(BaseSettings):
     log_inputs: bool = Field(
         True, description="Keep the feature values of every answer; replay, drift and retraining need them."
     )
+    log_key_file: Path | None = Field(
+        None,
+        description="File with the key of the log's chains (64 hex digits a line; the first is used), best outside the "
+        "home; default: `log.key` in the home, made on first use.",
+    )
     log_retention_days: float = Field(
         180.0, gt=0, le=36_500, description="How long `surety log prune` keeps answers, days."
     )
@@ -236,6 +241,11 @@ class Settings(BaseSettings):
     def subject_key(self) -> Path:
         """File with the key that makes pseudonyms of subjects; it lies outside the log."""
         return self.home / "subject.key"
+
+    @property
+    def log_key(self) -> Path:
+        """File with the key of the log's chains."""
+        return self.log_key_file or self.home / "log.key"
 
     @property
     def monitor_state(self) -> Path:

@@ -105,8 +105,9 @@ def show(request_id: str, settings: Settings, output: str) -> None:
 
 def _store(settings: Settings) -> LabelStore:
     from ml_core.serve.log.labels import LabelStore
+    from ml_core.serve.log.log_records import LogRecords
 
-    return LabelStore(settings.labels, _known(settings))
+    return LabelStore(settings.labels, _known(settings), key=LogRecords(settings).key)
 
 
 def _known(settings: Settings) -> Callable[[Sequence[bytes]], set[bytes]]:

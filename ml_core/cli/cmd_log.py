@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,23 +81,29 @@ def show(settings: Settings, output: str) -> None:
 
 @command.command(name="verify")
 @click.option("--day", type=_DAY, help="Only this day, e.g. 2026-11-24.")
+@click.option("--heads", type=click.Path(path_type=Path), metavar="FILE",
+              help="Lines of the service's own log, from where they are collected: heads published there.")  # fmt: skip
+@click.option("--without-key", is_flag=True, help="Take what the log's key has made as it is; far less is found.")
 @settings_option()
 @output_option
-def verify(day: datetime | None, settings: Settings, output: str) -> None:
-    """Walk the hash chain of every file, live ones too, and hold it against the journal.
+def verify(day: datetime | None, heads: Path | None, settings: Settings, output: str, *, without_key: bool) -> None:
+    """Walk the hash chain of every file, live ones too, and hold it against the journal; labels and sealed copies too.
 
-    Finds any change of a stored row, and rows that were added, removed or moved. An end that was cut off, an older
-    copy in a file's place and a missing file are found from the first `surety log seal` of their day on. Exit status
-    3 if anything is not as it was stored, 1 if a file cannot be read to its end.
+    Finds any change of a stored row, and rows that were added, removed or moved, by whoever lacks the log's key. An
+    end that was cut off, an older copy in a file's place and a missing file are found from the first `surety log seal`
+    of their day on; with --heads, from the hour of their publication on. Exit status 3 if anything is not as it was
+    stored, 1 if a file cannot be read to its end.
 
     \b
     Example: surety log verify
     Example: surety log verify --day 2026-11-24 --output json
+    Example: surety log verify --heads /var/log/surety.jsonl
     """
     from ml_core.lab.log_care.chain_check import verify_log
 
     with progress("verifying", total=1.0) as advance:
-        report = verify_log(settings, None if day is None else day.date().isoformat(), advance)
+        chosen = None if day is None else day.date().isoformat()
+        report = verify_log(settings, chosen, advance, heads=heads, with_key=not without_key)
     if not report.files and not report.missing:
         note(_no_log(settings))
     rows = [_report_row(found) for found in report.files]
@@ -103,12 +111,13 @@ def verify(day: datetime | None, settings: Settings, output: str) -> None:
         emit([{**{name: row[name] for name in _SHORT}, "head": f"{row['head'][:12]}…"} for row in rows], output)
     else:
         facts = {"model": settings.model_name, "ok": report.is_sound, "files": rows}
-        emit({**facts, "missing": list(report.missing), "orphans": list(report.orphans)}, output)
-    for found in report.files:
-        if not found.is_sound:
-            note(f"surety: {found.file}{'' if found.row is None else f', row {found.row}'}: {found.problem}")
-    for name in report.missing:
-        note(f"surety: {name}: is missing, and was not pruned")
+        findings = [picked(found, "kind", "where", "row", "problem") for found in report.findings]
+        emit({**facts, "missing": list(report.missing), "orphans": list(report.orphans), "findings": findings}, output)
+    for finding in report.findings:
+        note(f"surety: {finding.kind}: {finding}")
+    unkeyed = [found.file for found in report.files if not found.key and found.is_sound]
+    if unkeyed:
+        note(f"{len(unkeyed)} files have no key (of a release before): who can write to them can write them anew")
     if report.orphans:
         note(f"{len(report.orphans)} files of bulk calls belong to no row; a worker that was killed may have left them")
     if not report.is_sound:
@@ -120,11 +129,11 @@ def verify(day: datetime | None, settings: Settings, output: str) -> None:
 @settings_option()
 @output_option
 def seal(before: datetime | None, settings: Settings, output: str) -> None:
-    """Verify days that are over, write their heads into the journal, and copy each into one Parquet file.
+    """Verify days that are over, copy each into one Parquet file, and write into the journal what the day holds.
 
     The copies lie in log/MODEL/sealed below SURETY_HOME, for DuckDB, pandas and whatever reads Parquet; the databases
-    stay what replay, audit and verify read. Days that are sealed as they are stay untouched. Exit status 3 if a day
-    is not sound, and so is not sealed.
+    stay what replay, audit and verify read. A sealed day is closed: what came or changed since is named, and not
+    sealed. Days that are sealed as they are stay untouched. Exit status 3 if a day is not sound, and so is not sealed.
 
     \b
     Example: surety log seal
@@ -138,11 +147,41 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
     if not days:
         note("no day of the log is over" if settings.log.exists() else _no_log(settings))
     emit([_sealed_row(day) for day in sealed], output)
+    for line in (line for day in sealed for line in day.heads):
+        note(json.dumps({"event": "log.head", **line}))  # as the service's own log has them
     for day in sealed:
         if day.outcome in {"busy", "broken"}:
             note(f"surety: {day.day} was not sealed: {day.detail}")
     if any(day.outcome == "broken" for day in sealed):
         raise SystemExit(3)
+
+
+@command.command(name="adopt")
+@_yes_option
+@settings_option()
+@output_option
+def adopt(settings: Settings, output: str, *, yes: bool) -> None:
+    """Vouch for what is in the log without a key: files, labels and journal entries of a release before.
+
+    A key that is made in the home does this by itself. With SURETY_LOG_KEY_FILE it is asked for, once, before the
+    first start. Look at the log first: what is adopted counts as it is.
+
+    \b
+    Example: surety log adopt
+    """
+    from ml_core.serve.log.log_records import LogRecords
+
+    _ask("Vouch for everything in the log that has no key?", yes=yes)
+    facts = LogRecords(settings).adopt()
+    emit(
+        {
+            "model": settings.model_name,
+            "files": list(facts["files"]),
+            "labels": facts["labels"],
+            "entries": facts["unsigned"],
+        },
+        output,
+    )
 
 
 @command.command(name="prune")
@@ -302,6 +341,7 @@ def _report_row(found: FileReport) -> dict[str, Any]:
         "erased": len(found.erased),
         "head": found.head.hex(),
         "ok": found.is_sound,
+        "key": found.key or None,
         "row": found.row,
         "problem": found.problem or None,
     }

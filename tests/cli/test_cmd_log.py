@@ -11,6 +11,7 @@ import pytest
 
 from ml_core.base.journal import Journal
 from ml_core.serve.log import writer
+from ml_core.serve.log.log_key import LogKeys
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import (
     DAY,
@@ -144,7 +145,9 @@ def test_a_whole_log_is_ok(run, settings):
     assert found == {
         "file": FILE, "state": "closed", "rows": 6, "answers": 6, "commits": 2, "erased": 0,
         "head": stored(file)[-1][-1].hex(), "ok": True, "row": None, "problem": None,
+        "key": LogKeys.of(settings).used()[0].id,
     }  # fmt: skip
+    assert told.result["findings"] == []
 
 
 def test_a_change_is_a_sound_no_that_names_file_and_row(run, settings):
@@ -202,7 +205,7 @@ def test_a_day_that_is_not_sound_is_a_sound_no_and_the_others_are_sealed(run, se
     fill(settings, [row(1, NEXT)], NEXT)
     told = run("log", "seal")
     assert (told.code, [day["outcome"] for day in told.result]) == (3, ["broken", "sealed"])
-    assert f"{FILE} row 1" in told.err
+    assert f"{FILE}, row 1" in told.err
 
 
 def test_a_live_day_is_told_and_is_no_failure(run, settings):

@@ -1,8 +1,8 @@
 """Walks the hash chain of every file of the log, and holds it against what the journal says.
 
-The chain shows any change of what a file holds. What a file cannot show by itself, an end cut off, an older copy in
-its place, the whole file gone, is found through the heads in the journal, from the first ``seal`` of its day on. Who
-can rewrite log and journal together leaves no trace here: keep the heads elsewhere too, against that.
+The chain shows any change of what a file holds by whoever lacks the log's key. What a file cannot show by itself, an
+end cut off, an older copy in its place, the whole file gone, is found through the journal from the ``seal`` of its day
+on, and through published heads (``published_heads``) from the hour on in which they were published.
 """
 
 from __future__ import annotations
@@ -21,13 +21,19 @@ import orjson
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
-from ml_core.lab.log_care.journal_marks import read_records
-from ml_core.lab.log_care.log_days import is_live, log_days
+from ml_core.lab.log_care.closed_days import check_closed_day
+from ml_core.lab.log_care.findings import Finding, FindingKind
+from ml_core.lab.log_care.journal_marks import read_marks
+from ml_core.lab.log_care.label_check import check_labels
+from ml_core.lab.log_care.log_days import LogDay, is_live, log_days
+from ml_core.lab.log_care.published_heads import check_heads
 from ml_core.serve.log import fields
-from ml_core.serve.log.database import genesis_head, open_for_reading
+from ml_core.serve.log.database import genesis_head, key_of, open_for_reading
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
-from ml_core.serve.log.erasure_requests import pending_erasures
+from ml_core.serve.log.erasure_requests import forged_erasures, pending_erasures
 from ml_core.serve.log.log_files import LogFile, log_files
+from ml_core.serve.log.log_key import LogKey
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.segments import SegmentEntry
 
 __all__ = ["FileReport", "ChainReport", "verify_file", "verify_files", "verify_log"]
@@ -50,7 +56,9 @@ class FileReport:
     segments : names of the files of bulk calls
     row : number of the first row that is not as it was stored, None where the problem is of the file
     problem : what is wrong, "" where nothing is
+    kind : of the problem
     is_unreadable : whether it could not be read to its end
+    key : id of the key that makes its chain, "" where none does
     """
 
     file: str
@@ -63,7 +71,9 @@ class FileReport:
     segments: tuple[str, ...] = ()
     row: int | None = None
     problem: str = ""
+    kind: FindingKind = "row"
     is_unreadable: bool = False
+    key: str = ""
 
     @property
     def is_sound(self) -> bool:
@@ -80,11 +90,20 @@ class ChainReport:
     files : one report each
     missing : names of files that the journal knows, that were not pruned, and that are not there
     orphans : files of bulk calls that no row names; a worker that was killed may have left them
+    others : what is wrong beside single files and missing ones
     """
 
     files: tuple[FileReport, ...]
     missing: tuple[str, ...] = ()
     orphans: tuple[str, ...] = ()
+    others: tuple[Finding, ...] = ()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything that is not as it was written."""
+        of_files = [Finding(r.kind, r.file, r.problem, r.row) for r in self.files if not r.is_sound]
+        gone = [Finding("missing", name, "is missing, and was not pruned") for name in self.missing]
+        return (*of_files, *gone, *self.others)
 
     @property
     def is_readable(self) -> bool:
@@ -94,58 +113,88 @@ class ChainReport:
     @property
     def is_sound(self) -> bool:
         """Whether everything is there and as it was stored."""
-        return not self.missing and all(report.is_sound for report in self.files)
+        return not self.findings
 
 
 def verify_log(
-    settings: Settings, day: str | None = None, step: Callable[[float], None] = lambda _share: None
+    settings: Settings,
+    day: str | None = None,
+    step: Callable[[float], None] = lambda _share: None,
+    *,
+    heads: Path | None = None,
+    with_key: bool = True,
 ) -> ChainReport:
-    """Verify all files of the configured model's log, those that workers write to as well.
+    """Verify all files of the configured model's log, those that workers write to as well, and its labels.
 
     Parameters
     ----------
-    day : only of that day, as ``2026-11-24``
+    day : only of that day, as ``2026-11-24``; labels are left out
     step : told of progress; shares add up to one
+    heads : file with lines of the service's own log, for the heads published there
+    with_key : check what the log's key has made; otherwise that is taken as it is
 
     Raises
     ------
-    LogDamaged, ArtefactError
-        The journal or a pending erasure cannot be read.
+    LogDamaged, ArtefactError, ConfigError, DataError
+        The journal, a pending erasure, the log's key or the file of heads cannot be read.
     """
+    records = LogRecords(settings, with_key=with_key)
     files = [file for file in log_files(settings.log) if day in {None, file.day}]
-    return verify_files(settings, files, day, step)
+    report = verify_files(records, files, day, step)
+    marks = read_marks(records)
+    others = [Finding("journal", "journal.jsonl", problem) for problem in marks.problems]
+    forged = "no signed entry of the journal asks for it: it is ignored"
+    others += [Finding("erasure", f"erasures/{name}", forged) for name in forged_erasures(records)]
+    if day is None:
+        others += check_labels(settings.labels, records, marks.labels_erased)
+    if heads is not None:
+        others += check_heads(heads, settings, records, marks)
+    return replace(report, others=(*report.others, *others))
 
 
 def verify_files(
-    settings: Settings, files: Sequence[LogFile], day: str | None, step: Callable[[float], None]
+    records: LogRecords, files: Sequence[LogFile], day: str | None, step: Callable[[float], None]
 ) -> ChainReport:
-    """Verify these files, which are all of the log, or all of one day."""
-    heads = read_records(settings).heads
+    """Verify these files, which are all of the log, or all of one day, and the days that were sealed."""
+    folder = records.folder
+    heads = read_marks(records).heads
+    keys = records.keys.all() if records.with_key else {}
     reports = []
     for file in files:
-        reports.append(verify_file(file, heads.get(file.path.name, {})))
+        reports.append(verify_file(file, heads.get(file.path.name, {}), keys, with_key=records.with_key))
         step(1.0 / len(files))
-    pending = pending_erasures(settings.log)
+    pending = pending_erasures(records)
     asked = {file: {row for e in pending for row in e.rows_in(file)} for file in (r.file for r in reports if r.erased)}
-    records = read_records(settings)  # once more, and last: what was pruned or erased meanwhile is told by one of them
-    reports = [r for r in reports if r.file in records.heads or (settings.log / r.file).exists()]
+    marks = read_marks(records)  # once more, and last: what was pruned or erased meanwhile is told by one of them
+    reports = [r for r in reports if r.file in marks.heads or (folder / r.file).exists()]
     names = {report.file for report in reports}
-    missing = sorted(name for name in records.heads if name not in names and (day is None or f"-{day}-" in name))
-    return ChainReport(
-        tuple(_held_against(r, asked.get(r.file, set()) | records.erased.get(r.file, set())) for r in reports),
-        tuple(missing),
-        tuple(_orphans(settings, reports, day)),
-    )
+    missing = sorted(name for name in marks.heads if name not in names and (day is None or f"-{day}-" in name))
+    reports = [_held_against(r, asked.get(r.file, set()) | marks.erased.get(r.file, set())) for r in reports]
+    if keys or marks.marks:
+        reports = [_vouched_for(report, marks.adopted) for report in reports]
+    orphans = tuple(_orphans(folder, reports, day))
+    erasing = {name for erasure in pending for name in erasure.request.files}
+    others = [
+        finding
+        for name, closed in marks.closed.items()
+        if day in {None, name}
+        for finding in check_closed_day(LogDay(name, folder), closed, _ends(reports), orphans, erasing)
+    ]
+    return ChainReport(tuple(reports), tuple(missing), orphans, tuple(others))
 
 
-def verify_file(file: LogFile, heads: Mapping[int, str]) -> FileReport:
+def verify_file(
+    file: LogFile, heads: Mapping[int, str], keys: Mapping[str, LogKey], *, with_key: bool = True
+) -> FileReport:
     """Walk one file's chain in one consistent view of it.
 
     Parameters
     ----------
     heads : that must be found (hex), by the number of the row each follows
+    keys : of the log, by their ids
+    with_key : check heads that a key has made
     """
-    walk = _Walk(file, heads)
+    walk = _Walk(file, heads, keys, with_key)
     live = is_live(file)
     try:
         with closing(open_for_reading(file.path)) as connection:
@@ -153,20 +202,22 @@ def verify_file(file: LogFile, heads: Mapping[int, str]) -> FileReport:
             walk.through(connection)
         return walk.report(live)
     except _Broken as broken:
-        return replace(walk.report(live), row=broken.row, problem=broken.problem)
+        return replace(walk.report(live), row=broken.row, problem=broken.problem, kind=broken.kind)
     except (TypeError, ValueError, LookupError, AttributeError, struct.error):  # the table was made anew
         return replace(walk.report(live), row=walk.rows + 1, problem="it has not the form of a row")
     except (sqlite3.Error, LogDamaged, OSError) as error:
         row = walk.rows + 1 if walk.rows else None
-        return replace(walk.report(live), row=row, problem=f"cannot be read: {error}", is_unreadable=True)
+        problem = f"cannot be read: {error}"
+        return replace(walk.report(live), row=row, problem=problem, kind="file", is_unreadable=True)
 
 
 class _Broken(Exception):
     """The first thing that is not as it was stored."""
 
-    def __init__(self, row: int | None, problem: str) -> None:
+    def __init__(self, row: int | None, problem: str, kind: FindingKind = "row") -> None:
         self.row = row
         self.problem = problem
+        self.kind = kind
 
 
 @dataclass(slots=True)
@@ -175,6 +226,10 @@ class _Walk:
 
     file: LogFile
     heads: Mapping[int, str]
+    keys: Mapping[str, LogKey]
+    with_key: bool
+    key_id: str = ""
+    key: LogKey | None = None
     rows: int = 0
     commits: int = 0
     answers: int = 0
@@ -187,12 +242,16 @@ class _Walk:
         """What was found so far."""
         return FileReport(
             self.file.path.name, live, self.rows, self.commits, self.answers, self.head, tuple(self.erased),
-            tuple(self.segments),
+            tuple(self.segments), key=self.key_id,
         )  # fmt: skip
 
     def through(self, connection: sqlite3.Connection) -> None:
         """Walk to the end, or to the first problem."""
-        self.head = genesis_head(self.file.day, self.file.worker)
+        self.key_id = key_of(connection)
+        self.key = self.keys.get(self.key_id)
+        if self.key_id and self.key is None and self.with_key:
+            raise _Broken(None, f"it is chained with the key {self.key_id}, which is not here", "key")
+        self.head = self._genesis(connection)
         lineages = _lineages(connection)
         for row in connection.execute("SELECT * FROM entry ORDER BY seq"):
             self._take(dict(row), lineages)
@@ -201,9 +260,20 @@ class _Walk:
         for rows, head in self.heads.items():
             if rows > self.rows:
                 raise _Broken(self.rows + 1, f"the end is cut off: it had {rows} rows when its day was sealed")
-            if rows == 0 and head != genesis_head(self.file.day, self.file.worker).hex():
-                raise _Broken(None, "it is not the file that was sealed")
+            if rows == 0 and head != self._genesis(connection).hex():
+                raise _Broken(None, "it is not the file that was sealed", "file")
         self._check_file(connection)
+
+    @property
+    def _is_taken_as_it_is(self) -> bool:
+        """Whether the chain was made with a key that is not to be used."""
+        return bool(self.key_id) and self.key is None
+
+    def _genesis(self, connection: sqlite3.Connection) -> bytes:
+        if self._is_taken_as_it_is:
+            found = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
+            return b"" if found is None else bytes.fromhex(found["value"])
+        return genesis_head(self.file.day, self.file.worker, self.key)
 
     def _take(self, row: Mapping[str, Any], lineages: Mapping[int, bytes]) -> None:
         seq = row["seq"]
@@ -247,25 +317,26 @@ class _Walk:
         return entry.rows
 
     def _end_commit(self, seq: int, head: bytes) -> None:
-        self.head = next_head(self.head, self._digests)
+        self.head = head if self._is_taken_as_it_is else next_head(self.head, self._digests, self.key)
         if self.head != head:
             first = seq - len(self._digests) + 1
-            raise _Broken(seq, f"the chain breaks: rows {first} to {seq} are not those that were stored together here")
+            problem = f"the chain breaks: rows {first} to {seq} are not those that were stored together here"
+            raise _Broken(seq, problem, "chain")
         if self.heads.get(seq, head.hex()) != head.hex():
-            raise _Broken(seq, "the chain is whole, but not the one that was sealed: the file was replaced")
+            problem = "the chain is whole, but not the one that was sealed: the file was replaced"
+            raise _Broken(seq, problem, "chain")
         self.commits += 1
         self._digests.clear()
 
     def _check_file(self, connection: sqlite3.Connection) -> None:
         genesis = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
-        expected = genesis_head(self.file.day, self.file.worker).hex()
         if genesis is None and self.rows == 0:
             return  # only just begun
-        if genesis is None or genesis["value"] != expected:
-            raise _Broken(None, "it was begun as another file")
+        if genesis is None or genesis["value"] != self._genesis(connection).hex():
+            raise _Broken(None, "it was begun as another file", "file")
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            raise _Broken(None, f"SQLite finds it damaged: {found}")
+            raise _Broken(None, f"SQLite finds it damaged: {found}", "file")
 
 
 def _lineages(connection: sqlite3.Connection) -> dict[int, bytes]:
@@ -293,14 +364,32 @@ def _held_against(report: FileReport, asked: AbstractSet[int]) -> FileReport:
     unasked = [row for row in report.erased if row not in asked]
     if not unasked or (report.row is not None and report.row <= unasked[0]):
         return report
-    return replace(report, row=unasked[0], problem="it is erased, and neither journal nor a pending request says so")
+    problem = "it is erased, and neither journal nor a pending request says so"
+    return replace(report, row=unasked[0], problem=problem, kind="erasure")
 
 
-def _orphans(settings: Settings, reports: Sequence[FileReport], day: str | None) -> Iterator[str]:
+def _vouched_for(report: FileReport, adopted: Mapping[str, tuple[int, str]]) -> FileReport:
+    """The report, and whether a file without a key is as it was when the key came."""
+    if report.key or not report.rows or report.problem or adopted.get(report.file) == (report.rows, report.head.hex()):
+        return report
+    was = adopted.get(report.file)
+    if was is None:
+        problem = "it has no key, and was not there when the log got one: `surety log adopt` vouches for what is yours"
+    else:
+        problem = f"it has no key, and is not as it was when the log got one, with {was[0]} rows"
+    return replace(report, problem=problem, kind="unkeyed")
+
+
+def _ends(reports: Sequence[FileReport]) -> dict[str, int]:
+    """Number of rows of each file."""
+    return {report.file: report.rows for report in reports}
+
+
+def _orphans(folder: Path, reports: Sequence[FileReport], day: str | None) -> Iterator[str]:
     """Files of bulk calls that no row names; of days of which every file could be read to its end."""
     named = {segment for report in reports for segment in report.segments}
-    for log_day in log_days(settings.log):
+    for log_day in log_days(folder):
         broken = any(f"-{log_day.name}-" in report.file and report.problem for report in reports)
         if day in {None, log_day.name} and not broken:
-            paths = (path.relative_to(settings.log).as_posix() for path in sorted(log_day.bulk.glob("*.arrow")))
+            paths = (path.relative_to(folder).as_posix() for path in sorted(log_day.bulk.glob("*.arrow")))
             yield from (name for name in paths if name not in named)

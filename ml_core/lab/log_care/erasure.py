@@ -17,7 +17,7 @@ from ml_core.base.errors import LogBusy, LogDamaged
 from ml_core.base.files import drafts_of
 from ml_core.base.settings import Settings
 from ml_core.lab.data.feature_store import StoredRows
-from ml_core.lab.log_care.journal_marks import ERASED, write_record
+from ml_core.lab.log_care.journal_marks import read_marks
 from ml_core.lab.log_care.log_days import LogDay, is_live
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.lab.log_care.training_rows import erase_training_rows
@@ -25,9 +25,16 @@ from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
 from ml_core.serve.log.database import settle_wholly as empty_wal
-from ml_core.serve.log.erasure_requests import Erasure, one_at_a_time, pending_erasures, request_erasure
+from ml_core.serve.log.erasure_requests import (
+    Erasure,
+    forget_ended_erasures,
+    one_at_a_time,
+    pending_erasures,
+    request_erasure,
+)
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files, only_closed
+from ml_core.serve.log.log_records import COPY_REMOVED, ERASED, LABELS_ERASED, LogRecords
 from ml_core.serve.log.reader import PredictionLog
 
 __all__ = ["Erased", "SubjectRows", "erase", "erase_person", "find"]
@@ -110,9 +117,12 @@ def erase_person(
         A store cannot be changed; what was erased before stays erased.
     """
     training = [] if name is None else erase_training_rows(settings, name, pseudonyms)
-    log = PredictionLog(settings.log)
+    log, records = PredictionLog(settings.log), LogRecords(settings)
+    records.key()  # before the labels are held: a key that is made looks at them
     ids = log.ids_of_subjects(pseudonyms)
-    labels = LabelStore(settings.labels, log.known).erase(ids)
+    labels = LabelStore(settings.labels, log.known).erase(
+        ids, lambda seqs: records.write(LABELS_ERASED, {"labels": list(seqs)})
+    )
     matured = Ledger.erase(ledger_path(settings), pseudonyms, ids)
     done = erase(settings, pseudonyms, step=step)
     done.labels, done.matured, done.training = labels, matured, training
@@ -150,11 +160,13 @@ def erase(
 def _erase(settings: Settings, pseudonyms: Sequence[bytes], wait_s: float, step: Callable[[float], None]) -> Erased:
     found = find(settings, pseudonyms)
     files = [x.file for x in found if (x.rows or x.is_live) and not x.problem]
-    asked = request_erasure(settings.log, pseudonyms, files) if files else None
+    records = LogRecords(settings)
+    forget_ended_erasures(records)
+    asked = request_erasure(records, pseudonyms, files) if files else None
     done = Erased(left={x.file: x.problem for x in found if x.problem})
     ends = time.monotonic() + wait_s
     while True:
-        left = _once(settings, asked, done)
+        left = _once(settings, records, asked, done)
         if not left or time.monotonic() >= ends:
             break
         time.sleep(_POLL_S)
@@ -163,10 +175,10 @@ def _erase(settings: Settings, pseudonyms: Sequence[bytes], wait_s: float, step:
     return done
 
 
-def _once(settings: Settings, asked: Erasure | None, done: Erased) -> dict[str, str]:
+def _once(settings: Settings, records: LogRecords, asked: Erasure | None, done: Erased) -> dict[str, str]:
     """Carry out all pending requests as far as possible; returns the files that are left, each with the reason."""
     left: dict[str, str] = {}
-    for erasure in pending_erasures(settings.log):
+    for erasure in pending_erasures(records):
         waits = _carry_out(settings, erasure)
         left |= waits
         if waits:
@@ -200,22 +212,24 @@ def _end(settings: Settings, erasure: Erasure, done: Erased) -> dict[str, list[i
     rows = {name: sorted(erasure.rows_in(name)) for name in erasure.request.files}
     rows = {name: numbers for name, numbers in rows.items() if numbers}
     for day in sorted({file.day for file in log_files(settings.log) if file.path.name in rows}):
-        problem = _renew(settings, LogDay(day, settings.log))
+        problem = _renew(settings, erasure.records, LogDay(day, settings.log))
         if problem:
             done.unsealed[day] = problem
-    facts = {"asked_at": erasure.request.at, "answers": sum(map(len, rows.values())), "rows": rows}
-    write_record(settings, ERASED, facts)
+    facts = {"request": erasure.path.stem, "asked_at": erasure.request.at, "answers": sum(map(len, rows.values()))}
+    erasure.records.write(ERASED, {**facts, "rows": rows})
     erasure.forget()
     return rows
 
 
-def _renew(settings: Settings, day: LogDay) -> str:
+def _renew(settings: Settings, records: LogRecords, day: LogDay) -> str:
     """Write the day's sealed copy anew; where that cannot be, remove it and say why."""
     problem = ""
     if day.sealed.exists():
-        sealed = seal_day(settings, day)
+        sealed = seal_day(settings, day, renew=True)
         if sealed.outcome in {"busy", "broken"}:
             problem = sealed.detail
+            if day.name in read_marks(records).closed:
+                records.write(COPY_REMOVED, {"day": day.name})
             day.sealed.unlink(missing_ok=True)
     for draft in drafts_of(day.sealed):
         draft.unlink(missing_ok=True)

@@ -11,10 +11,11 @@ from typing import Literal
 from ml_core.base.clock import utc_now
 from ml_core.base.errors import LogBusy
 from ml_core.base.settings import Settings
-from ml_core.lab.log_care.journal_marks import PRUNED, Records, read_records, write_record
+from ml_core.lab.log_care.journal_marks import Marks, read_marks
 from ml_core.lab.log_care.log_days import LogDay, log_days
 from ml_core.serve.log.database import end_of
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_records import PRUNED, LogRecords
 
 __all__ = ["OldDay", "old_days", "prune_day"]
 
@@ -54,9 +55,9 @@ def old_days(settings: Settings, older_than_days: float, *, unsealed: bool) -> l
     LogDamaged
         The journal cannot be read.
     """
-    records = read_records(settings)
+    marks = read_marks(LogRecords(settings))
     limit = utc_now() - timedelta(days=older_than_days)
-    return [_judged(day, records, unsealed=unsealed) for day in log_days(settings.log) if day.ends <= limit]
+    return [_judged(day, marks, unsealed=unsealed) for day in log_days(settings.log) if day.ends <= limit]
 
 
 def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
@@ -71,16 +72,17 @@ def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
     LogDamaged
         The journal cannot be read.
     """
-    judged = _judged(day, read_records(settings), unsealed=unsealed)
+    records = LogRecords(settings)
+    judged = _judged(day, read_marks(records), unsealed=unsealed)
     if judged.state != "goes":
         return judged
     try:
         with day.held() as files:
             ends = _ends(files)
-            if not unsealed and not _are_sealed(ends, read_records(settings)):
+            if not unsealed and not _are_sealed(ends, read_marks(records)):
                 return OldDay(day, "unsealed", judged.files, judged.rows, judged.bytes)
             for name, (rows, head) in ends.items():
-                write_record(settings, PRUNED, {"day": day.name, "file": name, "rows": rows, "head": head})
+                records.write(PRUNED, {"day": day.name, "file": name, "rows": rows, "head": head})
             for path in day.everything():
                 path.unlink(missing_ok=True)
             with suppress(FileNotFoundError):
@@ -90,7 +92,7 @@ def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
     return judged
 
 
-def _judged(day: LogDay, records: Records, *, unsealed: bool) -> OldDay:
+def _judged(day: LogDay, marks: Marks, *, unsealed: bool) -> OldDay:
     size = day.bytes()
     ends = _ends(day.files)
     state: Literal["goes", "unsealed", "busy"] = "goes"
@@ -99,7 +101,7 @@ def _judged(day: LogDay, records: Records, *, unsealed: bool) -> OldDay:
             pass
     except LogBusy:
         state = "busy"
-    if state == "goes" and not unsealed and not _are_sealed(ends, records):
+    if state == "goes" and not unsealed and not _are_sealed(ends, marks):
         state = "unsealed"
     return OldDay(day, state, tuple(ends), sum(rows or 0 for rows, _ in ends.values()), size)
 
@@ -108,8 +110,8 @@ def _ends(files: Sequence[LogFile]) -> _Ends:
     return {file.path.name: end_of(file) for file in files}
 
 
-def _are_sealed(ends: _Ends, records: Records) -> bool:
+def _are_sealed(ends: _Ends, marks: Marks) -> bool:
     return all(
-        rows is not None and head is not None and records.may_go(name, rows, head)
+        rows is not None and head is not None and marks.may_go(name, rows, head)
         for name, (rows, head) in ends.items()
     )  # fmt: skip

@@ -1,13 +1,17 @@
-"""Seals days that are over: the chain is verified, its head goes into the journal, and a flat copy is written."""
+"""Seals days that are over: the chain is verified, a flat copy is written, and the journal says what the day holds.
+
+From then on the day is closed: what comes later is found, and never sealed.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import orjson
 
@@ -15,11 +19,14 @@ from ml_core.base.clock import utc_now
 from ml_core.base.errors import LogBusy, LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.chain_check import ChainReport, verify_files
-from ml_core.lab.log_care.journal_marks import SEALED, read_records, write_record
+from ml_core.lab.log_care.closed_days import sha256_of
+from ml_core.lab.log_care.journal_marks import read_marks
 from ml_core.lab.log_care.log_days import LogDay, log_days
-from ml_core.lab.log_care.sealed_copy import shown_by, write_copy
+from ml_core.lab.log_care.sealed_copy import write_copy
 from ml_core.serve.log.database import open_for_change, open_for_reading, settle_wholly
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_heads import publish_heads
+from ml_core.serve.log.log_records import SEALED, LogRecords
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.segments import SegmentEntry, read_segment
@@ -37,12 +44,14 @@ class SealedDay:
     outcome : sealed now; sealed before, as it is; not sealed, because somebody uses it, or because it is not sound
     answers : in it, erased ones left out
     detail : which file, and what is wrong with it
+    heads : lines to publish, see ``log_heads``
     """
 
     day: str
     outcome: Literal["sealed", "unchanged", "busy", "broken"]
     answers: int = 0
     detail: str = ""
+    heads: tuple[Mapping[str, Any], ...] = ()
 
 
 def days_to_seal(settings: Settings, before: date | None = None) -> list[LogDay]:
@@ -57,28 +66,39 @@ def days_to_seal(settings: Settings, before: date | None = None) -> list[LogDay]
     return [day for day in log_days(settings.log) if date.fromisoformat(day.name) < limit and day.files]
 
 
-def seal_day(settings: Settings, day: LogDay, step: Callable[[float], None] = lambda _share: None) -> SealedDay:
+def seal_day(
+    settings: Settings, day: LogDay, step: Callable[[float], None] = lambda _share: None, *, renew: bool = False
+) -> SealedDay:
     """Seal a day; killed anywhere, it can be sealed again, and a day that is sealed as it is stays untouched.
 
     Parameters
     ----------
     step : told of progress; shares add up to one
+    renew : write the copy anew, since rows in it were erased
 
     Raises
     ------
     OSError
         The copy cannot be written.
-    LogDamaged, ArtefactError
-        The journal or a pending erasure cannot be read.
+    LogDamaged, ArtefactError, ConfigError
+        The journal, a pending erasure or the log's key cannot be read.
     """
+    records = LogRecords(settings)
     try:
         with day.held() as files:
             for file in files:
                 _settle(file)
-            report = verify_files(settings, files, day.name, lambda share: step(share / 2))
-            if not report.is_sound:
-                return SealedDay(day.name, "broken", detail=_problems(report))
-            return _sealed(settings, day, files, report, step)
+            records.key()  # before anything is verified: what is there without a key is adopted then
+            report = verify_files(records, files, day.name, lambda share: step(share / 2))
+            makes_copy = renew or not day.sealed.exists()
+            findings = [f for f in report.findings if not (f.kind == "sealed-copy" and makes_copy)]
+            if findings:
+                return SealedDay(day.name, "broken", detail="; ".join(map(str, findings)))
+            closed = read_marks(records).closed.get(day.name)
+            answers = sum(r.answers for r in report.files)
+            if closed is not None and not makes_copy:
+                return SealedDay(day.name, "unchanged", answers)
+            return SealedDay(day.name, "sealed", answers, heads=_sealed(records, day, files, report, step))
     except LogBusy as busy:
         return SealedDay(day.name, "busy", detail=str(busy))
     except sqlite3.OperationalError as error:
@@ -86,35 +106,41 @@ def seal_day(settings: Settings, day: LogDay, step: Callable[[float], None] = la
 
 
 def _sealed(
-    settings: Settings, day: LogDay, files: Sequence[LogFile], report: ChainReport, step: Callable[[float], None]
-) -> SealedDay:
+    records: LogRecords, day: LogDay, files: Sequence[LogFile], report: ChainReport, step: Callable[[float], None]
+) -> tuple[Mapping[str, Any], ...]:
+    """Write the copy and the journal's entry; the heads to publish."""
     state = [
         {"file": r.file, "rows": r.rows, "head": r.head.hex(), "erased": list(r.erased)} for r in report.files
     ]  # fmt: skip
     answers = sum(r.answers for r in report.files)
-    is_new = shown_by(day.sealed) != state
-    if is_new:
-        with_erased = {found.file for found in report.files if found.erased}
-        for file in files:
-            if file.path.name in with_erased:
-                _rebuild(file)
-        write_copy(
-            day.sealed,
-            _answers(settings, files),
-            state,
-            labels_are_whole=all(_labels_are_whole(settings, file) for file in files),
-            step=lambda rows: step(rows / answers / 2),
-        )
-    records = read_records(settings)
-    unknown = [r for r in report.files if not records.is_sealed(r.file, r.rows, r.head.hex())]
-    for found in unknown:
-        facts = {"file": found.file, "rows": found.rows, "head": found.head.hex(), "sealed": day.sealed.name}
-        write_record(settings, SEALED, facts)
-    return SealedDay(day.name, "sealed" if is_new or unknown else "unchanged", answers)
+    with_erased = {found.file for found in report.files if found.erased}
+    for file in files:
+        if file.path.name in with_erased:
+            _rebuild(file)
+    write_copy(
+        day.sealed,
+        _answers(records.folder, files),
+        state,
+        labels_are_whole=all(_labels_are_whole(records.folder, file) for file in files),
+        step=lambda rows: step(rows / answers / 2),
+    )
+    facts = {
+        "day": day.name,
+        "files": [
+            {"file": r.file, "rows": r.rows, "answers": r.answers, "head": r.head.hex(), "key": r.key}
+            for r in report.files
+        ],
+        "bulk": sum(len(r.segments) for r in report.files),
+        "orphans": {name: sha256_of(day.folder / name) for name in report.orphans},
+        "sealed": day.sealed.name,
+        "copy_sha256": sha256_of(day.sealed),
+    }
+    records.write(SEALED, facts)
+    return tuple(publish_heads(records, {r.file: (r.rows, r.head.hex()) for r in report.files}))
 
 
-def _answers(settings: Settings, files: Sequence[LogFile]) -> Iterator[tuple[LoggedAnswer, bytes]]:
-    log = PredictionLog(settings.log)
+def _answers(folder: Path, files: Sequence[LogFile]) -> Iterator[tuple[LoggedAnswer, bytes]]:
+    log = PredictionLog(folder)
     for file in files:
         yield from log.of_file(file)
 
@@ -138,15 +164,10 @@ def _rebuild(file: LogFile) -> None:
         settle_wholly(connection)
 
 
-def _labels_are_whole(settings: Settings, file: LogFile) -> bool:
+def _labels_are_whole(folder: Path, file: LogFile) -> bool:
     """Whether all labels that a database's answers choose from are whole numbers."""
     with closing(open_for_reading(file.path)) as connection:
         facts = [orjson.loads(row["facts"]) for row in connection.execute("SELECT facts FROM lineage")]
         for row in connection.execute("SELECT answer FROM entry WHERE kind = 1"):
-            facts += read_segment(settings.log, SegmentEntry(**orjson.loads(row["answer"]))).lineages.values()
+            facts += read_segment(folder, SegmentEntry(**orjson.loads(row["answer"]))).lineages.values()
     return all(isinstance(label, int) for found in facts for label in found["classes"])
-
-
-def _problems(report: ChainReport) -> str:
-    found = [f"{r.file}{'' if r.row is None else f' row {r.row}'}: {r.problem}" for r in report.files if not r.is_sound]
-    return "; ".join([*found, *(f"{name} is missing" for name in report.missing)])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ml_core.base.clock import utc_text
-from ml_core.base.errors import SuretyError, UnknownFeatureVersion
+from ml_core.base.errors import ConfigError, SuretyError, UnknownFeatureVersion
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.past_answers.log_entry import LogEntry, find_entry
@@ -16,6 +17,7 @@ from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
+from ml_core.serve.log.log_key import LogKey, LogKeys
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
@@ -195,9 +197,12 @@ def _label(stored: StoredLabel) -> dict[str, Any]:
 
 def _entry(settings: Settings, found: LoggedAnswer | ErasedAnswer) -> LogEntry | None:
     """The entry of the answer itself, else of the bulk call it was part of."""
-    entry = find_entry(settings.log, found.file, found.request_id)
+    keys: Mapping[str, LogKey] = {}
+    with suppress(ConfigError):  # who audits need not have the key
+        keys = LogKeys.of(settings).all()
+    entry = find_entry(settings.log, found.file, found.request_id, keys)
     if entry is None and isinstance(found, LoggedAnswer) and found.batch_id is not None:
-        return find_entry(settings.log, found.file, found.batch_id)
+        return find_entry(settings.log, found.file, found.batch_id, keys)
     return entry
 
 

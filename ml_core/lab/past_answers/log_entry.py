@@ -11,9 +11,10 @@ from typing import Any
 
 import orjson
 
-from ml_core.serve.log.database import ENTRIES, genesis_head, reading
+from ml_core.serve.log.database import ENTRIES, genesis_head, key_of, reading
 from ml_core.serve.log.entries import ERASED, id_bytes, next_head, stored_digest
 from ml_core.serve.log.log_files import LogFile, log_files
+from ml_core.serve.log.log_key import LogKey
 
 __all__ = ["LogEntry", "find_entry", "is_bulk_call"]
 
@@ -30,7 +31,8 @@ class LogEntry:
     file, position : name of the database, and number of the row in it
     digest : salted sha256 of what was written, hex
     digest_holds : whether what lies there still has it; None where it was erased, which leaves nothing to hash
-    chain_holds : whether its commit and the next one still give the heads that were written after them
+    chain_holds : whether its commit and the next one still give the heads that were written after them; None where
+        the key that made them is not here
     commit : first and last position of the commit it was part of
     lineage : the facts it refers to
     segment, segment_rows : file and answers of a bulk call; None for a single answer
@@ -40,20 +42,21 @@ class LogEntry:
     position: int
     digest: str
     digest_holds: bool | None
-    chain_holds: bool
+    chain_holds: bool | None
     commit: tuple[int, int]
     lineage: Mapping[str, Any]
     segment: str | None = None
     segment_rows: int | None = None
 
 
-def find_entry(folder: Path, file: str, entry_id: str) -> LogEntry | None:
+def find_entry(folder: Path, file: str, entry_id: str, keys: Mapping[str, LogKey]) -> LogEntry | None:
     """The entry of that id in that file of the log; None where it is not there.
 
     Parameters
     ----------
     folder : of the log
     entry_id : ``request_id`` of a single answer, ``batch_id`` of a bulk call
+    keys : of the log, by their ids
 
     Raises
     ------
@@ -67,15 +70,17 @@ def find_entry(folder: Path, file: str, entry_id: str) -> LogEntry | None:
         row = connection.execute(f"{ENTRIES} WHERE e.request_id = ?", (id_bytes(entry_id),)).fetchone()
         if row is None:
             return None
-        first, last, holds = _commit(connection, found, row["seq"])
-        following = _commit(connection, found, last + 1)
+        key_id = key_of(connection)
+        key = keys.get(key_id)
+        first, last, holds = _commit(connection, found, row["seq"], key)
+        following = _commit(connection, found, last + 1, key)
     segment = orjson.loads(row["answer"]) if row["kind"] else {}
     return LogEntry(
         file=file,
         position=row["seq"],
         digest=row["digest"].hex(),
         digest_holds=_digest_holds(row),
-        chain_holds=holds and following[2],
+        chain_holds=None if key_id and key is None else holds and following[2],
         commit=(first, last),
         lineage=orjson.loads(row["facts"]),
         segment=segment.get("segment"),
@@ -110,13 +115,13 @@ def _digest_holds(row: sqlite3.Row) -> bool | None:
     return facts and stored_digest(dict(row), row["lineage_digest"]) == row["digest"]
 
 
-def _commit(connection: sqlite3.Connection, file: LogFile, position: int) -> tuple[int, int, bool]:
+def _commit(connection: sqlite3.Connection, file: LogFile, position: int, key: LogKey | None) -> tuple[int, int, bool]:
     """First and last row of the commit around a position, and whether it gives its head; true beyond the last one."""
     before = connection.execute(_LAST_HEAD, (position,)).fetchone()
-    start, head = (0, genesis_head(file.day, file.worker)) if before is None else tuple(before)
+    start, head = (0, genesis_head(file.day, file.worker, key)) if before is None else tuple(before)
     end = connection.execute(_NEXT_HEAD, (position,)).fetchone()
     if end is None:
         beyond = connection.execute("SELECT 1 FROM entry WHERE seq >= ? LIMIT 1", (position,)).fetchone()
         return start + 1, position, beyond is None
     rows = connection.execute("SELECT digest FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq", (start, end["seq"]))
-    return start + 1, end["seq"], next_head(head, [row["digest"] for row in rows]) == end["head"]
+    return start + 1, end["seq"], next_head(head, [row["digest"] for row in rows], key) == end["head"]

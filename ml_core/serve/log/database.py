@@ -7,6 +7,7 @@ file has one writing connection, which also checkpoints, and everybody else open
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
@@ -18,6 +19,7 @@ from ml_core.base.files import FileLock, write_whole
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import Lineage, Row, new_salts, next_head, row_digest
 from ml_core.serve.log.log_files import LogFile, free_file, span_us
+from ml_core.serve.log.log_key import LogKey
 from ml_core.serve.log.migrations import Transaction
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "end_of",
     "erase_subjects",
     "genesis_head",
+    "key_of",
     "open_for_change",
     "open_for_reading",
     "reading",
@@ -40,9 +43,17 @@ _BUSY_MS = 250
 _READ_BUSY_MS = 5_000
 
 
-def genesis_head(day: str, worker: int) -> bytes:
+def genesis_head(day: str, worker: int, key: LogKey | None = None) -> bytes:
     """What the first commit of a file chains on, 32 bytes."""
-    return hashlib.sha256(f"surety-prediction-log-1/{day}/w{worker}".encode()).digest()
+    if key is None:
+        return hashlib.sha256(f"surety-prediction-log-1/{day}/w{worker}".encode()).digest()
+    return hmac.digest(key.chain, f"surety-prediction-log-2/{day}/w{worker}".encode(), "sha256")
+
+
+def key_of(connection: sqlite3.Connection) -> str:
+    """Id of the key that makes a file's chain, "" where none does."""
+    found = connection.execute("SELECT value FROM fact WHERE name = ?", (fields.KEY_FACT,)).fetchone()
+    return "" if found is None else str(found[0])
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
@@ -79,10 +90,11 @@ def end_of(file: LogFile) -> tuple[int | None, str | None]:
     try:
         with reading(file) as connection:
             last = connection.execute(_LAST).fetchone()
+            genesis = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
     except (sqlite3.Error, LogDamaged):
         return None, None
     if last is None:
-        return 0, genesis_head(file.day, file.worker).hex()
+        return 0, genesis_head(file.day, file.worker).hex() if genesis is None else str(genesis[0])
     return int(last["seq"]), None if last["head"] is None else last["head"].hex()
 
 
@@ -142,8 +154,9 @@ class OpenLog:
     rows_unsettled : rows in the WAL file since the last checkpoint
     """
 
-    def __init__(self, file: LogFile, lock: FileLock) -> None:
+    def __init__(self, file: LogFile, lock: FileLock, key: LogKey | None = None) -> None:
         self.file = file
+        self._key = key
         self._path, self._wal = str(file.path), f"{file.path}-wal"  # looked at with every commit
         self._lock = lock
         self._lineages: dict[bytes, int] = {}
@@ -151,15 +164,19 @@ class OpenLog:
         self._span_us = span_us(file.day)
         self.rows_unsettled = 0
         try:
-            self._connection, self.seq, self.head = _writing(file)
+            self._connection, self.seq, self.head = _writing(file, key)
             self._inodes = self._inodes_now()
         except BaseException:
             lock.release()
             raise
 
     @classmethod
-    def of_day(cls, folder: Path, day: str, damaged: Collection[Path] = ()) -> OpenLog:
+    def of_day(cls, folder: Path, day: str, damaged: Collection[Path] = (), key: LogKey | None = None) -> OpenLog:
         """The day's first database that nobody else writes to and that is not (known to be) damaged.
+
+        Parameters
+        ----------
+        key : makes its chain; a database of another key, or of none, is passed over
 
         Raises
         ------
@@ -174,7 +191,7 @@ class OpenLog:
                 lock.release()
                 continue
             with suppress(LogDamaged):  # what is damaged stays as it is, for people to look at
-                return cls(file, lock)
+                return cls(file, lock, key)
 
     def commit(self, rows: Sequence[Row], *, durable: bool, patient: bool = True) -> None:
         """Store rows in one transaction, chained to what was there.
@@ -199,7 +216,7 @@ class OpenLog:
             self._is_patient = patient
         salts = new_salts(len(rows))
         digests = [row_digest(row, salt) for row, salt in zip(rows, salts, strict=True)]
-        head = next_head(self.head, digests)
+        head = next_head(self.head, digests, self._key)
         seq = self.seq
         connection = self._connection
         with Transaction(connection):
@@ -247,7 +264,7 @@ class OpenLog:
         file, lock = self._refuge()
         try:
             with write_whole(file.path, mode=0o600) as draft:
-                _copy(self._connection, draft, file)
+                _copy(self._connection, draft, file, self._key)
                 self._remove_wal()
         except BaseException:
             lock.release()
@@ -323,7 +340,7 @@ class OpenLog:
     def _reopened(self, file: LogFile, lock: FileLock) -> OpenLog:
         problem = FileNotFoundError(f"{file.path.name} has vanished again")
         try:
-            rescued = OpenLog(file, lock)
+            rescued = OpenLog(file, lock, self._key)
         except LogDamaged as error:  # so it is something else by now
             raise problem from error
         if rescued.seq != self.seq:
@@ -383,7 +400,7 @@ def _identity(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _writing(file: LogFile) -> tuple[sqlite3.Connection, int, bytes]:
+def _writing(file: LogFile, key: LogKey | None) -> tuple[sqlite3.Connection, int, bytes]:
     """The file's one writing connection, its tables made where it is new; number of its last row, head of its chain."""
     if file.path.exists() and not file.path.is_file():
         raise LogDamaged(file.path.name, "is no file")
@@ -391,17 +408,18 @@ def _writing(file: LogFile) -> tuple[sqlite3.Connection, int, bytes]:
         file.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=32
     )
     try:
-        last = 0, genesis_head(file.day, file.worker)
+        last = 0, genesis_head(file.day, file.worker, key)
         if fields.LAYOUT.format.version_of(connection, file.path.name):
-            last = _last(connection, file)  # before anything is changed: what is damaged stays as it is
+            last = _last(connection, file, last, key)  # before anything is changed: what is damaged stays as it is
         _begin_wal(connection)
         connection.execute("PRAGMA secure_delete=ON").fetchall()  # pages keep no copies of rows that were moved
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=0")
         with Transaction(connection):
             if not fields.LAYOUT.format.bring_up_to_date(connection, file.path.name):
-                genesis = genesis_head(file.day, file.worker).hex()
-                connection.execute("INSERT INTO fact(name, value) VALUES('genesis', ?)", (genesis,))
+                connection.execute("INSERT INTO fact(name, value) VALUES('genesis', ?)", (last[1].hex(),))
+                if key is not None:
+                    connection.execute("UPDATE fact SET value = ? WHERE name = ?", (key.id, fields.KEY_FACT))
     except BaseException as error:
         connection.close()
         if says_damaged(error):
@@ -415,23 +433,23 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("no write-ahead log can be kept here")
 
 
-def _copy(connection: sqlite3.Connection, draft: Path, file: LogFile) -> None:
+def _copy(connection: sqlite3.Connection, draft: Path, file: LogFile, key: LogKey | None) -> None:
     """A whole copy of what a connection reads, on the disk, as the file it will be."""
     with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         connection.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")
-        genesis = genesis_head(file.day, file.worker)
+        genesis = genesis_head(file.day, file.worker, key)
         if copy.execute("SELECT value FROM fact WHERE name='genesis'").fetchone()[0] != genesis.hex():
-            _chain_anew(copy, genesis)
+            _chain_anew(copy, genesis, key)
 
 
-def _chain_anew(copy: sqlite3.Connection, genesis: bytes) -> None:
+def _chain_anew(copy: sqlite3.Connection, genesis: bytes, key: LogKey | None) -> None:
     """Chain the same commits to another beginning: a chain begins with the name of its file."""
     head, digests, heads = genesis, [], []
     for seq, digest, ends in copy.execute("SELECT seq, digest, head IS NOT NULL FROM entry ORDER BY seq"):
         digests.append(digest)
         if ends:
-            head = next_head(head, digests)
+            head = next_head(head, digests, key)
             heads.append((head, seq))
             digests = []
     with Transaction(copy):
@@ -480,11 +498,21 @@ def _opened(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _last(connection: sqlite3.Connection, file: LogFile) -> tuple[int, bytes]:
-    """Number of the last row and head of the chain."""
+def _last(
+    connection: sqlite3.Connection, file: LogFile, genesis: tuple[int, bytes], key: LogKey | None
+) -> tuple[int, bytes]:
+    """Number of the last row and head of the chain; those of its beginning where it has no row.
+
+    Raises
+    ------
+    LogDamaged
+        The chain is not made with that key, or the last row does not end a commit.
+    """
+    if key_of(connection) != ("" if key is None else key.id):
+        raise LogDamaged(file.path.name, "is chained with another key, or with none")
     found = connection.execute(_LAST).fetchone()
     if found is None:
-        return 0, genesis_head(file.day, file.worker)
+        return genesis
     if found[1] is None:
         raise LogDamaged(file.path.name, "its last row does not end a commit")
     return int(found[0]), bytes(found[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import struct
 import uuid
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from ml_core.serve.log import fields
+from ml_core.serve.log.log_key import LogKey
 
 __all__ = [
     "ERASED",
@@ -206,9 +208,15 @@ def _bare(lineage: bytes) -> bytes:
     return orjson.dumps([None, None, None, lineage.hex(), None])
 
 
-def next_head(head: bytes, digests: Sequence[bytes]) -> bytes:
-    """Head of the chain after one more commit: sha256 over the last head and the digests of the commit's rows."""
-    return hashlib.sha256(head + b"".join(digests)).digest()
+def next_head(head: bytes, digests: Sequence[bytes], key: LogKey | None = None) -> bytes:
+    """Head of the chain after one more commit: over the last head and the digests of the commit's rows, 32 bytes.
+
+    Parameters
+    ----------
+    key : makes an HMAC-SHA-256; None for the plain sha256 of files without a key
+    """
+    said = head + b"".join(digests)
+    return hashlib.sha256(said).digest() if key is None else hmac.digest(key.chain, said, "sha256")
 
 
 def new_salts(n: int) -> list[bytes]:

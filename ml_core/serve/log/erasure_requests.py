@@ -4,31 +4,38 @@ A database is changed by whoever holds its lock alone: a worker in the one it wr
 command leaves a request in a folder that all look into. It names pseudonyms, never the person. Beside it lie, for each
 database, first the numbers of the rows about to be erased, and once they are, the same file under another name. Killed
 anywhere, the next one to look goes on, and no erased row is without somebody who asked for it.
+
+A request counts only where a signed entry of the journal says that it was made, and none that it has been ended. The
+files of numbers are signed as well. Whatever else lies there is ignored, and named when the log is verified.
 """
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import StringConstraints
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.files import locked
+from ml_core.serve.log.log_records import ASKED, ERASED, LogRecords
 
 __all__ = [
     "Erasable",
     "Erasure",
     "ErasureRequest",
     "ErasureRows",
-    "request_erasure",
+    "forged_erasures",
+    "forget_ended_erasures",
     "one_at_a_time",
     "pending_erasures",
+    "request_erasure",
 ]
 
 
@@ -58,9 +65,16 @@ class ErasureRequest(Document):
 
 
 class ErasureRows(Document):
-    """Numbers of the rows that one database loses, or has lost, to one request."""
+    """Numbers of the rows that one database loses, or has lost, to one request.
+
+    Attributes
+    ----------
+    key, mac : id of the key that signed it, and its signature, hex
+    """
 
     rows: tuple[int, ...]
+    key: str = ""
+    mac: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +84,12 @@ class Erasure:
     Attributes
     ----------
     path : of the request
+    records : the journal that says that it was made
     """
 
     path: Path
     request: ErasureRequest
+    records: LogRecords
 
     @property
     def pseudonyms(self) -> list[bytes]:
@@ -82,7 +98,7 @@ class Erasure:
 
     def is_done_in(self, file: str) -> bool:
         """Whether that database has lost its rows."""
-        return self._mark("done", file).exists()
+        return self._read("done", file) is not None
 
     def rows_in(self, file: str) -> set[int]:
         """Numbers of the rows that database has lost, or may have lost.
@@ -92,7 +108,7 @@ class Erasure:
         ArtefactError
             A mark cannot be read.
         """
-        found = [read_document(self._mark(step, file), ErasureRows) for step in ("rows", "done")]
+        found = [self._read(step, file) for step in ("rows", "done")]
         return {row for mark in found if mark is not None for row in mark.rows}
 
     def carry_out(self, log: Erasable, file: str) -> int:
@@ -105,7 +121,9 @@ class Erasure:
         """
         rows = self.rows_in(file) | set(log.rows_of(self.pseudonyms))
         mark = self._mark("rows", file)
-        write_document(mark, ErasureRows(rows=tuple(sorted(rows))))
+        key = self.records.key()
+        said = ErasureRows(rows=tuple(sorted(rows)), key=key.id)
+        write_document(mark, said.model_copy(update={"mac": key.sign("erasure", self._signed(said, file))}))
         log.erase(self.pseudonyms)
         mark.replace(self._mark("done", file))
         return len(rows)
@@ -116,6 +134,17 @@ class Erasure:
         for left in (f"{self.path.stem}.*", f".{self.path.stem}.*"):
             for mark in self.path.parent.glob(left):
                 mark.unlink(missing_ok=True)
+
+    def _read(self, step: str, file: str) -> ErasureRows | None:
+        """A file of numbers; None where there is none, or none that the log's key has signed."""
+        found = read_document(self._mark(step, file), ErasureRows)
+        if found is None or not self.records.with_key:
+            return found
+        key = self.records.keys.all().get(found.key)
+        return found if key is not None and key.has_signed("erasure", self._signed(found, file)) else None
+
+    def _signed(self, said: ErasureRows, file: str) -> dict[str, object]:
+        return {"request": self.path.stem, "file": file, "rows": list(said.rows), "mac": said.mac}
 
     def _mark(self, step: str, file: str) -> Path:
         return self.path.with_name(f"{self.path.stem}.{step}-{file}")
@@ -136,44 +165,79 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def request_erasure(folder: Path, pseudonyms: Iterable[bytes], files: Collection[str]) -> Erasure:
-    """Leave a request.
+def request_erasure(records: LogRecords, pseudonyms: Iterable[bytes], files: Collection[str]) -> Erasure:
+    """Say in the journal what is to be erased, and leave the request.
 
     Parameters
     ----------
-    folder : of the log
     files : names of the databases to look into
 
     Raises
     ------
-    OSError
-        The place cannot be written to.
+    ConfigError, OSError
+        The place or the journal cannot be written to.
     """
     request = ErasureRequest(
         at=utc_text(utc_now()), pseudonyms=tuple(p.hex() for p in pseudonyms), files=tuple(sorted(files))
     )
-    path = _place(folder) / f"{uuid.uuid4()}.json"
+    path = _place(records.folder) / f"{uuid.uuid4()}.json"
+    records.write(ASKED, {"request": path.stem, "files": list(request.files), "sha256": _sha256(request)})
     write_document(path, request)
-    return Erasure(path, request)
+    return Erasure(path, request, records)
 
 
-def pending_erasures(folder: Path, file: str | None = None) -> list[Erasure]:
+def pending_erasures(records: LogRecords, file: str | None = None) -> list[Erasure]:
     """Requests that nobody has ended yet, oldest first; only those that still wait for one database where it is named.
 
     Raises
     ------
     ArtefactError
         One cannot be read.
+    ConfigError
+        The log's key cannot be read.
     """
-    found: list[Erasure] = []
-    for path in sorted(_place(folder).glob("*.json")):
+    found = [erasure for erasure, state in _requests(records) if state == "asked"]
+    if file is not None:
+        found = [each for each in found if file in each.request.files and not each.is_done_in(file)]
+    return sorted(found, key=lambda erasure: (erasure.request.at, erasure.path))
+
+
+def forged_erasures(records: LogRecords) -> list[str]:
+    """Names of files of requests that no signed entry of the journal stands for; nobody obeys them.
+
+    Raises
+    ------
+    ArtefactError, ConfigError
+        As :func:`pending_erasures`.
+    """
+    return [erasure.path.name for erasure, state in _requests(records) if state == "forged"]
+
+
+def forget_ended_erasures(records: LogRecords) -> None:
+    """Remove what a command that was killed has left of requests that were ended."""
+    for erasure, state in _requests(records):
+        if state == "ended":
+            erasure.forget()
+
+
+def _requests(records: LogRecords) -> Iterator[tuple[Erasure, Literal["asked", "ended", "forged"]]]:
+    """Each file of a request, and what the journal says of it."""
+    asked: dict[str, str] | None = None
+    ended: set[object] = set()
+    for path in sorted(_place(records.folder).glob("*.json")):
         request = read_document(path, ErasureRequest)
         if request is None:  # ended this very moment
             continue
-        erasure = Erasure(path, request)
-        if file is None or (file in request.files and not erasure.is_done_in(file)):
-            found.append(erasure)
-    return sorted(found, key=lambda erasure: (erasure.request.at, erasure.path))
+        if asked is None:  # the journal may be long, and mostly nobody asks
+            says = records.read()
+            ended = {entry.get("request") for entry in says.of(ERASED)}
+            asked = {entry["request"]: entry["sha256"] for entry in says.of(ASKED)}
+        is_ours = asked.get(path.stem) == _sha256(request)
+        yield Erasure(path, request, records), "forged" if not is_ours else "ended" if path.stem in ended else "asked"
+
+
+def _sha256(request: ErasureRequest) -> str:
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
 
 def _place(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ml_core.serve.log.migrations import FileFormat
 from ml_core.serve.log.tables import StoredTable, TableField
 
-__all__ = ["FIELDS", "LAYOUT", "LogLayout", "StoredField", "ValueKind"]
+__all__ = ["FIELDS", "KEY_FACT", "LAYOUT", "LogLayout", "StoredField", "ValueKind"]
 
 ValueKind = Literal["id", "hash", "text", "whole", "moment", "label", "labels", "reals", "texts", "record", "bytes"]
 """What a field holds. ``label`` is stored as a position in the lineage's classes, ``record`` as the values of its
@@ -27,6 +27,8 @@ _SQL: Mapping[ValueKind, str] = {
     "bytes": "BLOB",
 }  # fmt: skip
 _APPLICATION_ID = 0x53724C67
+KEY_FACT = "key"
+"""Fact of a database: id of the key that makes its chain, "" where none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,10 @@ class LogLayout:
                 ),
                 StoredTable("entry", [each.column for each in columns]),
             ],
-            {1: ["CREATE INDEX entry_segment ON entry(at_us) WHERE kind = 1"]},
+            {
+                1: ["CREATE INDEX entry_segment ON entry(at_us) WHERE kind = 1"],
+                2: [f"INSERT OR IGNORE INTO fact VALUES('{KEY_FACT}', '')"],  # files of version 1 have no key
+            },
         )
 
     def not_erased(self, row: Mapping[str, Any]) -> list[str]:

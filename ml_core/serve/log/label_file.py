@@ -50,8 +50,18 @@ LABEL_TABLE = StoredTable(
     ),
 )
 """What is stored of a label, as ``labels.StoredLabel`` has it."""
+_CHAIN = (
+    "CREATE TABLE label_chain(n INTEGER PRIMARY KEY, label INTEGER NOT NULL UNIQUE, salt BLOB NOT NULL, "
+    "digest BLOB NOT NULL, head BLOB NOT NULL, key TEXT NOT NULL) STRICT"
+)
 _FORMAT = FileFormat(
-    "label store", 0x53724C62, [LABEL_TABLE], {1: ["CREATE INDEX label_request ON label(request_id, seq)"]}
+    "label store",
+    0x53724C62,
+    [LABEL_TABLE],
+    {
+        1: ["CREATE INDEX label_request ON label(request_id, seq)"],
+        2: [_CHAIN],
+    },
 )
 
 

@@ -12,7 +12,9 @@ from typing import Literal
 
 from ml_core.base.clock import moment_of, utc_now
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
+from ml_core.serve.log.label_chain import blank_labels, chain_labels
 from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, label_text, label_value
+from ml_core.serve.log.log_key import LogKey
 
 __all__ = ["AnswerLabel", "LabelCounts", "LabelOutcome", "LabelStore", "StoredLabel", "due_at"]
 
@@ -93,6 +95,7 @@ class LabelStore:
     known : those of some ids by which a prediction is known
     clock : the time of day
     busy_s : longest wait for other processes, seconds
+    key : gives the key that chains what is stored; None where labels are only read
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class LabelStore:
         path: Path,
         known: Callable[[Sequence[bytes]], set[bytes]],
         *,
+        key: Callable[[], LogKey] | None = None,
         clock: Callable[[], datetime] = utc_now,
         busy_s: float = _BUSY_S,
     ) -> None:
@@ -107,6 +111,7 @@ class LabelStore:
         self._file = LabelFile(path, busy_s)
         self._known = known
         self._clock = clock
+        self._key = key
 
     def add(self, labels: Sequence[AnswerLabel], source: str) -> LabelCounts:
         """Store labels as if they were sent one after another, all of them or, where that fails, none.
@@ -129,7 +134,9 @@ class LabelStore:
         rows, counts = _judged(labels, now, known)
         if not rows:  # nothing new: needs no lock, and no room on the disk
             return counts
+        key = self._chain_key()  # before the file is held: a key that is made looks at it
         with self._file.writing() as connection:
+            last = connection.execute("SELECT coalesce(max(seq), 0) FROM label").fetchone()[0]
             rows, counts = _judged(labels, _texts_of(connection, ids), known)
             received = self._clock()
             stored = [
@@ -137,10 +144,16 @@ class LabelStore:
                 for x, how in rows
             ]
             connection.executemany(LABEL_TABLE.insert, map(LABEL_TABLE.values, stored))
+            if key is not None:
+                chain_labels(connection, key, last)
         return counts
 
-    def erase(self, ids: Collection[bytes]) -> int:
+    def erase(self, ids: Collection[bytes], explain: Callable[[Sequence[int]], None] = lambda _seqs: None) -> int:
         """Erase every label that these answers ever had; how many there were.
+
+        Parameters
+        ----------
+        explain : told their numbers before they are erased
 
         Raises
         ------
@@ -150,10 +163,16 @@ class LabelStore:
         if not ids or not self.path.exists():
             return 0
         with self._file.writing() as connection:
-            before = connection.total_changes
-            for raw in ids:
-                connection.execute("DELETE FROM label WHERE request_id=?", (raw,))
-            return connection.total_changes - before
+            seqs = [
+                int(found[0])
+                for raw in ids
+                for found in connection.execute("SELECT seq FROM label WHERE request_id = ?", (raw,))
+            ]
+            if seqs:
+                explain(sorted(seqs))
+            connection.executemany("DELETE FROM label WHERE seq = ?", [(seq,) for seq in seqs])
+            blank_labels(connection, seqs)
+            return len(seqs)
 
     def preview(self, labels: Sequence[AnswerLabel]) -> LabelCounts:
         """What :meth:`add` would count, storing nothing.
@@ -221,6 +240,19 @@ class LabelStore:
         ids = list(dict.fromkeys(label.request_id for label in labels))
         with self._file.reading(failing) as connection:
             return ids, {} if connection is None else _texts_of(connection, ids)
+
+    def _chain_key(self) -> LogKey | None:
+        """The key, or None where there is none to chain with.
+
+        Raises
+        ------
+        LabelsNotStored
+            It cannot be made: the disk is full or read-only.
+        """
+        try:
+            return None if self._key is None else self._key()
+        except OSError as error:
+            raise LabelsNotStored(self.path.name, error.strerror or type(error).__name__) from error
 
     def _known_without_label(self, ids: Sequence[bytes], now: Mapping[bytes, str]) -> set[bytes]:
         """Of the ids that have no label, those by which a prediction is known."""

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 from ml_core.base.errors import ConfigError
-from ml_core.base.files import write_whole
+from ml_core.serve.log.key_files import KEY_BYTES, make_key_file, read_keys
 
 __all__ = ["Pseudonyms"]
 
 logger = logging.getLogger(__name__)
 
-_KEY_BYTES = 32
+_WHAT = "subjects"
 _RETRY_S = 1.0
 
 
@@ -41,14 +41,14 @@ class Pseudonyms:
         self._retry_at = 0.0
         self._is_saved = path.exists()
         if self._is_saved:
-            self._keys = _read(path)
+            self._keys = read_keys(path, _WHAT)
             return
-        self._keys = [secrets.token_bytes(_KEY_BYTES)]
+        self._keys = [secrets.token_bytes(KEY_BYTES)]
         try:
-            _make(path, self._keys[0])
+            make_key_file(path, self._keys[0])
             self._is_saved = True
         except FileExistsError:  # another process was first
-            self._keys, self._is_saved = _read(path), True
+            self._keys, self._is_saved = read_keys(path, _WHAT), True
         except OSError as error:
             logger.warning("subjects.key_not_saved", extra={"reason": type(error).__name__})
 
@@ -67,30 +67,14 @@ class Pseudonyms:
         self._retry_at = time.monotonic() + _RETRY_S
         try:
             try:
-                _make(self._path, self._keys[0])
+                make_key_file(self._path, self._keys[0])
             except FileExistsError:
                 _append(self._path, self._keys[0])
-                self._keys = _read(self._path)
+                self._keys = read_keys(self._path, _WHAT)
         except (OSError, ConfigError):
             return
         self._is_saved = True
         logger.warning("subjects.key_saved", extra={"keys": len(self._keys)})
-
-
-def _read(path: Path) -> list[bytes]:
-    try:
-        keys = [bytes.fromhex(line) for line in path.read_text(encoding="ascii").split()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(path), f"the key of subjects cannot be read: {type(error).__name__}") from error
-    if not keys or any(len(key) < _KEY_BYTES for key in keys):
-        raise ConfigError(str(path), f"holds no key of {_KEY_BYTES} bytes")
-    return keys
-
-
-def _make(path: Path, key: bytes) -> None:
-    """Write a new file, whole or not at all; ``FileExistsError`` where there is one already."""
-    with write_whole(path, durable=True, exclusive=True, mode=0o600) as draft:
-        draft.write_text(f"{key.hex()}\n", encoding="ascii")
 
 
 def _append(path: Path, key: bytes) -> None:

@@ -21,12 +21,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ml_core.base.errors import ArtefactError, LogDamaged, LogUnavailable
+from ml_core.base.errors import ArtefactError, ConfigError, LogDamaged, LogUnavailable
 from ml_core.serve.log.backlog import Backlog, Ticket, by_day, release
 from ml_core.serve.log.database import OpenLog, says_damaged, says_unreadable
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.erasure_requests import pending_erasures
 from ml_core.serve.log.log_files import day_of
+from ml_core.serve.log.log_heads import publish_heads
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.prediction_store import LogCounts
 
 __all__ = ["LogWriter"]
@@ -43,6 +45,7 @@ _SETTLE_IDLE_ROWS, _SETTLE_ROWS = 200, 2_000
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 1.0
 _ERASE_EVERY_S = 5.0
 _SYNC_EVERY_S = 1.0
+_PUBLISH_EVERY_S = 3_600.0
 _QUICK_ROWS = 200
 """Most rows that the event loop commits in one turn."""
 _SLOW_COMMIT_S, _AWAY_FIRST_S, _AWAY_MOST_S = 0.005, 1.0, 60.0
@@ -59,10 +62,14 @@ class LogWriter:
     ----------
     folder : of the model name's log
     is_strict : whether strict mode is on; asked at each call
+    records : gives the key of the chains, and says which erasures were asked for; None for files without a key
     """
 
-    def __init__(self, folder: Path, is_strict: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, folder: Path, is_strict: Callable[[], bool] = lambda: False, records: LogRecords | None = None
+    ) -> None:
         self._folder = folder
+        self._records = records
         self._is_strict = is_strict
         self._backlog = Backlog()
         self._hand: list[Ticket] = []
@@ -74,6 +81,7 @@ class LogWriter:
         self._retry_s = _RETRY_FIRST_S
         self._drop_at = float("inf")
         self._erase_at = 0.0
+        self._publish_at = 0.0
         self._goes_on = True
         self._syncing: threading.Thread | None = None
         self._synced: tuple[OpenLog | None, int] = (None, 0)
@@ -239,6 +247,8 @@ class LogWriter:
         self._settle(idle=not self._hand)
         if time.monotonic() >= self._erase_at:
             self._guarded(self._erase_requested)
+        if time.monotonic() >= self._publish_at:
+            self._guarded(self._publish_head)
         self._goes_on = (more or bool(self._hand)) and time.monotonic() < self._drop_at
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -340,7 +350,8 @@ class LogWriter:
         if self._log is not None and self._log.file.day != day:
             self._close_log(self._log)
         if self._log is None:
-            self._log = OpenLog.of_day(self._folder, day, self._damaged)
+            key = None if self._records is None else self._records.key()
+            self._log = OpenLog.of_day(self._folder, day, self._damaged, key)
         return self._log
 
     def _rescue(self, log: OpenLog) -> None:
@@ -349,6 +360,7 @@ class LogWriter:
         logger.warning("log.rescued", extra=facts)
 
     def _close_log(self, log: OpenLog) -> None:
+        self._publish_head()
         self._log = None
         log.close()
 
@@ -368,14 +380,24 @@ class LogWriter:
         """Erase what somebody has asked to be erased from the file that only this thread may change."""
         self._erase_at = time.monotonic() + _ERASE_EVERY_S
         log = self._log
-        if log is None:
+        if log is None or self._records is None:
             return
         try:
-            for erasure in pending_erasures(self._folder, log.file.path.name):
+            for erasure in pending_erasures(self._records, log.file.path.name):
                 rows = erasure.carry_out(log, log.file.path.name)
                 logger.warning("log.erased", extra={"file": log.file.path.name, "rows": rows})
-        except (sqlite3.Error, OSError, ArtefactError) as error:
+        except (sqlite3.Error, OSError, ArtefactError, ConfigError) as error:
             logger.warning("log.not_erased", extra={"reason": f"{type(error).__name__}: {error}"})
+
+    def _publish_head(self) -> None:
+        """Tell the service's own log how far the log has come."""
+        self._publish_at = time.monotonic() + _PUBLISH_EVERY_S
+        if self._log is None or self._records is None:
+            return
+        try:
+            publish_heads(self._records, {self._log.file.path.name: (self._log.seq, self._log.head.hex())})
+        except (OSError, ConfigError) as error:
+            logger.warning("log.head_not_published", extra={"reason": f"{type(error).__name__}: {error}"})
 
     def _settle(self, *, idle: bool) -> None:
         """Bring rows to the disk about once a second, and the WAL file into the database where it has grown.

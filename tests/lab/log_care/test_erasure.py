@@ -28,6 +28,7 @@ from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.erasure_requests import pending_erasures, request_erasure
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import ErasedAnswer
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
@@ -208,7 +209,7 @@ def test_a_sealed_copy_goes_while_another_file_of_its_day_is_live(settings, quic
         first.commit([row(2)], durable=False)
     day = LogDay(DAY, settings.log)
     seal_day(settings, day)
-    (asked,) = [request_erasure(settings.log, [subject(settings, "anna")], [f"predictions-{DAY}-w02.db"])]
+    (asked,) = [request_erasure(LogRecords(settings), [subject(settings, "anna")], [f"predictions-{DAY}-w02.db"])]
     with held(settings, DAY):
         done = erase(settings, [subject(settings, "nobody")], wait_s=0.0)
         assert (done.earlier, list(done.unsealed), day.sealed.exists(), asked.path.exists()) == (1, [DAY], False, False)
@@ -282,7 +283,7 @@ def test_a_worker_does_what_is_asked_while_it_stores(settings, quick_workers):
     anna = subject(settings, "anna")
     with writing(settings, [about(settings, "anna", n, today()) for n in range(5)]) as live:
         (file,) = log_files(settings.log)
-        asked = request_erasure(settings.log, [anna], [file.path.name])
+        asked = request_erasure(LogRecords(settings), [anna], [file.path.name])
         n = 5
         while not asked.is_done_in(file.path.name):
             asyncio.run(store_all(live, [row(n, today())]))
@@ -295,7 +296,7 @@ def test_a_worker_does_what_is_asked_while_it_stores(settings, quick_workers):
 def test_a_worker_in_strict_mode_erases_as_well(settings, quick_workers):
     from ml_core.serve.log.writer import LogWriter
 
-    live = LogWriter(settings.log, lambda: True)
+    live = LogWriter(settings.log, lambda: True, records=LogRecords(settings))
     live.start()
     try:
         asyncio.run(store_all(live, [about(settings, "anna", 1, today()), row(2, today())]))
@@ -308,7 +309,7 @@ def test_a_worker_in_strict_mode_erases_as_well(settings, quick_workers):
 
 def test_a_damaged_request_keeps_a_worker_from_nothing_else(settings, quick_workers):
     with writing(settings, [row(1, today())]) as live:
-        asked = request_erasure(settings.log, [subject(settings, "anna")], [f"predictions-{today()}-w01.db"])
+        asked = request_erasure(LogRecords(settings), [subject(settings, "anna")], [f"predictions-{today()}-w01.db"])
         asked.path.write_text("{")
         asyncio.run(store_all(live, [row(n, today()) for n in range(2, 200)]))
         assert (live.counts.stored, live.counts.problem) == (199, "")
@@ -376,7 +377,11 @@ def test_an_erasure_that_was_killed_is_done_by_the_next_one(settings, steps):
     assert verify_log(settings).is_sound
     done = erase(settings, [anna])
     assert done.left == {}
-    assert (traces(settings), verify_log(settings).is_sound, pending_erasures(settings.log)) == (set(), True, [])
+    assert (traces(settings), verify_log(settings).is_sound, pending_erasures(LogRecords(settings))) == (
+        set(),
+        True,
+        [],
+    )
     assert {seal_day(settings, LogDay(day, settings.log)).outcome for day in (DAY, NEXT)} == {"unchanged"}
     rows = {file: numbers for entry in events(settings) for file, numbers in entry["rows"].items()}
     assert rows == {f"predictions-{day}-w01.db": [2, 4] for day in (DAY, NEXT)}

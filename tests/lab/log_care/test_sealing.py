@@ -23,6 +23,7 @@ from ml_core.lab.log_care.sealing import days_to_seal, seal_day
 from ml_core.serve.log.database import open_for_reading
 from ml_core.serve.log.entries import Lineage
 from ml_core.serve.log.erasure_requests import request_erasure
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import (
     DAY,
@@ -39,6 +40,7 @@ from tests.serve.log.filled import (
     subject,
     tampering,
     today,
+    with_key_of,
 )
 
 
@@ -133,8 +135,9 @@ def test_heads_go_into_the_journal(settings):
     file = fill(settings, [row(n) for n in range(10)])
     seal_day(settings, day_in(settings))
     (entry,) = sealings(settings)
-    assert (entry["model"], entry["file"], entry["rows"]) == (settings.model_name, file.path.name, 10)
-    assert entry["head"] == stored(file)[-1][-1].hex()
+    (sealed,) = entry["files"]
+    assert (entry["model"], sealed["file"], sealed["rows"]) == (settings.model_name, file.path.name, 10)
+    assert sealed["head"] == stored(file)[-1][-1].hex()
 
 
 def test_what_is_sealed_as_it_is_stays_untouched(settings):
@@ -147,21 +150,32 @@ def test_what_is_sealed_as_it_is_stays_untouched(settings):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_day_that_grew_is_sealed_again(settings):
-    fill(settings, [row(n) for n in range(10)])
+def test_what_came_into_a_sealed_day_is_named_and_not_sealed(settings):
+    file = fill(settings, [row(n) for n in range(10)])
     seal_day(settings, day_in(settings))
     fill(settings, [row(10)])
-    assert (seal_day(settings, day_in(settings)).outcome, len(copied(settings))) == ("sealed", 11)
-    assert [entry["rows"] for entry in sealings(settings)] == [10, 11]
+    found = seal_day(settings, day_in(settings))
+    expected = f"{file.path.name}, row 11: it and what follows came after its day was sealed"
+    assert (found.outcome, found.detail) == ("broken", expected)
+    assert (len(copied(settings)), len(sealings(settings))) == (10, 1)
+
+
+def test_a_copy_that_is_lost_is_made_again(settings):
+    fill(settings, [row(n) for n in range(10)])
+    seal_day(settings, day_in(settings))
+    day_in(settings).sealed.unlink()
+    assert not verify_log(settings).is_sound
+    assert (seal_day(settings, day_in(settings)).outcome, len(copied(settings))) == ("sealed", 10)
     assert verify_log(settings).is_sound
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1" * 40)])
-def test_a_copy_that_is_lost_or_unreadable_is_made_again(settings, damage):
+def test_a_copy_that_was_changed_is_named_and_left_as_it_is(settings):
     fill(settings, [row(n) for n in range(10)])
     seal_day(settings, day_in(settings))
-    damage(day_in(settings).sealed)
-    assert (seal_day(settings, day_in(settings)).outcome, len(copied(settings))) == ("sealed", 10)
+    day_in(settings).sealed.write_bytes(b"PAR1" * 40)
+    found = seal_day(settings, day_in(settings))
+    assert (found.outcome, "is not the file that was written" in found.detail) == ("broken", True)
+    assert day_in(settings).sealed.read_bytes() == b"PAR1" * 40
 
 
 def test_a_day_that_is_not_sound_is_not_sealed(settings):
@@ -169,7 +183,7 @@ def test_a_day_that_is_not_sound_is_not_sealed(settings):
     with tampering(file) as connection:
         connection.execute("UPDATE entry SET at_us = at_us + 1 WHERE seq = 5")
     found = seal_day(settings, day_in(settings))
-    assert (found.outcome, f"{file.path.name} row 5" in found.detail) == ("broken", True)
+    assert (found.outcome, f"{file.path.name}, row 5" in found.detail) == ("broken", True)
     assert (day_in(settings).sealed.exists(), sealings(settings)) == (False, [])
 
 
@@ -180,7 +194,7 @@ def test_a_day_with_a_missing_file_is_not_sealed_again(settings):
     seal_day(settings, day_in(settings))
     second.path.unlink()
     found = seal_day(settings, day_in(settings))
-    assert (found.outcome, found.detail) == ("broken", f"{second.path.name} is missing")
+    assert (found.outcome, found.detail) == ("broken", f"{second.path.name}: is missing, and was not pruned")
 
 
 def test_a_day_that_a_worker_writes_to_is_left_alone(settings):
@@ -201,7 +215,7 @@ def test_only_days_that_are_over_are_sealed(settings):
 
 
 def test_what_a_killed_worker_left_in_the_wal_file_is_sealed_and_moved_into_the_database(settings, tmp_path):
-    other = settings_in(tmp_path / "copy")
+    other = with_key_of(settings, tmp_path / "copy")
     with held(settings, DAY) as log:
         log.commit([row(n) for n in range(5)], durable=False)
         other.log.mkdir(parents=True)
@@ -236,7 +250,7 @@ def test_files_with_erased_rows_are_written_anew_so_that_no_page_keeps_a_copy(se
         log._connection.execute("PRAGMA secure_delete=OFF").fetchall()
         for n in range(60):
             log.commit([row(n, subject=anna if n == 2 else None)], durable=False)
-        asked = request_erasure(settings.log, [anna], [log.file.path.name])
+        asked = request_erasure(LogRecords(settings), [anna], [log.file.path.name])
         asked.carry_out(log, log.file.path.name)
     assert files_with(log.file.folder, b'"note 2"') == [log.file.path.name]
     assert seal_day(settings, day_in(settings)).outcome == "sealed"
@@ -256,10 +270,9 @@ def test_a_few_rows_are_in_memory_at_a_time(settings, monkeypatch):
 def test_a_failure_while_writing_leaves_the_copy_that_was_there(settings, monkeypatch):
     fill(settings, [row(n) for n in range(10)])
     seal_day(settings, day_in(settings))
-    fill(settings, [row(10)])
     monkeypatch.setattr(sealed_copy, "_columns", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        seal_day(settings, day_in(settings))
+        seal_day(settings, day_in(settings), renew=True)
     assert (len(copied(settings)), day_in(settings).drafts) == (10, [])
 
 
@@ -296,5 +309,7 @@ def test_a_seal_that_was_killed_is_done_by_the_next_one(settings, steps):
     assert {seal_day(settings, day).outcome for day in log_days(settings.log)} <= {"sealed", "unchanged"}
     expected = [answer.request_id for answer in PredictionLog(settings.log).rows()]
     assert [r["request_id"] for name in (DAY, NEXT, THIRD) for r in copied(settings, name)] == expected
-    assert {entry["file"] for entry in sealings(settings)} == {f.path.name for f in PredictionLog(settings.log).files()}
+    assert {file["file"] for entry in sealings(settings) for file in entry["files"]} == {
+        f.path.name for f in PredictionLog(settings.log).files()
+    }
     assert not [path for path in settings.log.rglob("*") if "draft" in path.name]

@@ -17,7 +17,9 @@ from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
 from ml_core.serve.http.arrow_batches import answer_stream
+from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import ERASED, id_bytes, id_text
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
@@ -28,7 +30,7 @@ class Logging:
     """Asks whatever is live; every answer is in the log when it comes back."""
 
     def __init__(self, settings: Settings, live: Live) -> None:
-        self.writer = LogWriter(settings.log)
+        self.writer = LogWriter(settings.log, records=LogRecords(settings))
         recorder = Recorder(
             self.writer, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs
         )
@@ -52,7 +54,9 @@ class Logging:
             return work()
 
         body = sink.getvalue().to_pybytes()
-        batch_id, _, _ = asyncio.run(answer_stream(self.service, body, len(records), here, on_error="row", level=level))
+        batch_id, _, _ = asyncio.run(
+            answer_stream(self.service, body, StreamLimits(len(records), 1 << 30), here, on_error="row", level=level)
+        )
         return batch_id
 
 

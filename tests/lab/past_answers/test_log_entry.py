@@ -8,6 +8,7 @@ import pytest
 
 from ml_core.base.errors import LogDamaged
 from ml_core.lab.past_answers.log_entry import find_entry, is_bulk_call
+from ml_core.serve.log.log_key import LogKeys
 from tests.homes import bento_store
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
 from tests.serve.answering.builders import live_of, toy_records
@@ -32,7 +33,7 @@ def logged(home):
 
 
 def entry(home: Home, answer, entry_id: str = ""):
-    return find_entry(home.settings.log, answer.file, entry_id or answer.request_id)
+    return find_entry(home.settings.log, answer.file, entry_id or answer.request_id, LogKeys.of(home.settings).all())
 
 
 def change(home: Home, answer, statement: str) -> None:
@@ -60,7 +61,7 @@ def test_a_bulk_call_is_one_entry(home, logged):
 
 def test_ids_and_files_that_are_not_there(home, logged):
     assert entry(home, logged[0], nobodys_id()) is None
-    assert find_entry(home.settings.log, "predictions-1999-01-01-w01.db", logged[0].request_id) is None
+    assert find_entry(home.settings.log, "predictions-1999-01-01-w01.db", logged[0].request_id, {}) is None
     assert not is_bulk_call(home.settings.log, "predictions-1999-01-01-w01.db", logged[1].batch_id)
 
 

@@ -22,9 +22,11 @@ from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http.arrow_batches import answer_stream
+from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
@@ -52,7 +54,7 @@ class Ward:
         self.now = START
         chosen = self.home.settings
         self.workers = [Worker(self.home, index) for index in range(1, workers + 1)]
-        self.writers = [LogWriter(chosen.log) for _ in self.workers]
+        self.writers = [LogWriter(chosen.log, records=LogRecords(chosen)) for _ in self.workers]
         for worker, writer in zip(self.workers, self.writers, strict=True):
             recorder = Recorder(writer, chosen.log, Pseudonyms(chosen.subject_key), keep_inputs=chosen.log_inputs)
             worker.service._recorder = recorder
@@ -90,7 +92,9 @@ class Ward:
             return work()
 
         body, service = sink.getvalue().to_pybytes(), self.workers[0].service
-        batch_id, _, _ = asyncio.run(answer_stream(service, body, len(records), here, on_error="row", level=None))
+        batch_id, _, _ = asyncio.run(
+            answer_stream(service, body, StreamLimits(len(records), 1 << 30), here, on_error="row", level=None)
+        )
         return batch_id
 
     def pass_days(self, days: float) -> None:

@@ -14,6 +14,7 @@ from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.answering.recording import BulkCall, Recorder
 from ml_core.serve.answering.request_ids import new_id, new_ids
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
@@ -58,7 +59,7 @@ async def ask(service: InferenceService, road: str) -> None:
 @pytest.mark.parametrize(("road", "rows"), [("one", 1), ("batch", 3), ("bulk", 3)])
 def test_the_log_says_how_long_the_model_took(tmp_path: Path, road: str, rows: int) -> None:
     settings = Settings(home=tmp_path)
-    writer = LogWriter(settings.log)
+    writer = LogWriter(settings.log, records=LogRecords(settings))
     recorder = Recorder(writer, settings.log, Pseudonyms(settings.subject_key))
     writer.start()
     asyncio.run(ask(InferenceService(slow_live(), recorder=recorder), road))

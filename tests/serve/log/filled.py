@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from ml_core.features.columns import Column
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row, answer_json
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.segments import Segment, write_segment
 from ml_core.serve.log.writer import LogWriter
+from tests.serve.log.builders import until
 
 NAME = "toy_risk"
 DAY, NEXT, THIRD = "2026-01-05", "2026-01-06", "2026-01-07"
@@ -51,6 +54,14 @@ CANARY_LINEAGE = Lineage.of({**FACTS, "model_version": "2", "slot": "challenger"
 
 def settings_in(home: Path) -> Settings:
     return Settings(home=home, model_name=NAME)
+
+
+def with_key_of(settings: Settings, home: Path) -> Settings:
+    """Another home whose log has the same key."""
+    home.mkdir(parents=True)
+    LogRecords(settings).key()
+    shutil.copy(settings.log_key, home / "log.key")
+    return settings_in(home)
 
 
 def today() -> str:
@@ -98,7 +109,7 @@ def fill(settings: Settings, rows: Sequence[Row], day: str = DAY, *, together: i
 def held(settings: Settings, day: str) -> Iterator[OpenLog]:
     """A database as its worker holds it."""
     settings.log.mkdir(parents=True, exist_ok=True)
-    log = OpenLog.of_day(settings.log, day)
+    log = OpenLog.of_day(settings.log, day, key=LogRecords(settings).key())
     try:
         yield log
     finally:
@@ -108,7 +119,9 @@ def held(settings: Settings, day: str) -> Iterator[OpenLog]:
 @contextmanager
 def writing(settings: Settings, rows: Sequence[Row]) -> Iterator[LogWriter]:
     """A live worker's writer that has stored rows, one call each."""
-    writer = LogWriter(settings.log)
+    records = LogRecords(settings)
+    records.key()
+    writer = LogWriter(settings.log, records=records)
     writer.start()
 
     async def store() -> None:
@@ -117,7 +130,7 @@ def writing(settings: Settings, rows: Sequence[Row]) -> Iterator[LogWriter]:
 
     try:
         asyncio.run(store())
-        assert writer.counts.stored == len(rows)
+        until(lambda: writer.counts.stored == len(rows), "all rows are stored")
         yield writer
     finally:
         writer.close(5.0)

@@ -172,7 +172,7 @@ def damaged(tmp_path: Path, how: str) -> Path:
             connection.commit()
     elif how == "a later version":
         with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA user_version=2")
+            connection.execute("PRAGMA user_version=99")
             connection.commit()
     elif how == "another database":
         path.unlink()

@@ -335,7 +335,7 @@ def test_what_a_killed_writer_left_half_written_is_undone_by_the_next_reader(tmp
 
 def as_other_version(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version=2")
+        connection.execute("PRAGMA user_version=99")
 
 
 def as_other_database(path: Path) -> None:
@@ -352,7 +352,7 @@ def as_text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (as_other_version, "version 2, and this release knows versions up to 1"),
+        (as_other_version, "version 99, and this release knows versions up to 2"),
         (as_other_database, "something else"),
         (as_text, "not a database"),
     ],

@@ -32,6 +32,7 @@ from ml_core.serve.log.database import OpenLog, open_for_reading
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.fields import FIELDS, LogLayout, StoredField
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.migrations import FileFormat, Transaction
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.tables import StoredTable, TableField
@@ -148,6 +149,31 @@ def test_an_old_log_verifies(old: Settings) -> None:
     assert (told["missing"], told["orphans"]) == ([], [])
 
 
+def test_an_old_log_is_pinned_down_when_the_key_comes(old: Settings) -> None:
+    """It verifies as a file without a key, is told so, and cannot be changed unnoticed from then on."""
+    assert surety("log", "verify")["files"][0]["key"] is None
+    LogRecords(old).key()
+    told = surety("log", "verify")
+    assert (told["ok"], told["files"][0]["key"], told["findings"]) == (True, None, [])
+    (file,) = PredictionLog(old.log).files()
+    log = OpenLog.of_day(old.log, file.day)
+    log.commit([row(1)], durable=False)
+    log.close()
+    (found,) = surety("log", "verify", status=3)["findings"]
+    assert (found["kind"], found["where"]) == ("unkeyed", file.path.name)
+
+
+def test_with_a_key_from_outside_an_old_log_is_adopted_by_hand(
+    old: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside.key").write_text("1f" * 32, encoding="ascii")
+    monkeypatch.setenv("SURETY_LOG_KEY_FILE", str(tmp_path / "outside.key"))
+    assert {found["kind"] for found in surety("log", "verify", status=3)["findings"]} == {"unkeyed", "labels"}
+    told = surety("log", "adopt")
+    assert (len(told["files"]), told["labels"]) == (1, 53)
+    assert surety("log", "verify")["ok"]
+
+
 def test_old_answers_are_given_again_and_audited(old: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [answer.request_id for answer in PredictionLog(old.log).rows()]
     told = surety("replay", *ids[:20], *ids[-20:])
@@ -206,13 +232,13 @@ def test_new_answers_are_appended_to_an_old_file(old: Settings) -> None:
 
 def test_an_old_home_lives_on_with_a_field_more(old: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same once the next field has come: verified before anything is changed, erased and verified afterwards."""
-    monkeypatch.setattr(fields, "LAYOUT", LogLayout((*FIELDS, StoredField("site", "text", attribute=None, since=2))))
+    monkeypatch.setattr(fields, "LAYOUT", LogLayout((*FIELDS, StoredField("site", "text", attribute=None, since=3))))
     monkeypatch.setattr(fields.LAYOUT, "sealed", [each for each in fields.LAYOUT.sealed if each.name != "site"])
     assert surety("log", "verify")["ok"]
     assert surety("log", "erase-subject", PERSON, "--yes")["erased"] == OF_PERSON
     (file,) = PredictionLog(old.log).files()
     with closing(open_for_reading(file.path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
     assert surety("log", "verify")["files"][0]["erased"] == OF_PERSON
     (day,) = log_days(old.log)
     assert seal_day(old, day).outcome == "sealed"
@@ -268,7 +294,9 @@ def test_a_newer_file_is_refused_in_one_line_and_left_as_it_is(
     with pytest.raises(LogDamaged) as refused:
         use(old)
     said = str(refused.value)
-    assert said.startswith(f"{path.name}: is a {kind} of version {NEWER}, and this release knows versions up to 1: use")
+    assert said.startswith(
+        f"{path.name}: is a {kind} of version {NEWER}, and this release knows versions up to {1 if 'ledger' in kind else 2}: use"
+    )
     assert "\n" not in said
     assert path.read_bytes() == before
 
@@ -282,5 +310,6 @@ def test_commands_say_so_in_one_line(
     with pytest.raises(SystemExit) as ended:
         main([*arguments])
     assert ended.value.code == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if f"version {NEWER}" in line]
-    assert "use the release that wrote it" in line
+    lines = [line for line in capsys.readouterr().err.splitlines() if f"version {NEWER}" in line]
+    assert len(lines) == (2 if arguments[0] == "log" else 1)  # verify names each of the two files
+    assert all("use the release that wrote it" in line for line in lines)

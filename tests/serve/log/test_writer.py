@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from ml_core.base.errors import LogUnavailable
+from ml_core.base.settings import Settings
 from ml_core.serve.log import writer as writer_module
 from ml_core.serve.log.backlog import MOST_WAITING_ROWS
 from ml_core.serve.log.database import OpenLog, open_for_reading
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.log_files import LogFile, day_of, log_files
+from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
 from tests.serve.log.builders import (
@@ -873,7 +875,8 @@ def test_no_error_ends_the_thread(
 
     monkeypatch.setattr("ml_core.serve.log.writer._SETTLE_IDLE_ROWS", 1)
     monkeypatch.setattr("ml_core.serve.log.writer._ERASE_EVERY_S", 0.0)
-    with writing(folder) as writer:
+    records = LogRecords(Settings(home=folder.parent / "home"))
+    with writing(folder, records=records) as writer:
         store(writer, rows_now(1))
         owner = {"take": writer._backlog, "pending_erasures": writer_module}.get(where, OpenLog)
         monkeypatch.setattr(owner, where, broken(getattr(owner, where)))

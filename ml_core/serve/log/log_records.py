@@ -1,0 +1,234 @@
+"""What the journal says of the log: signed entries in a chain, which the key's owner alone can add to.
+
+An entry carries its number, the mark of the entry before it, and an HMAC over all it says. So one that was changed,
+added, moved or taken out of the middle is seen. That the last ones were taken away shows against a published head.
+Entries from before the key are believed where the statement that was made with the key pins them down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ml_core.base.clock import utc_now, utc_text
+from ml_core.base.errors import LogDamaged
+from ml_core.base.files import locked
+from ml_core.base.journal import Journal, who
+from ml_core.base.settings import Settings
+from ml_core.serve.log.database import end_of, key_of, reading
+from ml_core.serve.log.label_chain import chain_labels, has_chain
+from ml_core.serve.log.label_file import LabelFile
+from ml_core.serve.log.log_files import log_files
+from ml_core.serve.log.log_key import LogKey, LogKeys
+
+__all__ = [
+    "ADOPTED",
+    "ASKED",
+    "COPY_REMOVED",
+    "ERASED",
+    "JournalSays",
+    "LABELS_ERASED",
+    "LogRecords",
+    "PRUNED",
+    "SEALED",
+]
+
+SEALED, PRUNED, ERASED = "log.sealed", "log.pruned", "log.erased"
+ADOPTED, ASKED = "log.adopted", "log.erasure_asked"
+LABELS_ERASED, COPY_REMOVED = "log.labels_erased", "log.copy_removed"
+_EVENTS = {SEALED, PRUNED, ERASED, ADOPTED, ASKED, LABELS_ERASED, COPY_REMOVED}
+_BUSY_S, _LOOK_S = 5.0, 0.05
+"""Longest waits for the file of labels: of a statement on it, and of a look that the log's thread takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalSays:
+    """What the journal says of one model's log.
+
+    Attributes
+    ----------
+    entries : those that are believed, oldest first
+    problems : what is wrong with the others
+    marks : of all signed entries (hex), by their numbers
+    """
+
+    entries: tuple[Mapping[str, Any], ...]
+    problems: tuple[str, ...]
+    marks: Mapping[int, str]
+
+    def of(self, event: str) -> list[Mapping[str, Any]]:
+        """Entries of one kind."""
+        return [entry for entry in self.entries if entry["event"] == event]
+
+
+class LogRecords:
+    """The journal's entries on the configured model's log, and the key that signs them.
+
+    Parameters
+    ----------
+    with_key : check what the key has made; otherwise that is taken as it is
+
+    Attributes
+    ----------
+    folder : of the log
+    keys : of the log
+
+    Raises
+    ------
+    ConfigError
+        The key's file cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, with_key: bool = True) -> None:
+        self.folder: Path = settings.log
+        self.model = settings.model_name
+        self.with_key = with_key
+        self.keys = LogKeys.of(settings)
+        if with_key:
+            self.keys.all()
+        self._journal = Journal(settings.journal)
+        self._lock = settings.home / f".log-records-{settings.model_name}.lock"
+        self._labels = LabelFile(settings.labels, _BUSY_S)
+
+    def key(self) -> LogKey:
+        """The key that is used. Where it is made by this call, what is there without a key is adopted.
+
+        Raises
+        ------
+        ConfigError
+            The key's file cannot be used.
+        OSError, LabelsNotStored
+            The key, or the statement on what is there, cannot be written.
+        """
+        key, is_new = self.keys.used()
+        if is_new:
+            self.adopt()
+        return key
+
+    def adopt(self) -> Mapping[str, Any]:
+        """State in the journal which files, entries and labels were there without a key; returns what was stated.
+
+        Raises
+        ------
+        ConfigError, OSError, LabelsNotStored
+            As :meth:`key`.
+        """
+        key, _ = self.keys.used()
+        files: dict[str, Any] = {}
+        labels = 0
+        for file in log_files(self.folder):
+            with suppress(LogDamaged, sqlite3.Error), reading(file) as connection:  # what cannot be read is not adopted
+                if key_of(connection) == "":
+                    files[file.path.name] = end_of(file)
+        if self._labels.path.exists():
+            with suppress(LogDamaged), self._labels.writing() as connection:
+                labels = chain_labels(connection, key)
+        unsigned = [entry for entry in self._all() if "mac" not in entry]
+        facts = {"files": files, "labels": labels, "unsigned": len(unsigned), "sha256": _sha256(unsigned)}
+        if files or labels or unsigned:
+            self.write(ADOPTED, facts)
+        return facts
+
+    def write(self, event: str, facts: Mapping[str, Any]) -> None:
+        """Write a signed entry into the journal, and wait for the disk.
+
+        Raises
+        ------
+        ConfigError, OSError
+            As :meth:`key`.
+        """
+        key = self.key()
+        with locked(self._lock):
+            marks = self.read().marks
+            last = max(marks, default=0)
+            entry = {
+                "at": utc_text(utc_now()), "event": event, "by": who(), "model": self.model, **facts, "n": last + 1,
+                "before": marks.get(last, ""), "key": key.id,
+            }  # fmt: skip
+            self._journal.append(event, {**entry, "mac": key.sign("journal", entry)})
+
+    def read(self) -> JournalSays:
+        """What the journal says.
+
+        Raises
+        ------
+        ConfigError
+            The key's file cannot be used.
+        """
+        keys = self.keys.all() if self.with_key else {}
+        unsigned: list[dict[str, Any]] = []
+        signed: list[dict[str, Any]] = []
+        problems: list[str] = []
+        marks: dict[int, str] = {}
+        last, before = 0, ""
+        for entry in self._all():
+            if "mac" not in entry:
+                unsigned.append(entry)
+                continue
+            name = f"entry {entry.get('n')} ({entry['event']})"
+            if not _has_place(entry) or (self.with_key and not self._is_signed(entry, keys)):
+                problems.append(f"{name} is not signed with the log's key")
+                continue
+            if entry["n"] in marks or entry["n"] <= last:
+                problems.append(f"{name} is there again")
+                continue
+            if entry["n"] != last + 1 or entry["before"] != before:
+                problems.append(f"entries {last + 1} to {entry['n'] - 1} are missing")
+            last, before = entry["n"], entry["mac"]
+            marks[last] = before
+            signed.append(entry)
+        believed = self._believed(unsigned, signed, is_keyed=bool(keys or signed))
+        if len(believed) < len(unsigned):
+            some = ", ".join(sorted({str(entry["event"]) for entry in unsigned[len(believed) :]}))
+            problems.append(f"{len(unsigned) - len(believed)} entries without a signature are not believed: {some}")
+        return JournalSays((*believed, *signed), tuple(problems), marks)
+
+    def label_end(self) -> tuple[int, str] | None:
+        """Number and head (hex) of the last label in the chain of labels; None where there is none.
+
+        Raises
+        ------
+        LogDamaged
+            The file of labels cannot be read.
+        """
+        with LabelFile(self._labels.path, _LOOK_S).reading() as connection:
+            if connection is None or not has_chain(connection):
+                return None
+            found = connection.execute("SELECT n, head FROM label_chain ORDER BY n DESC LIMIT 1").fetchone()
+        return None if found is None else (int(found[0]), found[1].hex())
+
+    def _all(self) -> list[dict[str, Any]]:
+        entries = self._journal.entries()
+        return [e for e in entries if e.get("event") in _EVENTS and e.get("model") == self.model]
+
+    @staticmethod
+    def _is_signed(entry: Mapping[str, Any], keys: Mapping[str, LogKey]) -> bool:
+        key = keys.get(str(entry.get("key")))
+        return key is not None and key.has_signed("journal", entry)
+
+    @staticmethod
+    def _believed(
+        unsigned: list[dict[str, Any]], signed: list[dict[str, Any]], *, is_keyed: bool
+    ) -> list[dict[str, Any]]:
+        """Entries without a signature that a statement pins down; all of them where there has never been a key."""
+        if not is_keyed:
+            return unsigned
+        for entry in reversed(signed):
+            if entry["event"] == ADOPTED and _sha256(unsigned[: entry["unsigned"]]) == entry["sha256"]:
+                return unsigned[: entry["unsigned"]]
+        return []
+
+
+def _has_place(entry: Mapping[str, Any]) -> bool:
+    return isinstance(entry.get("n"), int) and all(isinstance(entry.get(name), str) for name in ("before", "mac"))
+
+
+def _sha256(entries: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(orjson.dumps(entries, option=orjson.OPT_SORT_KEYS)).hexdigest()
