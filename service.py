@@ -22,7 +22,8 @@ from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http.api_keys import read_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
-from ml_core.serve.worker.startup import keep_bundled, take_up_promotion
+from ml_core.serve.worker.metrics_folder import use_own_metrics_folder
+from ml_core.serve.worker.startup import keep_bundled, say_what_is_not_traced, take_up_promotion
 
 if TYPE_CHECKING:
     from ml_core.serve.http.handlers import HttpApi
@@ -36,6 +37,7 @@ BENTO = next((src.parent for src in _SOURCES if (src.parent / "bento.yaml").is_f
 
 settings = load_settings()
 loader = ModelLoader(settings, BENTO)
+use_own_metrics_folder()
 
 # The methods below are documentation and what bentoml's own clients read from /schema.json. Over HTTP the
 # middleware answers before BentoML would validate, log values or answer 400 in its own form.
@@ -61,18 +63,13 @@ def _takes_predict_fields(method: _T) -> _T:
     return method
 
 
-def _traced() -> bool:
-    """Whether an OpenTelemetry exporter is configured; else its layer is skipped."""
-    return any(name in os.environ for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
-
-
 _LEAN: dict[str, Any] = {
     # Far above what the largest call takes, since BentoML's timeout answers in its own form and leaves the work
     # running; but no higher, since BentoML keeps a timer for every answered request until it has run out.
     "traffic": {"timeout": 60},
     "logging": {"access": {"enabled": False}},
     "metrics": {"enabled": False},  # ml_core/serve/http/traffic.py counts requests, under the same names
-    "tracing": {} if _traced() else {"excluded_urls": ".*"},
+    "tracing": {"excluded_urls": ".*"},  # no exporter is installed, so spans would be made for nobody
 }
 
 
@@ -91,6 +88,7 @@ class _Service:
     @staticmethod
     def prepare() -> None:
         """Once, before there are workers: keys, the model that came with the bento, a newer promotion, respawning."""
+        say_what_is_not_traced()
         if settings.api_keys_file is not None:
             read_keys(settings.api_keys_file)
         keep_bundled(settings, loader)

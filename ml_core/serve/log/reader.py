@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
@@ -122,6 +123,36 @@ class PredictionLog:
                     for text, raw in connection.execute(f"{query} ORDER BY seq", part):
                         found.setdefault(text, []).append(bytes(raw))
         return found
+
+    def first_of_clients(self, texts: Collection[str]) -> dict[str, bytes]:
+        """Id of the first answer that callers named so, by that name; names of none are left out.
+
+        Files that cannot be read are passed over.
+        """
+        first: dict[str, tuple[int, bytes]] = {}
+        wanted = sorted(texts)
+        for file in self.files() if wanted else []:
+            with suppress(LogDamaged), reading(file) as connection:
+                for start in range(0, len(wanted), _CHUNK):
+                    part = wanted[start : start + _CHUNK]
+                    marks = ",".join("?" * len(part))
+                    query = f"SELECT client_request_id, at_us, request_id FROM entry WHERE client_request_id IN ({marks})"  # noqa: S608 - marks
+                    for text, at_us, raw in connection.execute(query, part):
+                        given = (at_us, bytes(raw))
+                        first[text] = min(first.get(text, given), given)
+        return {text: raw for text, (_, raw) in first.items()}
+
+    def repeats(self, answers: Sequence[LoggedAnswer]) -> set[str]:
+        """Request ids of those answers that are not the first of their ``client_request_id``.
+
+        A caller that got no reply sends the request again under the same name. Only the first answer counts.
+        """
+        first = self.first_of_clients({a.client_request_id for a in answers if a.client_request_id is not None})
+        return {
+            a.request_id
+            for a in answers
+            if a.client_request_id in first and first[a.client_request_id] != id_bytes(a.request_id)
+        }
 
     def ids_of_subjects(self, pseudonyms: Sequence[bytes]) -> list[bytes]:
         """Ids of the answers about any of these pseudonyms, erased ones left out."""
