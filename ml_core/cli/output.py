@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-__all__ = ["emit", "note", "output_option", "picked", "progress", "refuse", "rules_table"]
+__all__ = ["emit", "note", "nothing_there", "output_option", "picked", "progress", "refuse", "rules_table"]
 
 
 def output_option(command: F) -> F:
@@ -63,6 +63,12 @@ def note(text: str) -> None:
 def picked(thing: Any, *names: str) -> dict[str, Any]:
     """Those attributes of a thing, by name and in that order, as a part of a result."""
     return {name: getattr(thing, name) for name in names}
+
+
+def nothing_there(text: str) -> NoReturn:
+    """Say that there was nothing to look at, which is neither a yes nor a no, and end with exit status 4."""
+    note(f"surety: {text}")
+    raise SystemExit(4)
 
 
 def refuse(text: str) -> NoReturn:

@@ -104,6 +104,8 @@ class ModelRegistry:
         self.shown = settings.registry_shown
         if self.uri.startswith("sqlite:"):
             self._home.mkdir(parents=True, exist_ok=True)
+            if self.uri == f"sqlite:///{self._home / 'mlflow.db'}":
+                move_in(self._home)
         elif self.uri.startswith(("http://", "https://")):
             _check_reachable(self.uri, f"MLflow at {self.shown}")
 

@@ -217,6 +217,23 @@ class PredictionLog:
         times = [row["at_us"] for row in bulk] + ([] if first is None else [first])
         return single + sum(entry.rows for entry in entries), moment_of(min(times)) if times else None
 
+    def ids_given(self, file: LogFile, since: datetime, until: datetime) -> list[tuple[bytes, str | None]]:
+        """Id and ``client_request_id`` of the answers that :meth:`given` counts.
+
+        Raises
+        ------
+        LogDamaged
+            The file cannot be read.
+        """
+        values = (microseconds(since), microseconds(until))
+        within = "at_us >= ? AND at_us < ? AND answer != x''"
+        with reading(file) as connection:
+            query = f"SELECT request_id, client_request_id FROM entry WHERE kind = 0 AND {within}"  # noqa: S608 - text of ours
+            found = [(bytes(raw), client) for raw, client in connection.execute(query, values)]
+            bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
+        entries = [entry for row in bulk if (entry := entry_of(row, file)) is not None]
+        return found + [(raw, None) for entry in entries for raw in _ids_in(read_segment(self._folder, entry))]
+
     def bulk_calls(self, file: LogFile) -> list[int]:
         """How many answers each bulk call of a database has.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.measuring.live_coverage import DetectorState
 from ml_core.lab.watching.health_monitor import HealthMonitor, HealthReport, ledger_path
 from ml_core.lab.watching.ledger import Ledger
+from ml_core.serve.answering import inference
 from ml_core.serve.answering.envelope import InferenceResponse
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest
@@ -56,8 +58,9 @@ class Ward:
         for worker, writer in zip(self.workers, self.writers, strict=True):
             recorder = Recorder(writer, chosen.log, Pseudonyms(chosen.subject_key), keep_inputs=chosen.log_inputs)
             worker.service._recorder = recorder
-            worker.service._now = lambda: self.now
             writer.start()
+        self._clock = patch.object(inference, "utc_now", lambda: self.now)
+        self._clock.start()
         self.log = PredictionLog(chosen.log)
         self.labels = LabelStore(chosen.labels, self.log.known, clock=lambda: self.now)
         self.watch = HealthMonitor(chosen, ModelLoader(chosen), now=lambda: self.now)
@@ -129,7 +132,8 @@ class Ward:
         return answered_files(self.home.settings)
 
     def close(self) -> None:
-        """Stop the writers."""
+        """Stop the writers, and give the clock back."""
+        self._clock.stop()
         for writer in self.writers:
             writer.close(5.0)
 
