@@ -216,9 +216,7 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
     _check_key(settings)
     keys = Pseudonyms(settings.subject_key)
     of_each = {line: keys.all_of(name) for line, name in names.items()}
-    subjects = [
-        {"line": line, "found": sum(x.rows for x in find(settings, found))} for line, found in of_each.items()
-    ]
+    subjects = [{"line": line, "found": sum(x.rows for x in find(settings, found))} for line, found in of_each.items()]
     pseudonyms = [each for found in of_each.values() for each in found]
     found = find(settings, pseudonyms)
     answers = sum(x.rows for x in found)
@@ -226,7 +224,9 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
         note("dry run: nothing was erased")
         emit({**_erased_facts(settings, found, None), "subjects": subjects}, output)
     else:
-        _ask(f"{answers} answers in {sum(x.rows > 0 for x in found)} files. Erase them for good?", yes=yes or not answers)
+        _ask(
+            f"{answers} answers in {sum(x.rows > 0 for x in found)} files. Erase them for good?", yes=yes or not answers
+        )
         with progress("erasing", total=1.0) as advance:
             done = erase_person(settings, pseudonyms, step=advance)
         more = {"labels": done.labels, "matured": done.matured, "subjects": subjects}

@@ -6,6 +6,7 @@ import re
 import shlex
 
 import click
+
 from ml_core.cli.main import surety
 from ml_core.lab.watching import model_status
 from tests.lab.watching.test_model_status import every_state
@@ -36,7 +37,9 @@ def test_a_wrong_name_is_wrong_usage_of_a_setting(run):
 
 
 def test_every_next_action_is_a_command_with_options_that_exist(tmp_path):
-    told = [model_status.model_status(home.settings, "http://x").next_action for home in every_state(Home(tmp_path / "h"))]
+    told = [
+        model_status.model_status(home.settings, "http://x").next_action for home in every_state(Home(tmp_path / "h"))
+    ]
     assert len(set(told)) == 10
     for action in told:
         if action == "none":

@@ -49,7 +49,11 @@ def test_nothing_outlives_make_serve(
         assert sum("_bentoml_impl.worker.service" in command for command in commands) == 2
         stop(make)
         make.wait(45)
-        until(lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE], 10, "all have ended")
+        until(
+            lambda: not [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE],
+            10,
+            "all have ended",
+        )
     finally:
         for process in [*started, make]:
             try:

@@ -21,6 +21,7 @@ from typing import Any
 
 from ml_core.base.errors import RegistryError, RegistryUnreachable, SuretyError
 from ml_core.base.settings import Settings
+from ml_core.lab.registry.moved_home import move_in
 
 __all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion", "bundle_in", "quiet_environment"]
 

@@ -1,4 +1,4 @@
-"""MLflow's database names artefacts by absolute paths. In a home that was copied or moved, they are made those of here."""
+"""MLflow's database names artefacts by absolute paths; those in a copied or moved home are changed to its own place."""
 
 from __future__ import annotations
 

@@ -232,8 +232,9 @@ class Ledger:
     def too_many_unknown(self, before_us: int, most: int) -> list[bytes]:
         """Ids of which no answer is known, whose label came before that time, or that are not among the newest."""
         query = (
-            "SELECT request_id FROM waiting WHERE due_us IS NULL AND received_us < ? UNION SELECT * FROM (SELECT request_id"
-            " FROM waiting WHERE due_us IS NULL ORDER BY received_us DESC, request_id DESC LIMIT -1 OFFSET ?)"
+            "SELECT request_id FROM waiting WHERE due_us IS NULL AND received_us < ? UNION SELECT * FROM ("
+            "SELECT request_id FROM waiting WHERE due_us IS NULL"
+            " ORDER BY received_us DESC, request_id DESC LIMIT -1 OFFSET ?)"
         )
         return [row[0] for row in self._connection.execute(query, (before_us, most))]
 

@@ -103,12 +103,11 @@ def mature_answers(
     return NewlyMatured(tuple(rows), lineages, len(dropped))
 
 
-def _without_repeats(
-    ledger: Ledger, labels: LabelStore, log: PredictionLog, due: Sequence[_Due]
-) -> list[_Due]:
+def _without_repeats(ledger: Ledger, labels: LabelStore, log: PredictionLog, due: Sequence[_Due]) -> list[_Due]:
     """The same with the first answer of a ``client_request_id`` in place of all answers of that name.
 
-    The label may be of any of them, since a caller knows the reply that arrived. One of the first answer itself comes first.
+    The label may be of any of them, since a caller knows the reply that arrived. One of the first answer itself comes
+    first.
     """
     first = log.first_of_clients({a.client_request_id for _, a, _ in due if a.client_request_id is not None})
     kept: dict[bytes, _Due] = {}

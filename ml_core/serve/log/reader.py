@@ -136,7 +136,9 @@ class PredictionLog:
                 for start in range(0, len(wanted), _CHUNK):
                     part = wanted[start : start + _CHUNK]
                     marks = ",".join("?" * len(part))
-                    query = f"SELECT client_request_id, at_us, request_id FROM entry WHERE client_request_id IN ({marks})"  # noqa: S608 - marks
+                    query = (
+                        f"SELECT client_request_id, at_us, request_id FROM entry WHERE client_request_id IN ({marks})"  # noqa: S608 - marks
+                    )
                     for text, at_us, raw in connection.execute(query, part):
                         given = (at_us, bytes(raw))
                         first[text] = min(first.get(text, given), given)

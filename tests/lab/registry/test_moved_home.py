@@ -21,7 +21,9 @@ def test_a_copied_home_works_without_the_old_one(tmp_path: Path) -> None:
     new = Home(settings_in(tmp_path / "new with blank"), road_config())
     version = new.challenger()
     with new.registry.session("the model") as mlflow:
-        local = mlflow.artifacts.download_artifacts(f"models:/{MODEL}/{version.version}", dst_path=str(tmp_path / "got"))
+        local = mlflow.artifacts.download_artifacts(
+            f"models:/{MODEL}/{version.version}", dst_path=str(tmp_path / "got")
+        )
     assert any(Path(local).rglob("manifest.json"))
     registry = new.registry
     assert registry.experiment("another")  # new experiments lie in the new home

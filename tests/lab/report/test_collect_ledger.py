@@ -139,7 +139,10 @@ def test_without_a_monitor_no_outcome_is_called_missing(log, tmp_path):
 
 
 def test_outcomes_that_were_sent_in_are_never_called_missing(log, tmp_path):
-    store, ids = LabelStore(tmp_path / "labels.db", log.known), [raw for raw, _ in log.ids_given(log.files()[0], BEGINNING, NOON)]
+    store, ids = (
+        LabelStore(tmp_path / "labels.db", log.known),
+        [raw for raw, _ in log.ids_given(log.files()[0], BEGINNING, NOON)],
+    )
     store.add([AnswerLabel(raw, 1) for raw in ids[:4]], "test")
     found = labels(log, ledger(tmp_path), 2)
     assert (found.missing, found.uncounted) == (6, 4)
