@@ -186,6 +186,8 @@ def _labels(settings: Settings, log: PredictionLog, found: LoggedAnswer | Erased
 
 def _horizon_days(settings: Settings, found: LoggedAnswer | ErasedAnswer) -> float:
     """The horizon that the answer's model names, where it is here and names one."""
+    if isinstance(found, ErasedAnswer):
+        return settings.label_horizon_days
     try:
         own = ModelLoader(settings).facts(found.lineage["bento_tag"])[0].label_horizon_days
     except SuretyError:

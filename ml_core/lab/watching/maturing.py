@@ -121,10 +121,10 @@ def _without_repeats(ledger: Ledger, labels: LabelStore, log: PredictionLog, due
     originals = list(repeated)
     entered, answers, current = ledger.is_matured(originals), log.find_many(originals), labels.current(originals)
     for original in originals:
-        answer = answers.get(original)
-        if original not in entered and original not in kept and isinstance(answer, LoggedAnswer):
+        found = answers.get(original)
+        if original not in entered and original not in kept and isinstance(found, LoggedAnswer):
             own = current.get(original)
-            kept[original] = (original, answer, repeated[original] if own is None else own.label)
+            kept[original] = (original, found, repeated[original] if own is None else own.label)
     return list(kept.values())
 
 

@@ -27,7 +27,7 @@ _LOCK = "server.lock"
 
 def use_own_metrics_folder() -> None:
     """Have the server that starts from this process count in a folder of its own; makes nothing yet."""
-    BentoMLContainer.prometheus_multiproc_dir.set(SingletonFactory(_of_this_server))
+    BentoMLContainer.prometheus_multiproc_dir.set(SingletonFactory(_of_this_server))  # type: ignore[arg-type]  # a provider will do
 
 
 def own_metrics_folder(parent: Path) -> tuple[Path, FileLock]:

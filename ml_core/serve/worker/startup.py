@@ -1,4 +1,4 @@
-"""What a server does once, at its start: keeps the model it came with, takes up a promotion, says what has no effect."""
+"""What a server does once at its start: keeps the model it came with, takes up a promotion, says what has no effect."""
 
 from __future__ import annotations
 
