@@ -43,7 +43,7 @@ class Machine:
     def environment(self, **more: str) -> dict[str, str]:
         own = {"SURETY_HOME": str(self.home), "BENTOML_HOME": str(self.folder / "bentoml")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return self.place.environment(**own, PATH=path, **more)
+        return self.place.environment(**{**own, "PATH": path, **more})
 
     def type(self, commands: str, **more: str) -> subprocess.CompletedProcess[str]:
         """What a person sees who types that; the first command that fails is the last."""

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import Live
+from ml_core.serve.log.import_counts import ImportedCounts
 from ml_core.serve.rollout.monitor_state import MonitorView
 from ml_core.serve.worker.own_report import circuit_report
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
@@ -107,3 +108,8 @@ def test_abandoned_calls_are_added_once_and_a_report_counts_openings_alone(publi
     assert sample("surety_abandoned_calls_total", model_name=NAME, model_version="77") == 3
     report = circuit_report(model.guard.breaker.snapshot())
     assert (report.state, report.opened) == ("half_open", 1)
+
+
+def test_labels_that_a_command_has_brought_in_are_shown():
+    WorkerMetrics(NAME).publish_imported(ImportedCounts(accepted=500, conflict=70))
+    assert [sample("surety_labels_imported", outcome=o) for o in ("accepted", "conflict", "unknown")] == [500, 70, 0]
