@@ -17,6 +17,7 @@ from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
 from ml_core.serve.http.arrow_batches import answer_stream
+from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import ERASED, id_bytes, id_text
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.pseudonyms import Pseudonyms
@@ -52,7 +53,9 @@ class Logging:
             return work()
 
         body = sink.getvalue().to_pybytes()
-        batch_id, _, _ = asyncio.run(answer_stream(self.service, body, len(records), here, on_error="row", level=level))
+        batch_id, _, _ = asyncio.run(
+            answer_stream(self.service, body, StreamLimits(len(records), 1 << 28), here, on_error="row", level=level)
+        )
         return batch_id
 
 

@@ -24,6 +24,7 @@ from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http.arrow_batches import answer_stream
+from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile
@@ -104,7 +105,9 @@ class Ward:
             return work()
 
         body, service = sink.getvalue().to_pybytes(), self.workers[0].service
-        batch_id, _, _ = asyncio.run(answer_stream(service, body, len(records), here, on_error="row", level=None))
+        batch_id, _, _ = asyncio.run(
+            answer_stream(service, body, StreamLimits(len(records), 1 << 28), here, on_error="row", level=None)
+        )
         return batch_id
 
     def pass_days(self, days: float) -> None:
