@@ -22,7 +22,7 @@ from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http.api_keys import read_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
-from ml_core.serve.worker.metrics_folder import use_own_metrics_folder
+from ml_core.serve.worker.metrics_folder import hold_metrics_folder, use_own_metrics_folder
 from ml_core.serve.worker.startup import keep_bundled, say_what_is_not_traced, take_up_promotion
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class _Service:
     @staticmethod
     def prepare() -> None:
         """Once, before there are workers: keys, the model that came with the bento, a newer promotion, respawning."""
+        hold_metrics_folder()
         say_what_is_not_traced()
         if settings.api_keys_file is not None:
             read_keys(settings.api_keys_file)

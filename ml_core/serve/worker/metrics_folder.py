@@ -11,49 +11,43 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from bentoml._internal.configuration.containers import BentoMLContainer
-from simple_di.providers import SingletonFactory
 
 from ml_core.base.files import FileLock
 
-__all__ = ["own_metrics_folder", "use_own_metrics_folder"]
+__all__ = ["hold_metrics_folder", "own_metrics_folder", "use_own_metrics_folder"]
 
 _LOCK = "server.lock"
 
 
 def use_own_metrics_folder() -> None:
     """Have the server that starts from this process count in a folder of its own; makes nothing yet."""
-    BentoMLContainer.prometheus_multiproc_dir.set(SingletonFactory(_of_this_server))  # type: ignore[arg-type]  # a provider will do
+    folder = Path(BentoMLContainer.bentoml_home.get()) / "surety_metrics" / f"{os.getpid()}-{secrets.token_hex(4)}"
+    BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
 
 
-def own_metrics_folder(parent: Path) -> tuple[Path, FileLock]:
-    """The name of a new folder in ``parent``, and the lock that says it is in use. Unused ones are removed.
+def hold_metrics_folder() -> None:
+    """Say that the folder of this server is in use until the server ends, and remove folders that nobody uses."""
+    folder = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    with suppress(OSError):  # a read-only store of models; BentoML has taken a temporary folder then
+        atexit.register(_remove_at_exit, folder, own_metrics_folder(folder), os.getpid())
 
-    The folder itself is left to be made by BentoML.
+
+def own_metrics_folder(folder: Path) -> FileLock:
+    """The lock that says that this folder is in use. Unused ones beside it are removed.
 
     Raises
     ------
     OSError
         The place cannot be written to.
     """
-    parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for lock in sorted(parent.glob(f"*.{_LOCK}")):
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for lock in sorted(folder.parent.glob(f"*.{_LOCK}")):
         _remove_unused(lock)
-    folder = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
-    return folder, FileLock(_lock_of(folder))
-
-
-def _of_this_server() -> str:
-    try:
-        folder, lock = own_metrics_folder(Path(BentoMLContainer.bentoml_home.get()) / "surety_metrics")
-    except OSError:  # a read-only store of models
-        return tempfile.mkdtemp(prefix="surety-metrics-")
-    atexit.register(_remove_at_exit, folder, lock, os.getpid())
-    return str(folder)
+    return FileLock(_lock_of(folder))
 
 
 def _remove_unused(path: Path) -> None:

@@ -24,29 +24,31 @@ def ended_process() -> int:
 
 
 def test_two_servers_never_share_a_folder(tmp_path: Path) -> None:
-    first, held = own_metrics_folder(tmp_path / "metrics")
+    first = tmp_path / "1"
+    held = own_metrics_folder(first)
     counted(first, ended_process())  # its workers have ended, and come again at once
-    second, also_held = own_metrics_folder(tmp_path / "metrics")
-    assert first != second
+    also_held = own_metrics_folder(tmp_path / "2")
     assert list(first.iterdir())
     held.release()
     also_held.release()
 
 
 def test_a_folder_whose_server_and_workers_have_ended_is_removed(tmp_path: Path) -> None:
-    first, held = own_metrics_folder(tmp_path)
+    first = tmp_path / "1"
+    held = own_metrics_folder(first)
     counted(first, ended_process())
     held.release()
-    second, also_held = own_metrics_folder(tmp_path)
+    also_held = own_metrics_folder(tmp_path / "2")
     assert not first.exists()
-    assert [path.name for path in tmp_path.iterdir()] == [f"{second.name}.server.lock"]
+    assert [path.name for path in tmp_path.iterdir()] == ["2.server.lock"]
     also_held.release()
 
 
 def test_workers_that_outlive_their_server_keep_their_folder(tmp_path: Path) -> None:
-    first, held = own_metrics_folder(tmp_path)
+    first = tmp_path / "1"
+    held = own_metrics_folder(first)
     counted(first, os.getpid())
     held.release()
-    _, also_held = own_metrics_folder(tmp_path)
+    also_held = own_metrics_folder(tmp_path / "2")
     assert list(first.iterdir())
     also_held.release()
