@@ -42,8 +42,11 @@ example: $(READY) ## The road from data to a promoted model of CONFIG, as far as
 
 serve: $(READY) ## Serve the promoted model, with the monitor beside it; makes the example first where there is none
 	$(BIN)/surety example --config $(CONFIG)
-	$(BIN)/surety monitor --every 5s --model $(MODEL) & trap "kill $$!" EXIT INT TERM; \
-	SURETY_MODEL_NAME=$(MODEL) $(BIN)/bentoml serve $(SERVICE) --port $(PORT)
+	@$(BIN)/surety monitor --every 5s --model $(MODEL) & monitor=$$!; \
+	SURETY_MODEL_NAME=$(MODEL) $(BIN)/bentoml serve $(SERVICE) --port $(PORT) & server=$$!; \
+	trap 'kill $$server $$monitor 2> /dev/null' INT TERM HUP; \
+	while kill -0 $$server 2> /dev/null; do wait $$server; status=$$?; done; \
+	kill $$monitor 2> /dev/null; wait $$monitor; exit $$status
 
 monitor: $(READY) ## Watch the running service of MODEL
 	$(BIN)/surety monitor --every 5s --model $(MODEL)

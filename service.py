@@ -25,8 +25,9 @@ from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http.api_keys import read_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
+from ml_core.serve.worker.metrics_folder import hold_metrics_folder, use_own_metrics_folder
 from ml_core.serve.worker.start_notes import start_notes
-from ml_core.serve.worker.startup import keep_bundled, keep_full_hashes, take_up_promotion
+from ml_core.serve.worker.startup import keep_bundled, keep_full_hashes, say_what_is_not_traced, take_up_promotion
 
 if TYPE_CHECKING:
     from ml_core.serve.http.handlers import HttpApi
@@ -40,6 +41,7 @@ BENTO = next((src.parent for src in _SOURCES if (src.parent / "bento.yaml").is_f
 
 settings = load_settings()
 loader = ModelLoader(settings, BENTO)
+use_own_metrics_folder()
 
 # The methods below are documentation and what bentoml's own clients read from /schema.json. Over HTTP the
 # middleware answers before BentoML would validate, log values or answer 400 in its own form.
@@ -65,11 +67,6 @@ def _takes_predict_fields(method: _T) -> _T:
     return method
 
 
-def _traced() -> bool:
-    """Whether an OpenTelemetry exporter is configured; else its layer is skipped."""
-    return any(name in os.environ for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
-
-
 def _default_host() -> str:
     """Where the service listens unless it is told: without keys only on this machine.
 
@@ -88,7 +85,7 @@ _LEAN: dict[str, Any] = {
     "http": {"host": _default_host()},
     "logging": {"access": {"enabled": False}},
     "metrics": {"enabled": False},  # ml_core/serve/http/traffic.py counts requests, under the same names
-    "tracing": {} if _traced() else {"excluded_urls": ".*"},
+    "tracing": {"excluded_urls": ".*"},  # no exporter is installed, so spans would be made for nobody
 }
 
 
@@ -114,6 +111,8 @@ class _Service:
     @staticmethod
     def prepare() -> None:
         """Once, before there are workers: keys, the bento's model, a newer promotion, the reserve, respawning."""
+        hold_metrics_folder()
+        say_what_is_not_traced()
         if settings.api_keys_file is not None:
             read_keys(settings.api_keys_file)
         else:

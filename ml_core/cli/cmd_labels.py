@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
     Example: surety labels import outcomes.parquet --source discharge-office --dry-run
     """
     from ml_core.lab.log_care.label_import import import_labels
+    from ml_core.serve.log.import_counts import add_imported
 
     with progress("labels", total=1.0) as advance:
         done = import_labels(
@@ -61,6 +63,7 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
             classes=_classes(settings),
             resolve=_by_client_id(settings),
             dry_run=dry_run,
+            counted=partial(add_imported, settings.imported_labels),
             step=advance,
         )
     if dry_run:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import settings_option
-from ml_core.cli.output import emit, note, output_option, picked, progress
+from ml_core.cli.output import emit, note, nothing_there, output_option, picked, progress, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -92,7 +92,7 @@ def verify(day: datetime | None, heads: Path | None, settings: Settings, output:
     Finds any change of a stored row, and rows that were added, removed or moved, by whoever lacks the log's key. An
     end that was cut off, an older copy in a file's place and a missing file are found from the first `surety log seal`
     of their day on; with --heads, from the hour of their publication on. Exit status 3 if anything is not as it was
-    stored, 1 if a file cannot be read to its end.
+    stored, 1 if a file cannot be read to its end, 4 if the log is empty.
 
     \b
     Example: surety log verify
@@ -104,8 +104,6 @@ def verify(day: datetime | None, heads: Path | None, settings: Settings, output:
     with progress("verifying", total=1.0) as advance:
         chosen = None if day is None else day.date().isoformat()
         report = verify_log(settings, chosen, advance, heads=heads, with_key=not without_key)
-    if not report.files and not report.missing:
-        note(_no_log(settings))
     rows = [_report_row(found) for found in report.files]
     if output == "table":  # what is wrong stands below, and the whole head in the JSON
         emit([{**{name: row[name] for name in _SHORT}, "head": f"{row['head'][:12]}…"} for row in rows], output)
@@ -122,6 +120,8 @@ def verify(day: datetime | None, heads: Path | None, settings: Settings, output:
         note(f"{len(report.orphans)} files of bulk calls belong to no row; a worker that was killed may have left them")
     if not report.is_sound:
         raise SystemExit(3 if report.is_readable else 1)
+    if not any(found.rows for found in report.files):
+        nothing_there(f"empty: {_no_log(settings)}")
 
 
 @command.command(name="seal")
@@ -235,49 +235,63 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
     """Erase what answers and training rows about SUBJECT say. Of an answer, id, time and digest stay.
 
     SUBJECT is what requests named as their subject, or else the value of the record's group column (the patient's
-    number); - reads it from stdin, which keeps it out of the shell's history. The hash chain still holds afterwards.
+    number); - reads subjects from stdin, one a line, which keeps them out of the shell's history. Of each line it is
+    said what was found; blanks around a name and empty lines do not count. The hash chain still holds afterwards.
     Labels and the monitor's rows of these answers go as well. From the feature store go the rows whose group column
     is SUBJECT, or a name that retraining made for SUBJECT, and with them every older version of these tables.
-    Databases that a live service writes to are changed by its workers within seconds; exit status 1 if one has not
-    done so in time. Bulk calls keep no subject and are not looked at.
+    Databases that a live service writes to are changed by its workers within seconds. Bulk calls keep no subject and
+    are not looked at. Exit status: 1 a database has not been changed in time; 3 nothing is about one of the subjects;
+    4 there is neither a log nor a training row.
 
     \b
     Example: surety log erase-subject patient-4711 --dry-run
-    Example: surety log erase-subject - --yes < subject.txt
+    Example: surety log erase-subject - --yes < subjects.txt
     """
     from ml_core.lab.log_care.erasure import Erased, erase_person, find
     from ml_core.lab.log_care.training_rows import erase_training_rows, find_training_rows
     from ml_core.serve.log.pseudonyms import Pseudonyms
 
-    name = _subject(subject)
+    names = _subjects(subject)
     has_log = settings.log.exists()
     if has_log:
         _check_key(settings)
-    else:
-        note(_no_log(settings))
-    pseudonyms = Pseudonyms(settings.subject_key).all_of(name) if settings.subject_key.exists() else []
+    keys = Pseudonyms(settings.subject_key) if settings.subject_key.exists() else None
+    of_each = {line: keys.all_of(name) if keys else [] for line, name in names.items()}
+    rows_of = {line: find_training_rows(settings, name, of_each[line]) for line, name in names.items()}
+    subjects = [
+        {
+            "line": line,
+            "found": sum(x.rows for x in find(settings, found)) if has_log else 0,
+            "training_rows": sum(x.rows for x in rows_of[line]),
+        }
+        for line, found in of_each.items()
+    ]
+    pseudonyms = [each for found in of_each.values() for each in found]
     found = find(settings, pseudonyms) if has_log else []
-    training = find_training_rows(settings, name, pseudonyms)
+    training = [rows for each in rows_of.values() for rows in each]
+    if not has_log and not training:
+        emit({**_erased_facts(settings, found, None, training), "subjects": subjects}, output)
+        nothing_there(f"empty: {_no_log(settings)}")
     if dry_run:
         note("dry run: nothing was erased")
-        emit(_erased_facts(settings, found, None, training), output)
-        return
-    answers, rows = sum(x.rows for x in found), sum(x.rows for x in training)
-    question = f"{answers} answers in {sum(x.rows > 0 for x in found)} files, {rows} training rows"
-    _ask(f"{question}. Erase them for good?", yes=yes or not (answers or training))
-    with progress("erasing", total=1.0) as advance:
-        if has_log:
-            done = erase_person(settings, pseudonyms, name, step=advance)
-        else:
-            done = Erased(training=erase_training_rows(settings, name, pseudonyms))
-    more = {"labels": done.labels, "matured": done.matured}
-    emit({**_erased_facts(settings, found, done, done.training), **more}, output)
-    _note_what_was_erased(done)
+        emit({**_erased_facts(settings, found, None, training), "subjects": subjects}, output)
+    else:
+        answers, rows = sum(x.rows for x in found), sum(x.rows for x in training)
+        question = f"{answers} answers in {sum(x.rows > 0 for x in found)} files, {rows} training rows"
+        _ask(f"{question}. Erase them for good?", yes=yes or not (answers or training))
+        with progress("erasing", total=1.0) as advance:
+            gone = [each for line, name in names.items() for each in erase_training_rows(settings, name, of_each[line])]
+            done = erase_person(settings, pseudonyms, step=advance) if has_log else Erased()
+            done.training = gone
+        more = {"labels": done.labels, "matured": done.matured, "subjects": subjects}
+        emit({**_erased_facts(settings, found, done, gone), **more}, output)
+        _note_what_was_erased(done)
+    if missed := [str(each["line"]) for each in subjects if not each["found"] and not each["training_rows"]]:
+        where = f" in {'line' if len(missed) == 1 else 'lines'} {', '.join(missed)}" if subject == "-" else ""
+        refuse(f"surety: no answer and no training row is about the subject{where}")
 
 
 def _note_what_was_erased(done: Erased) -> None:
-    if not done.answers and not done.left:
-        note("no answer is about this subject")
     for rows in done.training:
         note(
             f"feature store, {rows.table}: rows and all versions up to {rows.version} are gone. Take the person out of "
@@ -306,7 +320,7 @@ def _note_what_stays(old: Sequence[OldDay]) -> None:
 
 
 def _no_log(settings: Settings) -> str:
-    return f"{settings.model_name} has no log yet in {settings.log}"
+    return f"{settings.model_name} has no answer in {settings.log}"
 
 
 def _ask(question: str, *, yes: bool) -> None:
@@ -315,11 +329,19 @@ def _ask(question: str, *, yes: bool) -> None:
         click.confirm(question, abort=True, err=True)
 
 
-def _subject(given: str) -> str:
-    name = sys.stdin.readline().rstrip("\r\n") if given == "-" else given
-    if not name:
+def _subjects(given: str) -> dict[int, str]:
+    """The names that were given, each once, by the number of their line."""
+    if given != "-":
+        names = {1: given} if given else {}
+    else:
+        lines = sys.stdin.read().removeprefix("\ufeff").splitlines()
+        names = {}
+        for line, text in enumerate(lines, 1):
+            if (name := text.strip()) and name not in names.values():
+                names[line] = name
+    if not names:
         raise click.UsageError("The subject is empty.")
-    return name
+    return names
 
 
 def _check_key(settings: Settings) -> None:

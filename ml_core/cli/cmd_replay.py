@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import Moment, raw_id, settings_option
-from ml_core.cli.output import emit, note, output_option, progress
+from ml_core.cli.output import emit, note, nothing_there, output_option, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -47,7 +47,7 @@ def command(
     same (a row of an Arrow stream has no hash of its own). Of a span of time, erased answers are left out.
 
     Exit status: 0 all are equal; 3 one is not, or the feature module was edited; 1 a model is missing, an id is unknown
-    or its answer was erased; 2 an answer has no input in the log (SURETY_LOG_INPUTS=false).
+    or its answer was erased; 2 an answer has no input in the log (SURETY_LOG_INPUTS=false); 4 there was none to replay.
 
     \b
     Example: surety replay 01936f0e-7c8a-7b52-9d5f-0d3f6a1c2b4e
@@ -76,6 +76,8 @@ def command(
         report = replay(settings, answers, named=since is None and until is None)
     _tell(report)
     emit(_shown(report, output), output)
+    if not report.counts.total():
+        nothing_there(f"empty: the log of {settings.model_name} has no such answer in {settings.log}")
     if status := _status(report):
         raise SystemExit(status)
 
@@ -100,8 +102,6 @@ def _tell(report: ReplayReport) -> None:
     for text in report.notes:
         note(f"surety: {text}")
     counts, total = report.counts, report.counts.total()
-    if not total:
-        note("no answer was given in that time: nothing was replayed")
     if n := counts["different"]:
         note(f"{n} of {total} answers are not what they were; numbers differ by up to {report.max_difference:.3g}")
     if n := counts["input_not_kept"]:

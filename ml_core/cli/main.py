@@ -75,7 +75,8 @@ class Verbs(click.Group):
 def surety() -> None:
     """Serve tabular classifiers whose answers people act on.
 
-    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the answer is no (for example, the gate refused the model).
+    Exit status: 0 done, 1 failed, 2 wrong usage, 3 the answer is no (for example, the gate refused the model),
+    4 nothing is there to look at (for example, a log without answers).
 
     \b
     Example: surety validate --model readmission_risk --alias challenger --config configs/readmission_v1.yaml

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ml_core.serve.model.loader import ModelLoader
 
 __all__ = [
+    "CONFIGS",
     "Duration",
     "Moment",
     "config_of",

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-__all__ = ["emit", "note", "one_line", "output_option", "picked", "plain", "progress", "refuse", "rules_table"]
+__all__ = [
+    "emit",
+    "note",
+    "nothing_there",
+    "one_line",
+    "output_option",
+    "picked",
+    "plain",
+    "progress",
+    "refuse",
+    "rules_table",
+]
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
@@ -81,6 +92,12 @@ def note(text: str) -> None:
 def picked(thing: Any, *names: str) -> dict[str, Any]:
     """Those attributes of a thing, by name and in that order, as a part of a result."""
     return {name: getattr(thing, name) for name in names}
+
+
+def nothing_there(text: str) -> NoReturn:
+    """Say that there was nothing to look at, which is neither a yes nor a no, and end with exit status 4."""
+    note(f"surety: {text}")
+    raise SystemExit(4)
 
 
 def refuse(text: str) -> NoReturn:

@@ -17,6 +17,7 @@ __all__ = [
     "DataConfig",
     "DriftConfig",
     "GateConfig",
+    "LabelsConfig",
     "ModelConfig",
     "PromotionConfig",
     "RetrainConfig",
@@ -136,6 +137,18 @@ class RetrainConfig(_Section):
     live_rows: int = Field(5_000, ge=30, description="Newest answers that the drift check looks at.")
 
 
+class LabelsConfig(_Section):
+    """What is known of the labels that come later."""
+
+    horizon_days: float | None = Field(
+        None,
+        ge=0,
+        le=36_500,
+        description="How long after an answer its label is certain and begins to count, days; without it, "
+        "SURETY_LABEL_HORIZON_DAYS of the monitor.",
+    )
+
+
 class CardConfig(_Section):
     """What people say about the model on its card. None of it is computed, and none of it changes the artefact."""
 
@@ -161,6 +174,7 @@ class ModelConfig(_Section):
     promotion: PromotionConfig = PromotionConfig()
     retrain: RetrainConfig = RetrainConfig()
     drift: DriftConfig = DriftConfig()
+    labels: LabelsConfig = LabelsConfig()
     card: CardConfig = CardConfig()
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "HOME_FREE",
     "HOME_SIZE",
     "LABELS",
+    "LABELS_IMPORTED",
     "LOG_PENDING",
     "LOG_PROBLEM",
     "LOG_ROWS",
@@ -117,7 +118,13 @@ MONITOR_AGE = Gauge(
     multiprocess_mode="livemax",
 )
 LABELS = Counter(
-    "surety_labels", "Labels that came in, by outcome: accepted, duplicate, conflict, unknown.", ("outcome",)
+    "surety_labels", "Labels sent over HTTP, by outcome: accepted, duplicate, conflict, unknown.", ("outcome",)
+)
+LABELS_IMPORTED = Gauge(
+    "surety_labels_imported",
+    "Labels that `surety labels import` has ever brought in, by outcome as above.",
+    ("outcome",),
+    multiprocess_mode="mostrecent",
 )
 
 HOME_FAILURES = Counter(

@@ -26,7 +26,6 @@ _OTHERS = """## Variables of others
 | `MLFLOW_TRACKING_URI` | where MLflow's registry is; without it, a database in `SURETY_HOME`. Serving never reads it |
 | `BENTOML_HOME` | where the Bento store is; `~/bentoml` without it |
 | `SURETY_LOG_LEVEL` | how much commands tell on stderr: `DEBUG`, `INFO`, `WARNING`, `ERROR` |
-| `OTEL_EXPORTER_OTLP_ENDPOINT` | where BentoML sends its traces; without it no request is traced |
 """
 
 

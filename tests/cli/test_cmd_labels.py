@@ -11,6 +11,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row
+from ml_core.serve.log.import_counts import read_imported
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.log.labelled import rid, text_of
@@ -66,6 +67,8 @@ def test_a_table_is_imported_and_counted(run, home, settings, tmp_path):
     assert told.result == {
         "model": NAME, "rows": 5, "accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "unresolved": 0,
     }  # fmt: skip
+    counted = read_imported(settings.imported_labels).model_dump()
+    assert counted == {"accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1}
     assert stored(settings) == [
         (rid(0), 0, "outcomes.csv", "accepted"),
         (rid(1), 1, "outcomes.csv", "accepted"),

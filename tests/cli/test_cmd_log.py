@@ -61,7 +61,7 @@ def answers(settings) -> int:
 )
 def test_without_a_log_that_is_said(run, settings, words, said):
     told = run("log", *words)
-    assert (told.code, "has no log yet" in told.err) == (0, True)
+    assert (told.code, "has no answer in" in told.err) == (0 if words == ("show",) else 4, True)
     assert {name: told.result[name] for name in said} == said
     assert not settings.log.exists()
     assert not settings.subject_key.exists()
@@ -70,7 +70,7 @@ def test_without_a_log_that_is_said(run, settings, words, said):
 @pytest.mark.parametrize("words", [("seal",), ("prune",), ("prune", "--dry-run")])
 def test_without_a_log_there_is_no_day(run, words):
     told = run("log", *words)
-    assert (told.code, told.result, "has no log yet" in told.err) == (0, [], True)
+    assert (told.code, told.result, "has no answer in" in told.err) == (0, [], True)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_prune_removes_what_is_sealed_and_old(run, settings):
         2,
     )
     assert (answers(settings), f"{DAY}: 1 files, 2 rows" in told.err) == (0, True)
-    assert run("log", "verify").code == 0
+    assert run("log", "verify").code == 4  # sound, and empty
 
 
 def test_prune_keeps_as_many_days_as_the_settings_say(run, settings, monkeypatch):
@@ -336,18 +336,35 @@ def test_a_dry_run_erases_nothing(run, settings):
     assert Journal(settings.journal).entries() == []
 
 
-def test_the_subject_may_come_from_stdin(run, settings, monkeypatch):
-    with_anna(settings)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("anna\n"))
-    assert (run("log", "erase-subject", "-").result["erased"], answers(settings)) == (1, 2)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+def test_subjects_may_come_from_stdin_one_a_line(run, settings, monkeypatch):
+    fill(settings, [row(n, subject=subject(settings, name)) for n, name in enumerate(("anna", "bert", "anna", "carl"))])
+    lines = "\ufeffanna\r\n\n  bert \t\r\n   \nanna\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    told = run("log", "erase-subject", "-", "--dry-run")
+    found = [{"line": 1, "found": 2}, {"line": 3, "found": 1}]
+    assert (told.code, told.result["subjects"], answers(settings)) == (0, found, 4)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    told = run("log", "erase-subject", "-")
+    assert (told.code, told.result["subjects"], told.result["erased"], answers(settings)) == (0, found, 3, 1)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("carl\nanna\ndora"))
+    told = run("log", "erase-subject", "-", "--dry-run")
+    assert (told.code, [x["found"] for x in told.result["subjects"]]) == (3, [1, 0, 0])
+    assert "in lines 2, 3" in told.err
+    assert not {"anna", "carl", "dora"} & set((told.out + told.err).split())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeff \n\r\n"))
     assert run("log", "erase-subject", "-").code == 2
 
 
-def test_an_unknown_person_is_told_and_is_no_failure(run, settings):
+def test_an_unknown_person_is_told_with_a_status_of_its_own(run, settings):
     with_anna(settings)
     told = run("log", "erase-subject", "bert")
-    assert (told.code, told.result["erased"], "no answer is about this subject" in told.err) == (0, 0, True)
+    assert (told.code, told.result["erased"], "no answer is about the subject" in told.err) == (3, 0, True)
+
+
+def test_a_log_without_answers_is_empty(run, settings):
+    fill(settings, [])
+    told = run("log", "verify")
+    assert (told.code, "empty" in told.err) == (4, True)
 
 
 @pytest.mark.parametrize(("reply", "left"), [("n\n", 3), ("y\n", 2)])

@@ -20,7 +20,7 @@ TEXT = (DEPLOY / "compose.yaml").read_text()
 COMPOSE = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LASTING = [name for name, service in SERVICES.items() if "restart" in service]
-OWN = ["surety", "monitor", "mlflow", "tools"]
+OWN = ["surety", "monitor", "upkeep", "mlflow", "tools"]
 SCRAPED = DEPLOY / "compose" / "prometheus.yml"
 
 
@@ -40,7 +40,7 @@ def dockerfile(folder: str) -> str:
 
 
 def test_everything_is_there_and_nothing_else_lasts() -> None:
-    assert set(LASTING) == {"surety", "monitor", "mlflow", "prometheus", "grafana"}
+    assert set(LASTING) == {"surety", "monitor", "upkeep", "mlflow", "prometheus", "grafana"}
     assert SERVICES.keys() - LASTING == {"tools"}  # does one thing and ends
 
 
@@ -89,7 +89,7 @@ def test_what_is_mounted_from_here_exists_and_cannot_be_changed() -> None:
     assert named == COMPOSE["volumes"].keys()
 
 
-@pytest.mark.parametrize("name", ["surety", "monitor", "mlflow", "prometheus"])
+@pytest.mark.parametrize("name", ["surety", "monitor", "upkeep", "mlflow", "prometheus"])
 def test_may_do_next_to_nothing(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -192,3 +192,11 @@ def test_grafana_has_source_and_dashboards() -> None:
     assert source["url"] == "http://localhost:9090"
     assert SERVICES["grafana"]["network_mode"] == "service:prometheus"  # so that this is Prometheus
     assert "127.0.0.1:3001:3000" in SERVICES["prometheus"]["ports"]
+
+
+def test_the_log_is_sealed_and_pruned_once_a_day_and_a_failure_is_unhealthy() -> None:
+    (loop,) = SERVICES["upkeep"]["command"]
+    assert re.findall(r"surety (log \w+)", loop) == ["log seal", "log prune"]
+    assert "&& touch /tmp/done; sleep 86400" in loop
+    assert "/tmp/done" in SERVICES["upkeep"]["healthcheck"]["test"][-1]
+    assert "/tmp" in SERVICES["upkeep"]["tmpfs"]

@@ -13,7 +13,9 @@ from ml_core.base.settings import Settings
 from tests.deploy.queries import DEPLOY, ROOT
 
 FOLDER = DEPLOY / "systemd"
-UNITS = ["surety.service", "surety-monitor.service"]
+LASTING = ["surety.service", "surety-monitor.service"]
+JOBS = {"surety-seal": "log seal", "surety-prune": "log prune --yes"}
+UNITS = [*LASTING, *(f"{name}.service" for name in JOBS)]
 HARDENING = {
     "NoNewPrivileges": "yes",
     "CapabilityBoundingSet": "",
@@ -29,7 +31,6 @@ HARDENING = {
     "RestrictSUIDSGID": "yes",
     "LockPersonality": "yes",
     "SystemCallFilter": "@system-service",
-    "Restart": "on-failure",
 }
 
 
@@ -41,15 +42,16 @@ def given(name: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", [*UNITS, *(f"{name}.timer" for name in JOBS)])
 def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
-    for path in FOLDER.glob("*.service"):
+    for path in (*FOLDER.glob("*.service"), *FOLDER.glob("*.timer")):
         text = path.read_text()
         for program in re.findall(r"^ExecStart=/opt/surety/(\S+)", text, re.MULTILINE):
             (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / program).symlink_to("/bin/true")
+            if not (tmp_path / program).exists():
+                (tmp_path / program).symlink_to("/bin/true")
         (tmp_path / path.name).write_text(text.replace("/opt/surety", str(tmp_path)))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", tmp_path / name], capture_output=True, text=True, timeout=60
@@ -89,3 +91,22 @@ def test_monitor_needs_no_network() -> None:
 def test_monitors_command_exists() -> None:
     assert "surety monitor --every 5s" in given("surety-monitor.service")["ExecStart"]
     assert (ROOT / "scripts" / "monitor.py").is_file()
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_what_lasts_is_started_again(name: str) -> None:
+    assert given(name)["Restart"] == "on-failure"
+
+
+@pytest.mark.parametrize(("name", "words"), JOBS.items())
+def test_seal_and_prune_run_every_night_and_are_made_up_for(name: str, words: str) -> None:
+    assert given(f"{name}.service")["Type"] == "oneshot"
+    assert given(f"{name}.service")["ExecStart"].endswith(f"/surety {words}")
+    timer = given(f"{name}.timer")
+    assert re.fullmatch(r"\*-\*-\* 0[12]:15:00 UTC", timer["OnCalendar"])
+    assert (timer["Persistent"], timer["WantedBy"]) == ("yes", "timers.target")
+
+
+def test_days_are_sealed_before_old_ones_are_removed() -> None:
+    assert given("surety-seal.timer")["OnCalendar"] < given("surety-prune.timer")["OnCalendar"]
+    assert "surety-seal.service" in given("surety-prune.service")["After"]

@@ -34,7 +34,8 @@ class NewRows:
     ----------
     frame : columns of the feature version, patients under the names they have in the store where it knows them
     upto : number of the last matured answer that is in it, or was left out
-    without_input : answers left out because the log keeps no input of them (erased, pruned, or inputs are off)
+    without_input : answers left out because the log keeps no input of them (erased, pruned, or inputs are off), or
+        because they repeat an earlier answer of the same ``client_request_id``
     """
 
     frame: pd.DataFrame
@@ -66,12 +67,14 @@ def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
     for start in range(0, len(matured), _AT_A_TIME):
         part = [row for _, row in matured[start : start + _AT_A_TIME]]
         answers = log.find_many([row.request_id for row in part])
+        repeats = log.repeats([answer for answer in answers.values() if isinstance(answer, LoggedAnswer)])
         rows += [
             _row(version, row, answer, names)
             for row in part
             if isinstance(answer := answers.get(row.request_id), LoggedAnswer)
             and answer.input is not None
             and answer.lineage["feature_version"] == feature_version
+            and answer.request_id not in repeats
         ]
     frame = pd.DataFrame(rows)
     if len(frame):

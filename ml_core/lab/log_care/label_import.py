@@ -51,6 +51,7 @@ def import_labels(
     classes: Sequence[int | str] | None = None,
     resolve: Resolve | None = None,
     dry_run: bool = False,
+    counted: Callable[[LabelCounts], None] = lambda _counts: None,
     clock: Callable[[], datetime] = utc_now,
     step: Callable[[float], None] = lambda _share: None,
 ) -> ImportedLabels:
@@ -65,6 +66,7 @@ def import_labels(
     classes : labels of the model; without them texts of a CSV file that are whole numbers are taken for numbers
     resolve : finds predictions by client_request_id
     dry_run : count and store nothing
+    counted : told the counts of each batch once it is stored
     step : told the share of the labels stored, as they are
 
     Raises
@@ -82,7 +84,9 @@ def import_labels(
     counts = LabelCounts()
     for first in range(0, len(labels), batch_rows):
         batch = labels[first : first + batch_rows]
-        counts += store.add(batch, source)
+        added = store.add(batch, source)
+        counted(added)
+        counts += added
         step(len(batch) / len(labels))
     return ImportedLabels(len(rows), unresolved, counts)
 

@@ -20,6 +20,7 @@ from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
 from ml_core.serve.log.log_key import LogKey, LogKeys
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.model.loader import ModelLoader
 
 __all__ = ["Audit", "audit"]
 
@@ -180,9 +181,20 @@ def _labels(settings: Settings, log: PredictionLog, found: LoggedAnswer | Erased
     return {
         "label": label,
         "is_in_prediction_set": is_covered,
-        "counts_from": utc_text(due_at(found.at, settings.label_horizon_days)),
+        "counts_from": utc_text(due_at(found.at, _horizon_days(settings, found))),
         "history": [_label(stored) for stored in history],
     }
+
+
+def _horizon_days(settings: Settings, found: LoggedAnswer | ErasedAnswer) -> float:
+    """The horizon that the answer's model names, where it is here and names one."""
+    if isinstance(found, ErasedAnswer):
+        return settings.label_horizon_days
+    try:
+        own = ModelLoader(settings).facts(found.lineage["bento_tag"])[0].label_horizon_days
+    except SuretyError:
+        own = None
+    return settings.label_horizon_days if own is None else own
 
 
 def _label(stored: StoredLabel) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import yaml
 
 from ml_core.base.errors import RegistryError, RegistryUnreachable, SuretyError
 from ml_core.base.settings import Settings
+from ml_core.lab.registry.moved_home import move_in
 
 __all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion", "bundle_in", "quiet_environment"]
 
@@ -106,6 +107,8 @@ class ModelRegistry:
         self.shown = settings.registry_shown
         if self.uri.startswith("sqlite:"):
             self._home.mkdir(parents=True, exist_ok=True)
+            if self.uri == f"sqlite:///{self._home / 'mlflow.db'}":
+                move_in(self._home)
         elif self.uri.startswith(("http://", "https://")):
             _check_reachable(self.uri, f"MLflow at {self.shown}")
         else:

@@ -22,6 +22,7 @@ from ml_core.lab.report.facts import AnswerHistory, Coverage, Detector, Drift, L
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.promotion_record import promotion_path
@@ -55,14 +56,17 @@ def collect_facts(
         Nothing is known of a model of that name.
     """
     gaps = Gaps()
-    log, ledger, horizon_days = PredictionLog(settings.log), ledger_path(settings), settings.label_horizon_days
+    log, ledger = PredictionLog(settings.log), ledger_path(settings)
+    labels = LabelStore(settings.labels, log.known)
     entries = _entries(settings, gaps)
     state = gaps.asked(("rollout", "models"), RolloutStore(settings).read, None)
     reports: Sequence[WorkerReport] = gaps.asked("circuits", lambda: read_reports(settings.worker_reports), [])
     models = known_models(settings, ModelLoader(settings), state, gaps)
     champion = next((model for model in models if model.slot == "champion"), None)
     model_hash, classes = (None, ()) if champion is None else (champion.loaded.model_hash, champion.manifest.classes)
-    period = _period(settings, model_hash, asked, now, gaps)
+    own_horizon = None if champion is None else champion.manifest.label_horizon_days
+    horizon_days = settings.label_horizon_days if own_horizon is None else own_horizon
+    period = _period(settings, model_hash, asked, now, timedelta(days=horizon_days), gaps)
     no_answers: tuple[AnswerHistory | None, Lineages] = (None, {})
     answers, lineages = gaps.asked("answers", lambda: seen_answers(log, period.answers, classes, gaps), no_answers)
     drift, coverage, performance = _watched(settings, champion, period, gaps)
@@ -80,7 +84,7 @@ def collect_facts(
         answers=answers,
         labels=gaps.asked(
             ("coverage", "performance"),
-            lambda: label_facts(ledger, log, period, horizon_days, gaps),
+            lambda: label_facts(ledger, log, labels, period, horizon_days, gaps),
             Labels(horizon_days=horizon_days),
         ),
         coverage=coverage,
@@ -128,13 +132,15 @@ def _check_known(settings: Settings, entries: _Entries, every: _Entries) -> None
     )
 
 
-def _period(settings: Settings, model_hash: str | None, asked: timedelta, now: datetime, gaps: Gaps) -> Period:
+def _period(
+    settings: Settings, model_hash: str | None, asked: timedelta, now: datetime, horizon: timedelta, gaps: Gaps
+) -> Period:
     known = None
     if model_hash is not None:
         ledger = ledger_path(settings)
         known = gaps.asked(("coverage", "performance"), lambda: known_outcomes(ledger, model_hash), None)
     first = _first_answer(PredictionLog(settings.log), now)
-    return period_of(now, asked, timedelta(days=settings.label_horizon_days), first_answer=first, known=known)
+    return period_of(now, asked, horizon, first_answer=first, known=known)
 
 
 def _first_answer(log: PredictionLog, now: datetime) -> datetime | None:

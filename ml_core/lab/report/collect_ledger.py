@@ -33,6 +33,7 @@ from ml_core.lab.report.status_words import ALL
 from ml_core.lab.watching.alarms import DRIFT, target_of
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_performance import arrays_of
+from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
 
@@ -103,19 +104,42 @@ def known_outcomes(path: Path, model_hash: str) -> Known | None:
     return None if found is None else Known(moment_of(found[0]), moment_of(found[1]), found[2])
 
 
-def label_facts(path: Path, log: PredictionLog, period: Period, horizon_days: float, gaps: Gaps) -> Labels:
-    """How many answers have a matured label, wait for their horizon, or have none after it, of any model."""
+def label_facts(
+    path: Path, log: PredictionLog, labels: LabelStore, period: Period, horizon_days: float, gaps: Gaps
+) -> Labels:
+    """How many answers have a matured label, wait for their horizon, or are past it, of any model.
+
+    Answers with the same ``client_request_id`` are one prediction, and a label of any of them is its label.
+    """
     ripe = period.now - period.horizon
     waiting, first = _given(log, ripe, period.now, gaps)
     next_at = None if first is None else first + period.horizon
     since, until, now = (microseconds(at) for at in (period.asked_outcomes, ripe, period.now))
+    counted = ripe_counted = 0
     with Ledger.reading(path) as ledger:
-        if ledger is None:  # no monitor has looked for labels yet
-            return Labels(waiting=waiting, horizon_days=horizon_days, next_at=next_at)
-        counted, ripe_counted = ledger.count_given(since, now), ledger.count_given(since, until)
-        due = ledger.count_due(now)
-    old, _ = _given(log, period.asked_outcomes, ripe, gaps)
-    return Labels(counted, waiting, max(0, old - ripe_counted - due), horizon_days, next_at)
+        if ledger is not None:
+            counted, ripe_counted = ledger.count_given(since, now), ledger.count_given(since, until)
+    sent, missing = _sent_and_missing(log, labels, period.asked_outcomes, ripe, gaps)
+    missing = 0 if ledger is None else missing  # while no monitor runs, nobody waits for outcomes
+    return Labels(counted, waiting, missing, max(0, sent - ripe_counted), horizon_days, next_at)
+
+
+def _sent_and_missing(
+    log: PredictionLog, labels: LabelStore, since: datetime, until: datetime, gaps: Gaps
+) -> tuple[int, int]:
+    """How many predictions of that time have a label, counted or not, and how many have none."""
+    every: set[object] = set()
+    labelled: set[object] = set()
+    for file in files_of(log, since, until):
+        try:
+            given = log.ids_given(file, since, until)
+        except LogDamaged as error:
+            gaps.add("coverage", error)
+            continue
+        have = labels.current([raw for raw, _ in given])
+        every.update(client or raw for raw, client in given)
+        labelled.update(client or raw for raw, client in given if raw in have)
+    return len(labelled), len(every - labelled)
 
 
 def outcome_facts(

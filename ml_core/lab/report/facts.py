@@ -294,7 +294,8 @@ class Labels:
     ----------
     counted : predictions whose outcome is known and whose horizon has passed
     waiting : predictions whose horizon has not passed yet, whether an outcome came or not
-    missing : predictions whose horizon has passed without an outcome
+    missing : predictions whose horizon has passed, and for which no outcome was sent in
+    uncounted : predictions whose horizon has passed, and whose outcome was sent in but is not counted yet
     horizon_days : days after which an outcome counts
     next_at : when the next waiting prediction counts
     """
@@ -302,6 +303,7 @@ class Labels:
     counted: int = 0
     waiting: int = 0
     missing: int = 0
+    uncounted: int = 0
     horizon_days: float | None = None
     next_at: datetime | None = None
 

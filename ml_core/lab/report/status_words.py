@@ -97,6 +97,8 @@ def no_outcomes(facts: ReportFacts) -> str:
     labels = facts.labels
     days = "" if labels.horizon_days is None else f", {number(labels.horizon_days)} days after the prediction"
     send = "`POST /labels` or `surety labels import FILE`"
+    if labels.uncounted:
+        return f"{count(labels.uncounted)} outcomes were sent in and are not counted yet: run `surety monitor --once`."
     if labels.waiting and labels.next_at is not None:
         waiting = f"{count(labels.waiting)} predictions wait for the day their outcome counts{days}"
         return f"{waiting}; the first is {day(labels.next_at)}. Outcomes are sent in by {send}."

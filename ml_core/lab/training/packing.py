@@ -208,6 +208,7 @@ def _facts(
         "classes": rows.classes,
         "guarantee": calibration.guarantee,
         "confidence_level": config.conformal.confidence_level,
+        "label_horizon_days": config.labels.horizon_days,
         "calibration_id": calibration.calibration_id,
         "libraries": {**{name: _version(name) for name in _DECIDING_LIBRARIES}, **candidate.libraries},
         "training": {

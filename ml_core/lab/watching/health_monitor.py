@@ -22,8 +22,9 @@ from ml_core.base.settings import Settings
 from ml_core.lab.watching import alarms
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import DriftMonitor
-from ml_core.lab.watching.maturing import NewlyMatured, mature_answers
+from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
 from ml_core.serve.log.labels import LabelStore
+from ml_core.serve.log.log_records import LABELS_ERASED, LogRecords
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.manifest import Manifest
@@ -60,6 +61,7 @@ class HealthReport:
     windows : drift windows that were completed
     state : what was published
     raised : alarms raised in this run, by model hash
+    dropped : labels that were dropped because no answer of their id has turned up
     """
 
     models: tuple[MonitoredModel, ...]
@@ -67,6 +69,7 @@ class HealthReport:
     windows: int
     state: MonitorState
     raised: dict[str, tuple[Alarm, ...]]
+    dropped: int = 0
 
 
 class HealthMonitor:
@@ -92,10 +95,15 @@ class HealthMonitor:
         self._loader = loader or ModelLoader(settings)
         self._log = PredictionLog(settings.log)
         self._labels = LabelStore(settings.labels, self._log.known)
+        self._records = LogRecords(settings)
         self._drift = DriftMonitor(settings, self._loader, self._log)
         self._known: dict[str, tuple[Manifest, str]] = {}
         self._now = now
         self._clock = clock
+
+    def _explain_dropped(self, labels: Sequence[int]) -> None:
+        """Write into the journal which labels go, so that nobody takes their end for tampering."""
+        self._records.write(LABELS_ERASED, {"labels": list(labels)})
 
     def look(self) -> HealthReport:
         """Process new labels and answers, publish the state of every live model, and journal alarms that were raised.
@@ -108,7 +116,8 @@ class HealthMonitor:
         models = self.live_models()
         now = self._now()
         with Ledger.changing(ledger_path(self._settings)) as ledger:
-            matured = mature_answers(ledger, self._labels, self._log, now, self._settings.label_horizon_days)
+            horizons = self._horizons(ledger, models)
+            matured = mature_answers(ledger, self._labels, self._log, now, horizons, self._explain_dropped)
             self._feed(ledger, matured, now)
             champion = next((model for model in models if model.slot == "champion"), None)
             windows = 0 if champion is None else self._drift.look(ledger, champion.tag, champion.model_hash, now)
@@ -122,7 +131,11 @@ class HealthMonitor:
             raised = {h: new for h, found in on.items() if (new := alarms.unannounced(ledger, h, found))}
         state = self._publish(models, on)
         self._announce(models, raised)
-        return HealthReport(models, len(matured.rows), windows, state, raised)
+        if matured.dropped:
+            facts = {"model": self._settings.model_name, "labels": matured.dropped}
+            Journal(self._settings.journal).append("labels.dropped", facts)
+            logger.warning("labels.dropped", extra=facts)
+        return HealthReport(models, len(matured.rows), windows, state, raised, matured.dropped)
 
     def live_models(self) -> tuple[MonitoredModel, ...]:
         """The models in the slots of the rollout, except those whose artefact cannot be read."""
@@ -162,6 +175,12 @@ class HealthMonitor:
         if tag not in self._known:
             self._known[tag] = self._loader.facts(tag, model_hash)
         return self._known[tag]
+
+    def _horizons(self, ledger: Ledger, models: Sequence[MonitoredModel]) -> Horizons:
+        """Horizons of the live models, and of earlier ones as they were when they were live."""
+        told = {model.model_hash: model.manifest.label_horizon_days for model in models}
+        known = {**ledger.fact("horizons", {}).get("by_model", {}), **{h: d for h, d in told.items() if d is not None}}
+        return Horizons(self._settings.label_horizon_days, known)
 
     def _feed(self, ledger: Ledger, matured: NewlyMatured, now: datetime) -> None:
         for calibration, facts in matured.lineages.items():

@@ -208,6 +208,17 @@ class Ledger:
             map(_WAITING.values, rows),
         )
 
+    def waiting_after(self, request_id: bytes, limit: int) -> list[bytes]:
+        """Ids with a due time that come after that one in the order of ids."""
+        query = "SELECT request_id FROM waiting WHERE request_id > ? AND due_us IS NOT NULL ORDER BY request_id LIMIT ?"
+        return [row[0] for row in self._connection.execute(query, (request_id, limit))]
+
+    def date_anew(self, due_us: Mapping[bytes, int]) -> None:
+        """Give these, which wait already, other due times."""
+        self._connection.executemany(
+            "UPDATE waiting SET due_us=? WHERE request_id=?", [(us, i) for i, us in due_us.items()]
+        )
+
     def due(self, now_us: int, limit: int) -> list[bytes]:
         """Ids that are due, the longest waiting first."""
         query = "SELECT request_id FROM waiting WHERE due_us <= ? ORDER BY due_us, request_id LIMIT ?"
@@ -217,6 +228,15 @@ class Ledger:
         """Ids of which no answer is known, whose label came since then."""
         query = "SELECT request_id FROM waiting WHERE due_us IS NULL AND received_us >= ? ORDER BY received_us LIMIT ?"
         return [row[0] for row in self._connection.execute(query, (since_us, limit))]
+
+    def too_many_unknown(self, before_us: int, most: int) -> list[bytes]:
+        """Ids of which no answer is known, whose label came before that time, or that are not among the newest."""
+        query = (
+            "SELECT request_id FROM waiting WHERE due_us IS NULL AND received_us < ? UNION SELECT * FROM ("
+            "SELECT request_id FROM waiting WHERE due_us IS NULL"
+            " ORDER BY received_us DESC, request_id DESC LIMIT -1 OFFSET ?)"
+        )
+        return [row[0] for row in self._connection.execute(query, (before_us, most))]
 
     def count_waiting(self) -> dict[str, int]:
         """How many wait for their time (``waiting``), and for an answer to turn up (``unknown``)."""

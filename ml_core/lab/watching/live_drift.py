@@ -85,7 +85,7 @@ def reference_of(loader: ModelLoader, tag: str) -> ModelReference:
 
 
 def live_window(settings: Settings, rows: int) -> LiveWindow:
-    """The newest answers of the champion, at most ``rows`` of them.
+    """The newest answers of the champion, at most ``rows`` of them; repeats of a ``client_request_id`` are left out.
 
     Raises
     ------
@@ -98,7 +98,10 @@ def live_window(settings: Settings, rows: int) -> LiveWindow:
     if state is None:
         raise DataError("the live log", f"nothing of {settings.model_name} is live: start the service first")
     reference = reference_of(ModelLoader(settings), settings.model or state.champion)
-    found = [a for a in PredictionLog(settings.log).last(rows) if a.lineage["model_hash"] == reference.model_hash]
+    log = PredictionLog(settings.log)
+    newest = log.last(rows)
+    repeats = log.repeats(newest)
+    found = [a for a in newest if a.lineage["model_hash"] == reference.model_hash and a.request_id not in repeats]
     if not found:
         raise DataError("the live log", f"holds no answer of {reference.tag} yet")
     kept = [answer for answer in found if answer.input is not None]
@@ -164,7 +167,9 @@ class DriftMonitor:
             if after == read_to:
                 break
             read_to = after
-            rows = rows + [a for a in found if a.lineage["model_hash"] == model_hash and a.input is not None]
+            of_model = [a for a in found if a.lineage["model_hash"] == model_hash and a.input is not None]
+            repeats = self._log.repeats(of_model)
+            rows = rows + [a for a in of_model if a.request_id not in repeats]
             if len(rows) >= size:  # a bulk call is never divided, and may fill several windows
                 for window in _split(rows, size):
                     self._compare(ledger, reference, window, now)

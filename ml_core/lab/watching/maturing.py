@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -17,15 +17,37 @@ from ml_core.serve.log.labels import LabelStore, due_at
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
-__all__ = ["NewlyMatured", "mature_answers"]
+__all__ = ["Horizons", "NewlyMatured", "mature_answers"]
 
 _Due = tuple[bytes, LoggedAnswer, Label]
 """Id, answer, and its current label."""
 
 _AT_A_TIME = 20_000
 _MINUTE_US = 60_000_000
-_SEARCH_S = 86_400.0
-"""How long the answer of a label is searched for: an answer may reach the log a little after its label."""
+_DAY_US = 86_400_000_000
+"""At every look for a day, and once a day after that, the answer of a label is searched for."""
+_UNKNOWN_KEPT_DAYS = 30
+_MOST_UNKNOWN = 100_000
+"""A label without an answer is dropped after that time, and so are the oldest where there are more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Horizons:
+    """How long after an answer its label counts, days.
+
+    Attributes
+    ----------
+    usual : for models that say nothing of it
+    by_model : for models whose manifest says it, by hash
+    """
+
+    usual: float
+    by_model: Mapping[str, float] = field(default_factory=dict)
+
+    def due_us(self, answer: LoggedAnswer) -> int:
+        """When that answer matures, in microseconds."""
+        days = self.by_model.get(answer.lineage["model_hash"], self.usual)
+        return microseconds(due_at(answer.at, days))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,40 +58,83 @@ class NewlyMatured:
     ----------
     rows : by the minute in which they were given, in random order within it
     lineages : lineage by model hash and calibration id; models that differ only in their level share a calibration
+    dropped : labels of no known answer that are no longer kept
     """
 
     rows: tuple[MaturedRow, ...]
     lineages: dict[tuple[str, str], dict[str, Any]]
+    dropped: int = 0
 
 
 def mature_answers(
-    ledger: Ledger, labels: LabelStore, log: PredictionLog, now: datetime, horizon_days: float
+    ledger: Ledger,
+    labels: LabelStore,
+    log: PredictionLog,
+    now: datetime,
+    horizons: Horizons,
+    explain: Callable[[Sequence[int]], None] = lambda _seqs: None,
 ) -> NewlyMatured:
     """Read new labels, and let the answers mature that are due.
 
     A label that is corrected before its answer matures counts as corrected. Later corrections change nothing here,
-    because a detector cannot be rewound.
+    because a detector cannot be rewound. Answers with the same ``client_request_id`` count once, as the first of them.
+    Labels that wait are dated anew when a horizon has changed.
+
+    Parameters
+    ----------
+    explain : told the numbers of labels that are dropped, before they are
 
     Raises
     ------
-    LogDamaged
-        Labels or the prediction log cannot be read.
+    LogDamaged, LabelsNotStored
+        Labels or the prediction log cannot be read, or labels that are dropped cannot be removed.
     """
     now_us = microseconds(now)
-    _queue_new(ledger, labels, log, horizon_days)
-    _search_unknown(ledger, log, now_us, horizon_days)
+    _date_anew(ledger, log, horizons)
+    _queue_new(ledger, labels, log, horizons)
+    _search_unknown(ledger, log, now_us, horizons)
+    dropped = ledger.too_many_unknown(now_us - _UNKNOWN_KEPT_DAYS * _DAY_US, _MOST_UNKNOWN)
+    labels.erase(dropped, explain)
+    ledger.stop_waiting(dropped)
     ids = ledger.due(now_us, _AT_A_TIME)
     answers, current = log.find_many(ids), labels.current(ids)
-    due: list[_Due] = []
+    labelled: list[_Due] = []
     for request_id in ids:
         answer, label = answers.get(request_id), current.get(request_id)
         if isinstance(answer, LoggedAnswer) and label is not None:
-            due.append((request_id, answer, label.label))
+            labelled.append((request_id, answer, label.label))
+    due = _without_repeats(ledger, labels, log, labelled)
     rows = [_matured(each, now_us, missed=missed) for each, missed in zip(due, _misses(due), strict=True)]
     rows.sort(key=_order)
     ledger.stop_waiting(ids)
     ledger.add_matured(rows)
-    return NewlyMatured(tuple(rows), {_calibrated_by(answer): dict(answer.lineage) for _, answer, _ in due})
+    lineages = {_calibrated_by(answer): dict(answer.lineage) for _, answer, _ in due}
+    return NewlyMatured(tuple(rows), lineages, len(dropped))
+
+
+def _without_repeats(ledger: Ledger, labels: LabelStore, log: PredictionLog, due: Sequence[_Due]) -> list[_Due]:
+    """The same with the first answer of a ``client_request_id`` in place of all answers of that name.
+
+    The label may be of any of them, since a caller knows the reply that arrived. One of the first answer itself comes
+    first.
+    """
+    first = log.first_of_clients({a.client_request_id for _, a, _ in due if a.client_request_id is not None})
+    kept: dict[bytes, _Due] = {}
+    repeated: dict[bytes, Label] = {}
+    for request_id, answer, label in due:
+        original = first.get(answer.client_request_id or "", request_id)
+        if original == request_id:
+            kept[request_id] = (request_id, answer, label)
+        else:
+            repeated[original] = label
+    originals = list(repeated)
+    entered, answers, current = ledger.is_matured(originals), log.find_many(originals), labels.current(originals)
+    for original in originals:
+        found = answers.get(original)
+        if original not in entered and original not in kept and isinstance(found, LoggedAnswer):
+            own = current.get(original)
+            kept[original] = (original, found, repeated[original] if own is None else own.label)
+    return list(kept.values())
 
 
 def _order(row: MaturedRow) -> tuple[int, bytes]:
@@ -77,7 +142,20 @@ def _order(row: MaturedRow) -> tuple[int, bytes]:
     return row.at_us // _MINUTE_US, row.request_id[8:]
 
 
-def _queue_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizon_days: float) -> None:
+def _date_anew(ledger: Ledger, log: PredictionLog, horizons: Horizons) -> None:
+    """Give the labels that wait their new due time, if a horizon is not what it was at the last look."""
+    told = {"usual": horizons.usual, "by_model": dict(horizons.by_model)}
+    if ledger.fact("horizons") == told:
+        return
+    last = b""
+    while ids := ledger.waiting_after(last, _AT_A_TIME):
+        found = log.find_many(ids)
+        ledger.date_anew({i: horizons.due_us(a) for i, a in found.items() if isinstance(a, LoggedAnswer)})
+        last = ids[-1]
+    ledger.remember("horizons", told)
+
+
+def _queue_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizons: Horizons) -> None:
     """Queue the labels that came since the last run."""
     seen = int(ledger.fact("labels_seen", 0))
     while stored := labels.since(seen, _AT_A_TIME):
@@ -88,7 +166,7 @@ def _queue_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizon_d
         answers = log.find_many(left)
         ledger.wait_for(
             [
-                Waiting(request_id, _due_us(answer, horizon_days), received[request_id])
+                Waiting(request_id, None if answer is None else horizons.due_us(answer), received[request_id])
                 for request_id in left
                 if not isinstance(answer := answers.get(request_id), ErasedAnswer)
             ]
@@ -96,22 +174,21 @@ def _queue_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizon_d
         ledger.remember("labels_seen", seen)
 
 
-def _search_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizon_days: float) -> None:
-    """Search again for answers whose labels came first."""
-    answers = log.find_many(ledger.unknown(now_us - round(_SEARCH_S * 1e6), _AT_A_TIME))
+def _search_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizons: Horizons) -> None:
+    """Search again for answers whose labels came first: for those of the last day, and once a day for all."""
+    is_daily = now_us - int(ledger.fact("unknown_searched_us", 0)) >= _DAY_US
+    if is_daily:
+        ledger.remember("unknown_searched_us", now_us)
+    since_us, most = (0, _MOST_UNKNOWN) if is_daily else (now_us - _DAY_US, _AT_A_TIME)
+    answers = log.find_many(ledger.unknown(since_us, most))
     ledger.stop_waiting([request_id for request_id, answer in answers.items() if isinstance(answer, ErasedAnswer)])
     ledger.wait_for(
         [
-            Waiting(request_id, _due_us(answer, horizon_days), now_us)
+            Waiting(request_id, horizons.due_us(answer), now_us)
             for request_id, answer in answers.items()
             if isinstance(answer, LoggedAnswer)
         ]
     )
-
-
-def _due_us(answer: LoggedAnswer | None, horizon_days: float) -> int | None:
-    """When an answer matures, in microseconds; None for an answer that is not in the log."""
-    return None if answer is None else microseconds(due_at(answer.at, horizon_days))
 
 
 def _matured(due: _Due, now_us: int, *, missed: bool | None) -> MaturedRow:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ml_core.base.documents import read_document
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
+from ml_core.serve.log.log_files import log_files
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, gate_path, promotion_path
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
 from ml_core.serve.rollout.rollout_state import RolloutState
@@ -18,6 +21,7 @@ from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_rep
 __all__ = ["ModelStatus", "model_status"]
 
 _DRIFT = "drift"
+_SOME_CONFIG = Path("configs/NAME.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class ModelStatus:
     drift_status : whether the drift alarm of the champion is on
     deployment_gate : verdict on the champion; without a champion, on the version that was judged last
     api_endpoint : where records are sent
-    next_action : one sentence
+    next_action : the command that comes next, as it is typed; ``none`` where nothing needs doing
+    is_empty : nothing of the model is in this home
     """
 
     model_registered: bool
@@ -40,6 +45,7 @@ class ModelStatus:
     deployment_gate: Literal["passed", "failed"]
     api_endpoint: str
     next_action: str
+    is_empty: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,13 @@ class _Records:
     monitor: MonitorState | None
     is_monitored: bool
     champion_hash: str | None
+    has_log: bool
+    has_table: bool
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the model is here."""
+        return not (self.entries or self.promotion or self.rollout or self.has_log)
 
     @property
     def registered(self) -> bool:
@@ -68,12 +81,13 @@ class _Records:
         return [] if health is None else [alarm.reason for alarm in health.alarms]
 
 
-def model_status(settings: Settings, endpoint: str) -> ModelStatus:
+def model_status(settings: Settings, endpoint: str, config: Path = _SOME_CONFIG) -> ModelStatus:
     """The status of the configured model.
 
     Parameters
     ----------
     endpoint : address of the service, e.g. ``http://localhost:3000``
+    config : the model's YAML, for the next command
 
     Raises
     ------
@@ -87,7 +101,8 @@ def model_status(settings: Settings, endpoint: str) -> ModelStatus:
         drift_status="drift_detected" if _DRIFT in seen.alarms else "nominal",
         deployment_gate="passed" if seen.gate is not None and seen.gate.passed else "failed",
         api_endpoint=f"{endpoint.rstrip('/')}/predict",
-        next_action=_next_action(seen),
+        next_action=_next_action(seen, shlex.quote(settings.model_name), shlex.quote(str(config))),
+        is_empty=seen.is_empty,
     )
 
 
@@ -103,7 +118,18 @@ def _read(settings: Settings) -> _Records:
     gate = read_document(gate_path(settings.gates, judged), GateReport) if judged is not None else None
     if gate is None and promotion is not None and promotion.model_hash == judged:
         gate = promotion.gate
-    return _Records(entries, promotion, gate, rollout, alive, view.state, view.is_fresh, champion)
+    return _Records(
+        entries=entries,
+        promotion=promotion,
+        gate=gate,
+        rollout=rollout,
+        alive=alive,
+        monitor=view.state,
+        is_monitored=view.is_fresh,
+        champion_hash=champion,
+        has_log=any(log_files(settings.log)),
+        has_table=settings.feature_store.is_dir(),
+    )
 
 
 def _champion_hash(
@@ -120,19 +146,22 @@ def _champion_hash(
     return None if is_other else promotion.model_hash
 
 
-def _next_action(seen: _Records) -> str:
+def _next_action(seen: _Records, name: str, config: str) -> str:
+    """One command; it names the model, so that it runs whatever SURETY_MODEL_NAME says."""
     if not seen.registered:
-        return "train a model: surety train --config configs/NAME.yaml"
+        return f"surety train --config {config}" if seen.has_table else f"surety features run --config {config}"
     if seen.promotion is None:
-        return "judge and promote the challenger: surety promote --model NAME --config configs/NAME.yaml"
+        return f"surety promote --model {name} --config {config}"
     if not seen.alive:
-        return "start the service: make serve"
+        return f"make serve MODEL={name} CONFIG={config}"
     if not seen.is_monitored:
-        return "start the monitor: surety monitor --every 5s"
+        return f"surety monitor --every 5s --model {name}"
+    if _DRIFT in seen.alarms:
+        return f"surety retrain --config {config} --if-drift --shadow"
     if seen.alarms:
-        return f"look into {', '.join(seen.alarms)}: surety report; then surety retrain --if-drift --shadow"
+        return f"surety alarms show --model {name}"
     if seen.rollout is not None and seen.rollout.mode == "shadow":
-        return f"compare {seen.rollout.challenger} in shadow: surety rollout show; then surety rollout canary 0.1"
+        return f"surety rollout canary 0.1 --model {name}"
     if seen.rollout is not None and seen.rollout.mode == "canary":
-        return f"let the guards watch {seen.rollout.challenger}; then surety rollout full"
+        return f"surety rollout full --model {name}"
     return "none"

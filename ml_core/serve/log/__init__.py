@@ -5,6 +5,7 @@ __all__ = [
     "entries",
     "erasure_requests",
     "fields",
+    "import_counts",
     "label_chain",
     "label_file",
     "label_requests",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain
@@ -123,6 +124,38 @@ class PredictionLog:
                         found.setdefault(text, []).append(bytes(raw))
         return found
 
+    def first_of_clients(self, texts: Collection[str]) -> dict[str, bytes]:
+        """Id of the first answer that callers named so, by that name; names of none are left out.
+
+        Files that cannot be read are passed over.
+        """
+        first: dict[str, tuple[int, bytes]] = {}
+        wanted = sorted(texts)
+        for file in self.files() if wanted else []:
+            with suppress(LogDamaged), reading(file) as connection:
+                for start in range(0, len(wanted), _CHUNK):
+                    part = wanted[start : start + _CHUNK]
+                    marks = ",".join("?" * len(part))
+                    query = (
+                        f"SELECT client_request_id, at_us, request_id FROM entry WHERE client_request_id IN ({marks})"  # noqa: S608 - marks
+                    )
+                    for text, at_us, raw in connection.execute(query, part):
+                        given = (at_us, bytes(raw))
+                        first[text] = min(first.get(text, given), given)
+        return {text: raw for text, (_, raw) in first.items()}
+
+    def repeats(self, answers: Sequence[LoggedAnswer]) -> set[str]:
+        """Request ids of those answers that are not the first of their ``client_request_id``.
+
+        A caller that got no reply sends the request again under the same name. Only the first answer counts.
+        """
+        first = self.first_of_clients({a.client_request_id for a in answers if a.client_request_id is not None})
+        return {
+            a.request_id
+            for a in answers
+            if a.client_request_id in first and first[a.client_request_id] != id_bytes(a.request_id)
+        }
+
     def ids_of_subjects(self, pseudonyms: Sequence[bytes]) -> list[bytes]:
         """Ids of the answers about any of these pseudonyms, erased ones left out."""
         marks = ",".join("?" * len(pseudonyms))
@@ -185,6 +218,23 @@ class PredictionLog:
         entries = [entry for row in bulk if (entry := entry_of(row, file)) is not None]
         times = [row["at_us"] for row in bulk] + ([] if first is None else [first])
         return single + sum(entry.rows for entry in entries), moment_of(min(times)) if times else None
+
+    def ids_given(self, file: LogFile, since: datetime, until: datetime) -> list[tuple[bytes, str | None]]:
+        """Id and ``client_request_id`` of the answers that :meth:`given` counts.
+
+        Raises
+        ------
+        LogDamaged
+            The file cannot be read.
+        """
+        values = (microseconds(since), microseconds(until))
+        within = "at_us >= ? AND at_us < ? AND answer != x''"
+        with reading(file) as connection:
+            query = f"SELECT request_id, client_request_id FROM entry WHERE kind = 0 AND {within}"  # noqa: S608 - text of ours
+            found = [(bytes(raw), client) for raw, client in connection.execute(query, values)]
+            bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
+        entries = [entry for row in bulk if (entry := entry_of(row, file)) is not None]
+        return found + [(raw, None) for entry in entries for raw in _ids_in(read_segment(self._folder, entry))]
 
     def bulk_calls(self, file: LogFile) -> list[int]:
         """How many answers each bulk call of a database has.

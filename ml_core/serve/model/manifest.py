@@ -57,7 +57,12 @@ class Source(_Part):
 
 
 class Manifest(_Part):
-    """The manifest of a model folder. Its own sha256 is the ``model_hash``, so it holds no time, host or run id."""
+    """The manifest of a model folder. Its own sha256 is the ``model_hash``, so it holds no time, host or run id.
+
+    Attributes
+    ----------
+    label_horizon_days : how long after an answer its label is certain; None for what ``SURETY_LABEL_HORIZON_DAYS`` says
+    """
 
     format_version: Literal[1]
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
@@ -73,6 +78,7 @@ class Manifest(_Part):
     training: TrainingFacts
     metrics: dict[str, float]
     source: Source | None = None
+    label_horizon_days: float | None = Field(None, ge=0, le=36_500)
     files: dict[str, FileEntry]
 
     @model_validator(mode="after")
@@ -83,8 +89,11 @@ class Manifest(_Part):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: the bytes that are hashed and written."""
+        content = self.model_dump(mode="json")
+        if self.label_horizon_days is None:  # as in manifests from before there was this field
+            del content["label_horizon_days"]
         options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-        return orjson.dumps(self.model_dump(mode="json"), option=options)
+        return orjson.dumps(content, option=options)
 
 
 def parse_manifest(raw: bytes) -> Manifest:

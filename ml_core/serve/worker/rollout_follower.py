@@ -17,6 +17,7 @@ from ml_core.serve import metrics
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.shadow import Shadow
+from ml_core.serve.log.import_counts import read_imported
 from ml_core.serve.log.prediction_store import PredictionStore
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
 from ml_core.serve.rollout.processes import Identity, ServerProcesses
@@ -293,6 +294,10 @@ class RolloutFollower:
             stuck=sum(model.guard.pool.stuck for model in circuits),
         )
         self._metrics.publish(report, circuits, self._service.validity, self._monitor, self._state)
+        try:
+            self._metrics.publish_imported(read_imported(self._settings.imported_labels))
+        except ArtefactError as error:
+            self._warn("imported_labels.unreadable", str(error))
         try:
             write_worker_report(self._settings.worker_reports, report)
         except OSError as error:

@@ -1,8 +1,9 @@
-"""What a server does about models once, when it starts: keeps the one it came with, and takes up a newer promotion."""
+"""What a server does once at its start: keeps the model it came with, takes up a promotion, says what has no effect."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from contextlib import suppress
 
@@ -14,7 +15,7 @@ from ml_core.serve.model.vouching import sign_old_home
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
-__all__ = ["keep_bundled", "keep_full_hashes", "take_up_promotion"]
+__all__ = ["keep_bundled", "keep_full_hashes", "say_what_is_not_traced", "take_up_promotion"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,3 +77,10 @@ def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
         store.change(change, by="service", why="a newer promotion was found at start")
     except (SuretyError, OSError) as error:
         logger.warning("promotion.not_taken_up", extra={"reason": str(error)})
+
+
+def say_what_is_not_traced() -> None:
+    """Warn where variables ask for traces: the service sends none, and silence would look like a broken collector."""
+    asked = sorted(name for name in os.environ if name.startswith("OTEL_") and name.endswith("_ENDPOINT"))
+    if asked:
+        logger.warning("traces.not_sent: %s has no effect, because this service sends no traces", ", ".join(asked))

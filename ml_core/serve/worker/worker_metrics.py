@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 
 from ml_core.serve import metrics
 from ml_core.serve.answering.live import LiveModel
+from ml_core.serve.log.import_counts import ImportedCounts
 from ml_core.serve.log.prediction_store import LogOutcome
 from ml_core.serve.rollout.monitor_state import MonitorView, Validities, Validity
 from ml_core.serve.rollout.processes import ServerProcesses
@@ -91,6 +92,11 @@ class WorkerMetrics:
         disk = os.statvfs(home)
         metrics.HOME_FREE.labels(self._model_name).set(disk.f_bavail * disk.f_frsize)
         metrics.HOME_SIZE.labels(self._model_name).set(disk.f_blocks * disk.f_frsize)
+
+    def publish_imported(self, counts: ImportedCounts) -> None:
+        """Set how many labels commands have brought in."""
+        for outcome, n in counts.model_dump().items():
+            metrics.LABELS_IMPORTED.labels(outcome).set(n)
 
     def publish_processes(self, processes: ServerProcesses) -> None:
         """Set how many processes there are and should be."""

@@ -19,6 +19,8 @@ from ml_core.lab.journeys.matured_rows import new_rows
 from ml_core.lab.journeys.retrain import Retrained, decide, last_retraining, retrain
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.labelled_rows import rows_from_store
+from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.labels import AnswerLabel
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from tests.homes import bento_store
 from tests.lab.watching.ward import Ward, patients
@@ -127,6 +129,14 @@ def test_a_patient_whom_the_store_knows_keeps_his_name_and_part(ward: Ward) -> N
     assert {str(name) for name in known["patient_id"]} <= names
     assert not any(name.startswith("stranger") for name in names)
     assert sum(name.startswith("h-") for name in names) == 100
+
+
+def test_a_request_sent_again_is_one_row_of_training(ward: Ward) -> None:
+    again = ward.answer_again(patients(1, seed=5), "visit-7", 8)
+    ward.labels.add([AnswerLabel(id_bytes(answer.request_id), 1, ward.now) for answer in again], "ward")
+    ward.pass_days(31)
+    assert ward.look().matured == 1
+    assert len(new_rows(ward.home.settings, "v1", 0).frame) == 1
 
 
 def test_the_table_says_up_to_which_outcome_it_goes(ward: Ward) -> None:

@@ -15,6 +15,7 @@ from ml_core.lab.report.facts import Detector, Labels
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.alarms import keep_target
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import THIRD, bulk_row, fill, row, settings_in
 from tests.toy_models import toy_model
@@ -115,12 +116,14 @@ def log(tmp_path):
     return PredictionLog(settings.log)
 
 
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 NOON = datetime(2026, 1, 8, 12, tzinfo=UTC)
 
 
 def labels(log, path, horizon: float, gaps: Gaps | None = None):
     period = period_of(NOON, 30 * DAY, timedelta(days=horizon))
-    return label_facts(path, log, period, horizon, gaps or Gaps())
+    store = LabelStore(path.parent / "labels.db", log.known)
+    return label_facts(path, log, store, period, horizon, gaps or Gaps())
 
 
 def test_answers_wait_until_their_horizon_has_passed_those_of_bulk_calls_too(log, tmp_path):
@@ -133,6 +136,17 @@ def test_answers_wait_until_their_horizon_has_passed_those_of_bulk_calls_too(log
 def test_without_a_monitor_no_outcome_is_called_missing(log, tmp_path):
     assert labels(log, tmp_path / "none.db", 2).missing == 0
     assert labels(log, ledger(tmp_path), 2).missing == 10
+
+
+def test_outcomes_that_were_sent_in_are_never_called_missing(log, tmp_path):
+    store, ids = (
+        LabelStore(tmp_path / "labels.db", log.known),
+        [raw for raw, _ in log.ids_given(log.files()[0], BEGINNING, NOON)],
+    )
+    store.add([AnswerLabel(raw, 1) for raw in ids[:4]], "test")
+    found = labels(log, ledger(tmp_path), 2)
+    assert (found.missing, found.uncounted) == (6, 4)
+    assert labels(log, tmp_path / "none.db", 2).uncounted == 4
 
 
 def test_files_that_cannot_be_read_are_not_counted_and_leave_a_gap(log, tmp_path):

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ml_core.lab.training.packing import fit_scorecard
 from ml_core.serve.model.scorer import Scorecard
+from tests.homes import road_config, road_model, trained
 
 
 def drawn(n_classes: int, missing: float = 0.0):
@@ -50,3 +51,9 @@ def test_it_is_plain_json_and_the_same_every_time():
     features, labels = drawn(3)
     content = fit_scorecard(features, labels, 3)
     assert json.loads(json.dumps(content)) == content == fit_scorecard(features, labels, 3)
+
+
+def test_the_label_horizon_of_the_configuration_is_in_the_manifest() -> None:
+    config = road_config(labels={"horizon_days": 7.0})
+    assert trained(config).bundle.manifest.label_horizon_days == 7.0
+    assert road_model().bundle.manifest.label_horizon_days is None

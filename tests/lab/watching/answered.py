@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
-from ml_core.lab.watching.maturing import NewlyMatured, mature_answers
+from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_json, id_text
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
@@ -57,15 +57,16 @@ class Answered:
         reason: str | None = None,
         ids: Sequence[bytes] | None = None,
         subject: bytes | None = None,
+        client: str | None = None,
     ) -> list[bytes]:
-        """Store an answer for each row of p-values; their ids."""
+        """Store an answer for each row of p-values, all under the same name of the caller's; their ids."""
         lineage = Lineage.of(facts or facts_of())
         asked = list(p_values)
         ids = ids or [os.urandom(16) for _ in asked]
         at_us = round(self.now.timestamp() * 1e6)
         rows = [
             Row(
-                request_id=i, at_us=at_us, client_request_id=None, subject=subject, batch_id=None, batch_index=None,
+                request_id=i, at_us=at_us, client_request_id=client, subject=subject, batch_id=None, batch_index=None,
                 lineage=lineage, answer=_answer(p, reason), input=b"[1.0]",
             )
             for i, p in zip(ids, asked, strict=True)
@@ -92,10 +93,10 @@ class Answered:
     def pass_days(self, days: float) -> None:
         self.now += timedelta(days=days)
 
-    def take(self, horizon_days: float = HORIZON_DAYS) -> NewlyMatured:
+    def take(self, horizon_days: float = HORIZON_DAYS, by_model: Mapping[str, float] | None = None) -> NewlyMatured:
         """One look at the labels."""
         with Ledger.changing(self.ledger) as ledger:
-            return mature_answers(ledger, self.labels, self.log, self.now, horizon_days)
+            return mature_answers(ledger, self.labels, self.log, self.now, Horizons(horizon_days, by_model or {}))
 
     def waiting(self) -> dict[str, int]:
         with Ledger.reading(self.ledger) as ledger:

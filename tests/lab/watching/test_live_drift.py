@@ -51,6 +51,17 @@ def test_a_window_is_judged_once_it_is_full(ward: Ward) -> None:
     assert [window["rows"] for window in windows(ward)] == [100, 100, 100]
 
 
+def test_a_request_sent_again_is_one_row_of_a_window(ward: Ward) -> None:
+    ward.answer_again(patients(1, seed=4), "visit-7", 8)
+    ward.answer(patients(98, seed=1))
+    assert (ward.look().windows, live_window(ward.home.settings, 1_000).rows) == (0, 99)
+    ward.answer_again(patients(1, seed=4), "visit-7", 3)
+    assert ward.look().windows == 0
+    ward.answer(patients(1, seed=2))
+    assert ward.look().windows == 1
+    assert [window["rows"] for window in windows(ward)] == [100]
+
+
 def test_windows_go_on_where_they_were_after_a_restart(ward: Ward) -> None:
     ward.answer(patients(80, seed=7))
     assert ward.look().windows == 0

@@ -137,29 +137,31 @@ def test_labels_that_come_before_their_answers_wait_for_them(place: Answered) ->
 
 @pytest.mark.parametrize(
     ("later", "is_found"),
-    [(timedelta(hours=23), True), (timedelta(days=1), True), (timedelta(days=1, microseconds=1), False)],
+    [(timedelta(hours=23), True), (timedelta(hours=29), False), (timedelta(hours=49), True)],
 )
-def test_the_answer_of_a_label_is_searched_for_one_day(place: Answered, later: timedelta, *, is_found: bool) -> None:
+def test_the_answer_of_a_label_is_searched_for_at_every_look_of_a_day_and_then_daily(
+    place: Answered, later: timedelta, *, is_found: bool
+) -> None:
     ids = [b"%016d" % 1]
     place.tell(ids, 1)
     place.take()
-    place.now += later
+    place.now += timedelta(hours=25)
+    if later > timedelta(hours=25):
+        place.take()
+    place.now = START + later
     place.answer([HELD], ids=ids)
     place.take()
     assert place.waiting() == {"waiting": int(is_found), "unknown": int(not is_found)}
 
 
-def test_an_answer_that_turns_up_after_a_day_counts_once_its_label_is_sent_anew(place: Answered) -> None:
+def test_an_answer_that_turns_up_days_after_its_label_counts(place: Answered) -> None:
     ids = [b"%016d" % 1]
     place.tell(ids, 1)
     place.take()
     place.pass_days(1.1)
     place.answer([HELD], ids=ids)
     place.pass_days(31)
-    assert place.take().rows == ()
-    assert place.waiting() == {"waiting": 0, "unknown": 1}
-    place.tell(ids, 0)
-    assert [row.label for row in place.take().rows] == [0]
+    assert [row.label for row in place.take().rows] == [1]
 
 
 @pytest.mark.parametrize(
@@ -262,3 +264,89 @@ def test_what_enters_is_what_the_ledger_keeps(place: Answered) -> None:
         assert ledger is not None
         assert ledger.matured("a" * 64) == [row]
         assert ledger.matured_after(0) == [(1, replace(row))]
+
+
+# --- a request that was sent again ----------------------------------------------------------------------------------
+
+
+def test_a_request_sent_eight_times_is_one_answer_whichever_of_them_has_the_label(place: Answered) -> None:
+    first = place.answer([HELD], client="visit-7")
+    place.pass_days(0.01)
+    again = [*place.answer([LOST] * 6, client="visit-7"), *place.answer([LOST], client="visit-7")]
+    place.tell(again[-1:], 1)
+    place.pass_days(31)
+    (row,) = place.take().rows
+    assert (row.request_id, row.label, row.missed) == (first[0], 1, False)
+    place.tell(again, 1)
+    place.tell(first, 0)
+    assert place.take().rows == ()
+    assert place.waiting() == {"waiting": 0, "unknown": 0}
+
+
+def test_labels_of_all_repeats_at_once_count_once_and_the_first_ones_own_label_comes_first(place: Answered) -> None:
+    first = place.answer([HELD], client="visit-7")
+    place.pass_days(0.01)
+    again = place.answer([HELD] * 7, client="visit-7")
+    other = place.answer([HELD], client="visit-8")
+    place.tell(again, 0)
+    place.tell([*first, *other], 1)
+    place.pass_days(31)
+    assert {row.request_id: row.label for row in place.take().rows} == {first[0]: 1, other[0]: 1}
+
+
+# --- labels of no answer --------------------------------------------------------------------------------------------
+
+
+def test_labels_of_no_answer_are_bounded_in_number_and_the_oldest_go(
+    place: Answered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maturing, "_MOST_UNKNOWN", 3)
+    ids = [b"%016d" % n for n in range(5)]
+    for each in ids:
+        place.tell([each], 1)
+        place.pass_days(0.001)
+    assert place.take().dropped == 2
+    assert place.waiting() == {"waiting": 0, "unknown": 3}
+    assert set(place.labels.current(ids)) == set(ids[2:])
+    assert place.take().dropped == 0
+
+
+def test_a_label_of_no_answer_is_dropped_after_thirty_days_and_found_until_then(place: Answered) -> None:
+    early, never = [b"a" * 16], [b"b" * 16]
+    place.tell([*early, *never], 1)
+    assert place.take().dropped == 0
+    place.pass_days(29)
+    place.answer([HELD], ids=early)  # a log that was restored late
+    assert place.take().dropped == 0
+    assert place.waiting() == {"waiting": 1, "unknown": 1}
+    place.pass_days(2)
+    assert place.take().dropped == 1
+    assert place.labels.current(never) == {}
+
+
+# --- whose horizon --------------------------------------------------------------------------------------------------
+
+
+def test_a_horizon_that_is_changed_reaches_labels_that_wait_and_none_that_count(place: Answered) -> None:
+    ids = place.answer([HELD] * 2)
+    place.tell(ids, 1)
+    place.pass_days(10)
+    assert place.take().rows == ()
+    assert len(place.take(5.0).rows) == 2
+    later = place.answer([HELD])
+    place.tell(later, 1)
+    place.pass_days(6)
+    assert place.take(90.0).rows == ()
+    place.pass_days(30)
+    assert place.take(90.0).rows == ()
+    assert [row.request_id for row in place.take(30.0).rows] == later
+
+
+def test_each_model_has_its_own_horizon(place: Answered) -> None:
+    quick, slow = place.answer([HELD], facts_of(model_hash="b" * 64)), place.answer([HELD])
+    place.tell([*quick, *slow], 1)
+    place.pass_days(8)
+    own = {"b" * 64: 7.0}
+    assert [row.request_id for row in place.take(by_model=own).rows] == quick
+    place.pass_days(23)
+    assert [row.request_id for row in place.take(by_model=own).rows] == slow

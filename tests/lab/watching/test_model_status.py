@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,12 +15,36 @@ from ml_core.lab.watching.model_status import model_status
 from ml_core.serve.model.vouching import keep_gate
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.worker_reports import write_worker_report
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.rollout.states import report, slot_report
 from tests.toy_models import NAME, passed_gate
 
 ENDPOINT = "http://ward:3000/"
+
+
+def every_state(home: Home) -> Iterator[Home]:
+    """The home in every state that asks for another next action, one after the other."""
+    yield home
+    home.settings.feature_store.mkdir()
+    yield home
+    Journal(home.settings.journal).append("model.registered", {"model": NAME, "version": "3"})
+    yield home
+    home.promote(home.v1)
+    yield home
+    serving(home)
+    yield home
+    watched(home)
+    yield home
+    for alarm in ("coverage:1", "drift"):
+        watched(home, alarm)
+        yield home
+    watched(home)
+    home.change(changes.shadow(home.v2))
+    yield home
+    home.change(changes.canary(home.v2, 0.1, GuardLimits(set_size=2.0)))
+    yield home
 
 
 @pytest.fixture
@@ -53,7 +78,8 @@ def test_nothing_is_known_of_a_model_nobody_has_made(home: Home) -> None:
         "drift_status": "nominal",
         "deployment_gate": "failed",
         "api_endpoint": "http://ward:3000/predict",
-        "next_action": "train a model: surety train --config configs/NAME.yaml",
+        "next_action": "surety features run --config configs/NAME.yaml",
+        "is_empty": True,
     }
 
 
@@ -86,7 +112,7 @@ def test_alarms_are_told_and_only_drift_is_drift(home: Home) -> None:
     serving(home)
     watched(home, "coverage:1")
     found = model_status(home.settings, ENDPOINT)
-    assert (found.drift_status, "coverage:1" in found.next_action) == ("nominal", True)
+    assert (found.drift_status, found.next_action) == ("nominal", f"surety alarms show --model {NAME}")
     watched(home, "coverage:1", "drift")
     found = model_status(home.settings, ENDPOINT)
     assert (found.drift_status, "retrain" in found.next_action) == ("drift_detected", True)

@@ -142,6 +142,15 @@ def test_model_without_golden_records_is_refused(folder: Path, tmp_path: Path) -
         check_golden(Predictor(read_bundle(other)))
 
 
+def test_a_manifest_without_a_horizon_is_as_before_there_was_one_and_one_with_it_says_it() -> None:
+    raw = (toy_model().folder / MANIFEST_FILE).read_bytes()
+    assert b"label_horizon_days" not in raw
+    manifest = parse_manifest(raw)
+    assert manifest.label_horizon_days is None
+    told = manifest.model_copy(update={"label_horizon_days": 7.5})
+    assert parse_manifest(told.to_bytes()).label_horizon_days == 7.5
+
+
 def test_artefact_holds_no_time_host_run_or_path() -> None:
     raw = (toy_model().folder / MANIFEST_FILE).read_text()
     for trace in (os.uname().nodename, str(Path.home()), str(toy_model().folder)):

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import Live
+from ml_core.serve.log.import_counts import ImportedCounts
 from ml_core.serve.rollout.monitor_state import MonitorView
 from ml_core.serve.rollout.worker_reports import WorkerLogReport
 from ml_core.serve.worker.own_report import circuit_report
@@ -141,3 +142,8 @@ def test_the_disk_of_the_home_and_a_held_canary_are_measured(publish, tmp_path):
     for held in (True, False):
         publish(live, canary_held=held)
         assert sample("surety_canary_held", model_name=NAME) == held
+
+
+def test_labels_that_a_command_has_brought_in_are_shown():
+    WorkerMetrics(NAME).publish_imported(ImportedCounts(accepted=500, conflict=70))
+    assert [sample("surety_labels_imported", outcome=o) for o in ("accepted", "conflict", "unknown")] == [500, 70, 0]

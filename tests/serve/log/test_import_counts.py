@@ -1,0 +1,27 @@
+"""Counts of imported labels grow by every import, and by several at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ml_core.base.errors import ArtefactError
+from ml_core.serve.log.import_counts import ImportedCounts, add_imported, read_imported
+from ml_core.serve.log.labels import LabelCounts
+
+
+def test_counts_add_up_whoever_adds_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "labels" / "toy.imported.json"
+    assert read_imported(path) == ImportedCounts()
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: add_imported(path, LabelCounts(accepted=n, conflict=1)), range(20)))
+    assert read_imported(path) == ImportedCounts(accepted=190, conflict=20)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "toy.imported.json"
+    path.write_text("{")
+    with pytest.raises(ArtefactError, match=path.name):
+        read_imported(path)
