@@ -341,7 +341,7 @@ def test_subjects_may_come_from_stdin_one_a_line(run, settings, monkeypatch):
     lines = "\ufeffanna\r\n\n  bert \t\r\n   \nanna\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     told = run("log", "erase-subject", "-", "--dry-run")
-    found = [{"line": 1, "found": 2}, {"line": 3, "found": 1}]
+    found = [{"line": 1, "found": 2, "training_rows": 0}, {"line": 3, "found": 1, "training_rows": 0}]
     assert (told.code, told.result["subjects"], answers(settings)) == (0, found, 4)
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     told = run("log", "erase-subject", "-")
@@ -358,7 +358,7 @@ def test_subjects_may_come_from_stdin_one_a_line(run, settings, monkeypatch):
 def test_an_unknown_person_is_told_with_a_status_of_its_own(run, settings):
     with_anna(settings)
     told = run("log", "erase-subject", "bert")
-    assert (told.code, told.result["erased"], "no answer is about the subject" in told.err) == (3, 0, True)
+    assert (told.code, told.result["erased"], "no answer and no training row is about" in told.err) == (3, 0, True)
 
 
 def test_a_log_without_answers_is_empty(run, settings):
