@@ -276,7 +276,7 @@ def damaged_model(story: Story) -> None:
 
 
 def damaged_promotion(story: Story) -> None:
-    spoil(story.settings.promotions / f"{NAME}.json")
+    spoil(story.settings.promotions / f"{NAME}.signed.json")
 
 
 def damaged_publication(story: Story) -> None:

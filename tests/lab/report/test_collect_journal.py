@@ -46,6 +46,7 @@ def test_a_rollout_is_told_step_by_step(home):
     ):
         home.change(change)
     assert events(home) == [
+        ("trust began", ""),
         ("rollout begins", home.v1),
         ("shadow", home.v2),
         ("canary", f"{home.v2}, 10 % of the traffic"),
