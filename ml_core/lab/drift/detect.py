@@ -182,7 +182,9 @@ def _state(
     if drifted:
         return "drifted"
     if any(side.rows and side.missing == side.rows for side in (reference, current)):
-        return "all_missing"
+        # Levels of too few patients are withheld from a reference, and read as missing.
+        is_withheld = isinstance(reference, CategoryReference) and reference.rows < FEWEST
+        return "too_few" if is_withheld else "all_missing"
     if values is not None:
         return "constant" if _same_constant(reference, current) else "warned" if flags else "ok"
     published = not isinstance(reference, NumberReference) or len(reference.points) > 0

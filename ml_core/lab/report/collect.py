@@ -124,7 +124,7 @@ def _check_known(settings: Settings, entries: _Entries, every: _Entries) -> None
     if settings.model or entries or any(trace.exists() for trace in traces):
         return
     papers = (path for folder in (settings.promotions, settings.rollouts) for path in folder.glob("*.json"))
-    known = {path.name.split(".")[0] for path in papers}
+    known = {path.name.removesuffix(".json").removesuffix(".signed") for path in papers}
     known |= {str(entry["model"]) for entry in every if "model" in entry}
     others = f"there is {', '.join(sorted(known))}" if known else "nothing of any other model either"
     raise DataError(
