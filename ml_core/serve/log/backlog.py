@@ -182,6 +182,9 @@ def release(tickets: Sequence[Ticket], *, stored: bool) -> None:
             waiting.setdefault(ticket.loop, []).append(ticket.future)
             ticket.future = None
     for loop, theirs in waiting.items():
+        if loop is asyncio._get_running_loop():  # noqa: SLF001 - documented, and None instead of an error in a thread
+            _settle(theirs, stored)
+            continue
         with suppress(RuntimeError):  # its event loop has ended, and nobody waits any more
             loop.call_soon_threadsafe(_settle, theirs, stored)
 

@@ -122,9 +122,8 @@ class LogWriter:
                 return
             self._limit_wait(ticket)
         else:
-            if not self._here:
-                loop.call_soon(self._commit_here)
             self._here.append(ticket)
+            loop.call_soon(self._commit_here)  # the first of a turn commits for all of them
         try:
             stored = await waiting
         except asyncio.CancelledError:
@@ -177,7 +176,7 @@ class LogWriter:
     def _commit_here(self) -> None:
         """Commit what has come in this turn of the event loop; leave it to the thread where that cannot be done now."""
         tickets, self._here = self._here, []
-        if not self._committed_here(tickets):
+        if tickets and not self._committed_here(tickets):
             self._backlog.queue(tickets)
             for ticket in tickets:
                 self._limit_wait(ticket)
