@@ -92,7 +92,8 @@ def test_a_bento_brings_its_keys_to_an_empty_home(place: Workplace, tmp_path: Pa
         reply = httpx.post(f"{address}/predict", json={"features": RECORD})
         assert reply.headers["x-model-hash"] == champion["model_hash"]
     bentos = (place.folder / "bentoml" / "bentos" / "surety").glob("*/bento.yaml")  # of other tests as well
-    text = max(bentos, key=lambda path: path.stat().st_mtime).read_text()
+    described = max(bentos, key=lambda path: path.stat().st_mtime)
+    text = described.read_text()
     key = next(k["key"] for k in place.surety("trust", "show"))
     assert champion["model_hash"] in text
     assert key in text

@@ -240,7 +240,7 @@ def card_json(card: ModelCard) -> dict[str, Any]:
         "model": card.name,
         "version": card.version,
         "model_hash": card.model_hash,
-        "manifest": None if card.bundle is None else card.bundle.manifest.model_dump(mode="json"),
+        "manifest": None if card.bundle is None else card.bundle.manifest.content(),
         "calibration_rows": {label: rows for label, rows, _, _ in _calibrated(card)},
         "record": None if card.record is None else card.record.model_dump(mode="json"),
         "gate": None if card.gate is None else card.gate.model_dump(mode="json"),

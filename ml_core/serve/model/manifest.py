@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -87,13 +87,17 @@ class Manifest(_Part):
             raise ValueError("two classes have the same name")
         return self
 
-    def to_bytes(self) -> bytes:
-        """Canonical JSON: the bytes that are hashed and written."""
+    def content(self) -> dict[str, Any]:
+        """What is written, as JSON values."""
         content = self.model_dump(mode="json")
         if self.label_horizon_days is None:  # as in manifests from before there was this field
             del content["label_horizon_days"]
+        return content
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: the bytes that are hashed and written."""
         options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
-        return orjson.dumps(content, option=options)
+        return orjson.dumps(self.content(), option=options)
 
 
 def parse_manifest(raw: bytes) -> Manifest:
