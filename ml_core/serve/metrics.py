@@ -111,6 +111,14 @@ ALARM = Gauge(
     (*_MODEL, "reason"),
     multiprocess_mode="livemax",
 )
+HEALTH = {
+    name: Gauge(f"surety_{name}", says, (*_MODEL, "label", "group"), multiprocess_mode="livemax")
+    for name, says in {
+        "live_coverage": "Share of the latest matured answers (at most 500) whose set held its label, by class label.",
+        "live_coverage_answers": "Matured answers behind surety_live_coverage.",
+    }.items()
+}
+"""What the monitor measures of a model, by the name of its figure; NaN once it is no longer measured."""
 MONITOR_AGE = Gauge(
     "surety_monitor_age_seconds",
     "Seconds since the monitor published; -1 where it never has since the system started.",

@@ -21,6 +21,7 @@ __all__ = [
     "GATE",
     "acknowledge_gate",
     "alarms_of",
+    "coverage_lately",
     "feed_coverage",
     "gate_alarm",
     "is_refused",
@@ -120,9 +121,14 @@ def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:
             found.append(_drift_alarm(DriftState(**state), since, _drifted_lately(ledger, model_hash)))
         else:
             label = name.removeprefix(_COVERAGE)
-            lately = ledger.latest_misses(model_hash, None if label == "all" else label, _LATEST_ANSWERS)
+            lately = coverage_lately(ledger, model_hash, None if label == "all" else label)
             found.append(_coverage_alarm(name, DetectorState(**state), since, lately))
     return tuple(found)
+
+
+def coverage_lately(ledger: Ledger, model_hash: str, label: str | None) -> tuple[int, int]:
+    """Misses among the latest matured answers (at most 500) with that label, or any, and how many they are."""
+    return ledger.latest_misses(model_hash, label, _LATEST_ANSWERS)
 
 
 def gate_alarm(ledger: Ledger, model_hash: str, verdict: GateReport | None) -> tuple[Alarm, ...]:

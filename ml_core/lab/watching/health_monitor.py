@@ -20,6 +20,7 @@ from ml_core.base.errors import SuretyError
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.watching import alarms
+from ml_core.lab.watching.health_figures import figures_of
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import DriftMonitor
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
@@ -29,7 +30,7 @@ from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
-from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.monitor_state import Alarm, HealthFigure, ModelHealth, MonitorState, boot_id
 from ml_core.serve.rollout.rollout_state import Slot
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
@@ -128,8 +129,9 @@ class HealthMonitor:
                 )
                 for model in models
             }
+            figures = {m.model_hash: figures_of(ledger, m.manifest, m.model_hash) for m in models}
             raised = {h: new for h, found in on.items() if (new := alarms.unannounced(ledger, h, found))}
-        state = self._publish(models, on)
+        state = self._publish(models, on, figures)
         self._announce(models, raised)
         if matured.dropped:
             facts = {"model": self._settings.model_name, "labels": matured.dropped}
@@ -197,14 +199,21 @@ class HealthMonitor:
             return {}
         return manifest.metrics if manifest.calibration_id == facts["calibration_id"] else {}
 
-    def _publish(self, models: Sequence[MonitoredModel], found: dict[str, tuple[Alarm, ...]]) -> MonitorState:
+    def _publish(
+        self,
+        models: Sequence[MonitoredModel],
+        found: Mapping[str, tuple[Alarm, ...]],
+        figures: Mapping[str, tuple[HealthFigure, ...]],
+    ) -> MonitorState:
         state = MonitorState(
             model_name=self._settings.model_name,
             published_at=utc_text(self._now()),
             boot=boot_id(),
             beat_s=self._clock(),
             models={
-                model.model_hash: ModelHealth(model_version=model.version, alarms=found[model.model_hash])
+                model.model_hash: ModelHealth(
+                    model_version=model.version, alarms=found[model.model_hash], figures=figures[model.model_hash]
+                )
                 for model in models
             },
         )

@@ -18,6 +18,7 @@ from ml_core.base.settings import Settings
 __all__ = [
     "GUARD_SILENCE_S",
     "Alarm",
+    "HealthFigure",
     "ModelHealth",
     "MonitorState",
     "MonitorView",
@@ -50,6 +51,21 @@ class Alarm(Document):
     false_alarm: str
 
 
+class HealthFigure(Document):
+    """A number that the monitor knows of a model.
+
+    Attributes
+    ----------
+    name : key of ``metrics.HEALTH``, which says what the number is and its unit
+    label, group : class label and group of patients it is about; "" where it is about all of them
+    """
+
+    name: str
+    value: float
+    label: str = ""
+    group: str = ""
+
+
 class ModelHealth(Document):
     """One model as the monitor sees it.
 
@@ -57,10 +73,12 @@ class ModelHealth(Document):
     ----------
     model_version : as in answers
     alarms : those that are on
+    figures : what the monitor has measured
     """
 
     model_version: str
     alarms: tuple[Alarm, ...] = ()
+    figures: tuple[HealthFigure, ...] = ()
 
 
 class MonitorState(Document):

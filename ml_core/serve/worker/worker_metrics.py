@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,14 @@ from ml_core.serve import metrics
 from ml_core.serve.answering.live import LiveModel
 from ml_core.serve.log.import_counts import ImportedCounts
 from ml_core.serve.log.prediction_store import LogOutcome
-from ml_core.serve.rollout.monitor_state import MonitorView, Validities, Validity
+from ml_core.serve.rollout.monitor_state import (
+    HealthFigure,
+    ModelHealth,
+    MonitorState,
+    MonitorView,
+    Validities,
+    Validity,
+)
 from ml_core.serve.rollout.processes import ServerProcesses
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.worker_reports import WorkerLogReport, WorkerReport
@@ -44,6 +52,7 @@ class WorkerMetrics:
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
         self._alarms: set[tuple[str, str, str]] = set()
+        self._figures: set[tuple[str, ...]] = set()
         self._known: dict[str, tuple[LiveModel, BreakerSnapshot | None, int]] = {}
         self._logged: dict[LogOutcome, int] = dict.fromkeys(get_args(LogOutcome), 0)
         for outcome in self._logged:
@@ -78,6 +87,7 @@ class WorkerMetrics:
                 metrics.ROLLBACKS.labels(state.model_name, guard).set(n)
         if circuits:
             self._publish_models(circuits, validity)
+            self._publish_figures(circuits, monitor.state if monitor.is_fresh else None)
 
     def _publish_log(self, log: WorkerLogReport) -> None:
         metrics.LOG_PENDING.set(log.pending)
@@ -119,6 +129,19 @@ class WorkerMetrics:
             metrics.ALARM.labels(*labels).set(labels in on)
         self._alarms |= on
 
+    def _publish_figures(self, models: Iterable[LiveModel], state: MonitorState | None) -> None:
+        """Set what the monitor has measured of the live models; what it no longer measures becomes NaN."""
+        health = {} if state is None else state.models
+        now: dict[tuple[str, ...], float] = {
+            (figure.name, *_labels(model), figure.label, figure.group): figure.value
+            for model in models
+            for figure in _figures_of(health, model)
+        }
+        for key in self._figures | now.keys():
+            name, *labels = key
+            metrics.HEALTH[name].labels(*labels).set(now.get(key, math.nan))
+        self._figures = set(now)
+
     def _publish_calls(self, model: LiveModel, now: BreakerSnapshot) -> None:
         """Add the model's calls since the last time."""
         labels, abandoned = _labels(model), model.guard.pool.abandoned_total
@@ -145,6 +168,12 @@ class WorkerMetrics:
         _set_one(metrics.VALIDITY, model, get_args(Validity), None)
         metrics.STUCK.labels(*_labels(model)).set(0)
         del self._known[tag]
+
+
+def _figures_of(health: Mapping[str, ModelHealth], model: LiveModel) -> list[HealthFigure]:
+    """The figures that this release has a metric for."""
+    found = health.get(model.model.model_hash)
+    return [] if found is None else [figure for figure in found.figures if figure.name in metrics.HEALTH]
 
 
 def _labels(model: LiveModel) -> tuple[str, str]:

@@ -99,6 +99,19 @@ def test_lost_coverage_makes_both_workers_suspect_and_names_the_class(ward: Ward
     assert raised(ward) == ["coverage:1"]
 
 
+def test_coverage_of_the_latest_matured_answers_is_published(ward: Ward) -> None:
+    model_hash = ward.home.hash_of(ward.home.v1)
+    assert not ward.look().state.models[model_hash].figures
+    ward.answer(unforeseen(60, seed=7))
+    ward.pass_days(HORIZON_DAYS + 1)
+    figures = {(f.name, f.label): f.value for f in ward.look().state.models[model_hash].figures}
+    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+        assert ledger is not None
+        missed = [row.missed for row in ledger.matured(model_hash) if row.label == 1]
+    assert figures["live_coverage_answers", "1"] == len(missed) > 0
+    assert figures["live_coverage", "1"] == pytest.approx(1 - sum(map(bool, missed)) / len(missed))
+
+
 def test_an_acknowledged_alarm_is_off_until_there_is_new_evidence(ward: Ward) -> None:
     matured(ward, unforeseen(150, seed=1))
     (model_hash,) = ward.look().raised

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
 from prometheus_client import REGISTRY
 
+from ml_core.base.documents import write_document
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import Live
 from ml_core.serve.log.import_counts import ImportedCounts
-from ml_core.serve.rollout.monitor_state import MonitorView
+from ml_core.serve.rollout.monitor_state import HealthFigure, ModelHealth, MonitorState, MonitorView, boot_id
 from ml_core.serve.rollout.worker_reports import WorkerLogReport
 from ml_core.serve.worker.own_report import circuit_report
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
@@ -85,6 +87,30 @@ def test_an_alarm_shows_while_it_is_on(publish):
     assert sample("surety_alarm", **labels, reason="drift") == 0
     publish(live_of(model))
     assert [sample("surety_validity", **labels, validity=v) for v in ("valid", "suspect", "unmonitored")] == [0, 0, 1]
+
+
+def test_a_figure_of_the_monitor_shows_while_it_is_measured(tmp_path):
+    model, settings = live_model(model=as_version("78")), Settings(home=tmp_path)
+    metrics, monitor = WorkerMetrics(NAME), MonitorView(settings)
+    labels = {"model_name": NAME, "model_version": "78", "label": "1", "group": ""}
+
+    def measured(*figures: HealthFigure) -> float | None:
+        health = ModelHealth(model_version="78", figures=figures)
+        state = MonitorState(
+            model_name=NAME,
+            published_at="",
+            boot=boot_id(),
+            beat_s=time.monotonic(),
+            models={model.model.model_hash: health},
+        )
+        write_document(settings.monitor_state, state, durable=False)
+        monitor.look()
+        metrics.publish(worker_report(1, time.monotonic()), {model: model.guard.breaker.snapshot()}, {}, monitor, None)
+        return REGISTRY.get_sample_value("surety_live_coverage", labels)
+
+    later_release = HealthFigure(name="of_a_later_release", value=1.0)
+    assert measured(HealthFigure(name="live_coverage", value=0.875, label="1"), later_release) == 0.875
+    assert math.isnan(measured())
 
 
 def test_a_worker_says_which_generation_it_obeys_and_that_it_cannot(publish):
