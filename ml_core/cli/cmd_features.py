@@ -43,6 +43,8 @@ def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_ru
         note(f"columns not used by {config.feature_version}: {', '.join(result.ignored)}")
     if result.left_out:
         note(f"{result.left_out} stays that ended in death or a hospice were left out")
+    for change in result.type_changes:
+        note(f"{change}; versions before keep what they hold")
     if dry_run:
         note("dry run: nothing was written")
     emit(
@@ -52,6 +54,7 @@ def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_ru
             "version": None if dry_run else result.version,
             **picked(result, "rows_in", "left_out", "rows_kept", "quarantined"),
             "quarantine": str(quarantine) if quarantine and result.quarantined and not dry_run else None,
+            "type_changes": list(result.type_changes),
             "problems": [{"column": c, "check": k, "rows": n} for c, k, n in result.problems],
         },
         output,

@@ -61,6 +61,7 @@ class PipelineResult:
     quarantined : rows that broke the column table
     problems : (column, check, how many rows), most rows first
     ignored : columns of the file that the version does not use
+    type_changes : how the columns differ from those of the table's version before, one sentence each
     """
 
     table: Path
@@ -71,6 +72,7 @@ class PipelineResult:
     quarantined: int
     problems: tuple[tuple[str, str, int], ...]
     ignored: tuple[str, ...]
+    type_changes: tuple[str, ...] = ()
 
 
 class FeaturePipeline:
@@ -114,6 +116,7 @@ class FeaturePipeline:
         _transform_once(kept, version.name)
         if bad and quarantine is not None and not dry_run:
             write_table(_set_aside(raw, verdict), quarantine)
+        type_changes = self._store.type_changes(version.name)
         delta_version = _NOT_STORED if dry_run else self._store.overwrite(version.name, kept)
         if not dry_run:
             self._store.matrix(version.name, delta_version)
@@ -126,6 +129,7 @@ class FeaturePipeline:
             quarantined=bad,
             problems=verdict.problems,
             ignored=raw.ignored,
+            type_changes=type_changes,
         )
 
 

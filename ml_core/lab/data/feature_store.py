@@ -89,7 +89,8 @@ class FeatureStore:
     def overwrite(self, version_name: str, frame: pd.DataFrame) -> int:
         """Makes the frame the table's content; the Delta version.
 
-        The same content as the latest overwrite makes no new version.
+        The same content as the latest overwrite makes no new version. The new version has the columns and types of the
+        column table, whatever those of older versions are.
         """
         return self._write(version_name, frame, "overwrite")
 
@@ -97,6 +98,11 @@ class FeatureStore:
         """Adds the frame's rows after the table's; the Delta version.
 
         Repeating the latest append adds nothing, so an append may be tried again after a crash.
+
+        Raises
+        ------
+        DataError
+            The table's columns or their types are not those of the column table.
         """
         return self._write(version_name, frame, "append")
 
@@ -121,6 +127,24 @@ class FeatureStore:
             if commit.get(_WRITTEN_BY) == "overwrite":
                 break
         return 0
+
+    def type_changes(self, version_name: str) -> tuple[str, ...]:
+        """How the column table differs from the newest version, one sentence a column; none where there is no table."""
+        path = self.table(version_name)
+        if not DeltaTable.is_deltatable(str(path)):
+            return ()
+        stored = pa.schema(self._open(version_name, None).schema().to_arrow())
+        before = {field.name: field.type for field in stored if field.name != _ORDER}
+        now = {column.name: _arrow_type(column) for column in get_feature_version(version_name).columns}
+        return (
+            *(f"column {name} is new" for name in now if name not in before),
+            *(f"column {name} is gone" for name in before if name not in now),
+            *(
+                f"column {name} was {before[name]} and is {kind} now"
+                for name, kind in now.items()
+                if name in before and not _alike(before[name], kind)
+            ),
+        )
 
     def latest(self, version_name: str) -> int:
         """The newest Delta version."""
@@ -244,6 +268,12 @@ class FeatureStore:
                 if (last.get(_BATCH), last.get(_WRITTEN_BY), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
                     return int(delta.version())
                 start = delta.count() if mode == "append" else 0
+                if mode == "append" and (changes := self.type_changes(version_name)):
+                    raise DataError(
+                        f"the table {version_name}",
+                        f"has other columns than the column table ({'; '.join(changes)}): "
+                        "make it anew with `surety features run`",
+                    )
             return self._commit(version_name, rows, mode, start, {_BATCH: batch, **(more or {})})
 
     def _commit(self, version_name: str, rows: pa.Table, mode: _Mode, first_row: int, facts: Mapping[str, str]) -> int:
@@ -256,6 +286,7 @@ class FeatureStore:
                 str(path),
                 rows,
                 mode="append" if mode == "append" else "overwrite",
+                schema_mode=None if mode == "append" else "overwrite",
                 commit_properties=CommitProperties(custom_metadata={_WRITTEN_BY: mode, **facts}),
                 configuration=_TABLE_PROPERTIES,
                 writer_properties=_PARQUET,
@@ -338,6 +369,12 @@ def _arrow_type(column: Column) -> pa.DataType:
     if column.dtype == "float":
         return pa.float64()
     return pa.int64() if column.dtype == "int" or integer_levels(column) else pa.string()
+
+
+def _alike(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether two types hold the same values: texts come back from Delta as large or small ones."""
+    texts = (pa.string(), pa.large_string(), pa.string_view())
+    return one == other or (one in texts and other in texts)
 
 
 def _frame_column(values: pa.ChunkedArray) -> pd.Series[Any]:

@@ -19,7 +19,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from ml_core.features.columns import Column
-from ml_core.serve.features.column_rules import OPTIONAL_ROLES, as_moment, integer_levels
+from ml_core.serve.features.column_rules import EXACT, OPTIONAL_ROLES, as_moment, integer_levels
 from ml_core.serve.features.versions import get_feature_version
 
 __all__ = ["Verdict", "get_schema", "validate_frame"]
@@ -137,7 +137,19 @@ def _number_checks(column: Column) -> list[pa.Check]:
     if column.dtype == "int":
         whole = partial(_holds_for_numbers, lambda x: ~np.isfinite(x) | (np.trunc(x) == x))
         checks.append(_check("not a whole number", whole))
+        checks.append(_check("not exact", partial(_exact, column)))
     return checks
+
+
+def _exact(column: Column, values: pd.Series[Any]) -> _BoolArray:
+    """Whether the whole numbers of a column can be kept as they are: ids with 64 bits, others as float64."""
+    numbers, is_number = _numbers(values)
+    small: _BoolArray = ~is_number | ~np.isfinite(numbers) | (np.abs(numbers) < EXACT)
+    if column.role not in OPTIONAL_ROLES or small.all() or pd.api.types.is_float_dtype(values.dtype):
+        return small
+    large = values[~small].astype(object)
+    small[~small] = [isinstance(value, int | np.integer) and -(2**63) <= int(value) < 2**63 for value in large]
+    return small
 
 
 def _integer_level_checks(column: Column) -> list[pa.Check]:
@@ -219,8 +231,8 @@ def _holds_for_texts(holds: Callable[[str], bool], values: pd.Series[Any]) -> _B
 
 
 def _first_of_its_kind(values: pd.Series[Any]) -> _BoolArray:
-    numbers, is_number = _numbers(values)
-    keys = pd.Series(numbers) if is_number.any() else values.astype(object).where(_texts(values), None)
+    _, is_number = _numbers(values)
+    keys = values.astype(object).where(is_number if is_number.any() else _texts(values), None)  # 7 and 7.0 are one key
     return keys.isna().to_numpy(dtype=bool) | ~keys.duplicated().to_numpy(dtype=bool)
 
 

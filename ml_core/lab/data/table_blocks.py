@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
-from ml_core.lab.data.table_frames import EXACT, column_names, csv_options, is_csv, numbers_of_text
+from ml_core.lab.data.table_frames import column_names, csv_options, exact_type, is_csv, numbers_of_text
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
 from ml_core.serve.features.table import Cells
 
@@ -229,8 +229,8 @@ def _can_be_carried(kind: pa.DataType) -> bool:
 def _cells_of_values(_: Column, values: pa.Array) -> Cells:
     """A column of Parquet, in which null and NaN stay apart."""
     kind = values.type
-    if pa.types.is_decimal(kind):
-        values = values.cast(pa.float64())
+    if (decimal := exact_type(kind)) is not None:
+        values = values.cast(decimal)
     elif pa.types.is_date(kind):
         values = values.cast(pa.timestamp("ms"))
     kind = values.type
@@ -255,5 +255,4 @@ def _as_written(text: str | None, number: Any) -> Any:
     """The number as JSON would read it, 45 or 45.0, so that an error shows it as it was written."""
     if text is None or not isinstance(number, float | int):
         return text
-    is_whole = text.strip().lstrip("+-").isdecimal() and abs(number) < EXACT
-    return int(number) if is_whole else float(number)
+    return int(text) if text.strip().lstrip("+-").isdecimal() else float(number)

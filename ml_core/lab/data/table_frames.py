@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,12 +19,12 @@ import pyarrow.parquet as pq
 from ml_core.base.errors import DataError
 from ml_core.base.files import written_for_user
 from ml_core.features.columns import Column
-from ml_core.serve.features.column_rules import integer_levels
+from ml_core.serve.features.column_rules import EXACT, integer_levels
 
 __all__ = [
-    "EXACT",
     "column_names",
     "csv_options",
+    "exact_type",
     "is_csv",
     "numbers_of_text",
     "read_table",
@@ -32,10 +33,11 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-EXACT = 2.0**53
-"""Below it float64 holds every whole number."""
 _CSV_BLOCK_BYTES = 1 << 24  # no row may be longer
 
+_DIGITS_OF_INT64 = 18
+_INT64 = range(-(2**63), 2**63)
+_WHOLE = r"[+-]?[0-9]+"
 _NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
 
 
@@ -107,22 +109,44 @@ def type_text(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
 def numbers_of_text(values: pd.Series[Any]) -> pd.Series[Any]:
     """Texts as numbers: int64 if all are whole, else float64 with NaN where null; objects if some are no numbers.
 
-    Numbers are left as they are.
+    Whole numbers are read exactly. Where float64 could not hold one of them they come as Int64, or as objects where one
+    has more than 64 bits. Numbers are left as they are.
     """
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return values
     text = values.astype("str").str.strip()
     is_number = text.str.fullmatch(_NUMBER).fillna(value=False).to_numpy(dtype=bool)
+    is_whole = text.str.fullmatch(_WHOLE).fillna(value=False).to_numpy(dtype=bool)
     null = values.isna().to_numpy()
     numbers = np.full(len(values), np.nan)
     numbers[is_number] = text[is_number].astype(np.float64)
     if not (is_number | null).all():
         mixed = values.astype(object).where(~null, None)
         mixed[is_number] = numbers[is_number].tolist()
+        mixed[is_whole] = [int(written) for written in text[is_whole]]
         return mixed
+    if (np.abs(numbers[is_whole]) >= EXACT).any():
+        return _large_numbers(values, text, is_whole)
     if not null.any() and (np.abs(numbers) < EXACT).all() and (np.trunc(numbers) == numbers).all():
         return pd.Series(numbers.astype(np.int64), name=values.name)
     return pd.Series(numbers, name=values.name)
+
+
+def _large_numbers(values: pd.Series[Any], text: pd.Series[Any], is_whole: npt.NDArray[np.bool_]) -> pd.Series[Any]:
+    """Numbers of which some whole ones are too large for float64."""
+    read = [
+        int(t) if whole else None if pd.isna(v) else float(t)
+        for v, t, whole in zip(values, text, is_whole, strict=True)
+    ]
+    is_int64 = all(number is None or (isinstance(number, int) and number in _INT64) for number in read)
+    return pd.Series(read, name=values.name, dtype=pd.Int64Dtype() if is_int64 else object)
+
+
+def exact_type(kind: pa.DataType) -> pa.DataType | None:
+    """The type in which a decimal column is read: int64 where it holds whole numbers, else float64; None for others."""
+    if not pa.types.is_decimal(kind):
+        return None
+    return pa.int64() if kind.scale <= 0 and kind.precision <= _DIGITS_OF_INT64 else pa.float64()
 
 
 def csv_options(wanted: Sequence[str]) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, pa_csv.ConvertOptions]:
@@ -200,12 +224,16 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
 
 def _series(values: pa.ChunkedArray, name: str) -> pd.Series[Any]:
     kind = values.type
-    if pa.types.is_decimal(kind):
-        values = values.cast(pa.float64())
+    if (decimal := exact_type(kind)) is not None:
+        kind = decimal
+        values = values.cast(kind)
     elif pa.types.is_date(kind):
         values = values.cast(pa.timestamp("us"))
-    elif pa.types.is_integer(kind) and values.null_count:
-        return pd.Series(values.cast(pa.int64()).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get), name=name)
-    elif pa.types.is_floating(kind) and pc.any(pc.is_nan(values)).as_py():
+    if pa.types.is_integer(kind) and values.null_count:
+        wide, nullable = (
+            (pa.uint64(), pd.UInt64Dtype()) if pa.types.is_unsigned_integer(kind) else (pa.int64(), pd.Int64Dtype())
+        )
+        return pd.Series(values.cast(wide).to_pandas(types_mapper={wide: nullable}.get), name=name)
+    if pa.types.is_floating(kind) and pc.any(pc.is_nan(values)).as_py():
         return pd.Series(values.to_pylist(), name=name, dtype=object)
     return pd.Series(values.to_pandas(), name=name)

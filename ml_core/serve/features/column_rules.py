@@ -17,11 +17,13 @@ from ml_core.base.clock import DATE, FIRST_YEAR, LAST_YEAR, TIME, ZONE
 from ml_core.features.columns import Column
 
 __all__ = [
+    "EXACT",
     "MOMENT_PATTERN",
     "OPTIONAL_ROLES",
     "Fault",
     "fault_of",
     "integer_levels",
+    "whole_number_limits",
     "as_moment",
     "shown",
     "shown_name",
@@ -30,6 +32,10 @@ __all__ = [
 
 OPTIONAL_ROLES = ("id", "group", "time")
 """Roles of columns that a request may leave out or send as null."""
+
+EXACT = 2**53
+"""Below it, every whole number is a float64 of its own."""
+_INT64 = 2**63
 
 MOMENT_PATTERN = f"{DATE}(?:[T ]{TIME}{ZONE}?)?"
 """A date, or a date and a time with or without its zone."""
@@ -75,6 +81,17 @@ def shown_name(name: object) -> str:
 def integer_levels(column: Column) -> bool:
     """Whether the column is a category whose levels are whole numbers."""
     return bool(column.levels) and isinstance(column.levels[0], int)
+
+
+def whole_number_limits(column: Column) -> tuple[int, int]:
+    """Smallest and largest whole number that an ``int`` column may hold, both inclusive.
+
+    Ids keep the 64 bits they are stored with. Features end where float64 would no longer tell neighbours apart, because
+    a transform computes with float64.
+    """
+    if column.role in OPTIONAL_ROLES:
+        return -_INT64, _INT64 - 1
+    return 1 - EXACT, EXACT - 1
 
 
 def as_moment(value: object) -> datetime | None:
@@ -135,7 +152,16 @@ def _number_fault(column: Column, value: Any) -> Fault | None:
         return Fault("too low", f"{shown(value)} is below the lowest allowed value {column.low:.16g}{unit}")
     if column.high is not None and value > column.high:
         return Fault("too high", f"{shown(value)} is above the highest allowed value {column.high:.16g}{unit}")
-    return None
+    return _inexact_fault(column, value) if column.dtype == "int" else None
+
+
+def _inexact_fault(column: Column, value: float) -> Fault | None:
+    lowest, highest = whole_number_limits(column)
+    if isinstance(value, float):  # it may have been another whole number before it became a float
+        lowest, highest = 1 - EXACT, EXACT - 1
+    if lowest <= value <= highest:
+        return None
+    return Fault("not exact", f"{shown(value)} is too large to be kept exactly; {lowest} to {highest} can be")
 
 
 def _level_fault(column: Column, value: object) -> Fault | None:

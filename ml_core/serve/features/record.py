@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 from operator import attrgetter, getitem, itemgetter
 from typing import Any
 
@@ -16,6 +17,7 @@ from pydantic_core import core_schema as cs
 from ml_core.base.errors import FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays, features_of
 from ml_core.serve.features.column_rules import (
+    EXACT,
     MOMENT_PATTERN,
     OPTIONAL_ROLES,
     as_moment,
@@ -24,6 +26,7 @@ from ml_core.serve.features.column_rules import (
     shown,
     shown_name,
     unknown_field_fault,
+    whole_number_limits,
 )
 
 __all__ = ["Record", "RecordReader", "Value"]
@@ -170,20 +173,25 @@ def _moment_text(value: object) -> object:
     return value
 
 
-def _integer(low: float | None, high: float | None) -> cs.CoreSchema:
+def _integer(low: float, high: float) -> cs.CoreSchema:
     """Whole numbers, also written as 45.0, but no booleans and no texts."""
-    whole = cs.int_schema(strict=True, ge=_bound(low), le=_bound(high))
-    written_as_float = cs.float_schema(strict=True, ge=low, le=high, allow_inf_nan=False)
+    whole = cs.int_schema(strict=True, ge=ceil(low), le=floor(high))
+    written_as_float = cs.float_schema(
+        strict=True, ge=max(low, float(1 - EXACT)), le=min(high, float(EXACT - 1)), allow_inf_nan=False
+    )
     return cs.union_schema([whole, cs.no_info_after_validator_function(_whole, written_as_float)], mode="left_to_right")
 
 
-def _bound(value: float | None) -> int | None:
-    return None if value is None else int(value)
+def _bounds(column: Column) -> tuple[float, float]:
+    """The bounds of an ``int`` column, never wider than what can be kept exactly."""
+    lowest, highest = whole_number_limits(column)
+    low = lowest if column.low is None else max(column.low, lowest)
+    return low, highest if column.high is None else min(column.high, highest)
 
 
 def _value_schema(column: Column) -> cs.CoreSchema:
     if column.dtype == "int":
-        return _integer(column.low, column.high)
+        return _integer(*_bounds(column))
     if column.dtype == "float":
         return cs.float_schema(strict=True, ge=column.low, le=column.high, allow_inf_nan=False)
     if column.dtype == "text":
@@ -192,7 +200,7 @@ def _value_schema(column: Column) -> cs.CoreSchema:
         return cs.no_info_plain_validator_function(_moment_text)
     levels = cs.literal_schema(list(column.levels))
     if integer_levels(column):  # a literal 1 would take true for 1
-        numbers = [float(level) for level in column.levels]
+        numbers = [int(level) for level in column.levels]
         return cs.chain_schema([_integer(min(numbers), max(numbers)), levels])
     return levels
 

@@ -16,6 +16,7 @@ from ml_core.base.arrays import BoolArray
 from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays
 from ml_core.serve.features.column_rules import (
+    EXACT,
     OPTIONAL_ROLES,
     Fault,
     fault_of,
@@ -253,6 +254,7 @@ def _encode_numbers(column: Column, cells: Cells, faults: _Faults) -> npt.NDArra
     wrong = ~np.isfinite(numbers)
     if column.dtype == "int":
         wrong |= np.trunc(numbers) != numbers
+        wrong |= _inexact(column, cells, numbers)
     if column.low is not None:
         wrong |= numbers < column.low
     if column.high is not None:
@@ -266,6 +268,16 @@ def _encode_numbers(column: Column, cells: Cells, faults: _Faults) -> npt.NDArra
         faults.at(column, np.flatnonzero(wrong), _value_in(cells, missing))
         numbers[wrong] = np.nan
     return numbers
+
+
+def _inexact(column: Column, cells: Cells, numbers: npt.NDArray[np.float64]) -> BoolArray:
+    """Which whole numbers are too large to be kept exactly; none of a column of whole numbers that only names rows."""
+    suspect: BoolArray = np.abs(numbers) >= EXACT
+    if column.role in OPTIONAL_ROLES and suspect.any():
+        value_at = _value_in(cells, np.isnan(numbers))
+        for row in np.flatnonzero(suspect).tolist():
+            suspect[row] = fault_of(column, value_at(row)) is not None
+    return suspect
 
 
 def _value_in(cells: Cells, missing: BoolArray) -> Callable[[int], object]:
@@ -307,7 +319,7 @@ def _level_codes(column: Column, cells: Cells) -> npt.NDArray[np.int64]:
     if cells.levels is not None:
         of_level = np.array([*(_level_code(column, level) for level in cells.levels), _NULL], dtype=np.int64)
         return of_level[cells.positions()]
-    if integer_levels(column):
+    if integer_levels(column) and max(abs(int(level)) for level in column.levels) < EXACT:
         numeric = _numeric(cells)
         if numeric is not None:
             return _integer_codes(column, *numeric)
