@@ -84,7 +84,7 @@ def _master() -> Path:
     root = Path(tempfile.mkdtemp(prefix="surety-master-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     frame, _ = make_cohort(ROWS, seed=3)
-    FeatureStore(settings_in(root).feature_store).overwrite("v1", frame)
+    FeatureStore(settings_in(root).feature_store, MODEL).overwrite("v1", frame)
     return root
 
 

@@ -293,9 +293,10 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
 
 def _note_what_was_erased(done: Erased) -> None:
     for rows in done.training:
+        of = f" of {rows.model}" if rows.model else ""
         note(
-            f"feature store, {rows.table}: rows and all versions up to {rows.version} are gone. Take the person out of "
-            "the file it is made from, or the next surety features run brings them back"
+            f"feature store, {rows.table}{of}: rows and all versions up to {rows.version} are gone. Take the person "
+            "out of the file it is made from, or the next surety features run brings them back"
         )
     if done.earlier:
         note(f"{done.earlier} more answers were erased for earlier requests that had not been ended")
@@ -402,5 +403,5 @@ def _erased_facts(
         "found": sum(x.rows for x in found),
         "erased": 0 if done is None else done.answers,
         "files": files,
-        "training": [picked(x, "table", "rows", "files", "version") for x in training],
+        "training": [picked(x, "model", "table", "rows", "files", "version") for x in training],
     }

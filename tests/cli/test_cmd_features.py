@@ -38,7 +38,7 @@ def test_the_version_and_the_counts_are_told_and_a_second_run_changes_nothing(ro
     told = [json.loads(run(CONFIG, "--data", rows).stdout) for _ in range(2)]
     assert told[0] == told[1]
     assert (told[0]["rows_in"], told[0]["rows_kept"], told[0]["version"], told[0]["problems"]) == (200, 200, 0, [])
-    assert told[0]["table"] == str(tmp_path / "home" / "features" / "v1")
+    assert told[0]["table"] == str(tmp_path / "home" / "features" / "models" / "readmission_risk" / "v1")
 
 
 def test_a_dry_run_writes_nothing(rows, tmp_path):

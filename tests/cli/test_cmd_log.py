@@ -289,7 +289,8 @@ def test_a_person_is_erased(run, settings):
     assert run("log", "verify").code == 0
 
 
-def test_training_rows_of_a_person_go_too_and_are_journalled(run, settings):
+@pytest.mark.parametrize("model", [None, "sepsis"])
+def test_training_rows_of_a_person_go_too_and_are_journalled(run, settings, model):
     from ml_core.lab.data.cohort import make_cohort
     from ml_core.lab.data.feature_store import FeatureStore
     from ml_core.lab.data.people import made_name
@@ -299,10 +300,10 @@ def test_training_rows_of_a_person_go_too_and_are_journalled(run, settings):
     group = next(c for c in get_feature_version("v1").columns if c.role == "group")
     rows, (made, *_) = make_cohort(40, seed=1)[0], [made_name(group, subject(settings, "anna"))]
     rows.loc[:1, group.name], rows.loc[2, group.name] = "anna", made
-    store = FeatureStore(settings.feature_store)
+    store = FeatureStore(settings.feature_store, model)
     store.overwrite("v1", rows)
     told = run("log", "erase-subject", "anna", "--dry-run")
-    assert told.result["training"] == [{"table": "v1", "rows": 3, "files": 1, "version": 0}]
+    assert told.result["training"] == [{"model": model or "", "table": "v1", "rows": 3, "files": 1, "version": 0}]
     assert store.latest("v1") == 0
     told = run("log", "erase-subject", "anna")
     assert (told.code, told.result["erased"], told.result["training"][0]["rows"]) == (0, 1, 3)

@@ -59,7 +59,7 @@ def test_a_missing_configuration_is_named(run, tmp_path):
 @pytest.fixture
 def ward(run, tmp_path) -> Iterator[Ward]:
     place = Ward(tmp_path)
-    FeatureStore(place.home.settings.feature_store).overwrite("v1", toy_frame())
+    FeatureStore(place.home.settings.feature_store, place.home.settings.model_name).overwrite("v1", toy_frame())
     place.answer(patients(400, seed=61))
     place.pass_days(31)
     place.look()

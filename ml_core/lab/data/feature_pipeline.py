@@ -83,7 +83,7 @@ class FeaturePipeline:
 
     def __init__(self, config: ModelConfig, settings: Settings) -> None:
         self._config = PipelineConfig.of(config)
-        self._store = FeatureStore(settings.feature_store)
+        self._store = FeatureStore(settings.feature_store, config.model)
 
     def run(self, quarantine: Path | None = None, *, dry_run: bool = False) -> PipelineResult:
         """Ingests, validates, transforms and stores.

@@ -1,4 +1,4 @@
-"""The feature store: one Delta Lake table of validated raw columns per feature version, with time travel.
+"""The feature store: one Delta Lake table of validated raw columns per model and feature version, with time travel.
 
 A Delta version number names one training set and never another: rows are only added or replaced by a new version.
 Versions stay until somebody's rows are erased; then only the newest one is left. A commit appears by one atomic rename,
@@ -39,6 +39,8 @@ __all__ = ["FeatureStore", "StoredRows"]
 
 logger = logging.getLogger(__name__)
 
+_BY_MODEL = "models"
+_DRAFT = ".copy-of-"
 _ORDER = "surety_row"  # position of a row in the table; Delta itself promises no order
 _BATCH = "surety_batch_sha256"  # in a commit: what was written, so that the same write is not made twice
 _WRITTEN_BY = "surety_mode"
@@ -61,6 +63,7 @@ class StoredRows:
     Attributes
     ----------
     table : feature version
+    model : whose table it is; empty for one that an earlier release kept for all models
     rows : in its newest version
     files : of the table that hold a row of the person, those of older versions included
     version : its newest version
@@ -70,21 +73,41 @@ class StoredRows:
     rows: int
     files: int
     version: int
+    model: str = ""
 
 
 class FeatureStore:
-    """Validated rows under a folder, one Delta table per feature version.
+    """Validated rows of one model under a folder, one Delta table per feature version.
 
     Writers of one table wait for each other (a lock file, released by the system when its holder dies). Reading raises
     DataError where there is no such table or version.
+
+    Earlier releases kept one table for all models. A model without a table of its own reads that one. Its first write
+    copies it with all its versions, so that the numbers in older manifests go on naming the same rows.
+
+    Parameters
+    ----------
+    root : of all models
+    model : name of the model; None for the tables that all models share
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, model: str | None = None) -> None:
+        self._model = model or ""
+        self._root = root if model is None else root / _BY_MODEL / model
+        self._shared = None if model is None else root
+
+    @classmethod
+    def every(cls, root: Path) -> list[FeatureStore]:
+        """The store that all models share, and the store of each model."""
+        own = root / _BY_MODEL
+        return [cls(root), *(cls(root, path.name) for path in (sorted(own.iterdir()) if own.is_dir() else ()))]
 
     def table(self, version_name: str) -> Path:
         """Folder of the Delta table of a feature version."""
-        return self._root / version_name
+        own = self._root / version_name
+        if self._shared is None or own.is_dir() or not (self._shared / version_name).is_dir():
+            return own
+        return self._shared / version_name
 
     def overwrite(self, version_name: str, frame: pd.DataFrame) -> int:
         """Makes the frame the table's content; the Delta version.
@@ -169,7 +192,7 @@ class FeatureStore:
         version = get_feature_version(version_name)
         delta = self._open(version_name, delta_version)
         name = f"{delta.metadata().id}-{delta.version()}-{version.module_hash[:16]}.npy"
-        cached = self._root / "cache" / version_name / name
+        cached = self._cache(version_name) / name
         with suppress(OSError, ValueError, EOFError):  # absent, or cut short by a crash: computed again below
             matrix: npt.NDArray[np.float32] = np.load(cached, allow_pickle=False)
             return matrix
@@ -184,14 +207,15 @@ class FeatureStore:
         """Feature versions that have a table here."""
         if not self._root.is_dir():
             return []
-        return sorted(path.name for path in self._root.iterdir() if (path / "_delta_log").is_dir())
+        found = (path.name for path in self._root.iterdir() if (path / "_delta_log").is_dir())
+        return sorted(name for name in found if not name.startswith(_DRAFT))
 
     def find_people(self, version_name: str, names: Collection[str]) -> StoredRows:
         """What the table, with all its versions, holds of the people of these names (as texts)."""
         delta, group = self._open(version_name, None), group_of(get_feature_version(version_name)).name
         files = [path for path in _data_files(self.table(version_name)) if _holds(path, group, names)]
         rows = sum(self._is_one_of(version_name, names)) if files else 0
-        return StoredRows(version_name, int(rows), len(files), int(delta.version()))
+        return StoredRows(version_name, int(rows), len(files), int(delta.version()), self._model)
 
     def erase_people(self, version_name: str, names: Collection[str]) -> StoredRows:
         """Makes a version without the people of these names, and removes all versions before it; what was found.
@@ -214,6 +238,15 @@ class FeatureStore:
             self._forget_older_versions(version_name)
             return found
 
+    def forget_copies(self) -> None:
+        """Remove what is left of a copy of the shared table that was killed."""
+        for draft in self._root.glob(f"{_DRAFT}*"):
+            shutil.rmtree(draft)
+
+    def _cache(self, version_name: str) -> Path:
+        """Where matrices of the table lie: beside it, whichever model asks."""
+        return self.table(version_name).parent / "cache" / version_name
+
     def _is_one_of(self, version_name: str, names: Collection[str]) -> npt.NDArray[np.bool_]:
         group = group_of(get_feature_version(version_name)).name
         found: npt.NDArray[np.bool_] = self.read(version_name)[group].astype(str).isin(list(names)).to_numpy()
@@ -228,7 +261,7 @@ class FeatureStore:
         for file in (path / "_delta_log").iterdir():
             if file.is_file() and not file.name.startswith((newest, "_last_checkpoint")):
                 file.unlink()
-        shutil.rmtree(self._root / "cache" / version_name, ignore_errors=True)
+        shutil.rmtree(self._cache(version_name), ignore_errors=True)
         needed = {Path(uri.removeprefix("file://")).name for uri in delta.file_uris()}
         for file in _data_files(path):
             if file.name not in needed:
@@ -302,9 +335,20 @@ class FeatureStore:
         except OSError as error:
             raise DataError(str(self._root), f"cannot be written: {error.strerror}") from error
         try:
+            self._take_over(version_name)
             yield
         finally:
             lock.release()
+
+    def _take_over(self, version_name: str) -> None:
+        """Copy the table that all models shared, where this model has none of its own yet."""
+        own, found = self._root / version_name, self.table(version_name)
+        if found == own:
+            return
+        self.forget_copies()
+        draft = self._root / f"{_DRAFT}{version_name}"
+        shutil.copytree(found, draft)
+        draft.rename(own)
 
 
 def _keep_properties(delta: DeltaTable) -> None:

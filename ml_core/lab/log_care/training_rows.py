@@ -22,8 +22,11 @@ def find_training_rows(settings: Settings, name: str, pseudonyms: Sequence[bytes
     name : of the person in raw rows
     pseudonyms : of the person under every key; answers that became training rows may have their names from these
     """
-    store = FeatureStore(settings.feature_store)
-    found = [store.find_people(table, names_of(table, name, pseudonyms)) for table in store.tables()]
+    found = [
+        store.find_people(table, names_of(table, name, pseudonyms))
+        for store in FeatureStore.every(settings.feature_store)
+        for table in store.tables()
+    ]
     return [rows for rows in found if rows.files]
 
 
@@ -38,12 +41,15 @@ def erase_training_rows(settings: Settings, name: str, pseudonyms: Sequence[byte
     DataError
         A table cannot be read or written.
     """
-    store, journal = FeatureStore(settings.feature_store), Journal(settings.journal)
+    journal = Journal(settings.journal)
+    for store in FeatureStore.every(settings.feature_store):
+        store.forget_copies()
     erased = []
     for found in find_training_rows(settings, name, pseudonyms):
         names = names_of(found.table, name, pseudonyms)
         # before the files go, since afterwards nobody could tell why these versions are missing
-        facts = {"table": found.table, "rows": found.rows, "versions_up_to": found.version}
+        facts = {"table": found.table, "of_model": found.model, "rows": found.rows, "versions_up_to": found.version}
         journal.append(TRAINING_ROWS_ERASED, facts)
+        store = FeatureStore(settings.feature_store, found.model or None)
         erased.append(store.erase_people(found.table, names))
     return erased

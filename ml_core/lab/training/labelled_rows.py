@@ -109,7 +109,7 @@ def rows_from_store(config: ModelConfig, settings: Settings, table_version: int 
     DataError
         The store has no such table or version; the message says how to make it.
     """
-    store = FeatureStore(settings.feature_store)
+    store = FeatureStore(settings.feature_store, config.model)
     try:
         version = store.latest(config.feature_version) if table_version is None else table_version
         frame = store.read(config.feature_version, version)

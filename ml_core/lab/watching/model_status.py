@@ -128,7 +128,8 @@ def _read(settings: Settings) -> _Records:
         is_monitored=view.is_fresh,
         champion_hash=champion,
         has_log=any(log_files(settings.log)),
-        has_table=settings.feature_store.is_dir(),
+        has_table=any(settings.feature_store.glob(f"models/{settings.model_name}/*/_delta_log"))
+        or any(settings.feature_store.glob("*/_delta_log")),  # of a release that kept one table for all models
     )
 
 

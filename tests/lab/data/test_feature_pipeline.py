@@ -46,7 +46,7 @@ def test_rows_come_into_the_store_as_they_were(tmp_path, settings, suffix):
         0,
         (),
     )
-    stored = FeatureStore(settings.feature_store).read("v1")
+    stored = FeatureStore(settings.feature_store, "m").read("v1")
     for name in ("patient_id", "age", "glucose", "bmi", "bp_systolic", "readmission_30d"):
         assert stored[name].isna().equals(frame[name].isna())
         assert stored[name].dropna().tolist() == frame[name].dropna().tolist()
@@ -65,7 +65,7 @@ def test_other_rows_make_a_new_version_and_the_old_one_stays(tmp_path, settings)
     FeaturePipeline(config(first), settings).run()
     _, second = cohort(tmp_path, n=200)
     assert FeaturePipeline(config(second), settings).run().version == 1
-    store = FeatureStore(settings.feature_store)
+    store = FeatureStore(settings.feature_store, "m")
     assert [len(store.read("v1", v)) for v in (0, 1)] == [300, 200]
 
 
@@ -96,7 +96,7 @@ def test_bad_rows_stop_the_run_and_are_told_by_column_check_and_count(tmp_path, 
     assert "4 of 100 rows" in message
     assert not any(value in message for value in ("130", "45.7", "7.1"))
     with pytest.raises(DataError):
-        FeatureStore(settings.feature_store).latest("v1")
+        FeatureStore(settings.feature_store, "m").latest("v1")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -104,7 +104,7 @@ def test_bad_rows_stop_the_run_and_are_told_by_column_check_and_count(tmp_path, 
 def test_with_a_quarantine_bad_rows_are_written_aside_and_the_rest_goes_on(tmp_path, settings, suffix, aside):
     result = FeaturePipeline(config(broken(tmp_path, suffix)), settings).run(tmp_path / aside)
     assert (result.rows_in, result.rows_kept, result.quarantined) == (100, 96, 4)
-    assert len(FeatureStore(settings.feature_store).read("v1")) == 96
+    assert len(FeatureStore(settings.feature_store, "m").read("v1")) == 96
     refused = pd.read_csv(tmp_path / aside) if aside.endswith("csv") else pd.read_parquet(tmp_path / aside)
     assert refused["refused_because"].tolist() == [
         "age: too high",
@@ -150,7 +150,7 @@ def test_ids_and_times_may_be_absent_and_other_columns_are_ignored_by_name(tmp_p
     write_table(frame.drop(columns="encounter_date").assign(ward="x"), tmp_path / "rows.csv")
     result = FeaturePipeline(config(tmp_path / "rows.csv"), settings).run()
     assert result.ignored == ("ward",)
-    assert FeatureStore(settings.feature_store).read("v1")["encounter_date"].isna().all()
+    assert FeatureStore(settings.feature_store, "m").read("v1")["encounter_date"].isna().all()
 
 
 def test_nan_in_parquet_is_a_wrong_value_and_null_is_not(tmp_path, settings):
@@ -173,11 +173,11 @@ def test_an_encounter_that_comes_twice_is_refused_the_second_time(tmp_path, sett
     write_table(frame, tmp_path / "rows.parquet")
     result = FeaturePipeline(config(tmp_path / "rows.parquet", version="v2"), settings).run(tmp_path / "aside.csv")
     assert result.problems == (("encounter_id", "repeated", 1),)
-    assert FeatureStore(settings.feature_store).read("v2")["encounter_id"].tolist() == [1, 2, 3]
+    assert FeatureStore(settings.feature_store, "m").read("v2")["encounter_id"].tolist() == [1, 2, 3]
 
 
 def test_the_matrix_of_the_version_is_ready_after_the_run(tmp_path, settings):
     _, path = cohort(tmp_path)
     result = FeaturePipeline(config(path), settings).run()
-    assert FeatureStore(settings.feature_store).matrix("v1", result.version).shape == (300, 11)
-    assert list((settings.feature_store / "cache" / "v1").glob("*.npy"))
+    assert FeatureStore(settings.feature_store, "m").matrix("v1", result.version).shape == (300, 11)
+    assert list((settings.feature_store / "models" / "m" / "cache" / "v1").glob("*.npy"))

@@ -278,3 +278,43 @@ def test_numbers_name_people_too(store):
     expected = int((frame["patient_nbr"].astype(str) == number).sum())
     assert store.erase_people("v2", {number}).rows == expected
     assert number not in store.read("v2")["patient_nbr"].astype(str).tolist()
+
+
+# --- one table per model ------------------------------------------------------------------------------------------
+
+
+def test_two_models_of_one_feature_version_have_rows_of_their_own(tmp_path):
+    a, b = (FeatureStore(tmp_path, model) for model in ("a", "b"))
+    a.overwrite("v1", cohort(30, seed=1))
+    b.overwrite("v1", cohort(20, seed=2))
+    assert a.read("v1")["patient_id"].tolist() == cohort(30, seed=1)["patient_id"].tolist()
+    assert b.read("v1")["patient_id"].tolist() == cohort(20, seed=2)["patient_id"].tolist()
+    assert not np.array_equal(a.matrix("v1")[:20], b.matrix("v1"))
+
+
+def test_a_table_of_an_earlier_release_is_read_until_the_model_writes_its_own(tmp_path):
+    shared, own, other = FeatureStore(tmp_path), FeatureStore(tmp_path, "own"), FeatureStore(tmp_path, "other")
+    for seed in (1, 2):
+        shared.overwrite("v1", cohort(20, seed=seed))
+    assert own.read("v1", 0)["patient_id"].tolist() == cohort(20, seed=1)["patient_id"].tolist()
+    assert own.overwrite("v1", cohort(25, seed=3)) == 2
+    assert own.read("v1", 1)["patient_id"].tolist() == cohort(20, seed=2)["patient_id"].tolist()
+    assert len(own.read("v1")) == 25
+    assert len(shared.read("v1")) == len(other.read("v1")) == 20
+    assert shared.latest("v1") == 1
+
+
+def test_a_copy_that_was_killed_is_made_again(tmp_path, monkeypatch):
+    shared, own = FeatureStore(tmp_path), FeatureStore(tmp_path, "own")
+    shared.overwrite("v1", cohort(20, seed=1))
+    monkeypatch.setattr("pathlib.Path.rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        own.append("v1", cohort(5, seed=2))
+    monkeypatch.undo()
+    assert own.tables() == []
+    assert own.append("v1", cohort(5, seed=2)) == 1
+    assert len(own.read("v1")) == 25
+
+
+def killed(*_):
+    raise KeyboardInterrupt

@@ -42,7 +42,7 @@ def version(monkeypatch, tmp_path):
 def run(path, home):
     config = ModelConfig.model_validate({"model": "risk", "feature_version": NAME, "data": {"source": path}})
     result = FeaturePipeline(config, Settings(home=home)).run()
-    return FeatureStore(Settings(home=home).feature_store).read(NAME), result
+    return FeatureStore(Settings(home=home).feature_store, "risk").read(NAME), result
 
 
 def rows(n=400):
@@ -177,7 +177,11 @@ def test_a_column_that_becomes_a_decimal_keeps_its_decimals(version, tmp_path, m
     stored, result = run(tmp_path / "b.csv", tmp_path / "home")
     assert stored["stays"].tolist() == [0.37, 1.37, 2.37]
     assert result.type_changes == ("column stays was int64 and is double now",)
-    assert FeatureStore(Settings(home=tmp_path / "home").feature_store).read(NAME, 0)["stays"].tolist() == [0, 1, 2]
+    assert FeatureStore(Settings(home=tmp_path / "home").feature_store, "risk").read(NAME, 0)["stays"].tolist() == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_ids_with_leading_zeros_and_labels_that_become_texts_are_stored_as_the_table_says(

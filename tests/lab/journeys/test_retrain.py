@@ -32,7 +32,7 @@ def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with bento_store(tmp_path / "bento"):
         place = Ward(tmp_path)
-        FeatureStore(place.home.settings.feature_store).overwrite("v1", toy_frame())
+        FeatureStore(place.home.settings.feature_store, place.home.settings.model_name).overwrite("v1", toy_frame())
         yield place
         place.close()
 
@@ -75,11 +75,11 @@ def test_drift_of_the_newest_answers_is_a_reason_and_is_named(ward: Ward) -> Non
 def test_it_trains_on_what_became_known_and_starts_the_shadow(ward: Ward) -> None:
     known_outcomes(ward)
     settings = ward.home.settings
-    before = len(FeatureStore(settings.feature_store).read("v1"))
+    before = len(FeatureStore(settings.feature_store, settings.model_name).read("v1"))
     found = retrain(config(), settings, lambda _: None, shadow=True)
     assert found.decision.go
     assert (found.rows_added, found.is_new, found.shadow) == (400, True, True)
-    assert len(FeatureStore(settings.feature_store).read("v1")) == before + 400
+    assert len(FeatureStore(settings.feature_store, settings.model_name).read("v1")) == before + 400
     state = RolloutStore(settings).read()
     assert state is not None
     assert (state.mode, state.challenger) == ("shadow", found.tag)
@@ -108,11 +108,11 @@ def test_killed_before_the_end_the_same_call_ends_with_the_same_model(
         patched.setattr(loop, "validate_deployment", die)
         with pytest.raises(Killed):
             retrain(config(), settings, lambda _: None)
-    rows = len(FeatureStore(settings.feature_store).read("v1"))
+    rows = len(FeatureStore(settings.feature_store, settings.model_name).read("v1"))
     assert last_retraining(settings) is None
     found = retrain(config(), settings, lambda _: None)
     assert (found.is_new, found.rows_added) == (False, 0)
-    assert len(FeatureStore(settings.feature_store).read("v1")) == rows
+    assert len(FeatureStore(settings.feature_store, settings.model_name).read("v1")) == rows
     assert last_retraining(settings) is not None
 
 
@@ -142,7 +142,7 @@ def test_a_request_sent_again_is_one_row_of_training(ward: Ward) -> None:
 def test_the_table_says_up_to_which_outcome_it_goes(ward: Ward) -> None:
     known_outcomes(ward)
     settings = ward.home.settings
-    store = FeatureStore(settings.feature_store)
+    store = FeatureStore(settings.feature_store, settings.model_name)
     found = new_rows(settings, "v1", 0)
     version = store.extend("v1", found.frame, found.upto)
     assert store.extended_upto("v1") == found.upto

@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     settings, config = Settings(home=place / "home", model_name=MODEL), road_config()
     frame, _ = make_cohort(ROWS, seed=11)
     frame.loc[frame["age"] == AGE, "age"] = 90
-    store = FeatureStore(settings.feature_store)
+    store = FeatureStore(settings.feature_store, MODEL)
     store.overwrite("v1", frame)
     rows = rows_from_store(config, settings)
     in_part = {part: np.flatnonzero(rows.parts == part) for part in ("train", "calibration")}
