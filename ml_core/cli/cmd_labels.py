@@ -52,7 +52,7 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
     Example: surety labels import outcomes.parquet --source discharge-office --dry-run
     """
     from ml_core.lab.log_care.label_import import import_labels
-    from ml_core.serve.log.import_counts import add_imported
+    from ml_core.serve.log.labels import add_imported
 
     with progress("labels", total=1.0) as advance:
         done = import_labels(

@@ -249,7 +249,7 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
     """
     from ml_core.lab.log_care.erasure import Erased, erase_person, find
     from ml_core.lab.log_care.training_rows import erase_training_rows, find_training_rows
-    from ml_core.serve.log.pseudonyms import Pseudonyms
+    from ml_core.serve.log.log_keys import Pseudonyms
 
     names = _subjects(subject)
     has_log = settings.log.exists()

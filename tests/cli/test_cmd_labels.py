@@ -11,8 +11,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row
-from ml_core.serve.log.import_counts import read_imported
-from ml_core.serve.log.labels import AnswerLabel, LabelStore
+from ml_core.serve.log.labels import AnswerLabel, LabelStore, read_imported
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.log.labelled import rid, text_of
 from tests.toy_models import NAME

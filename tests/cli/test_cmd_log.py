@@ -11,7 +11,7 @@ import pytest
 
 from ml_core.base.journal import Journal
 from ml_core.serve.log import writer
-from ml_core.serve.log.log_key import LogKeys
+from ml_core.serve.log.log_keys import LogKeys
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import (
     DAY,

@@ -9,7 +9,7 @@ import yaml
 
 from ml_core.base.settings import Settings
 from ml_core.serve.http.replies import STATUS_OF_CODE
-from ml_core.serve.log.backlog import MOST_WAITING_ROWS
+from ml_core.serve.log.prediction_store import MOST_WAITING_ROWS
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from tests.deploy.conftest import Promtool
 from tests.deploy.queries import (

@@ -17,8 +17,8 @@ from ml_core.lab.data.schemas import validate_frame
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
 
 __all__ = ["NewRows", "new_rows"]

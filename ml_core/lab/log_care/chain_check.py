@@ -32,7 +32,7 @@ from ml_core.serve.log.database import genesis_head, key_of, open_for_reading
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
 from ml_core.serve.log.erasure_requests import forged_erasures, pending_erasures
 from ml_core.serve.log.log_files import LogFile, log_files
-from ml_core.serve.log.log_key import LogKey
+from ml_core.serve.log.log_keys import LogKey
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.segments import SegmentEntry
 

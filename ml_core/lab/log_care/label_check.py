@@ -8,9 +8,8 @@ from pathlib import Path
 
 from ml_core.base.errors import LogDamaged
 from ml_core.lab.log_care.findings import Finding
-from ml_core.serve.log.label_chain import FIRST_HEAD, has_chain, label_digest, next_label_head
-from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile
-from ml_core.serve.log.log_key import LogKey
+from ml_core.serve.log.label_file import FIRST_HEAD, LABEL_TABLE, LabelFile, has_chain, label_digest, next_label_head
+from ml_core.serve.log.log_keys import LogKey
 from ml_core.serve.log.log_records import LogRecords
 
 __all__ = ["check_labels"]

@@ -16,11 +16,9 @@ from ml_core.base.settings import Settings
 from ml_core.lab.log_care.findings import Finding
 from ml_core.lab.log_care.journal_marks import Marks
 from ml_core.serve.log.database import reading
-from ml_core.serve.log.label_chain import has_chain
-from ml_core.serve.log.label_file import LabelFile
+from ml_core.serve.log.label_file import LabelFile, has_chain
 from ml_core.serve.log.log_files import log_files
-from ml_core.serve.log.log_heads import HEAD_EVENT, JOURNAL, LABELS, is_signed_head
-from ml_core.serve.log.log_records import LogRecords
+from ml_core.serve.log.log_records import HEAD_EVENT, JOURNAL, LABELS, LogRecords, is_signed_head
 
 __all__ = ["check_heads"]
 

@@ -25,8 +25,7 @@ from ml_core.lab.log_care.log_days import LogDay, log_days
 from ml_core.lab.log_care.sealed_copy import write_copy
 from ml_core.serve.log.database import open_for_change, open_for_reading, settle_wholly
 from ml_core.serve.log.log_files import LogFile
-from ml_core.serve.log.log_heads import publish_heads
-from ml_core.serve.log.log_records import SEALED, LogRecords
+from ml_core.serve.log.log_records import SEALED, LogRecords, publish_heads
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.segments import SegmentEntry, read_segment

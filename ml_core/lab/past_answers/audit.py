@@ -17,7 +17,7 @@ from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
-from ml_core.serve.log.log_key import LogKey, LogKeys
+from ml_core.serve.log.log_keys import LogKey, LogKeys
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader

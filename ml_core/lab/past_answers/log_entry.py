@@ -14,7 +14,7 @@ import orjson
 from ml_core.serve.log.database import ENTRIES, genesis_head, key_of, reading
 from ml_core.serve.log.entries import ERASED, id_bytes, next_head, stored_digest
 from ml_core.serve.log.log_files import LogFile, log_files
-from ml_core.serve.log.log_key import LogKey
+from ml_core.serve.log.log_keys import LogKey
 
 __all__ = ["LogEntry", "find_entry", "is_bulk_call"]
 

@@ -15,8 +15,7 @@ from typing import Any
 import orjson
 
 from ml_core.base.errors import LogDamaged
-from ml_core.serve.log.migrations import FileFormat, Transaction
-from ml_core.serve.log.tables import StoredTable, TableField
+from ml_core.serve.log.tables import FileFormat, StoredTable, TableField, Transaction
 
 __all__ = ["Ledger", "MaturedRow", "Waiting"]
 

@@ -20,8 +20,8 @@ from ml_core.serve.answering.live import ORIGINS, LiveModel, Origin
 from ml_core.serve.answering.request_ids import IdArray
 from ml_core.serve.log.entries import Lineage, Row, answer_json, as_json
 from ml_core.serve.log.log_files import day_of
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.prediction_store import PredictionStore
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.segments import Segment, write_segment
 from ml_core.serve.rollout.monitor_state import Validity
 

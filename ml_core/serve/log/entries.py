@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from ml_core.serve.log import fields
-from ml_core.serve.log.log_key import LogKey
+from ml_core.serve.log.log_keys import LogKey
 
 __all__ = [
     "ERASED",

@@ -1,11 +1,16 @@
-"""The file that labels lie in: its tables, connections that read it, and transactions that write it.
+"""The file that labels lie in: its tables, connections that read it, transactions that write it, and the chain of labels.
 
 It has a rollback journal and no WAL file. Several processes write it, and SQLite up to 3.51.2 can, very rarely, damage
 a WAL file that one connection writes while another checkpoints it.
+
+Each stored label has a salted digest, and a head that chains it to those before, made by a key. A label that is erased
+leaves its digest without the salt, so the chain still holds and tells nothing of it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import sqlite3
 import time
@@ -14,12 +19,26 @@ from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+import orjson
+
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
-from ml_core.serve.log.migrations import FileFormat, Transaction
-from ml_core.serve.log.tables import StoredTable, TableField
+from ml_core.serve.log.entries import new_salts
+from ml_core.serve.log.log_keys import LogKey
+from ml_core.serve.log.tables import FileFormat, StoredTable, TableField, Transaction
 
-__all__ = ["LABEL_TABLE", "LabelFile", "label_text", "label_value"]
+__all__ = [
+    "FIRST_HEAD",
+    "LABEL_TABLE",
+    "LabelFile",
+    "blank_labels",
+    "chain_labels",
+    "has_chain",
+    "label_digest",
+    "label_text",
+    "label_value",
+    "next_label_head",
+]
 
 _RETRY_S = 0.002
 
@@ -160,3 +179,49 @@ class _WaitingConnection(sqlite3.Connection):
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= ends:
                     raise
                 time.sleep(_RETRY_S)
+
+
+FIRST_HEAD = b"surety-labels-1"
+"""What the first label chains on."""
+
+
+def label_digest(salt: bytes, stored: Sequence[object]) -> bytes:
+    """Salted sha256 over a label as it is stored, 32 bytes.
+
+    Parameters
+    ----------
+    stored : a row of ``LABEL_TABLE.select``
+    """
+    plain = [value.hex() if isinstance(value, bytes) else value for value in stored]
+    return hashlib.sha256(salt + orjson.dumps(plain)).digest()
+
+
+def next_label_head(head: bytes, number: int, seq: int, digest: bytes, key: LogKey) -> bytes:
+    """Head of the chain after the label with this place in the chain and this number, 32 bytes."""
+    return hmac.digest(key.labels, head + b"/%d/%d/" % (number, seq) + digest, "sha256")
+
+
+def chain_labels(connection: sqlite3.Connection, key: LogKey, after: int = 0) -> int:
+    """Chain the labels with higher numbers that are not chained yet, in the caller's transaction; how many they are."""
+    last = connection.execute("SELECT n, head FROM label_chain ORDER BY n DESC LIMIT 1").fetchone()
+    number, head = (0, FIRST_HEAD) if last is None else last
+    query = f"{LABEL_TABLE.select} WHERE seq > ? AND seq NOT IN (SELECT label FROM label_chain) ORDER BY seq"  # noqa: S608 - text of ours
+    rows = connection.execute(query, (after,)).fetchall()
+    for salt, stored in zip(new_salts(len(rows)), rows, strict=True):
+        number += 1
+        digest = label_digest(salt, stored)
+        head = next_label_head(head, number, stored[0], digest, key)
+        connection.execute(
+            "INSERT INTO label_chain VALUES(?,?,?,?,?,?)", (number, stored[0], salt, digest, head, key.id)
+        )
+    return len(rows)
+
+
+def has_chain(connection: sqlite3.Connection) -> bool:
+    """Whether the file is of a version with a chain."""
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'label_chain'").fetchone() is not None
+
+
+def blank_labels(connection: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    """Take the salts of labels that are being erased out of the chain."""
+    connection.executemany("UPDATE label_chain SET salt = x'' WHERE label = ?", [(seq,) for seq in seqs])

@@ -1,22 +1,38 @@
-"""What turned out to be true of predictions: every label as it was received; the last one holds, none is rewritten."""
+"""What turned out to be true of predictions: every label as it was received; the last one holds, none is rewritten.
+
+Workers show how many labels commands have imported, since a command's own counters end with the command.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from ml_core.base.clock import moment_of, utc_now
-from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
-from ml_core.serve.log.label_chain import blank_labels, chain_labels
-from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, label_text, label_value
-from ml_core.serve.log.log_key import LogKey
+from pydantic import Field
 
-__all__ = ["AnswerLabel", "LabelCounts", "LabelOutcome", "LabelStore", "StoredLabel", "due_at"]
+from ml_core.base.clock import moment_of, utc_now
+from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
+from ml_core.base.files import locked
+from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, blank_labels, chain_labels, label_text, label_value
+from ml_core.serve.log.log_keys import LogKey
+
+__all__ = [
+    "AnswerLabel",
+    "ImportedCounts",
+    "LabelCounts",
+    "LabelOutcome",
+    "LabelStore",
+    "StoredLabel",
+    "add_imported",
+    "due_at",
+    "read_imported",
+]
 
 LabelOutcome = Literal["accepted", "conflict", "unknown"]
 
@@ -327,3 +343,37 @@ def _now(connection: sqlite3.Connection, ids: Sequence[bytes]) -> Iterator[tuple
         last = f"SELECT max(seq) FROM label WHERE request_id IN ({marks}) GROUP BY request_id"  # noqa: S608 - marks alone
         query = f"SELECT request_id, label, observed_at_us FROM label WHERE seq IN ({last})"  # noqa: S608 - text of ours
         yield from connection.execute(query, some).fetchall()
+
+
+class ImportedCounts(Document):
+    """Labels that ``surety labels import`` has ever brought in, by outcome."""
+
+    accepted: int = Field(0, ge=0)
+    duplicate: int = Field(0, ge=0)
+    conflict: int = Field(0, ge=0)
+    unknown: int = Field(0, ge=0)
+
+
+def read_imported(path: Path) -> ImportedCounts:
+    """The counts in that file (``Settings.imported_labels``); zeros where there is none.
+
+    Raises
+    ------
+    ArtefactError
+        The file cannot be read.
+    """
+    return read_document(path, ImportedCounts) or ImportedCounts()
+
+
+def add_imported(path: Path, counts: LabelCounts) -> None:
+    """Add to the counts in that file. Several commands may do so at a time.
+
+    Raises
+    ------
+    ArtefactError, OSError
+        The file cannot be read or written.
+    """
+    with locked(path.with_name(f"{path.name}.lock")):
+        before = read_imported(path)
+        grown = {name: getattr(before, name) + n for name, n in asdict(counts).items()}
+        write_document(path, ImportedCounts(**grown), durable=False)

@@ -1,13 +1,18 @@
-"""What the journal says of the log: signed entries in a chain, which the key's owner alone can add to.
+"""What the journal and the service's own log say of the prediction log: signed entries in a chain, and published heads.
 
-An entry carries its number, the mark of the entry before it, and an HMAC over all it says. So one that was changed,
-added, moved or taken out of the middle is seen. That the last ones were taken away shows against a published head.
-Entries from before the key are believed where the statement that was made with the key pins them down.
+An entry of the journal carries its number, the mark of the entry before it, and an HMAC over all it says. So one that was
+changed, added, moved or taken out of the middle is seen. That the last ones were taken away shows against a published
+head. Entries from before the key are believed where the statement that was made with the key pins them down.
+
+A published head is a line of the service's own log: what was true then can be held against the store later. It names a
+file, the number of its last row and the head of its chain after it, and is signed with the log's key. The chain of labels
+is published as the file ``labels``, the journal's entries on the log as ``journal``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,27 +23,34 @@ from typing import Any
 import orjson
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.errors import LogDamaged
+from ml_core.base.errors import LogDamaged, SuretyError
 from ml_core.base.files import locked
 from ml_core.base.journal import Journal, who
 from ml_core.base.settings import Settings
 from ml_core.serve.log.database import end_of, key_of, reading
-from ml_core.serve.log.label_chain import chain_labels, has_chain
-from ml_core.serve.log.label_file import LabelFile
+from ml_core.serve.log.label_file import LabelFile, chain_labels, has_chain
 from ml_core.serve.log.log_files import log_files
-from ml_core.serve.log.log_key import LogKey, LogKeys
+from ml_core.serve.log.log_keys import LogKey, LogKeys
 
 __all__ = [
     "ADOPTED",
     "ASKED",
     "COPY_REMOVED",
     "ERASED",
+    "HEAD_EVENT",
+    "JOURNAL",
     "JournalSays",
+    "LABELS",
     "LABELS_ERASED",
     "LogRecords",
     "PRUNED",
     "SEALED",
+    "head_facts",
+    "is_signed_head",
+    "publish_heads",
 ]
+
+logger = logging.getLogger(__name__)
 
 SEALED, PRUNED, ERASED = "log.sealed", "log.pruned", "log.erased"
 ADOPTED, ASKED = "log.adopted", "log.erasure_asked"
@@ -232,3 +244,54 @@ def _has_place(entry: Mapping[str, Any]) -> bool:
 
 def _sha256(entries: list[dict[str, Any]]) -> str:
     return hashlib.sha256(orjson.dumps(entries, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+HEAD_EVENT = "log.head"
+LABELS, JOURNAL = "labels", "journal"
+_SIGNED = ("model", "file", "day", "seq", "head", "published_at")
+
+
+def publish_heads(records: LogRecords, ends: Mapping[str, tuple[int, str]]) -> list[dict[str, Any]]:
+    """Write a line for each of these databases, for the labels and for the journal; the facts of the lines.
+
+    Parameters
+    ----------
+    ends : number of the last row, and head (hex), by name of the database
+
+    Raises
+    ------
+    ConfigError, OSError
+        The log's key cannot be used.
+    """
+    found = dict(ends)
+    with suppress(SuretyError):  # labels that cannot be read are told of elsewhere
+        labels = records.label_end()
+        found |= {} if labels is None else {LABELS: labels}
+    marks = records.read().marks
+    if marks:
+        found[JOURNAL] = max(marks), marks[max(marks)]
+    lines = [head_facts(records, file, seq, head) for file, (seq, head) in found.items()]
+    for line in lines:
+        logger.info(HEAD_EVENT, extra=line)
+    return lines
+
+
+def head_facts(records: LogRecords, file: str, seq: int, head: str) -> dict[str, Any]:
+    """What a line says.
+
+    Parameters
+    ----------
+    seq, head : number of the last row, and head of the chain after it (hex)
+    """
+    key = records.key()
+    now = utc_text(utc_now())
+    day = file[12:22] if file.startswith("predictions-") else now[:10]
+    facts = {"model": records.model, "file": file, "day": day, "seq": seq, "head": head, "published_at": now}
+    return {**facts, "key": key.id, "mac": key.sign("head", facts)}
+
+
+def is_signed_head(records: LogRecords, line: Mapping[str, Any]) -> bool:
+    """Whether the log's key has signed a line."""
+    key = records.keys.all().get(str(line.get("key")))
+    facts = {name: line.get(name) for name in (*_SIGNED, "mac")}
+    return key is not None and key.has_signed("head", facts)

@@ -22,14 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from ml_core.base.errors import ArtefactError, ConfigError, LogDamaged, LogUnavailable
-from ml_core.serve.log.backlog import Backlog, Ticket, by_day, release
 from ml_core.serve.log.database import OpenLog, says_damaged, says_unreadable
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.erasure_requests import pending_erasures
 from ml_core.serve.log.log_files import day_of
-from ml_core.serve.log.log_heads import publish_heads
-from ml_core.serve.log.log_records import LogRecords
-from ml_core.serve.log.prediction_store import LogCounts
+from ml_core.serve.log.log_records import LogRecords, publish_heads
+from ml_core.serve.log.prediction_store import Backlog, LogCounts, Ticket, by_day, release
 
 __all__ = ["LogWriter"]
 

@@ -17,7 +17,7 @@ from ml_core.serve import metrics
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.shadow import Shadow
-from ml_core.serve.log.import_counts import read_imported
+from ml_core.serve.log.labels import read_imported
 from ml_core.serve.log.prediction_store import PredictionStore
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
 from ml_core.serve.rollout.processes import Identity, ServerProcesses

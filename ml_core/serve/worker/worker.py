@@ -19,8 +19,8 @@ from ml_core.serve.answering.requests import parse_batch, parse_predict
 from ml_core.serve.answering.shadow import Shadow
 from ml_core.serve.http import json_logs as logs
 from ml_core.serve.http.handlers import HttpApi
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.writer import LogWriter
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.loader import LoadedModel, ModelLoader

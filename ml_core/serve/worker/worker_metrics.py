@@ -12,7 +12,7 @@ from prometheus_client import Gauge
 
 from ml_core.serve import metrics
 from ml_core.serve.answering.live import LiveModel
-from ml_core.serve.log.import_counts import ImportedCounts
+from ml_core.serve.log.labels import ImportedCounts
 from ml_core.serve.log.prediction_store import LogOutcome
 from ml_core.serve.rollout.monitor_state import (
     HealthFigure,

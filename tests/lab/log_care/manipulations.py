@@ -23,13 +23,11 @@ from ml_core.lab.log_care.log_days import LogDay
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.serve.log.database import OpenLog, genesis_head
 from ml_core.serve.log.entries import ERASED, next_head, row_digest, stored_digest
-from ml_core.serve.log.label_chain import FIRST_HEAD, label_digest, next_label_head
-from ml_core.serve.log.label_file import LABEL_TABLE
+from ml_core.serve.log.label_file import FIRST_HEAD, LABEL_TABLE, label_digest, next_label_head
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files
-from ml_core.serve.log.log_heads import publish_heads
-from ml_core.serve.log.log_key import LogKey
-from ml_core.serve.log.log_records import LogRecords
+from ml_core.serve.log.log_keys import LogKey
+from ml_core.serve.log.log_records import LogRecords, publish_heads
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import DAY, NAME, NEXT, bulk_row, fill, held, row, subject, tampering
 

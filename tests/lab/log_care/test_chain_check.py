@@ -16,7 +16,7 @@ from ml_core.lab.log_care.log_days import log_days
 from ml_core.lab.log_care.retention import prune_day
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.serve.log.log_files import LogFile, log_files
-from ml_core.serve.log.log_key import LogKeys
+from ml_core.serve.log.log_keys import LogKeys
 from tests.serve.log.filled import (
     DAY,
     NEXT,

@@ -28,9 +28,9 @@ from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.erasure_requests import pending_erasures, request_erasure
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import ErasedAnswer
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
 from tests.lab.watching.ward import Ward, patients
 from tests.serve.log.filled import (

@@ -19,9 +19,9 @@ from ml_core.serve.answering.requests import BatchRequest, PredictRequest
 from ml_core.serve.http.arrow_batches import answer_stream
 from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import ERASED, id_bytes, id_text
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
 

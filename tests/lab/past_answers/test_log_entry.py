@@ -8,7 +8,7 @@ import pytest
 
 from ml_core.base.errors import LogDamaged
 from ml_core.lab.past_answers.log_entry import find_entry, is_bulk_call
-from ml_core.serve.log.log_key import LogKeys
+from ml_core.serve.log.log_keys import LogKeys
 from tests.homes import bento_store
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
 from tests.serve.answering.builders import live_of, toy_records

@@ -26,8 +26,8 @@ from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
 from ml_core.serve.model.loader import ModelLoader

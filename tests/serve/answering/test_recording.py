@@ -14,9 +14,9 @@ from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.answering.recording import BulkCall, Recorder
 from ml_core.serve.answering.request_ids import new_id, new_ids
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
 from ml_core.serve.running.guard import GuardedRunner

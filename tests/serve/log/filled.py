@@ -23,8 +23,8 @@ from ml_core.features.columns import Column
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row, answer_json
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
-from ml_core.serve.log.pseudonyms import Pseudonyms
 from ml_core.serve.log.segments import Segment, write_segment
 from ml_core.serve.log.writer import LogWriter
 from tests.serve.log.builders import until

@@ -22,7 +22,7 @@ from typing import Any
 
 from ml_core.serve.log import writer as writer_module
 from ml_core.serve.log.log_files import log_files
-from ml_core.serve.log.pseudonyms import Pseudonyms
+from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.writer import LogWriter
 from tests.serve.log.builders import entries, row_now
 

@@ -17,11 +17,11 @@ import pytest
 from ml_core.base.errors import LogUnavailable
 from ml_core.base.settings import Settings
 from ml_core.serve.log import writer as writer_module
-from ml_core.serve.log.backlog import MOST_WAITING_ROWS
 from ml_core.serve.log.database import OpenLog, open_for_reading
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.log_files import LogFile, day_of, log_files
 from ml_core.serve.log.log_records import LogRecords
+from ml_core.serve.log.prediction_store import MOST_WAITING_ROWS
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
 from tests.serve.log.builders import (

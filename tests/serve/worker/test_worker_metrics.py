@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from ml_core.base.documents import write_document
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import Live
-from ml_core.serve.log.import_counts import ImportedCounts
+from ml_core.serve.log.labels import ImportedCounts
 from ml_core.serve.rollout.monitor_state import HealthFigure, ModelHealth, MonitorState, MonitorView, boot_id
 from ml_core.serve.rollout.worker_reports import WorkerLogReport
 from ml_core.serve.worker.own_report import circuit_report

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from ml_core.base.errors import ArtefactError
-from ml_core.serve.log.import_counts import ImportedCounts, add_imported, read_imported
-from ml_core.serve.log.labels import LabelCounts
+from ml_core.serve.log.labels import ImportedCounts, LabelCounts, add_imported, read_imported
 
 
 def test_counts_add_up_whoever_adds_at_the_same_time(tmp_path: Path) -> None:

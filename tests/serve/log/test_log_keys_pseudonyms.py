@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ml_core.base.errors import ConfigError
-from ml_core.serve.log import pseudonyms as module
-from ml_core.serve.log.pseudonyms import Pseudonyms
+from ml_core.serve.log import log_keys as module
+from ml_core.serve.log.log_keys import Pseudonyms
 from tests.serve.log.builders import small_disk
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_core.serve.log.backlog import MOST_WAITING_ROWS, Backlog, Ticket, by_day, release
+from ml_core.serve.log.prediction_store import MOST_WAITING_ROWS, Backlog, Ticket, by_day, release
 from tests.serve.log.builders import DAY_US, NOON_US, row
 
 

@@ -33,9 +33,8 @@ from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.fields import FIELDS, LogLayout, StoredField
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_records import LogRecords
-from ml_core.serve.log.migrations import FileFormat, Transaction
 from ml_core.serve.log.reader import PredictionLog
-from ml_core.serve.log.tables import StoredTable, TableField
+from ml_core.serve.log.tables import FileFormat, StoredTable, TableField, Transaction
 from tests.homes import bento_store
 from tests.serve.log.builders import row
 

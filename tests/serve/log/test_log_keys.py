@@ -10,7 +10,7 @@ import pytest
 from ml_core.base.errors import ConfigError
 from ml_core.base.settings import Settings
 from ml_core.serve.log.database import OpenLog
-from ml_core.serve.log.log_key import LogKey, LogKeys
+from ml_core.serve.log.log_keys import LogKey, LogKeys
 from ml_core.serve.log.log_records import LogRecords
 from tests.serve.log.builders import DAY, row
 
