@@ -26,8 +26,13 @@ from ml_core.serve.http.api_keys import read_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
 from ml_core.serve.worker.metrics_folder import hold_metrics_folder, use_own_metrics_folder
-from ml_core.serve.worker.start_notes import start_notes
-from ml_core.serve.worker.startup import keep_bundled, keep_full_hashes, say_what_is_not_traced, take_up_promotion
+from ml_core.serve.worker.startup import (
+    keep_bundled,
+    keep_full_hashes,
+    say_what_is_not_traced,
+    start_notes,
+    take_up_promotion,
+)
 
 if TYPE_CHECKING:
     from ml_core.serve.http.handlers import HttpApi

@@ -247,8 +247,7 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
     Example: surety log erase-subject patient-4711 --dry-run
     Example: surety log erase-subject - --yes < subjects.txt
     """
-    from ml_core.lab.log_care.erasure import Erased, erase_person, find
-    from ml_core.lab.log_care.training_rows import erase_training_rows, find_training_rows
+    from ml_core.lab.log_care.erasure import Erased, erase_person, erase_training_rows, find, find_training_rows
     from ml_core.serve.log.log_keys import Pseudonyms
 
     names = _subjects(subject)

@@ -11,7 +11,7 @@ import pytest
 
 from ml_core.base.errors import CircuitOpen
 from ml_core.base.settings import Settings
-from ml_core.serve.answering.request_ids import id_texts, new_id, new_ids
+from ml_core.serve.answering.requests import id_texts, new_id, new_ids
 from ml_core.serve.rollout.worker_reports import beating
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
 from ml_core.serve.running.guard import model_breaker

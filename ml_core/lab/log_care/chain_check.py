@@ -2,7 +2,7 @@
 
 The chain shows any change of what a file holds by whoever lacks the log's key. What a file cannot show by itself, an
 end cut off, an older copy in its place, the whole file gone, is found through the journal from the ``seal`` of its day
-on, and through published heads (``published_heads``) from the hour on in which they were published.
+on, and through published heads (``log_checks``) from the hour on in which they were published.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ import orjson
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
-from ml_core.lab.log_care.closed_days import check_closed_day
-from ml_core.lab.log_care.findings import Finding, FindingKind
 from ml_core.lab.log_care.journal_marks import read_marks
-from ml_core.lab.log_care.label_check import check_labels
+from ml_core.lab.log_care.log_checks import Finding, FindingKind, check_closed_day, check_heads, check_labels
 from ml_core.lab.log_care.log_days import LogDay, is_live, log_days
-from ml_core.lab.log_care.published_heads import check_heads
 from ml_core.serve.log import fields
 from ml_core.serve.log.database import genesis_head, key_of, open_for_reading
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest

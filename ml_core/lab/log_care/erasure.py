@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 
 from ml_core.base.errors import LogBusy, LogDamaged
 from ml_core.base.files import drafts_of
+from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
-from ml_core.lab.data.feature_store import StoredRows
+from ml_core.lab.data.feature_store import FeatureStore, StoredRows
+from ml_core.lab.data.people import names_of
 from ml_core.lab.log_care.journal_marks import read_marks
 from ml_core.lab.log_care.log_days import LogDay, is_live
 from ml_core.lab.log_care.sealing import seal_day
-from ml_core.lab.log_care.training_rows import erase_training_rows
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
@@ -37,7 +38,51 @@ from ml_core.serve.log.log_files import LogFile, log_files, only_closed
 from ml_core.serve.log.log_records import COPY_REMOVED, ERASED, LABELS_ERASED, LogRecords
 from ml_core.serve.log.reader import PredictionLog
 
-__all__ = ["Erased", "SubjectRows", "erase", "erase_person", "find"]
+__all__ = ["Erased", "SubjectRows", "erase", "erase_person", "erase_training_rows", "find", "find_training_rows"]
+
+TRAINING_ROWS_ERASED = "training_rows.erased"
+
+
+def find_training_rows(settings: Settings, name: str, pseudonyms: Sequence[bytes]) -> list[StoredRows]:
+    """What each table of the store has of a person; changes nothing.
+
+    Parameters
+    ----------
+    name : of the person in raw rows
+    pseudonyms : of the person under every key; answers that became training rows may have their names from these
+    """
+    found = [
+        store.find_people(table, names_of(table, name, pseudonyms))
+        for store in FeatureStore.every(settings.feature_store)
+        for table in store.tables()
+    ]
+    return [rows for rows in found if rows.files]
+
+
+def erase_training_rows(settings: Settings, name: str, pseudonyms: Sequence[bytes]) -> list[StoredRows]:
+    """Erase a person from every table that has rows of them, write it into the journal, and say what there was.
+
+    A model keeps the version number of its training rows. After this the number names rows that are gone, and asking
+    for them says so. Killed anywhere, it ends its work when it is run again.
+
+    Raises
+    ------
+    DataError
+        A table cannot be read or written.
+    """
+    journal = Journal(settings.journal)
+    for store in FeatureStore.every(settings.feature_store):
+        store.forget_copies()
+    erased = []
+    for found in find_training_rows(settings, name, pseudonyms):
+        names = names_of(found.table, name, pseudonyms)
+        # before the files go, since afterwards nobody could tell why these versions are missing
+        facts = {"table": found.table, "of_model": found.model, "rows": found.rows, "versions_up_to": found.version}
+        journal.append(TRAINING_ROWS_ERASED, facts)
+        store = FeatureStore(settings.feature_store, found.model or None)
+        erased.append(store.erase_people(found.table, names))
+    return erased
+
 
 WAIT_S = 30.0
 """Longest wait for workers, who look for requests every five seconds."""

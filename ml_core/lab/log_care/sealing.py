@@ -19,8 +19,8 @@ from ml_core.base.clock import utc_now
 from ml_core.base.errors import LogBusy, LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.chain_check import ChainReport, verify_files
-from ml_core.lab.log_care.closed_days import sha256_of
 from ml_core.lab.log_care.journal_marks import read_marks
+from ml_core.lab.log_care.log_checks import sha256_of
 from ml_core.lab.log_care.log_days import LogDay, log_days
 from ml_core.lab.log_care.sealed_copy import write_copy
 from ml_core.serve.log.database import open_for_change, open_for_reading, settle_wholly
@@ -43,7 +43,7 @@ class SealedDay:
     outcome : sealed now; sealed before, as it is; not sealed, because somebody uses it, or because it is not sound
     answers : in it, erased ones left out
     detail : which file, and what is wrong with it
-    heads : lines to publish, see ``log_heads``
+    heads : lines to publish, see ``log_records``
     """
 
     day: str

@@ -12,7 +12,7 @@ from ml_core.base.errors import ConfigError, SuretyError, UnknownFeatureVersion
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.past_answers.log_entry import LogEntry, find_entry
-from ml_core.lab.past_answers.model_now import model_now
+from ml_core.lab.past_answers.past_models import model_now
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes

@@ -1,14 +1,3 @@
 """The inference core: typed requests in, answers out, with fallback, shadow and recording."""
 
-__all__ = [
-    "answers",
-    "envelope",
-    "fallback",
-    "inference",
-    "live",
-    "recording",
-    "request_fields",
-    "request_ids",
-    "requests",
-    "shadow",
-]
+__all__ = ["answers", "envelope", "fallback", "inference", "live", "recording", "request_fields", "requests", "shadow"]

@@ -19,8 +19,7 @@ from ml_core.serve.answering.envelope import BatchResponse, InferenceResponse, R
 from ml_core.serve.answering.fallback_chain import fall_back
 from ml_core.serve.answering.live import Live, LiveModel, Origin
 from ml_core.serve.answering.recording import BulkCall, Recorder
-from ml_core.serve.answering.request_ids import new_id
-from ml_core.serve.answering.requests import BatchRequest, PredictRequest
+from ml_core.serve.answering.requests import BatchRequest, PredictRequest, new_id
 from ml_core.serve.answering.shadow import Shadow, ShadowRows
 from ml_core.serve.features.record import Record, RecordReader
 from ml_core.serve.log.entries import Row

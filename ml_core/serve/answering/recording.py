@@ -17,7 +17,7 @@ from ml_core.base.clock import microseconds
 from ml_core.features.columns import features_of
 from ml_core.serve.answering.answers import REASONS, Answer, Answers
 from ml_core.serve.answering.live import ORIGINS, LiveModel, Origin
-from ml_core.serve.answering.request_ids import IdArray
+from ml_core.serve.answering.requests import IdArray
 from ml_core.serve.log.entries import Lineage, Row, answer_json, as_json
 from ml_core.serve.log.log_files import day_of
 from ml_core.serve.log.log_keys import Pseudonyms

@@ -1,15 +1,20 @@
-"""What callers may ask: strict JSON in, typed requests out, every wrong field named."""
+"""What callers may ask: strict JSON in, typed requests out, every wrong field named; and ids of requests (UUIDv7)."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import orjson
+import uuid_utils
 
 from ml_core.base.errors import FieldProblem, InvalidRequest, NotJson
 from ml_core.serve.answering.request_fields import ID_PATTERN, MAX_ID_LENGTH, PREDICT_FIELDS
@@ -19,13 +24,45 @@ from ml_core.serve.model.prediction_sets import level_from_json
 __all__ = [
     "BatchOptions",
     "BatchRequest",
+    "IdArray",
     "OnError",
     "PredictRequest",
+    "id_texts",
+    "new_id",
+    "new_ids",
     "parse_batch",
     "parse_json",
     "parse_on_error",
     "parse_predict",
 ]
+
+IdArray = npt.NDArray[np.uint8]
+"""Ids of n rows: shape (n, 16) as bytes, (n, 36) as ASCII."""
+
+_HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+# Where the 32 hex digits of a UUID stand among its 36 characters.
+_DIGITS = np.array([i for i in range(36) if i not in (8, 13, 18, 23)])
+
+new_id = uuid_utils.uuid7
+"""A UUIDv7: sorts by time, unique also when the clock steps back."""
+
+
+def new_ids(n: int) -> IdArray:
+    """``n`` UUIDv7 as bytes, shape (n, 16): RFC 9562, 48 bits of Unix milliseconds, 74 random bits."""
+    raw = np.frombuffer(os.urandom(16 * n), dtype=np.uint8).reshape(n, 16).copy()
+    raw[:, :6] = np.frombuffer((time.time_ns() // 1_000_000).to_bytes(6, "big"), dtype=np.uint8)
+    raw[:, 6] = (raw[:, 6] & 0x0F) | 0x70
+    raw[:, 8] = (raw[:, 8] & 0x3F) | 0x80
+    return raw
+
+
+def id_texts(ids: IdArray) -> IdArray:
+    """The same ids as they are written in answers: ASCII, shape (n, 36)."""
+    text = np.full((len(ids), 36), ord("-"), dtype=np.uint8)
+    text[:, _DIGITS[0::2]] = _HEX[ids >> 4]
+    text[:, _DIGITS[1::2]] = _HEX[ids & 0x0F]
+    return text
+
 
 _NAME = re.compile(ID_PATTERN.replace("]", r"\ud800-\udfff]", 1))  # JSON has no halves of characters, Python texts may
 

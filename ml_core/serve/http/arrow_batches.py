@@ -29,8 +29,7 @@ from ml_core.serve.answering.answers import REASONS, Answers, lineage_of
 from ml_core.serve.answering.inference import UNMONITORED, Elsewhere, InferenceService
 from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serve.answering.recording import BulkCall
-from ml_core.serve.answering.request_ids import IdArray, id_texts, new_id, new_ids
-from ml_core.serve.answering.requests import OnError
+from ml_core.serve.answering.requests import IdArray, OnError, id_texts, new_id, new_ids
 from ml_core.serve.features.table import EncodedTable, encode_table
 from ml_core.serve.http.arrow_reader import StreamLimits, read_records
 from ml_core.serve.model.prediction_sets import Predictions

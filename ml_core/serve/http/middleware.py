@@ -11,9 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from ml_core.serve.http.access import Access, Admission, Buffered
+from ml_core.serve.http.access import Access, Admission, Buffered, CrossOrigin
 from ml_core.serve.http.content_coding import Gunzip, unpacker
-from ml_core.serve.http.cross_origin import CrossOrigin
 from ml_core.serve.http.replies import CLOSE, ON_EVERY_REPLY, Header, Refused, Reply, headers_of, reply_to
 
 if TYPE_CHECKING:  # it registers metrics, which only a worker may have; this file is imported by BentoML's arbiter too

@@ -1,4 +1,4 @@
-"""The file that labels lie in: its tables, connections that read it, transactions that write it, and the chain of labels.
+"""The file that labels lie in: its tables, connections that read it and transactions that write it, and their chain.
 
 It has a rollback journal and no WAL file. Several processes write it, and SQLite up to 3.51.2 can, very rarely, damage
 a WAL file that one connection writes while another checkpoints it.

@@ -1,9 +1,9 @@
 """The secret keys of the log: the one that signs its chains and marks, and the one of the pseudonyms of subjects.
 
-Both lie in files, one key (hex) a line, readable by their owner alone. The first key is used, the others were used before.
-The key of the log comes from ``SURETY_LOG_KEY_FILE``, best a file outside the home, or else from ``log.key`` in the home,
-which is made when it is first needed. A key from outside is never made here. Without it nobody can make a chain, a
-label's mark or a journal entry that verifies.
+Both lie in files, one key (hex) a line, readable by their owner alone. The first key is used, the others were used
+before. The key of the log comes from ``SURETY_LOG_KEY_FILE``, best a file outside the home, or else from ``log.key``
+in the home, which is made when it is first needed. A key from outside is never made here. Without it nobody can make
+a chain, a label's mark or a journal entry that verifies.
 """
 
 from __future__ import annotations

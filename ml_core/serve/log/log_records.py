@@ -1,12 +1,13 @@
-"""What the journal and the service's own log say of the prediction log: signed entries in a chain, and published heads.
+"""What the journal and the service's own log say of the prediction log: signed entries, and published heads.
 
-An entry of the journal carries its number, the mark of the entry before it, and an HMAC over all it says. So one that was
-changed, added, moved or taken out of the middle is seen. That the last ones were taken away shows against a published
-head. Entries from before the key are believed where the statement that was made with the key pins them down.
+An entry of the journal carries its number, the mark of the entry before it, and an HMAC over all it says. So one that
+was changed, added, moved or taken out of the middle is seen. That the last ones were taken away shows against a
+published head. Entries from before the key are believed where the statement that was made with the key pins them
+down.
 
-A published head is a line of the service's own log: what was true then can be held against the store later. It names a
-file, the number of its last row and the head of its chain after it, and is signed with the log's key. The chain of labels
-is published as the file ``labels``, the journal's entries on the log as ``journal``.
+A published head is a line of the service's own log: what was true then can be held against the store later. It names
+a file, the number of its last row and the head of its chain after it, and is signed with the log's key. The chain of
+labels is published as the file ``labels``, the journal's entries on the log as ``journal``.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
 """One worker: start-up, following the rollout, its own report, `/status`."""
 
-__all__ = ["metrics_folder", "start_notes", "startup", "worker"]
+__all__ = ["metrics_folder", "startup", "worker"]

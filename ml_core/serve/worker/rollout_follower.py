@@ -15,29 +15,72 @@ from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import Settings
 from ml_core.serve import metrics
 from ml_core.serve.answering.inference import InferenceService
-from ml_core.serve.answering.live import Live
+from ml_core.serve.answering.live import Live, LiveModel, SlotCounts
 from ml_core.serve.answering.shadow import Shadow
 from ml_core.serve.log.labels import read_imported
 from ml_core.serve.log.prediction_store import PredictionStore
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
 from ml_core.serve.rollout.processes import Identity, ServerProcesses
-from ml_core.serve.rollout.rollout_state import RolloutState
+from ml_core.serve.rollout.rollout_state import RolloutState, Slot
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import (
     REPORT_EVERY_S,
+    CircuitReport,
+    SlotReport,
+    WorkerLogReport,
     WorkerReport,
     clear_lost,
     read_reports,
     write_worker_report,
 )
+from ml_core.serve.running.circuit_breaker import BreakerSnapshot
 from ml_core.serve.worker.assembly import Assembler, start_anew
-from ml_core.serve.worker.own_report import log_report, slot_report
-from ml_core.serve.worker.start_notes import command_of, start_notes
+from ml_core.serve.worker.startup import command_of, start_notes
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
 
-__all__ = ["RolloutFollower"]
+__all__ = ["RolloutFollower", "circuit_report", "log_report", "slot_report"]
 
 logger = logging.getLogger(__name__)
+
+
+def circuit_report(circuit: BreakerSnapshot) -> CircuitReport:
+    """The circuit as reports and ``/status`` show it."""
+    shown = {name: getattr(circuit, name) for name in CircuitReport.model_fields if name != "opened"}
+    return CircuitReport(**shown, opened=sum(n for _, after, _, n in circuit.transitions if after == "open"))
+
+
+def slot_report(live: Live, slot: Slot, model: LiveModel, circuit: BreakerSnapshot) -> SlotReport:
+    """What that slot has done since the stage began."""
+    counts = live.counts.get(slot, SlotCounts())
+    return SlotReport(
+        slot=slot,
+        tag=model.model.tag,
+        model_hash=model.model.model_hash,
+        model_version=model.model.version,
+        where=model.guard.unavailable or model.guard.where,
+        circuit=circuit_report(circuit),
+        answers=counts.answers,
+        failures=counts.failures,
+        calls=counts.calls,
+        slow=counts.slow,
+        fallbacks=dict(counts.fallbacks),
+        set_sizes={str(size): n for size, n in list(counts.set_sizes.items())},
+    )
+
+
+def log_report(log: PredictionStore, live: Live | None) -> WorkerLogReport:
+    """What became of this worker's answers in the prediction log."""
+    counts = log.counts
+    return WorkerLogReport(
+        mode="standard" if live is None else live.flags.log_mode,
+        stored=counts.stored,
+        lost=counts.lost,
+        refused=counts.refused,
+        unanswered=counts.unanswered,
+        pending=counts.pending,
+        problem=counts.problem or None,
+    )
+
 
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 60.0  # first soon: an isolated runner may only need a moment to load it
 

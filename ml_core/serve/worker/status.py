@@ -10,8 +10,7 @@ from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.rollout.monitor_state import Validities
 from ml_core.serve.rollout.rollout_state import Flags, Slot
 from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
-from ml_core.serve.worker.own_report import circuit_report
-from ml_core.serve.worker.rollout_follower import RolloutFollower
+from ml_core.serve.worker.rollout_follower import RolloutFollower, circuit_report
 
 __all__ = ["ServiceStatus"]
 

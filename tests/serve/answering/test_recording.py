@@ -12,8 +12,7 @@ from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.answering.recording import BulkCall, Recorder
-from ml_core.serve.answering.request_ids import new_id, new_ids
-from ml_core.serve.answering.requests import BatchRequest, PredictRequest
+from ml_core.serve.answering.requests import BatchRequest, PredictRequest, new_id, new_ids
 from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import LoggedAnswer

@@ -18,7 +18,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.data.frames import to_arrays
 from ml_core.serve.answering.answers import Answers
 from ml_core.serve.answering.inference import InferenceService
-from ml_core.serve.answering.request_ids import new_ids
+from ml_core.serve.answering.requests import new_ids
 from ml_core.serve.features.table import EncodedTable
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http import arrow_batches as bulk

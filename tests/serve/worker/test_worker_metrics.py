@@ -14,7 +14,7 @@ from ml_core.serve.answering.live import Live
 from ml_core.serve.log.labels import ImportedCounts
 from ml_core.serve.rollout.monitor_state import HealthFigure, ModelHealth, MonitorState, MonitorView, boot_id
 from ml_core.serve.rollout.worker_reports import WorkerLogReport
-from ml_core.serve.worker.own_report import circuit_report
+from ml_core.serve.worker.rollout_follower import circuit_report
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
 from tests.serve.answering.builders import BROKEN, as_version, ask, live_model, live_of, opened, worker_report
 from tests.serve.running.fake_clock import FakeClock

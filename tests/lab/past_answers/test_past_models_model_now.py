@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ml_core.lab.past_answers.model_now import model_now
+from ml_core.lab.past_answers.past_models import model_now
 from ml_core.serve.model.promotion_record import RuleVerdict
 from ml_core.serve.model.vouching import keep_gate
 from ml_core.serve.rollout import changes

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from ml_core.serve.answering.request_ids import id_texts, new_id, new_ids
+from ml_core.serve.answering.requests import id_texts, new_id, new_ids
 
 
 @pytest.mark.parametrize("n", [0, 1, 5_000])

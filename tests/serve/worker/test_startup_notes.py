@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ml_core.serve.worker.start_notes import start_notes
+from ml_core.serve.worker.startup import start_notes
 
 
 @pytest.mark.parametrize("words", [["--api-workers", "4"], ["--api-workers=4"]])
