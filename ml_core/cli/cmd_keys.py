@@ -30,7 +30,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="add")
 @click.argument("name")
 @click.option(
     "--role",
@@ -43,7 +43,7 @@ def command() -> None:
 @click.option("--expires", type=click.DateTime(), help="When the key stops working, UTC (default: never).")
 @click.option("--per-second", type=float, help="Most requests a second (default: no limit).")
 @_FILE
-def add(
+def add_api_key(
     name: str, roles: tuple[KeyRole, ...], expires: datetime | None, per_second: float | None, path: Path | None
 ) -> None:
     """Make a key for NAME and print it, for the only time: the file keeps its sha256.
@@ -75,14 +75,14 @@ def list_keys(path: Path | None, output: str) -> None:
     Example: surety keys list --output table
     """
     from ml_core.base.clock import utc_now
-    from ml_core.serve.http.api_keys import read_keys
+    from ml_core.serve.http.api_keys import read_api_keys
 
     _, path = _settings_and(path)
     now = utc_now()
     emit(
         [
             {**picked(key, "name", "roles", "made_at", "expires_at", "per_second"), "valid": key.is_valid(now)}
-            for key in read_keys(path).keys
+            for key in read_api_keys(path).keys
         ],
         output,
     )

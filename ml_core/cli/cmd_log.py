@@ -160,7 +160,7 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
 @_yes_option
 @settings_option()
 @output_option
-def adopt(settings: Settings, output: str, *, yes: bool) -> None:
+def adopt_log(settings: Settings, output: str, *, yes: bool) -> None:
     """Vouch for what is in the log without a key: files, labels and journal entries of a release before.
 
     A key that is made in the home does this by itself. With SURETY_LOG_KEY_FILE it is asked for, once, before the

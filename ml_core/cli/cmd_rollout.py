@@ -116,7 +116,7 @@ def show(settings: Settings, output: str) -> None:
 @command.command(name="shadow")
 @click.argument("tag", required=False)
 @changing
-def shadow(wanted: Wanted, tag: str | None) -> None:
+def start_shadow(wanted: Wanted, tag: str | None) -> None:
     """Score every request with TAG as well, after the reply; nobody sees its answers, so it needs no gate.
 
     TAG is a Bento tag or a version such as v3; by default the present challenger, else the promoted model.
@@ -150,7 +150,7 @@ def shadow(wanted: Wanted, tag: str | None) -> None:
               show_default=True, help="Probability of ever taking back a canary within its limits.")  # fmt: skip
 @click.option("--unguarded", is_flag=True, help="Nobody watches it: no guard takes it back, no monitor is needed.")
 @changing
-def canary(
+def start_canary(
     wanted: Wanted,
     weight: float,
     tag: str | None,
@@ -196,7 +196,7 @@ def canary(
 @command.command(name="full")
 @click.argument("tag", required=False)
 @changing
-def full(wanted: Wanted, tag: str | None) -> None:
+def go_full(wanted: Wanted, tag: str | None) -> None:
     """Make TAG the champion in one step; the old champion stays loaded for `rollback` and as a fallback.
 
     \b
@@ -214,7 +214,7 @@ def full(wanted: Wanted, tag: str | None) -> None:
 
 @command.command(name="rollback")
 @changing
-def rollback(wanted: Wanted) -> None:
+def roll_back(wanted: Wanted) -> None:
     """Take the challenger out; where there is none, put the previous champion back.
 
     The model that is to answer is looked at first: it must be there, have passed its gate, and give its golden answers.

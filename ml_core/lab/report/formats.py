@@ -17,7 +17,7 @@ __all__ = [
     "p_value",
     "per",
     "percent",
-    "signed",
+    "with_sign",
     "size",
 ]
 
@@ -45,7 +45,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", _MINUS)
 
 
-def signed(value: float | None, digits: int = 2) -> str:
+def with_sign(value: float | None, digits: int = 2) -> str:
     """A difference with its sign, to so many decimals: ``+0.46``."""
     if value is None or math.isnan(value):
         return UNKNOWN

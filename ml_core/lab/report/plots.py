@@ -23,7 +23,7 @@ from ml_core.lab.report.facts import (
     Shares,
 )
 from ml_core.lab.report.formats import count, number, percent
-from ml_core.lab.report.svg import COLOURS, picture, plain
+from ml_core.lab.report.svg import COLOURS, drawable, picture
 from ml_core.serve.model.conformity_scores import FloatArray
 
 __all__ = [
@@ -240,7 +240,7 @@ def distribution(name: str, shares: Shares, unit: str = "", width: float = 3.4) 
         axes = figure.subplots()
         if isinstance(shares, NumberShares):
             _histograms(axes, shares)
-            axes.set(yticks=[], xlabel=plain(unit, 40))
+            axes.set(yticks=[], xlabel=drawable(unit, 40))
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(_NUMBER)
         else:
@@ -281,7 +281,7 @@ def _bars(axes: Axes, shares: LevelShares) -> None:
     where = np.arange(len(shares.levels))[::-1]
     axes.barh(where, shares.reference, 0.8, color=COLOURS["reference"])
     axes.barh(where, shares.current, 0.34, color=COLOURS["current"])
-    axes.set_yticks(where, [plain(level) for level in shares.levels])
+    axes.set_yticks(where, [drawable(level) for level in shares.levels])
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(_PERCENT)
 

@@ -16,7 +16,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "picture", "plain"]
+__all__ = ["COLOURS", "picture", "drawable"]
 
 COLOURS: Final = {
     "ink": "#000001",
@@ -89,7 +89,7 @@ def picture(name: str, says: str, draw: Callable[[Figure], None], width: float =
     return Markup(ET.tostring(_tidied(root, name, says), encoding="unicode"))  # noqa: S704  serialised, so escaped
 
 
-def plain(text: str, longest: int = 22) -> str:
+def drawable(text: str, longest: int = 22) -> str:
     """The text as a label: on one line, without what XML cannot hold, and cut where it is too long."""
     clean = _NOT_XML.sub("\ufffd", " ".join(text.split()))
     return clean if len(clean) <= longest else f"{clean[: longest - 1]}…"

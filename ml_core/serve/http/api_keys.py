@@ -19,7 +19,7 @@ from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, ConfigError
 from ml_core.base.files import locked
 
-__all__ = ["ROLES", "ApiKey", "ApiKeys", "KeyRing", "KeyRole", "add_key", "fingerprint", "read_keys", "revoke_key"]
+__all__ = ["ROLES", "ApiKey", "ApiKeys", "KeyRing", "KeyRole", "add_key", "fingerprint", "read_api_keys", "revoke_key"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def fingerprint(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
-def read_keys(path: Path) -> ApiKeys:
+def read_api_keys(path: Path) -> ApiKeys:
     """The keys in that file.
 
     Raises
@@ -123,7 +123,7 @@ def add_key(
         first = error.errors(include_url=False)[0]
         raise ConfigError(f"key {name!r}", f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     with locked(_lock_of(path)):
-        known = read_keys(path).keys if path.exists() else ()
+        known = read_api_keys(path).keys if path.exists() else ()
         if any(k.name == name for k in known):
             raise ConfigError(str(path), f"has a key named {name} already: revoke it, or choose another name")
         _write(path, (*known, entry))
@@ -139,7 +139,7 @@ def revoke_key(path: Path, name: str) -> ApiKey:
         There is no key of that name, or no such file.
     """
     with locked(_lock_of(path)):
-        known = read_keys(path).keys
+        known = read_api_keys(path).keys
         found = next((k for k in known if k.name == name), None)
         if found is None:
             raise ConfigError(str(path), f"has no key named {name}; `surety keys list` shows the names")
@@ -177,7 +177,7 @@ class KeyRing:
         self._look_every_s = look_every_s
         self._clock = clock
         self._seen = _edition(path)
-        self._keys = read_keys(path).keys
+        self._keys = read_api_keys(path).keys
         self._looked_at = clock()
         self.problem: str | None = None
 
@@ -207,7 +207,7 @@ class KeyRing:
             return
         self._seen = edition
         try:
-            self._keys = read_keys(self._path).keys
+            self._keys = read_api_keys(self._path).keys
         except ConfigError as error:
             self.problem = str(error)
             logger.warning("keys.kept", extra={"reason": str(error)})

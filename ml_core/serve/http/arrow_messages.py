@@ -20,7 +20,7 @@ from ml_core.serve.http.replies import Refused
 
 __all__ = ["Batch", "Field", "StreamLimits", "StreamPlan", "ValueType", "damaged", "plan_of", "too_large"]
 
-Kind = Literal["null", "number", "text", "moment"]
+ArrowKind = Literal["null", "number", "text", "moment"]
 
 MOST_BATCHES = 1_024
 _MOST_DICTIONARIES = 16 * MOST_BATCHES
@@ -75,7 +75,7 @@ class ValueType:
     unit : numpy's unit of a moment; empty for dates in milliseconds
     """
 
-    kind: Kind
+    kind: ArrowKind
     dtype: str = ""
     unit: str = ""
 

@@ -19,12 +19,11 @@ import numpy.typing as npt
 from ml_core.base.arrays import BoolArray
 from ml_core.serve.features.table import Cells
 from ml_core.serve.http.arrow_messages import Batch, Field, StreamLimits, ValueType, damaged, plan_of, too_large
-from ml_core.serve.http.arrow_unpack import CannotUnpack, unpacked
+from ml_core.serve.http.arrow_unpack import Bytes, CannotUnpack, unpacked
 from ml_core.serve.http.text_codes import distinct, text_codes
 
 __all__ = ["StreamLimits", "read_records"]
 
-Bytes = npt.NDArray[np.uint8]
 
 _LONGEST_TEXT = 65_536  # bytes: as long as a whole record in JSON
 _CHUNK = 1 << 20

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CannotUnpack", "Codec", "can_unpack", "unpacked"]
+__all__ = ["Bytes", "CannotUnpack", "Codec", "can_unpack", "unpacked"]
 
 Codec = Literal["lz4", "zstd"]
 Bytes = npt.NDArray[np.uint8]

@@ -14,11 +14,11 @@ from ml_core.serve.log.label_requests import OBSERVED_AT_PATTERN
 from ml_core.serve.rollout.monitor_state import Validity
 from ml_core.serve.rollout.rollout_state import CircuitMode, Flags, Mode, Slot
 
-__all__ = ["ERROR", "HEALTH", "LINEAGE", "Schema", "answer_schema", "openapi_document"]
+__all__ = ["ERROR", "HEALTH_STATES", "LINEAGE", "Schema", "answer_schema", "openapi_document"]
 
 Schema = dict[str, Any]
 
-HEALTH = ("ok", "degraded", "unavailable")
+HEALTH_STATES = ("ok", "degraded", "unavailable")
 
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
@@ -139,7 +139,7 @@ _WORKERS = _object(
 )
 _STATUS = _object(
     ready={"type": "boolean"},
-    health={"enum": list(HEALTH)},
+    health={"enum": list(HEALTH_STATES)},
     problem={"type": ["string", "null"], "description": "Why the rollout is not obeyed, or no model answers."},
     models={"type": "array", "items": _MODEL},
     rollout={"anyOf": [_ROLLOUT, {"type": "null"}]},
@@ -270,7 +270,7 @@ def openapi_document(
             conflict={**_COUNT, "description": "Another label than before: the later one holds, both are kept."},
             unknown={**_COUNT, "description": "No answer of that id is known here; kept in case it turns up."},
         ),
-        "Health": _object(status={"enum": list(HEALTH)}),
+        "Health": _object(status={"enum": list(HEALTH_STATES)}),
         "Status": _STATUS,
     }
     document = {

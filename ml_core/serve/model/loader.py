@@ -162,7 +162,21 @@ class ModelLoader:
             return None
         return self._in_bento.tag, self._find(self._in_bento.tag)[0]
 
-    def load(
+    def load(self, tag: str, model_hash: str = "", *, gated: bool = True, despite_no: bool = False) -> LoadedModel:
+        """The model under that tag, verified, gated and shown to give its golden answers.
+
+        Raises
+        ------
+        NotLoaded, NotGated, ArtefactError
+            As :meth:`verified`.
+        """
+        from ml_core.serve.model.predictor import check_golden
+
+        model = self.verified(tag, model_hash, gated=gated, despite_no=despite_no)
+        check_golden(model.predictor)
+        return model
+
+    def verified(
         self,
         tag: str,
         model_hash: str = "",
@@ -171,7 +185,7 @@ class ModelLoader:
         despite_no: bool = False,
         scorer_of: Callable[[Bundle], Scorer] | None = None,
     ) -> LoadedModel:
-        """The model under that tag, verified, gated and shown to give its golden answers.
+        """The model under that tag, verified and gated; it may not answer before its golden records reproduce.
 
         Parameters
         ----------
@@ -188,35 +202,39 @@ class ModelLoader:
             Its hash has no passed gate that a trusted key has signed, or is not the one of its tag.
         ArtefactError
             Its folder cannot be trusted, or holds another model than that.
-        ModelUnavailable
-            A scorer elsewhere cannot be reached.
-        """
-        from ml_core.serve.model.predictor import check_golden
-
-        model = self.verified(tag, model_hash, gated=gated, despite_no=despite_no, scorer_of=scorer_of)
-        check_golden(model.predictor)
-        return model
-
-    def verified(
-        self,
-        tag: str,
-        model_hash: str = "",
-        *,
-        gated: bool = True,
-        despite_no: bool = False,
-        scorer_of: Callable[[Bundle], Scorer] | None = None,
-    ) -> LoadedModel:
-        """The model under that tag, verified and gated; it may not answer before its golden records reproduce.
-
-        Raises
-        ------
-        NotLoaded, NotGated, ArtefactError
-            As :meth:`load`.
         """
         # Numpy and ONNX Runtime wait until here: BentoML's arbiter process imports this module only to learn the tag.
         from ml_core.serve.model.bundle import read_bundle
         from ml_core.serve.model.predictor import Predictor
 
+        version, bundle, gate, promotion = self._read(tag, model_hash, read_bundle, gated=gated, despite_no=despite_no)
+        predictor = Predictor(bundle, None if scorer_of is None else scorer_of(bundle))
+        return LoadedModel(tag, version, predictor, gate, promotion)
+
+    def baseline(self, tag: str, model_hash: str = "") -> LoadedModel:
+        """What can answer of a model that cannot be loaded: its scorecard and prior, verified; its scorer never does.
+
+        Raises
+        ------
+        NotLoaded, NotGated, ArtefactError
+            As :meth:`verified`. A model whose newest verdict is no is given, for its prior.
+        """
+        from ml_core.serve.model.bundle import read_baseline
+        from ml_core.serve.model.predictor import Predictor
+
+        version, bundle, gate, promotion = self._read(tag, model_hash, read_baseline, gated=True, despite_no=True)
+        return LoadedModel(tag, version, Predictor(bundle, _NoScorer()), gate, promotion, is_whole=False)
+
+    def _read(
+        self,
+        tag: str,
+        model_hash: str,
+        read: Callable[[Path, str | None, Callable[[str], None]], Bundle],
+        *,
+        gated: bool,
+        despite_no: bool,
+    ) -> tuple[str, Bundle, GateReport | None, PromotionRecord | None]:
+        """Version, bundle, newest verdict and promotion of the model under that tag."""
         folder, version = self._find(tag)
         promotion = self._promotion_of(tag, folder)
         expected = self._expected(tag, promotion, model_hash)
@@ -228,33 +246,7 @@ class ModelLoader:
             if gated:
                 _check_passed(tag, found, gate, despite_no=despite_no)
 
-        bundle = read_bundle(folder / BUNDLE_IN_BENTO_MODEL, expected, admit)
-        predictor = Predictor(bundle, None if scorer_of is None else scorer_of(bundle))
-        return LoadedModel(tag, version, predictor, gate, promotion)
-
-    def baseline(self, tag: str, model_hash: str = "") -> LoadedModel:
-        """What can answer of a model that cannot be loaded: its scorecard and prior, verified; its scorer never does.
-
-        Raises
-        ------
-        NotLoaded, NotGated, ArtefactError
-            As :meth:`load`. A model whose newest verdict is no is given, for its prior.
-        """
-        from ml_core.serve.model.bundle import read_baseline
-        from ml_core.serve.model.predictor import Predictor
-
-        folder, version = self._find(tag)
-        promotion = self._promotion_of(tag, folder)
-        expected = self._expected(tag, promotion, model_hash)
-        gate: GateReport | None = None
-
-        def admit(found: str) -> None:
-            nonlocal gate
-            gate = self._vouchers.gate(tag, found, folder, is_pinned=expected is not None)
-            _check_passed(tag, found, gate, despite_no=True)
-
-        bundle = read_baseline(folder / BUNDLE_IN_BENTO_MODEL, expected, admit)
-        return LoadedModel(tag, version, Predictor(bundle, _NoScorer()), gate, promotion, is_whole=False)
+        return version, read(folder / BUNDLE_IN_BENTO_MODEL, expected, admit), gate, promotion
 
     def facts(self, tag: str, model_hash: str = "") -> tuple[Manifest, str]:
         """Manifest and model hash of the model under that tag; every file is verified, none is parsed.
@@ -262,7 +254,7 @@ class ModelLoader:
         Raises
         ------
         NotLoaded, ArtefactError
-            As :meth:`load`.
+            As :meth:`verified`.
         """
         manifest, found, _ = self.files(tag, model_hash)
         return manifest, found
@@ -273,7 +265,7 @@ class ModelLoader:
         Raises
         ------
         NotLoaded, ArtefactError
-            As :meth:`load`.
+            As :meth:`verified`.
         """
         from ml_core.serve.model.bundle import verify_folder
 
@@ -310,7 +302,7 @@ class ModelLoader:
         Raises
         ------
         NotLoaded, NotGated, ArtefactError
-            As :meth:`load`.
+            As :meth:`verified`.
         """
         folder, _ = self._find(tag)
         expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
@@ -325,7 +317,7 @@ class ModelLoader:
         Raises
         ------
         NotGated, ArtefactError
-            As :meth:`load`.
+            As :meth:`verified`.
         """
         folder: Path | None = None
         with suppress(NotLoaded):

@@ -36,7 +36,7 @@ __all__ = [
 
 _PREFIX = "ed25519:"
 _BYTES = 32
-Source = Literal["home", "environment", "image"]
+KeySource = Literal["home", "environment", "image"]
 
 
 class HomeKey(Document):
@@ -82,7 +82,7 @@ class TrustedKey:
     """
 
     key: str
-    source: Source
+    source: KeySource
     name: str = ""
     added_at: str = ""
 

@@ -25,7 +25,6 @@ from tests.serve.log.filled import (
     fill,
     held,
     row,
-    settings_in,
     stored,
     subject,
     tampering,
@@ -37,11 +36,6 @@ from tests.serve.log.filled import (
 ROWS = 24
 TOGETHER = 4
 RANDOM_CHANGES = 240
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return settings_in(tmp_path / "home")
 
 
 def one(report: ChainReport) -> FileReport:

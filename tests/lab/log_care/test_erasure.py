@@ -42,7 +42,6 @@ from tests.serve.log.filled import (
     fill,
     held,
     row,
-    settings_in,
     stored,
     subject,
     today,
@@ -51,11 +50,6 @@ from tests.serve.log.filled import (
 
 SECRET = "CANARY-7f3a"
 VISIT = "visit-of-anna-9b1c"
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return settings_in(tmp_path / "home")
 
 
 @pytest.fixture

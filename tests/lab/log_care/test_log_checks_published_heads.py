@@ -14,12 +14,7 @@ from ml_core.lab.log_care.chain_check import verify_log
 from ml_core.serve.http.json_logs import JsonFormatter
 from ml_core.serve.log import writer as writer_module
 from tests.serve.log.builders import until
-from tests.serve.log.filled import row, settings_in, tampering, today, writing
-
-
-@pytest.fixture
-def settings(tmp_path: Path):
-    return settings_in(tmp_path / "home")
+from tests.serve.log.filled import row, tampering, today, writing
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -17,12 +17,7 @@ from ml_core.lab.log_care.retention import old_days, prune_day
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.reader import PredictionLog
-from tests.serve.log.filled import DAY, NEXT, THIRD, bulk_row, fill, held, row, settings_in, stored, today
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return settings_in(tmp_path / "home")
+from tests.serve.log.filled import DAY, NEXT, THIRD, bulk_row, fill, held, row, stored, today
 
 
 def filled_day(settings, name: str = DAY, *, seal: bool = True) -> LogDay:

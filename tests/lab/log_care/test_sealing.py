@@ -35,18 +35,12 @@ from tests.serve.log.filled import (
     fill,
     held,
     row,
-    settings_in,
     stored,
     subject,
     tampering,
     today,
     with_key_of,
 )
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return settings_in(tmp_path / "home")
 
 
 def day_in(settings, name: str = DAY) -> LogDay:

@@ -18,19 +18,19 @@ from ml_core.lab.report.formats import (
     p_value,
     per,
     percent,
-    signed,
     size,
+    with_sign,
 )
 
 MINUS = "\N{MINUS SIGN}"
 
 
-@pytest.mark.parametrize("shown", [count, number, signed, percent, p_value, day, moment])
+@pytest.mark.parametrize("shown", [count, number, with_sign, percent, p_value, day, moment])
 def test_what_is_not_known_is_a_dash(shown):
     assert shown(None) == UNKNOWN
 
 
-@pytest.mark.parametrize("shown", [number, signed, percent, p_value])
+@pytest.mark.parametrize("shown", [number, with_sign, percent, p_value])
 def test_nan_is_not_known(shown):
     assert shown(float("nan")) == UNKNOWN
 
@@ -72,7 +72,7 @@ def test_percent_claims_all_or_nothing_only_where_it_is_so(share):
     ("value", "expected"), [(0.456, "+0.46"), (-0.1, f"{MINUS}0.10"), (0.0, "0.00"), (-0.001, "0.00")]
 )
 def test_differences_carry_their_sign(value, expected):
-    assert signed(value) == expected
+    assert with_sign(value) == expected
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0.0341, "0.034"), (1e-9, "< 0.001"), (1.0, "1.000")])

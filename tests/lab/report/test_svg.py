@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_core.lab.report.svg import COLOURS, picture, plain
+from ml_core.lab.report.svg import COLOURS, drawable, picture
 
 
 def line(figure):
@@ -18,7 +18,7 @@ def line(figure):
 
 
 def titled(text):
-    return lambda figure: figure.subplots().set_title(plain(text, 200))
+    return lambda figure: figure.subplots().set_title(drawable(text, 200))
 
 
 def texts(svg):
@@ -91,6 +91,6 @@ def test_any_text_gives_a_picture_that_can_be_read(text):
 
 
 def test_long_and_broken_labels_are_cut_to_one_line():
-    assert plain("one\n two\tthree") == "one two three"
-    assert plain("x" * 30) == "x" * 21 + "…"
-    assert plain("a\x00b\ud800") == "a\ufffdb\ufffd"
+    assert drawable("one\n two\tthree") == "one two three"
+    assert drawable("x" * 30) == "x" * 21 + "…"
+    assert drawable("a\x00b\ud800") == "a\ufffdb\ufffd"

@@ -11,7 +11,7 @@ import pytest
 
 from ml_core.base.clock import utc_now
 from ml_core.base.errors import ConfigError
-from ml_core.serve.http.api_keys import ROLES, KeyRing, add_key, fingerprint, read_keys, revoke_key
+from ml_core.serve.http.api_keys import ROLES, KeyRing, add_key, fingerprint, read_api_keys, revoke_key
 
 
 class Clock:
@@ -73,7 +73,7 @@ def test_several_keys_are_valid_at_once(file: Path) -> None:
 def test_admin_has_every_role_and_others_only_theirs(file: Path) -> None:
     for role in ROLES:
         add_key(file, role, [role])
-    for key in read_keys(file).keys:
+    for key in read_api_keys(file).keys:
         assert {r for r in ROLES if key.may(r)} == (set(ROLES) if key.name == "admin" else {key.name})
 
 
@@ -138,7 +138,7 @@ def test_file_with_a_wrong_entry_is_refused(file: Path, change: object) -> None:
     entry = json.loads(file.read_text())["keys"][0]
     file.write_text(json.dumps({"keys": [change(entry)]}))  # type: ignore[operator]
     with pytest.raises(ConfigError):
-        read_keys(file)
+        read_api_keys(file)
 
 
 @pytest.mark.parametrize("same", ["name", "sha256"])
@@ -148,7 +148,7 @@ def test_file_with_an_entry_twice_is_refused(file: Path, same: str) -> None:
     first, second = json.loads(file.read_text())["keys"]
     file.write_text(json.dumps({"keys": [first, second | {same: first[same]}]}))
     with pytest.raises(ConfigError):
-        read_keys(file)
+        read_api_keys(file)
 
 
 def test_taken_name_is_refused_and_the_first_key_stays(file: Path) -> None:
@@ -171,4 +171,4 @@ def test_no_key_is_lost_when_many_are_added_at_once(file: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {k.name for k in read_keys(file).keys} == {f"k{i}" for i in range(20)}
+    assert {k.name for k in read_api_keys(file).keys} == {f"k{i}" for i in range(20)}
