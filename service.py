@@ -22,7 +22,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import load_settings
 from ml_core.serve.answering.request_fields import PREDICT_FIELDS
-from ml_core.serve.http.api_keys import read_keys
+from ml_core.serve.http.api_keys import read_api_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
 from ml_core.serve.worker.metrics_folder import hold_metrics_folder, use_own_metrics_folder
@@ -119,7 +119,7 @@ class _Service:
         hold_metrics_folder()
         say_what_is_not_traced()
         if settings.api_keys_file is not None:
-            read_keys(settings.api_keys_file)
+            read_api_keys(settings.api_keys_file)
         else:
             logger.warning(_NO_KEYS)
         keep_bundled(settings, loader)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field
 from functools import cache
 from inspect import CO_NEWLOCALS
@@ -326,7 +327,8 @@ def main() -> None:
     }
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
-        model, request, label = model_path(place), request_path(), label_path()
+        with redirect_stderr(io.StringIO()):  # the walks' log lines are written, since writing them is on the way
+            model, request, label = model_path(place), request_path(), label_path()
     finally:
         shutil.rmtree(place, ignore_errors=True)
     shapes, labelled = answer_shapes(), labelled_answers()
