@@ -83,7 +83,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "serve/running/test_circuit_breaker.py": ("test_behaviour[B19 100,000 refusals leave nothing behind]",),
     "serve/running/test_circuit_breaker_laws.py": (),
     "serve/running/test_circuit_breaker_threads.py": (),
-    "serve/running/test_guard.py": ("test_whatever_a_model_gives_comes_back_as_probabilities_or_as_a_reason",),
+    "serve/running/test_runner_guard.py": ("test_whatever_a_model_gives_comes_back_as_probabilities_or_as_a_reason",),
 }
 """Without names: the whole file."""
 

@@ -20,8 +20,7 @@ from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import GateReport
-from ml_core.serve.running.guard import GuardedRunner, model_breaker
-from ml_core.serve.running.runner import ConformalRunner, Runner
+from ml_core.serve.running.runner import ConformalRunner, GuardedRunner, Runner, model_breaker
 
 NAME = "toy_risk"
 

@@ -14,7 +14,7 @@ from ml_core.base.settings import Settings
 from ml_core.serve.answering.requests import id_texts, new_id, new_ids
 from ml_core.serve.rollout.worker_reports import beating
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
-from ml_core.serve.running.guard import model_breaker
+from ml_core.serve.running.runner import model_breaker
 from tests.faults.figures import record
 
 HOUR_S = 3_600

@@ -21,7 +21,7 @@ from ml_core.serve.features.record import Record
 from ml_core.serve.model.prediction_sets import Predictions, RowPrediction
 from ml_core.serve.rollout.monitor_state import Validity
 from ml_core.serve.rollout.rollout_state import Slot
-from ml_core.serve.running.guard import FallbackReason, GuardedCall
+from ml_core.serve.running.runner import FallbackReason, GuardedCall
 
 __all__ = ["REASONS", "Answer", "Answers", "Question", "blocks", "lineage_of"]
 

@@ -15,7 +15,7 @@ from ml_core.base.errors import (
 from ml_core.serve.answering.answers import Answers, Question
 from ml_core.serve.answering.live import LiveModel
 from ml_core.serve.rollout.rollout_state import FallbackStep, Slot
-from ml_core.serve.running.guard import FallbackReason, GuardedCall, is_row_caused
+from ml_core.serve.running.runner import FallbackReason, GuardedCall, is_row_caused
 
 __all__ = ["fall_back"]
 

@@ -26,7 +26,7 @@ from ml_core.serve.log.entries import Row
 from ml_core.serve.model.prediction_sets import RowPrediction
 from ml_core.serve.rollout.monitor_state import Validities, Validity
 from ml_core.serve.rollout.rollout_state import Slot
-from ml_core.serve.running.guard import FallbackReason, GuardedCall
+from ml_core.serve.running.runner import FallbackReason, GuardedCall
 
 __all__ = ["UNMONITORED", "Elsewhere", "InferenceService"]
 

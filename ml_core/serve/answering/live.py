@@ -14,7 +14,7 @@ from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits, Mode, Slot, takes_challenger
-from ml_core.serve.running.guard import FallbackReason, GuardedCall, GuardedRunner, without_rows
+from ml_core.serve.running.runner import FallbackReason, GuardedCall, GuardedRunner, without_rows
 
 __all__ = ["ORIGINS", "Live", "LiveModel", "Origin", "SlotCounts"]
 

@@ -16,8 +16,7 @@ from ml_core.serve.model.scorer import Scorer
 from ml_core.serve.rollout.changes import check_same_contract
 from ml_core.serve.rollout.rollout_state import CircuitOrder, RolloutState, Slot
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
-from ml_core.serve.running.guard import AsyncRunner, GuardedRunner, model_breaker
-from ml_core.serve.running.runner import ConformalRunner, Runner
+from ml_core.serve.running.runner import AsyncRunner, ConformalRunner, GuardedRunner, Runner, model_breaker
 
 __all__ = ["Assembler", "start_anew"]
 

@@ -26,8 +26,8 @@ from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.model.scorer import Scorer
 from ml_core.serve.rollout.processes import Identity
-from ml_core.serve.running.guard import AsyncRunner
 from ml_core.serve.running.isolated_runner import Crossing, IsolatedRunner, RemoteScorer
+from ml_core.serve.running.runner import AsyncRunner
 from ml_core.serve.worker.assembly import Assembler
 from ml_core.serve.worker.rollout_follower import RolloutFollower
 from ml_core.serve.worker.status import ServiceStatus

@@ -30,8 +30,7 @@ from ml_core.serve.model.bundle import CALIBRATION_FILE, FALLBACK_FILE, ONNX_FIL
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.scorer import OnnxScorer, Scorer
-from ml_core.serve.running.guard import GuardedRunner, model_breaker
-from ml_core.serve.running.runner import ConformalRunner
+from ml_core.serve.running.runner import ConformalRunner, GuardedRunner, model_breaker
 from tests.homes import remade
 from tests.serve.answering.stored import with_other_columns, with_other_labels
 from tests.toy_models import NAME, passed_gate, toy_frame, toy_model, toy_rows

@@ -33,8 +33,7 @@ from ml_core.serve.model.promotion_record import bento_tag
 from ml_core.serve.rollout.rollout_state import Flags, Slot
 from ml_core.serve.rollout.worker_reports import SlotReport, WorkerReport
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
-from ml_core.serve.running.guard import AsyncRunner, GuardedRunner, model_breaker
-from ml_core.serve.running.runner import ConformalRunner, Runner
+from ml_core.serve.running.runner import AsyncRunner, ConformalRunner, GuardedRunner, Runner, model_breaker
 from tests.serve.running.fake_clock import FakeClock
 from tests.toy_models import NAME, loaded_toy, passed_gate, toy_config, toy_record
 

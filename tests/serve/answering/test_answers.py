@@ -13,8 +13,7 @@ from ml_core.base.errors import ModelUnavailable
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import LiveModel
 from ml_core.serve.rollout.rollout_state import GuardLimits
-from ml_core.serve.running.guard import GuardedRunner
-from ml_core.serve.running.runner import ConformalRunner
+from ml_core.serve.running.runner import ConformalRunner, GuardedRunner
 from tests.serve.answering.builders import (
     BROKEN,
     PoisonRunner,

@@ -18,8 +18,7 @@ from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
-from ml_core.serve.running.guard import GuardedRunner
-from ml_core.serve.running.runner import ConformalRunner
+from ml_core.serve.running.runner import ConformalRunner, GuardedRunner
 from tests.serve.answering.builders import breaker_of, live_of, toy_records
 from tests.serve.running.fake_clock import FakeClock
 from tests.toy_models import loaded_toy

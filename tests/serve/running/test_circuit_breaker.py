@@ -1,7 +1,7 @@
 """Every behaviour of the breaker that one thread can show, under its number (B01 to B49).
 
 Most cases are a line of script, read from left to right; see ``Script``. The others are functions in the same table.
-B25, B35-B37 and B46 are in test_circuit_breaker_threads.py, B15 is in test_guard.py, B47 and B48 are in tests/faults,
+B25, B35-B37 and B46 are in test_circuit_breaker_threads.py, B15 is in test_runner_guard.py, B47 and B48 are in tests/faults,
 B50 is in tests/statistical. B42 and B45 are about listeners and streams, which the breaker has not.
 """
 

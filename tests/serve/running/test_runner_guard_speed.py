@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ml_core.base.settings import Settings
-from ml_core.serve.running.guard import GuardedRunner
+from ml_core.serve.running.runner import GuardedRunner
 from tests.serve.answering.builders import CountingRunner, EchoRunner, LateRunner, RaisesRunner, breaker_of
 from tests.serve.running.fake_clock import FakeClock
 

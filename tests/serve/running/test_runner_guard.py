@@ -14,8 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from ml_core.base.errors import ModelUnavailable, NotLoaded, Overloaded
 from ml_core.base.settings import Settings
-from ml_core.serve.running.guard import GuardedCall, GuardedRunner, is_row_caused, model_breaker
-from ml_core.serve.running.runner import Scored
+from ml_core.serve.running.runner import GuardedCall, GuardedRunner, Scored, is_row_caused, model_breaker
 from tests.serve.answering.builders import (
     BROKEN,
     WAIT_S,
