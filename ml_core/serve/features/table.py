@@ -6,14 +6,14 @@ Serves Arrow requests and the tables of training alike, so that a row is accepte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.arrays import BoolArray
-from ml_core.base.errors import DataError, FieldProblem, InvalidRecord
+from ml_core.base.errors import DataError
 from ml_core.features.columns import Column, ColumnArrays
 from ml_core.serve.features.column_rules import (
     EXACT,
@@ -24,12 +24,11 @@ from ml_core.serve.features.column_rules import (
     shown_name,
     unknown_field_fault,
 )
+from ml_core.serve.features.row_faults import RowFaults, RowProblems
 
 __all__ = ["Cells", "EncodedTable", "encode_table"]
 
 _NULL, _REFUSED = -1, -2  # codes of a category while it is being read
-_QUOTED_FAULTS = 10_000  # beyond this many wrong cells in a table, problems no longer quote the value
-_MOST_FAULTS = 1_000_000  # beyond this many the table is no table of records, and telling them all would cost gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +98,16 @@ class EncodedTable:
     n_rows: int
     arrays: ColumnArrays
     ids: dict[str, list[Any]]
-    problems: dict[int, list[FieldProblem]]
+    problems: RowProblems
     checks: dict[tuple[str, str], int]
 
     @property
     def good(self) -> BoolArray:
         """Shape (n,): whether a row was accepted."""
+        if self.problems.everywhere:
+            return np.zeros(self.n_rows, dtype=np.bool_)
         good = np.ones(self.n_rows, dtype=np.bool_)
-        good[list(self.problems)] = False
+        good[list(self.problems.of_row)] = False
         return good
 
     def problem_text(self, row: int) -> str | None:
@@ -136,7 +137,7 @@ def encode_table(
     lengths = {len(c.values) for c in cells.values()}
     if len(lengths) > 1:
         raise DataError("table", f"columns differ in length: {', '.join(str(n) for n in sorted(lengths))}")
-    faults = _Faults(lengths.pop() if lengths else 0)
+    faults = RowFaults(RowProblems(lengths.pop() if lengths else 0))
     arrays: dict[str, npt.NDArray[Any]] = {}
     ids: dict[str, list[Any]] = {}
     accepted = [c for c in columns if c.role == "feature"] + [c for c in columns if c.role in OPTIONAL_ROLES]
@@ -144,61 +145,34 @@ def encode_table(
         if column.role in OPTIONAL_ROLES:
             if column.name in cells:
                 ids[column.name] = _plain_values(column, cells[column.name], faults)
-        elif column.name in cells:
-            arrays[column.name] = _ENCODERS[column.dtype](column, cells[column.name], faults)
+        elif column.name not in cells:
+            arrays[column.name] = _all_missing(column, Fault("missing", "is missing"), faults)
+        elif _is_null_throughout(cells[column.name]):
+            arrays[column.name] = _all_missing(column, fault_of(column, None), faults)
         else:
-            arrays[column.name] = _all_missing(column, faults)
+            arrays[column.name] = _ENCODERS[column.dtype](column, cells[column.name], faults)
     for name in cells.keys() - {c.name for c in accepted}:
         faults.every_row(shown_name(name), unknown_field_fault(tuple(columns), name))
     return EncodedTable(faults.n_rows, arrays, ids, faults.problems, faults.checks)
 
 
-@dataclass(slots=True)
-class _Faults:
-    """Collects what is wrong, row by row."""
-
-    n_rows: int
-    problems: dict[int, list[FieldProblem]] = field(default_factory=dict)
-    checks: dict[tuple[str, str], int] = field(default_factory=dict)
-    told: int = 0
-
-    def add(self, column: Column, row: int, fault: Fault) -> None:
-        self._count(column.name, fault.check, 1)
-        problem = fault.problem if self.told <= _QUOTED_FAULTS else fault.check
-        self.problems.setdefault(row, []).append(FieldProblem(column.name, problem))
-
-    def every_row(self, name: str, fault: Fault) -> None:
-        problem = FieldProblem(name, fault.problem)
-        self._count(name, fault.check, self.n_rows)
-        for row in range(self.n_rows):
-            self.problems.setdefault(row, []).append(problem)
-
-    def at(self, column: Column, rows: npt.NDArray[np.intp], value_at: Callable[[int], object]) -> None:
-        """Judges the values of rows already known to be wrong."""
-        for row in rows.tolist():
-            fault = fault_of(column, value_at(row))
-            self.add(column, row, fault or Fault("refused", "cannot be accepted"))
-
-    def _count(self, name: str, check: str, cells: int) -> None:
-        if not cells:
-            return
-        self.told += cells
-        self.checks[name, check] = self.checks.get((name, check), 0) + cells
-        if self.told > _MOST_FAULTS:
-            raise InvalidRecord([FieldProblem(c, f"{k} in {n} rows or more") for (c, k), n in self.checks.items()])
+def _is_null_throughout(cells: Cells) -> bool:
+    return cells.missing is not None and len(cells.missing) > 0 and bool(cells.missing.all())
 
 
-def _all_missing(column: Column, faults: _Faults) -> npt.NDArray[Any]:
-    if not column.nullable:
-        faults.every_row(column.name, Fault("missing", "is missing"))
+def _all_missing(column: Column, fault: Fault | None, faults: RowFaults) -> npt.NDArray[Any]:
+    """A column without values; ``fault`` is what is wrong with that where it must have some."""
+    n = faults.n_rows
+    if not column.nullable and fault is not None:
+        faults.every_row(column.name, fault)
     if column.dtype == "category":
-        return np.full(faults.n_rows, _NULL, dtype=np.int64)
+        return np.full(n, _NULL, dtype=np.int64)
     if column.dtype == "text":
-        return np.full(faults.n_rows, None, dtype=np.object_)
-    return np.full(faults.n_rows, np.nan)
+        return np.full(n, None, dtype=np.object_)
+    return np.full(n, np.nan)
 
 
-def _plain_values(column: Column, cells: Cells, faults: _Faults) -> list[Any]:
+def _plain_values(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
     """The column as plain values, None where null or refused."""
     if column.dtype == "datetime":
         return _moments(column, cells, faults)
@@ -212,7 +186,7 @@ def _plain_values(column: Column, cells: Cells, faults: _Faults) -> list[Any]:
     return [None if gone else value for value, gone in zip(values, missing.tolist(), strict=True)]
 
 
-def _moments(column: Column, cells: Cells, faults: _Faults) -> list[Any]:
+def _moments(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
     values = cells.objects()
     for row, value in enumerate(values):
         if fault := fault_of(column, value):
@@ -246,7 +220,7 @@ def _numeric(cells: Cells) -> tuple[npt.NDArray[np.float64], BoolArray] | None:
         return None
 
 
-def _encode_numbers(column: Column, cells: Cells, faults: _Faults) -> npt.NDArray[np.float64]:
+def _encode_numbers(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.float64]:
     numeric = _numeric(cells)
     if numeric is None:
         return _encode_one_by_one(column, cells, faults)
@@ -291,7 +265,7 @@ def _value_in(cells: Cells, missing: BoolArray) -> Callable[[int], object]:
     return value_at
 
 
-def _encode_one_by_one(column: Column, cells: Cells, faults: _Faults) -> npt.NDArray[np.float64]:
+def _encode_one_by_one(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.float64]:
     numbers = np.full(faults.n_rows, np.nan)
     for row, value in enumerate(cells.objects()):
         fault = fault_of(column, value)
@@ -305,7 +279,7 @@ def _encode_one_by_one(column: Column, cells: Cells, faults: _Faults) -> npt.NDA
 # --- categories and texts -----------------------------------------------------------------------------------------
 
 
-def _encode_category(column: Column, cells: Cells, faults: _Faults) -> npt.NDArray[np.int64]:
+def _encode_category(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.int64]:
     codes = _level_codes(column, cells)
     wrong = codes < _NULL if column.nullable else codes < 0
     if wrong.any():
@@ -347,7 +321,7 @@ def _integer_codes(column: Column, numbers: npt.NDArray[np.float64], missing: Bo
     return codes
 
 
-def _encode_text(column: Column, cells: Cells, faults: _Faults) -> npt.NDArray[np.object_]:
+def _encode_text(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.object_]:
     if cells.levels is not None:
         return _encode_text_levels(column, cells, cells.levels, faults)
     objects = cells.objects()
@@ -363,7 +337,7 @@ def _encode_text(column: Column, cells: Cells, faults: _Faults) -> npt.NDArray[n
 
 
 def _encode_text_levels(
-    column: Column, cells: Cells, levels: Sequence[object], faults: _Faults
+    column: Column, cells: Cells, levels: Sequence[object], faults: RowFaults
 ) -> npt.NDArray[np.object_]:
     """A dictionary-encoded text column: its levels are judged, its rows only looked up."""
     texts = np.empty(len(levels) + 1, dtype=np.object_)  # the last one stands for null
@@ -388,7 +362,7 @@ def _refused_rows(column: Column, objects: list[Any]) -> npt.NDArray[np.intp]:
     return np.array(rows, dtype=np.intp)
 
 
-_ENCODERS: dict[str, Callable[[Column, Cells, _Faults], npt.NDArray[Any]]] = {
+_ENCODERS: dict[str, Callable[[Column, Cells, RowFaults], npt.NDArray[Any]]] = {
     "int": _encode_numbers,
     "float": _encode_numbers,
     "category": _encode_category,

@@ -134,7 +134,8 @@ def _reject(tables: Sequence[EncodedTable]) -> None:
     problems: list[FieldProblem] = []
     before = 0
     for table in tables:
-        for row, faults in sorted(table.problems.items()):
+        for row in table.problems if table.problems.everywhere else sorted(table.problems):
+            faults = table.problems[row]
             problems += [FieldProblem(f"records[{before + row}].{f.field}", f.problem) for f in faults]
             if len(problems) >= _PROBLEMS_NAMED:
                 raise InvalidRecord(problems[:_PROBLEMS_NAMED])
@@ -238,6 +239,9 @@ def _coded_buffers(texts: Sequence[str | None], codes: npt.NDArray[np.int8], pre
 
 def _error_buffers(table: EncodedTable) -> list[Any]:
     """One text per bad row, ``field: problem; field: problem``; null for a good one."""
+    if table.problems.everywhere and not table.problems.of_row:  # one text for all: made once
+        raw, n = np.frombuffer(str(table.problem_text(0)).encode(), dtype=np.uint8), table.n_rows
+        return [None, np.arange(0, len(raw) * n + 1, len(raw), dtype=np.int32), np.tile(raw, n)]
     rows = sorted(table.problems)
     return _text_buffers(
         [str(table.problem_text(row)) for row in rows], np.array(rows, dtype=np.intp), table.n_rows, _bits(~table.good)
