@@ -121,26 +121,27 @@ def read_plain_file(path: Path, limit: int, size: int | None = None) -> bytes:
 
 
 class FileLock:
-    """An exclusive lock on a file, which the system gives up when the process dies.
+    """A lock on a file, which the system gives up when the process dies.
 
     Parameters
     ----------
     path : made with its folder where it is missing
     wait : wait until the lock is free; otherwise raise ``BlockingIOError``
     mode : permissions of a new file
+    shared : several may hold it so at a time, and nobody otherwise meanwhile
 
     Attributes
     ----------
     descriptor : of the open file, for reading and appending
     """
 
-    def __init__(self, path: Path, *, wait: bool = False, mode: int = 0o600) -> None:
+    def __init__(self, path: Path, *, wait: bool = False, mode: int = 0o600, shared: bool = False) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.descriptor = _open_locked(path, wait, mode)
+        self.descriptor = _open_locked(path, wait, mode, shared)
         while not self.is_there():  # its holder has removed the file since we opened it
             os.close(self.descriptor)
-            self.descriptor = _open_locked(path, wait, mode)
+            self.descriptor = _open_locked(path, wait, mode, shared)
 
     def again(self) -> FileLock:
         """A second holder of the same lock; the lock is free once both have released it."""
@@ -163,7 +164,7 @@ class FileLock:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[FileLock]:
+def locked(path: Path, *, wait: bool = True, mode: int = 0o600, shared: bool = False) -> Iterator[FileLock]:
     """Hold the lock on that file inside the block.
 
     Raises
@@ -171,17 +172,17 @@ def locked(path: Path, *, wait: bool = True, mode: int = 0o600) -> Iterator[File
     BlockingIOError
         Another process has the lock, and ``wait`` is off.
     """
-    lock = FileLock(path, wait=wait, mode=mode)
+    lock = FileLock(path, wait=wait, mode=mode, shared=shared)
     try:
         yield lock
     finally:
         lock.release()
 
 
-def _open_locked(path: Path, wait: bool, mode: int) -> int:  # noqa: FBT001 - private
+def _open_locked(path: Path, wait: bool, mode: int, shared: bool) -> int:  # noqa: FBT001 - private
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BaseException:
         os.close(descriptor)
         raise

@@ -85,17 +85,28 @@ def add(key: str, name: str, why: str) -> None:
 def rotate(name: str, why: str) -> None:
     """Make a new signing key and sign every verdict and promotion of this home with it; print the public key.
 
-    The old key stays trusted until `surety trust remove` takes it away. Other machines need the new key first.
+    Copies beside models, in the Bento store and in SURETY_HOME, are replaced by the new papers. The old key stays trusted
+    until `surety trust remove` takes it away. Other machines need the new key first. Models that only the old key
+    vouches for are named: run `surety validate` for them before you remove it.
 
     \b
     Example: surety trust rotate --name "ward server 2027"
     """
     from ml_core.base.settings import load_settings
+    from ml_core.serve.model.paper_copies import hanging_on, renew_copies
     from ml_core.serve.model.vouching import rotate_key
+    from ml_core.serve.trust.keys import home_keys
 
-    key, count = rotate_key(load_settings(), name, why=why)
+    settings = load_settings()
+    old = home_keys(settings).signs
+    key, count = rotate_key(settings, name, why=why)
     click.echo(key)
-    note(f"{count} papers are signed with it; bring copies beside models up to date with `surety import-model`")
+    copies = renew_copies(settings)
+    note(f"{count} papers are signed with it, and the copies beside {len(copies.renewed)} models")
+    for tag, problem in copies.failed:
+        note(f"surety: the copies beside {tag} could not be replaced: {problem}; run `surety import-model` for it")
+    if old:
+        _tell_hanging(hanging_on(settings, old), "once the old key is removed")
 
 
 @command.command()
@@ -110,7 +121,18 @@ def remove(fingerprint: str, why: str) -> None:
     Example: surety trust remove 3f6ab0c1
     """
     from ml_core.base.settings import load_settings
+    from ml_core.serve.model.paper_copies import hanging_on
     from ml_core.serve.model.vouching import distrust_key
+    from ml_core.serve.trust.keys import home_keys, key_fingerprint
 
-    removed = distrust_key(load_settings(), fingerprint, why=why)
+    settings = load_settings()
+    full = [f for key in home_keys(settings).keys if (f := key_fingerprint(key.key)).startswith(fingerprint.lower())]
+    hanging = hanging_on(settings, full[0]) if len(full) == 1 else ()
+    removed = distrust_key(settings, fingerprint, why=why)
     note(f"{removed.name or removed.key} is trusted no longer")
+    _tell_hanging(hanging, "from now on")
+
+
+def _tell_hanging(tags: tuple[str, ...], when: str) -> None:
+    for tag in tags:
+        note(f"surety: no other key vouches for {tag}: {when} it does not answer until `surety validate` has judged it")

@@ -81,6 +81,14 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     FileLock(path).release()
 
 
+def test_a_shared_lock_has_several_holders_and_keeps_out_who_wants_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path, shared=True), locked(path, wait=False, shared=True), pytest.raises(BlockingIOError):
+        FileLock(path)
+    with locked(path), pytest.raises(BlockingIOError):
+        FileLock(path, shared=True)
+
+
 def test_a_lock_held_twice_is_free_after_both_have_given_it_up(tmp_path: Path) -> None:
     first = FileLock(tmp_path / "lock")
     second = first.again()
@@ -126,8 +134,8 @@ def test_a_lock_is_on_the_file_that_others_find_also_where_the_first_one_is_remo
     opened: list[int] = []
     open_locked = files._open_locked
 
-    def removed_once(path: Path, wait: bool, mode: int) -> int:
-        opened.append(open_locked(path, wait, mode))
+    def removed_once(path: Path, wait: bool, mode: int, shared: bool) -> int:
+        opened.append(open_locked(path, wait, mode, shared))
         if len(opened) == 1:
             path.unlink()
         return opened[-1]

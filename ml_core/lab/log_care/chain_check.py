@@ -23,7 +23,7 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import read_marks
 from ml_core.lab.log_care.log_checks import Finding, FindingKind, check_closed_day, check_heads, check_labels
-from ml_core.lab.log_care.log_days import LogDay, is_live, log_days
+from ml_core.lab.log_care.log_days import LogDay, is_live, log_days, named_later
 from ml_core.serve.log import fields
 from ml_core.serve.log.database import genesis_head, key_of, open_for_reading
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
@@ -389,4 +389,6 @@ def _orphans(folder: Path, reports: Sequence[FileReport], day: str | None) -> It
         broken = any(f"-{log_day.name}-" in report.file and report.problem for report in reports)
         if day in {None, log_day.name} and not broken:
             paths = (path.relative_to(folder).as_posix() for path in sorted(log_day.bulk.glob("*.arrow")))
-            yield from (name for name in paths if name not in named)
+            unnamed = [name for name in paths if name not in named]
+            late = named_later(log_day) if unnamed and day is not None else frozenset()
+            yield from (name for name in unnamed if name not in late)

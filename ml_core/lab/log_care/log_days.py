@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from ml_core.base.errors import LogBusy
-from ml_core.base.files import drafts_of
-from ml_core.serve.log.log_files import LogFile, log_files, only_closed
+import orjson
 
-__all__ = ["LogDay", "is_live", "log_days"]
+from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.files import drafts_of
+from ml_core.serve.log.database import reading
+from ml_core.serve.log.log_files import LogFile, closing_day, day_gate, log_files, only_closed
+
+__all__ = ["LogDay", "is_live", "log_days", "named_later"]
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -61,7 +64,7 @@ class LogDay:
     def everything(self) -> list[Path]:
         """All its files, databases first and locks last."""
         databases = sorted(self.folder.glob(f"predictions-{self.name}-w*.db*"))
-        locks = sorted(self.folder.glob(f".predictions-{self.name}-w*.db.lock"))
+        locks = sorted((*self.folder.glob(f".predictions-{self.name}-w*.db.lock"), day_gate(self.folder, self.name)))
         rest = sorted({*self.drafts, *self.bulk.glob("*"), *([self.sealed] if self.sealed.exists() else [])})
         return [*databases, *rest, *locks]
 
@@ -71,7 +74,7 @@ class LogDay:
 
     @contextmanager
     def held(self) -> Iterator[list[LogFile]]:
-        """Hold all its databases, and get them.
+        """Hold all its databases, and get them; nobody begins another meanwhile.
 
         Raises
         ------
@@ -79,6 +82,7 @@ class LogDay:
             A worker writes to one.
         """
         with ExitStack() as stack:
+            stack.enter_context(closing_day(self.folder, self.name))
             files = self.files
             for file in files:
                 stack.enter_context(only_closed(file))
@@ -94,6 +98,20 @@ def log_days(folder: Path) -> list[LogDay]:
     ]
     found = {match[0] for path in places if (match := _DAY.search(path.name)) is not None}
     return [LogDay(day, folder) for day in sorted(filter(_is_day, found))]
+
+
+def named_later(day: LogDay) -> frozenset[str]:
+    """Files of the day's bulk calls whose rows are in files of later days, because the day was sealed before they came.
+
+    Files that cannot be read are passed over; whoever verifies them says so.
+    """
+    found: set[str] = set()
+    for file in log_files(day.folder):
+        if file.day > day.name:
+            with suppress(LogDamaged, ValueError), reading(file) as connection:
+                rows = connection.execute("SELECT answer FROM entry WHERE kind = 1 AND answer != x''")
+                found.update(orjson.loads(row["answer"])["segment"] for row in rows)
+    return frozenset(name for name in found if name.startswith(f"bulk/{day.name}/"))
 
 
 def _is_day(text: str) -> bool:

@@ -12,7 +12,7 @@ from ml_core.base.clock import utc_now
 from ml_core.base.errors import LogBusy
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import Marks, read_marks
-from ml_core.lab.log_care.log_days import LogDay, log_days
+from ml_core.lab.log_care.log_days import LogDay, log_days, named_later
 from ml_core.serve.log.database import end_of
 from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.log_records import PRUNED, LogRecords
@@ -83,10 +83,13 @@ def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
                 return OldDay(day, "unsealed", judged.files, judged.rows, judged.bytes)
             for name, (rows, head) in ends.items():
                 records.write(PRUNED, {"day": day.name, "file": name, "rows": rows, "head": head})
+            late = {day.folder / name for name in named_later(day)}  # they go with the day whose rows name them
             for path in day.everything():
-                path.unlink(missing_ok=True)
-            with suppress(FileNotFoundError):
-                day.bulk.rmdir()
+                if path not in late:
+                    path.unlink(missing_ok=True)
+            if not late:
+                with suppress(FileNotFoundError):
+                    day.bulk.rmdir()
     except LogBusy:
         return OldDay(day, "busy", judged.files, judged.rows, judged.bytes)
     return judged

@@ -15,7 +15,7 @@ from ml_core.base.errors import LogDamaged
 from ml_core.lab.report.collect_period import DAY, Stretch
 from ml_core.lab.report.facts import AnswerBucket, AnswerHistory
 from ml_core.lab.report.gaps import Gaps
-from ml_core.serve.log.log_files import LogFile, day_of
+from ml_core.serve.log.log_files import LATE_DAYS, LogFile, day_of
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
@@ -90,8 +90,8 @@ def _history(
 
 
 def files_of(log: PredictionLog, since: datetime, until: datetime) -> list[LogFile]:
-    """Files that may hold answers of that time; a request at midnight may be stored on either day."""
-    first, last = (day_of(microseconds(at)) for at in (since - DAY, until + DAY))
+    """Files that may hold answers of that time; what came after its day was sealed is in a later file."""
+    first, last = (day_of(microseconds(at)) for at in (since - DAY, until + LATE_DAYS * DAY))
     return [file for file in log.files() if first <= file.day <= last]
 
 

@@ -6,13 +6,26 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from ml_core.base.errors import LogBusy
-from ml_core.base.files import FileLock
+from ml_core.base.files import FileLock, locked
 
-__all__ = ["LogFile", "day_of", "log_files", "only_closed", "span_us"]
+__all__ = [
+    "LATE_DAYS",
+    "LogFile",
+    "closing_day",
+    "day_after",
+    "day_gate",
+    "day_of",
+    "log_files",
+    "only_closed",
+    "span_us",
+]
+
+LATE_DAYS = 2
+"""A row whose day was sealed before it could be stored is in the file of a later day: as a rule at most so many days later."""
 
 _NAME = re.compile(r"predictions-(\d{4}-\d{2}-\d{2})-w(\d{2,})\.db")
 _MOST_WRITERS = 1_000
@@ -53,6 +66,32 @@ def span_us(day: str) -> tuple[int, int]:
     """First moment of a UTC day and of the next one, in microseconds since 1970."""
     first = round(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()) * 1_000_000
     return first, first + 86_400_000_000
+
+
+def day_after(day: str) -> str:
+    """The UTC day after that one."""
+    return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+
+
+def day_gate(folder: Path, day: str) -> Path:
+    """Locked by whoever opens a file of that day to write (shared), and by whoever seals or removes the day."""
+    return folder / f".predictions-{day}.lock"
+
+
+@contextmanager
+def closing_day(folder: Path, day: str) -> Iterator[None]:
+    """Let nobody begin to write to that day meanwhile.
+
+    Raises
+    ------
+    LogBusy
+        Somebody is just opening a file of it.
+    """
+    try:
+        with locked(day_gate(folder, day), wait=False):
+            yield
+    except BlockingIOError as error:
+        raise LogBusy(f"the day {day}") from error
 
 
 def log_files(folder: Path) -> list[LogFile]:

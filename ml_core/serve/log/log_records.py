@@ -203,6 +203,22 @@ class LogRecords:
             problems.append(f"{len(unsigned) - len(believed)} entries without a signature are not believed: {some}")
         return JournalSays((*believed, *signed), tuple(problems), marks)
 
+    def is_sealed(self, day: str) -> bool:
+        """Whether that day (as ``2026-11-24``) was sealed, and is still there.
+
+        Raises
+        ------
+        ConfigError
+            The key's file cannot be used.
+        OSError
+            The journal cannot be read.
+        """
+        sealed = False
+        for entry in self.read().entries:
+            if entry.get("day") == day and entry["event"] in {SEALED, PRUNED}:
+                sealed = entry["event"] == SEALED
+        return sealed
+
     def label_end(self) -> tuple[int, str] | None:
         """Number and head (hex) of the last label in the chain of labels; None where there is none.
 

@@ -16,7 +16,7 @@ from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
 from ml_core.serve.log.database import ENTRIES, reading
 from ml_core.serve.log.entries import id_bytes
-from ml_core.serve.log.log_files import LogFile, day_of, log_files
+from ml_core.serve.log.log_files import LATE_DAYS, LogFile, day_of, log_files
 from ml_core.serve.log.logged_answers import (
     ErasedAnswer,
     LoggedAnswer,
@@ -184,7 +184,7 @@ class PredictionLog:
         low = 0 if since is None else microseconds(since)
         high = 1 << 62 if until is None else microseconds(until)
         first = "" if since is None else day_of(low - _DAY_S * 1_000_000)
-        last = "9999-99-99" if until is None else day_of(high + _DAY_S * 1_000_000)
+        last = "9999-99-99" if until is None else day_of(high + LATE_DAYS * _DAY_S * 1_000_000)
         for file in self.files():
             if first <= file.day <= last:
                 yield from self._read(file, "e.at_us >= :low AND e.at_us < :high", {"low": low, "high": high})

@@ -22,10 +22,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ml_core.base.errors import ArtefactError, ConfigError, LogDamaged, LogUnavailable
+from ml_core.base.files import FileLock
 from ml_core.serve.log.database import OpenLog, says_damaged, says_unreadable
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.erasure_requests import pending_erasures
-from ml_core.serve.log.log_files import day_of
+from ml_core.serve.log.log_files import day_after, day_gate, day_of
 from ml_core.serve.log.log_records import LogRecords, publish_heads
 from ml_core.serve.log.prediction_store import Backlog, LogCounts, Ticket, by_day, release
 
@@ -72,6 +73,7 @@ class LogWriter:
         self._backlog = Backlog()
         self._hand: list[Ticket] = []
         self._damaged: set[Path] = set()
+        self._sealed: set[str] = set()
         self._log: OpenLog | None = None
         self._problem = ""
         self._is_slow = False
@@ -344,12 +346,42 @@ class LogWriter:
     def _opened(self, day: str) -> OpenLog:
         if self._log is not None and self._log.is_gone():
             self._rescue(self._log)
+        while day in self._sealed:
+            day = day_after(day)
         if self._log is not None and self._log.file.day != day:
             self._close_log(self._log)
-        if self._log is None:
-            key = None if self._records is None else self._records.key()
-            self._log = OpenLog.of_day(self._folder, day, self._damaged, key)
+        while self._log is None:
+            self._log = self._opened_unless_sealed(day)
+            day = day_after(day)
         return self._log
+
+    def _opened_unless_sealed(self, day: str) -> OpenLog | None:
+        """A file of that day; None where the day is sealed, or is being sealed, so that its rows go to the next one.
+
+        Whoever seals holds the gate from before it lists the day's files until the journal says that the day is
+        sealed. So he either finds our file, held, or we find the day sealed.
+        """
+        key = None if self._records is None else self._records.key()
+        try:
+            gate = FileLock(day_gate(self._folder, day), shared=True)
+        except BlockingIOError:
+            return None
+        try:
+            return None if self._is_sealed(day) else OpenLog.of_day(self._folder, day, self._damaged, key)
+        finally:
+            gate.release()
+
+    def _is_sealed(self, day: str) -> bool:
+        """Whether the journal says so; only asked of days that are over, since no other day can be sealed."""
+        if self._records is None or day >= _today():
+            return False
+        try:
+            sealed = self._records.is_sealed(day)
+        except (ConfigError, OSError, LogDamaged):
+            return True  # nobody can tell: a later file is always right
+        if sealed:
+            self._sealed.add(day)
+        return sealed
 
     def _rescue(self, log: OpenLog) -> None:
         self._log = log.rescue()

@@ -6,6 +6,7 @@ __all__ = [
     "loader",
     "manifest",
     "model_home",
+    "paper_copies",
     "prediction_sets",
     "predictor",
     "promotion_record",

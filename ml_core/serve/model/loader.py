@@ -288,11 +288,20 @@ class ModelLoader:
 
     def tags(self) -> list[str]:
         """Tags of the configured model that can be loaded, in the Bento store or in ``SURETY_HOME``."""
-        name = self._settings.model_name.lower()
+        return sorted({tag for tag, _ in self.folders(self._settings.model_name.lower())})
+
+    def folders(self, name: str = "*") -> list[tuple[str, Path]]:
+        """Tag and folder of what is stored, in the Bento store and in ``SURETY_HOME``; nothing of it is verified.
+
+        Parameters
+        ----------
+        name : of a model in lower case; all of them unless it is given
+        """
         # By folder: BentoML's own list fails as a whole where one model of the name is half imported.
-        folders = (Path(BentoMLContainer.model_store.get()._path) / name, self._settings.models / name)  # noqa: SLF001
-        tags = {f"{name}:{path.name}" for folder in folders for path in folder.glob("*") if path.is_dir()}
-        return sorted(tag for tag in tags if _TAG.fullmatch(tag))
+        stores = (Path(BentoMLContainer.model_store.get()._path), self._settings.models)  # noqa: SLF001
+        found = [path for store in stores for path in sorted(store.glob(f"{name}/*")) if path.is_dir()]
+        tagged = [(f"{path.parent.name}:{path.name}", path) for path in found]
+        return [(tag, path) for tag, path in tagged if _TAG.fullmatch(tag)]
 
     def check_gated(self, tag: str, model_hash: str = "", *, despite_no: bool = False) -> str:
         """The full hash of the model under that tag, which is whole and has a passed gate.

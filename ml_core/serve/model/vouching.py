@@ -58,11 +58,13 @@ class Vouchers:
     ----------
     settings : of the home
     image : public keys that the running bento brought with it
+    without : fingerprint of a key that is not believed, to see what hangs on it
     """
 
-    def __init__(self, settings: Settings, image: tuple[str, ...] = ()) -> None:
+    def __init__(self, settings: Settings, image: tuple[str, ...] = (), without: str = "") -> None:
         self._settings = settings
         self._image = image
+        self._without = without
 
     def gate(self, tag: str, model_hash: str, folder: Path | None, *, is_pinned: bool) -> GateReport | None:
         """The newest verdict on that hash under that tag; None where nobody who is trusted has judged it.
@@ -140,7 +142,8 @@ class Vouchers:
             It is none, or signed by no trusted key.
         """
         raw = read_plain_file(path, MAX_BYTES)
-        statement = believed(raw, path.name, trusted_keys(self._settings, self._image))
+        keys = [k for k in trusted_keys(self._settings, self._image) if k.fingerprint != self._without]
+        statement = believed(raw, path.name, keys)
         if statement.kind != kind:
             raise ArtefactError(path.name, f"is a signed {statement.kind}, where a {kind} should be")
         return statement

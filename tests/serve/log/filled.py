@@ -130,7 +130,7 @@ def writing(settings: Settings, rows: Sequence[Row]) -> Iterator[LogWriter]:
 
     try:
         asyncio.run(store())
-        until(lambda: writer.counts.stored == len(rows), "all rows are stored")
+        until(lambda: writer.counts.stored == sum(each.answers for each in rows), "all rows are stored")
         yield writer
     finally:
         writer.close(5.0)
