@@ -22,6 +22,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import load_settings
 from ml_core.serve.answering.request_fields import PREDICT_FIELDS
+from ml_core.serve.http import json_logs
 from ml_core.serve.http.api_keys import read_api_keys
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
@@ -116,6 +117,7 @@ class _Service:
     @staticmethod
     def prepare() -> None:
         """Once, before there are workers: keys, the bento's model, a newer promotion, the reserve, respawning."""
+        json_logs.configure()  # BentoML's own form leaves out the reasons, which are facts beside the event
         hold_metrics_folder()
         say_what_is_not_traced()
         if settings.api_keys_file is not None:
@@ -187,11 +189,10 @@ class SuretyRunner:
     """The runner of the isolated service. Its socket is private: BentoML pickles what crosses it."""
 
     def __init__(self) -> None:
-        from ml_core.serve.http import json_logs as logs
         from ml_core.serve.rollout.processes import Identity
         from ml_core.serve.running.model_host import ModelHost
 
-        logs.configure()
+        json_logs.configure()
         self.host = ModelHost(settings, loader, Identity.of_this_process("runner", _worker_index()))
         self.host.begin()
 

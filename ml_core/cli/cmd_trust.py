@@ -85,9 +85,9 @@ def add(key: str, name: str, why: str) -> None:
 def rotate(name: str, why: str) -> None:
     """Make a new signing key and sign every verdict and promotion of this home with it; print the public key.
 
-    Copies beside models, in the Bento store and in SURETY_HOME, are replaced by the new papers. The old key stays trusted
-    until `surety trust remove` takes it away. Other machines need the new key first. Models that only the old key
-    vouches for are named: run `surety validate` for them before you remove it.
+    Copies beside models, in the Bento store and in SURETY_HOME, are replaced by the new papers. The old key stays
+    trusted until `surety trust remove` takes it away. Other machines need the new key first. Models that only the old
+    key vouches for are named: run `surety validate` for them before you remove it.
 
     \b
     Example: surety trust rotate --name "ward server 2027"

@@ -99,8 +99,10 @@ def test_a_model_that_only_the_old_key_vouches_for_is_named_before_and_after_its
     assert ModelLoader(home.settings).load(home.v2)
     told = run("trust", "rotate")
     assert [line for line in told.err.splitlines() if "surety validate" in line] == [
-        f"surety: no other key vouches for {home.v2}: once the old key is removed it does not answer until "
-        "`surety validate` has judged it"
+        (
+            f"surety: no other key vouches for {home.v2}: once the old key is removed it does not answer until "
+            "`surety validate` has judged it"
+        )
     ]
     assert ModelLoader(home.settings).load(home.v2)
     told = run("trust", "remove", old[:12])

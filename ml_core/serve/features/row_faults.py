@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a table, kept so that a short body that is wrong a million times takes little memory."""
+"""What is wrong with the rows of a table. A short body that is wrong a million times takes little memory."""
 
 from __future__ import annotations
 

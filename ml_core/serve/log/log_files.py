@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 LATE_DAYS = 2
-"""A row whose day was sealed before it could be stored is in the file of a later day: as a rule at most so many days later."""
+"""A row whose day was sealed before it was stored is in the file of a later day, usually at most so many days later."""
 
 _NAME = re.compile(r"predictions-(\d{4}-\d{2}-\d{2})-w(\d{2,})\.db")
 _MOST_WRITERS = 1_000

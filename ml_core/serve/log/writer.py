@@ -39,6 +39,10 @@ STANDARD_WAIT_S = 0.1
 STRICT_WAIT_S = 1.0
 _BATCH_ROWS = 1_000
 _IDLE_S = 0.5
+_LOOK_S = 0.1
+"""How often the thread looks whether the files are still there while the event loop commits. The event loop does not:
+a look at a disk that hangs would hold it. What is committed to a file that was removed meanwhile is still held open,
+and is written again."""
 _SETTLE_IDLE_ROWS, _SETTLE_ROWS = 200, 2_000
 """Rows in the WAL file from which on it is moved into the database: when nobody waits, and at the latest."""
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 1.0
@@ -86,6 +90,7 @@ class LogWriter:
         self._syncing: threading.Thread | None = None
         self._synced: tuple[OpenLog | None, int] = (None, 0)
         self._sync_at = 0.0
+        self._seen = 0
         self._turn = threading.Lock()  # whoever has it may use the database
         self._here: list[Ticket] = []
         self._away_until, self._away_s = 0.0, _AWAY_FIRST_S
@@ -189,7 +194,7 @@ class LogWriter:
             log, rows = self._log, [row for ticket in tickets for row in ticket.rows]
             if log is None or len(rows) > _QUICK_ROWS or log.rows_unsettled > 2 * _SETTLE_ROWS:
                 return False
-            if not log.takes(rows) or log.is_gone():
+            if not log.takes(rows):
                 return False
             log.commit(rows, durable=False, patient=False)
         except Exception:  # noqa: BLE001 - the thread tries again, and finds out what is wrong
@@ -240,7 +245,8 @@ class LogWriter:
             time.sleep(max(0.0, min(self._retry_at, self._drop_at) - time.monotonic()))
         more = True
         if not self._hand:
-            self._hand, more = self._backlog.take(_BATCH_ROWS, _IDLE_S)
+            before, self._seen = self._seen, self._seq
+            self._hand, more = self._backlog.take(_BATCH_ROWS, _IDLE_S if self._seen == before else _LOOK_S)
         if self._hand or more:
             self._guarded(self._store if self._hand else self._rest)
         self._settle(idle=not self._hand)
@@ -445,6 +451,11 @@ class LogWriter:
             self._synced, self._sync_at = (log, log.seq), time.monotonic() + _SYNC_EVERY_S
             self._syncing = threading.Thread(target=log.sync_ahead, name="surety-log-sync", daemon=True)
             self._syncing.start()
+
+    @property
+    def _seq(self) -> int:
+        """Number of the last row of the open file."""
+        return 0 if self._log is None else self._log.seq
 
     @property
     def _is_syncing(self) -> bool:

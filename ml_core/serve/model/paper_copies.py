@@ -30,7 +30,7 @@ __all__ = ["RenewedCopies", "hanging_on", "renew_copies"]
 
 
 class RenewedCopies(NamedTuple):
-    """Tags of models whose copies are those of the home now, and of those that could not be written, with the reason."""
+    """Tags of models whose copies are those of the home now; and those that could not be written, with the reason."""
 
     renewed: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]
@@ -44,7 +44,7 @@ class _Stored(NamedTuple):
 
 
 def renew_copies(settings: Settings) -> RenewedCopies:
-    """Replace the copies beside all stored models, of the Bento store and of ``SURETY_HOME/models``, by the home's papers.
+    """Replace the copies beside all models of the Bento store and of ``SURETY_HOME/models`` by the home's papers.
 
     Models without a copy get none, and copies of what the home knows nothing of stay as they are.
 

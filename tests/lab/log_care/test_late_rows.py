@@ -67,7 +67,8 @@ def test_a_late_row_is_found_by_its_id_and_by_its_time(settings: Settings) -> No
     store(settings, [row(5)])
     assert rows_by_file(settings)[LAST] == 1
     found = PredictionLog(settings.log).find(id_text(row(5).request_id))
-    assert found is not None and found.file == LAST
+    assert found is not None
+    assert found.file == LAST
     begin = datetime.fromisoformat(DAY).replace(tzinfo=UTC)
     of_day = PredictionLog(settings.log).rows(begin, begin + timedelta(days=1))
     assert [answer.request_id for answer in of_day] == [id_text(row(n).request_id) for n in (0, 1, 5)]

@@ -14,8 +14,8 @@ from ml_core.serve.features import row_faults
 from ml_core.serve.features.column_rules import Fault
 from ml_core.serve.features.row_faults import RowFaults, RowProblems
 from ml_core.serve.features.table import EncodedTable, encode_table
-from ml_core.serve.http.replies import Refused
 from ml_core.serve.http.arrow_reader import StreamLimits, read_records
+from ml_core.serve.http.replies import Refused
 from tests.security.arrow_streams import stream_of
 
 AGE = Column("age", "int", "Age.", low=0, high=120)

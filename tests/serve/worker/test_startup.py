@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import bentoml
@@ -12,8 +16,10 @@ import yaml
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.model_home import home_folder
 from ml_core.serve.worker.startup import keep_bundled
+from tests.e2e.workplace import ROOT
 from tests.homes import bento_store
-from tests.serve.answering.stored import Home
+from tests.serve.answering.stored import Home, Worker
+from tests.toy_models import NAME
 
 
 @pytest.fixture
@@ -75,3 +81,30 @@ def test_what_cannot_be_kept_is_said_and_keeps_no_server_from_starting(
         home.settings.models.write_text("in the way")
     keep_bundled(home.settings, ModelLoader(home.settings, bento))
     assert [r.message for r in caplog.records] == ["model.not_kept"]
+
+
+def test_whoever_starts_the_service_reads_why_something_was_not_taken_up(tmp_path: Path) -> None:
+    """As BentoML starts it, in a process of its own: its log form shows the event alone."""
+    home = Home(tmp_path / "home")
+    home.promote(home.v1)
+    Worker(home)  # the rollout begins with v1
+    home.promote(home.v2, "2026-02-01T00:00:00Z")
+    home.pass_gate(home.v2, passed=False)
+    environment = {
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SURETY_", "BENTOML_", "PROMETHEUS_"))
+        },
+        "SURETY_HOME": str(home.settings.home),
+        "SURETY_MODEL_NAME": NAME,
+        "BENTOML_HOME": str(tmp_path / "bentoml"),
+    }
+    code = "import bentoml, service; service.Surety.inner.prepare()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    reasons = {line["event"]: line.get("reason") for line in lines}
+    assert "its gate said no" in str(reasons["promotion.not_taken_up"])
