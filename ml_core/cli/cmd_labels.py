@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_core.cli.options import raw_id, settings_option
-from ml_core.cli.output import emit, note, output_option, picked, progress
+from ml_core.cli.output import emit, note, output_option, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -68,11 +68,16 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
         )
     if dry_run:
         note("dry run: nothing was stored")
+    if done.counts.refused:
+        note(
+            f"surety: {done.counts.refused} labels were not stored: too many name answers that are not in the log. "
+            "`surety monitor` drops those that wait longest"
+        )
     emit(
         {
             "model": settings.model_name,
             "rows": done.rows,
-            **picked(done.counts, "accepted", "duplicate", "conflict", "unknown"),
+            **done.counts.told(),
             "unresolved": done.unresolved,
         },
         output,

@@ -126,7 +126,7 @@ MONITOR_AGE = Gauge(
     multiprocess_mode="livemax",
 )
 LABELS = Counter(
-    "surety_labels", "Labels sent over HTTP, by outcome: accepted, duplicate, conflict, unknown.", ("outcome",)
+    "surety_labels", "Labels sent over HTTP, by outcome: accepted, duplicate, conflict, unknown, refused.", ("outcome",)
 )
 LABELS_IMPORTED = Gauge(
     "surety_labels_imported",

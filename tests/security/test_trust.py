@@ -81,8 +81,8 @@ def test_no_other_model_answers(place: Place, way: Way) -> None:
 
 def test_the_ways_are_counted() -> None:
     record(
-        "another model in the place of the champion",
-        "tried with every model store writable, and home, image and environment not: nothing else answers",
+        "ways to make another model answer",
+        "somebody who may write to every model store, but not to home, image or environment, makes no other model answer",
         {"ways": len(WAYS) + len(REGISTRY_WAYS), "other models that answered": 0},
     )
 

@@ -13,7 +13,7 @@ from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.live_coverage import misses_of
 from ml_core.lab.watching.ledger import Ledger, MaturedRow, Waiting
-from ml_core.serve.log.labels import LabelStore, due_at
+from ml_core.serve.log.labels import MOST_UNKNOWN, LabelStore, due_at
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
@@ -27,8 +27,7 @@ _MINUTE_US = 60_000_000
 _DAY_US = 86_400_000_000
 """At every look for a day, and once a day after that, the answer of a label is searched for."""
 _UNKNOWN_KEPT_DAYS = 30
-_MOST_UNKNOWN = 100_000
-"""A label without an answer is dropped after that time, and so are the oldest where there are more."""
+"""A label without an answer is dropped after that time, and so are the oldest where there are more than are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def mature_answers(
     _date_anew(ledger, log, horizons)
     _queue_new(ledger, labels, log, horizons)
     _search_unknown(ledger, log, now_us, horizons)
-    dropped = ledger.too_many_unknown(now_us - _UNKNOWN_KEPT_DAYS * _DAY_US, _MOST_UNKNOWN)
+    dropped = ledger.too_many_unknown(now_us - _UNKNOWN_KEPT_DAYS * _DAY_US, MOST_UNKNOWN)
     labels.erase(dropped, explain)
     ledger.stop_waiting(dropped)
     ids = ledger.due(now_us, _AT_A_TIME)
@@ -179,7 +178,7 @@ def _search_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizons: H
     is_daily = now_us - int(ledger.fact("unknown_searched_us", 0)) >= _DAY_US
     if is_daily:
         ledger.remember("unknown_searched_us", now_us)
-    since_us, most = (0, _MOST_UNKNOWN) if is_daily else (now_us - _DAY_US, _AT_A_TIME)
+    since_us, most = (0, MOST_UNKNOWN) if is_daily else (now_us - _DAY_US, _AT_A_TIME)
     answers = log.find_many(ledger.unknown(since_us, most))
     ledger.stop_waiting([request_id for request_id, answer in answers.items() if isinstance(answer, ErasedAnswer)])
     ledger.wait_for(

@@ -140,7 +140,7 @@ class HttpApi:
         async with self.admission.batch() as elsewhere:
             source = "http" if request.caller is None else f"http:{request.caller}"
             counts = await elsewhere(lambda: self.take_labels(parse_json(body), source))
-        return json_reply(counts)
+        return json_reply(counts.told())
 
     def take_labels(self, body: object, source: str) -> LabelCounts:
         """Store the labels in a parsed body, and count them. Reads and writes files: not for the event loop.

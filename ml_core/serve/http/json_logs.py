@@ -45,7 +45,7 @@ def _frames(trace: TracebackType | None) -> list[str]:
 
 
 def configure() -> None:
-    """Send this project's own log lines to stderr as JSON. Each process of the service calls it; libraries keep theirs."""
+    """Send this project's own log lines to stderr as JSON, in every process of the service; libraries keep theirs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     for name in OURS:

@@ -74,6 +74,13 @@ def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
+def _with_refused(**counts: Schema) -> Schema:
+    """Counts of labels; ``refused`` is there only where labels were."""
+    schema = _object(**counts)
+    refused = {**_COUNT, "description": "As unknown, and not stored, because too many wait for their answer."}
+    return {**schema, "properties": {**counts, "refused": refused}}
+
+
 _CIRCUIT = _object(
     state={"enum": ["closed", "open", "half_open"]},
     mode={"enum": list(get_args(CircuitMode))},
@@ -264,7 +271,7 @@ def openapi_document(
                 "labels": {"type": "array", "minItems": 1, "maxItems": max_rows, "items": _label_schema(classes)}
             },
         },
-        "LabelCounts": _object(
+        "LabelCounts": _with_refused(
             accepted={**_COUNT, "description": "New labels of known answers."},
             duplicate={**_COUNT, "description": "The same label as before; nothing changes."},
             conflict={**_COUNT, "description": "Another label than before: the later one holds, both are kept."},

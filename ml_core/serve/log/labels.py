@@ -6,6 +6,7 @@ Workers show how many labels commands have imported, since a command's own count
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import datetime, timedelta
@@ -23,6 +24,7 @@ from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, blank_labels, c
 from ml_core.serve.log.log_keys import LogKey
 
 __all__ = [
+    "MOST_UNKNOWN",
     "AnswerLabel",
     "ImportedCounts",
     "LabelCounts",
@@ -36,6 +38,9 @@ __all__ = [
 
 LabelOutcome = Literal["accepted", "conflict", "unknown"]
 
+MOST_UNKNOWN = 100_000
+"""So many labels of unknown ids are kept. The monitor drops the oldest; without one, further ones are refused."""
+_RECOUNT_S = 3_600.0
 _BUSY_S = 5.0
 _IDS_AT_ONCE = 500
 
@@ -88,12 +93,18 @@ class LabelCounts:
     duplicate : the same label as now; not stored again
     conflict : another label than now; stored, and the one that holds from here on
     unknown : first label of an id no prediction is known by; stored, and joined once the prediction turns up
+    refused : as unknown, and not stored, because too many of them wait for their prediction
     """
 
     accepted: int = 0
     duplicate: int = 0
     conflict: int = 0
     unknown: int = 0
+    refused: int = 0
+
+    def told(self) -> dict[str, int]:
+        """The counts by name, ``refused`` where something was."""
+        return {name: n for name, n in asdict(self).items() if n or name != "refused"}
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
         return LabelCounts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
@@ -112,6 +123,7 @@ class LabelStore:
     clock : the time of day
     busy_s : longest wait for other processes, seconds
     key : gives the key that chains what is stored; None where labels are only read
+    most_unknown : about how many labels are kept whose prediction is not known; several processes may add a call each
     """
 
     def __init__(
@@ -122,12 +134,16 @@ class LabelStore:
         key: Callable[[], LogKey] | None = None,
         clock: Callable[[], datetime] = utc_now,
         busy_s: float = _BUSY_S,
+        most_unknown: int = MOST_UNKNOWN,
     ) -> None:
         self.path = path
         self._file = LabelFile(path, busy_s)
         self._known = known
         self._clock = clock
         self._key = key
+        self._most_unknown = most_unknown
+        self._unknown = (0, 0)  # number of the last label that was looked at, and unknown ones among those
+        self._recount_at = 0.0
 
     def add(self, labels: Sequence[AnswerLabel], source: str) -> LabelCounts:
         """Store labels as if they were sent one after another, all of them or, where that fails, none.
@@ -148,12 +164,14 @@ class LabelStore:
         ids, now = self._texts_now(labels, LabelsNotStored)
         known = self._known_without_label(ids, now)
         rows, counts = _judged(labels, now, known)
+        room = self._room(LabelsNotStored) if counts.unknown else 0
+        rows, counts = _judged(labels, now, known, room)
         if not rows:  # nothing new: needs no lock, and no room on the disk
             return counts
         key = self._chain_key()  # before the file is held: a key that is made looks at it
         with self._file.writing() as connection:
             last = connection.execute("SELECT coalesce(max(seq), 0) FROM label").fetchone()[0]
-            rows, counts = _judged(labels, _texts_of(connection, ids), known)
+            rows, counts = _judged(labels, _texts_of(connection, ids), known, room)
             received = self._clock()
             stored = [
                 StoredLabel(0, x.request_id, x.label, x.observed_at or received, received, source, how)
@@ -199,7 +217,9 @@ class LabelStore:
             As :meth:`current`.
         """
         ids, now = self._texts_now(labels, LogDamaged)
-        return _judged(labels, now, self._known_without_label(ids, now))[1]
+        known = self._known_without_label(ids, now)
+        counts = _judged(labels, now, known)[1]
+        return _judged(labels, now, known, self._room(LogDamaged))[1] if counts.unknown else counts
 
     def current(self, ids: Sequence[bytes]) -> dict[bytes, AnswerLabel]:
         """The label that holds, of those ids that have one.
@@ -257,6 +277,29 @@ class LabelStore:
         with self._file.reading(failing) as connection:
             return ids, {} if connection is None else _texts_of(connection, ids)
 
+    def _room(self, failing: Callable[[str, str], SuretyError]) -> int:
+        """How many more labels of unknown ids may be stored.
+
+        Labels only ever get higher numbers, so what was counted once is not looked at again. Where there is no room,
+        those whose prediction has turned up meanwhile, or that were removed, are found at most once an hour.
+        """
+        recount = False
+        with self._file.reading(failing) as connection:
+            if connection is None:
+                return self._most_unknown
+            last, n = self._unknown
+            end, more = connection.execute(
+                "SELECT coalesce(max(seq), ?), count(*) FILTER (WHERE outcome = 'unknown') FROM label WHERE seq > ?",
+                (last, last),
+            ).fetchone()
+            self._unknown = (end, n + more)
+            recount = n + more >= self._most_unknown and time.monotonic() >= self._recount_at
+            ids = [row[0] for row in connection.execute(_OF_UNKNOWN)] if recount else []
+        if recount:
+            self._recount_at = time.monotonic() + _RECOUNT_S
+            self._unknown = (end, len(ids) - len(self._known(ids)))
+        return max(0, self._most_unknown - self._unknown[1])
+
     def _chain_key(self) -> LogKey | None:
         """The key, or None where there is none to chain with.
 
@@ -302,8 +345,11 @@ def due_at(predicted_at: datetime, horizon_days: float) -> datetime:
     return predicted_at + timedelta(days=horizon_days)
 
 
+_OF_UNKNOWN = "SELECT request_id FROM label WHERE outcome = 'unknown'"
+
+
 def _judged(
-    labels: Sequence[AnswerLabel], now: Mapping[bytes, str], known: set[bytes]
+    labels: Sequence[AnswerLabel], now: Mapping[bytes, str], known: set[bytes], room: int | None = None
 ) -> tuple[list[tuple[AnswerLabel, LabelOutcome]], LabelCounts]:
     """Labels to store, each with its outcome, and the counts of all.
 
@@ -311,9 +357,11 @@ def _judged(
     ----------
     now : text of the label that holds, by id
     known : ids of known predictions, as far as they have no label
+    room : how many labels of unknown ids may be stored; None for all of them
     """
     texts = dict(now)
     rows: list[tuple[AnswerLabel, LabelOutcome]] = []
+    unknown = refused = 0
     for label in labels:
         text, before = label_text(label.label), texts.get(label.request_id)
         if text == before:
@@ -321,11 +369,15 @@ def _judged(
         outcome: LabelOutcome = "conflict"
         if before is None:
             outcome = "accepted" if label.request_id in known else "unknown"
+        if outcome == "unknown" and room is not None and unknown >= room:
+            refused += 1
+            continue
+        unknown += outcome == "unknown"
         texts[label.request_id] = text
         rows.append((label, outcome))
     how = [outcome for _, outcome in rows]
-    duplicates = len(labels) - len(rows)
-    return rows, LabelCounts(how.count("accepted"), duplicates, how.count("conflict"), how.count("unknown"))
+    duplicates = len(labels) - len(rows) - refused
+    return rows, LabelCounts(how.count("accepted"), duplicates, how.count("conflict"), unknown, refused)
 
 
 def _texts_of(connection: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, str]:
@@ -352,6 +404,7 @@ class ImportedCounts(Document):
     duplicate: int = Field(0, ge=0)
     conflict: int = Field(0, ge=0)
     unknown: int = Field(0, ge=0)
+    refused: int = Field(0, ge=0)
 
 
 def read_imported(path: Path) -> ImportedCounts:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -119,7 +119,7 @@ class Worker:
 
     def labels(self, body: dict[str, Any]) -> dict[str, Any]:
         """The counts for a body of ``/labels``, for callers inside the process."""
-        return asdict(self.api.take_labels(body, "in process"))
+        return self.api.take_labels(body, "in process").told()
 
     def _rejected(self) -> int:
         return self.api.admission.rejected

@@ -300,7 +300,7 @@ def test_labels_of_all_repeats_at_once_count_once_and_the_first_ones_own_label_c
 def test_labels_of_no_answer_are_bounded_in_number_and_the_oldest_go(
     place: Answered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maturing, "_MOST_UNKNOWN", 3)
+    monkeypatch.setattr(maturing, "MOST_UNKNOWN", 3)
     ids = [b"%016d" % n for n in range(5)]
     for each in ids:
         place.tell([each], 1)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import LabelsNotStored, LogDamaged
-from ml_core.serve.log.labels import AnswerLabel, LabelCounts, due_at
+from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore, due_at
 from tests.serve.log.labelled import NOW, Ledger, rid, store_in
 
 # --- what is counted ----------------------------------------------------------------------------------------------
@@ -398,3 +398,57 @@ def test_a_file_that_somebody_switched_to_wal_comes_back_to_a_rollback_journal(t
     assert store.add([AnswerLabel(rid(1), 0)], "http").conflict == 1
     assert [p.name for p in store.path.parent.iterdir() if p.name.endswith(("-wal", "-shm"))] == []
     assert store.path.read_bytes()[18:20] == b"\x01\x01"  # the header's "no WAL" (sqlite.org/fileformat.html)
+
+
+# --- labels of ids that nobody knows ------------------------------------------------------------------------------
+
+
+def unknown_labels(first: int, n: int) -> list[AnswerLabel]:
+    return [AnswerLabel(rid(i), 1) for i in range(first, first + n)]
+
+
+def test_labels_of_unknown_ids_are_bounded_without_a_monitor_and_the_counts_say_what_was_refused(tmp_path):
+    store = store_in(tmp_path, [rid(100)], most_unknown=10)
+    assert store.add(unknown_labels(0, 7), "http") == LabelCounts(unknown=7)
+    sent = [*unknown_labels(5, 10), AnswerLabel(rid(100), 1)]
+    assert store.preview(sent) == LabelCounts(accepted=1, duplicate=2, unknown=3, refused=5)
+    counts = store.add(sent, "http")
+    assert counts == LabelCounts(accepted=1, duplicate=2, unknown=3, refused=5)
+    assert counts.told() == {"accepted": 1, "duplicate": 2, "conflict": 0, "unknown": 3, "refused": 5}
+    for first in range(1_000, 3_000, 100):
+        assert store.add(unknown_labels(first, 100), "http") == LabelCounts(refused=100)
+    assert store.counts() == {"accepted": 1, "conflict": 0, "unknown": 10}
+    assert store.add(unknown_labels(0, 2), "http").told() == {
+        "accepted": 0,
+        "duplicate": 2,
+        "conflict": 0,
+        "unknown": 0,
+    }
+
+
+def test_another_process_meets_the_same_bound(tmp_path):
+    one, two = (store_in(tmp_path, most_unknown=10) for _ in range(2))
+    for n in range(6):
+        one.add(unknown_labels(2 * n, 1), "http")
+        two.add(unknown_labels(2 * n + 1, 1), "http")
+    assert store_in(tmp_path, most_unknown=10).counts()["unknown"] == 10
+
+
+def test_answers_that_turn_up_and_labels_that_are_removed_make_room_again_within_the_hour(tmp_path, monkeypatch):
+    known: set[bytes] = set()
+    asked: list[int] = []
+
+    def look(ids):
+        asked.append(len(ids))
+        return known & set(ids)
+
+    store = LabelStore(tmp_path / "toy.db", look, clock=lambda: NOW, most_unknown=10)
+    store.add(unknown_labels(0, 10), "http")
+    assert store.add(unknown_labels(10, 1), "http") == LabelCounts(refused=1)
+    known.update(rid(n) for n in range(4))
+    store.erase([rid(9)])
+    asked.clear()
+    assert store.add(unknown_labels(10, 1), "http") == LabelCounts(refused=1)
+    assert asked == [1]  # nothing is counted anew with every call
+    monkeypatch.setattr(store, "_recount_at", 0.0)
+    assert store.add(unknown_labels(10, 9), "http") == LabelCounts(unknown=5, refused=4)
