@@ -17,12 +17,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
@@ -177,7 +180,8 @@ class FeatureStore:
         """The rows of one Delta version (the latest if None), in the order they were written."""
         delta = self._open(version_name, delta_version)
         try:
-            table = delta.to_pyarrow_table().sort_by(_ORDER).drop_columns([_ORDER])
+            table = delta.to_pyarrow_table(filesystem=_files_of(delta))
+            table = table.sort_by(_ORDER).drop_columns([_ORDER])
         except (DeltaError, OSError, pa.ArrowException) as error:
             where = f"{self.table(version_name)} version {delta.version()}"
             raise DataError(where, f"cannot be read: {type(error).__name__}") from error
@@ -317,7 +321,7 @@ class FeatureStore:
                 _keep_properties(DeltaTable(str(path)))
             write_deltalake(
                 str(path),
-                rows,
+                _without_python(rows),
                 mode="append" if mode == "append" else "overwrite",
                 schema_mode=None if mode == "append" else "overwrite",
                 commit_properties=CommitProperties(custom_metadata={_WRITTEN_BY: mode, **facts}),
@@ -378,6 +382,25 @@ def _people_in(path: Path, group: str) -> pa.ChunkedArray | None:
         return pq.ParquetFile(path).read(columns=[group]).column(group)
     except pa.ArrowInvalid:
         return None
+
+
+# Threads of Arrow and Delta Lake may give up what they hold after a command has done its work. A thread that must take
+# Python's lock for that while Python is ending is ended by Python, and the process with it ("terminate called without
+# an active exception"). So these threads hold no Python object.
+
+
+def _files_of(delta: DeltaTable) -> pafs.FileSystem:
+    """The files of a table as Arrow itself reads them; Delta Lake's own way is a file system written in Python."""
+    folder = url2pathname(urlsplit(delta.table_uri).path)
+    return pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem())
+
+
+def _without_python(rows: pa.Table) -> pa.Table:
+    """The same rows in memory of Arrow's own; that of a numpy array is a Python object's."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return pa.ipc.open_stream(sink.getvalue()).read_all()
 
 
 # --- between frames and Arrow -------------------------------------------------------------------------------------

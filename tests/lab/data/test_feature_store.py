@@ -10,6 +10,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from ml_core.base.errors import DataError, UnknownFeatureVersion
+from ml_core.lab.data import feature_store
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.frames import to_arrays
@@ -318,3 +319,39 @@ def test_a_copy_that_was_killed_is_made_again(tmp_path, monkeypatch):
 
 def killed(*_):
     raise KeyboardInterrupt
+
+
+# --- nothing of Python's is left in other threads when a command ends -------------------------------------------------
+
+
+def test_reading_opens_no_file_through_python(store, monkeypatch):
+    store.overwrite("v1", cohort(50, seed=3))
+
+    def python_files(*_, **__):
+        raise AssertionError("Arrow's threads would hold files of Python's")
+
+    monkeypatch.setattr("deltalake.fs.DeltaStorageHandler.__init__", python_files)
+    monkeypatch.setattr("deltalake.fs.DeltaStorageHandler.from_table", python_files)
+    assert len(store.read("v1")) == 50
+    with pytest.raises(AssertionError, match="files of Python's"):  # which is what Delta Lake does by itself
+        DeltaTable(str(store.table("v1"))).to_pyarrow_table()
+
+
+def test_what_is_written_lies_in_memory_of_arrows_own(store, monkeypatch):
+    numbers = np.arange(1_000, dtype=np.float64)
+    table = pa.table({"x": pa.array(numbers), "t": [str(n) for n in range(1_000)]})
+    assert table.column("x").chunk(0).buffers()[1].address == numbers.ctypes.data
+    kept = feature_store._without_python(table)
+    numbers[:] = -1
+    assert kept.column("x").to_pylist() == list(range(1_000))
+    assert kept.schema == table.schema
+    written = []
+    monkeypatch.setattr(feature_store, "_without_python", lambda rows: written.append(rows) or rows)
+    store.overwrite("v1", cohort(20, seed=4))
+    assert [len(rows) for rows in written] == [20]
+
+
+def test_a_folder_with_blanks_and_letters_of_any_language_is_read(tmp_path):
+    store = FeatureStore(tmp_path / "a b ü")
+    store.overwrite("v1", cohort(20, seed=5))
+    assert len(store.read("v1")) == 20
