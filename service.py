@@ -86,7 +86,8 @@ HTTP_PROTOCOLS["auto"] = "ml_core.serve.http.connection:Connection"  # what uvic
 
 _LEAN: dict[str, Any] = {
     # Far above what the largest call takes, since BentoML's timeout answers in its own form and leaves the work
-    # running; but no higher, since BentoML keeps a timer for every answered request until it has run out.
+    # running; but no higher, since BentoML keeps a timer for every answered request until it has run out. /predict
+    # does not pass that layer (ml_core/serve/http/connection.py).
     "traffic": {"timeout": 60},
     "http": {"host": _default_host()},
     "logging": {"access": {"enabled": False}},

@@ -6,7 +6,7 @@ It stands below the application: what is refused here, no handler ever sees. ``s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -16,10 +16,11 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ml_core.base.settings import load_settings
+from ml_core.serve.http.middleware import App, Receive, Scope, Send, SuretyMiddleware
 from ml_core.serve.http.replies import Header, Reply, error_reply, headers_of
 from ml_core.serve.metrics import REFUSED
 
-__all__ = ["HEAD_TIMEOUT_S", "MAX_HEAD_BYTES", "MAX_HEAD_LINES", "Connection"]
+__all__ = ["HEAD_TIMEOUT_S", "MAX_HEAD_BYTES", "MAX_HEAD_LINES", "Connection", "with_short_way"]
 
 MAX_HEAD_BYTES = 65_536
 """Largest head of a request (request line and headers), and most bytes that come without being part of a body."""
@@ -43,16 +44,18 @@ def _keep_alive_s() -> int:
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol on httptools, with three differences.
+    """uvicorn's protocol on httptools, with four differences.
 
     - A head is refused as soon as it has too many lines or bytes, or takes too long. A trailer is counted and dropped.
     - An offer to upgrade is ignored, as RFC 9110 allows: the request is read as if it had not been made. httptools ends
       a message at its head where there is an offer, and would take the body for the next request.
+    - ``/predict`` goes straight to our middleware, see :func:`with_short_way`.
     - A refusal is one of our error objects, is counted, and never overtakes the reply to an earlier request.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.app = with_short_way(self.app)
         self.timeout_keep_alive = _keep_alive_s()
         self._pending = 0  # bytes that came since the last head was complete, or the last piece of a body
         self._is_offer = False
@@ -196,6 +199,32 @@ class Connection(HttpToolsProtocol):
     def _send_refusal(self) -> None:
         self.transport.write(_on_the_wire(error_reply(self._code, _REASONS[self._code])))
         self.transport.close()
+
+
+def with_short_way(app: App) -> App:
+    """The application, with ``/predict`` going straight to our middleware, past BentoML's layers around it.
+
+    Those layers make a task, a future and a timer of a minute for each request, and work out its URL for traces that
+    nobody collects. What takes long in ``/predict`` has limits of its own: the body, the model, the log.
+    """
+    front = _middleware_in(app)
+    if front is None:
+        return app
+
+    def chosen(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return (front if scope["path"] == _SHORT_WAY else app)(scope, receive, send)
+
+    return chosen
+
+
+_SHORT_WAY = "/predict"
+
+
+def _middleware_in(app: Any) -> SuretyMiddleware | None:
+    """Our middleware in the layers of an application that has begun; None where it is not among them."""
+    while app is not None and not isinstance(app, SuretyMiddleware):
+        app = getattr(app, "middleware_stack", None) or getattr(app, "app", None)
+    return app
 
 
 def _without_offer(headers: Iterable[Header]) -> Iterator[Header]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import re
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import closing, suppress
+from typing import Any
 
 import pytest
 
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.http import connection
-from ml_core.serve.http.connection import MAX_HEAD_BYTES, MAX_HEAD_LINES
+from ml_core.serve.http.connection import MAX_HEAD_BYTES, MAX_HEAD_LINES, with_short_way
+from ml_core.serve.http.middleware import App, Receive, Scope, Send, SuretyMiddleware
 from ml_core.serve.metrics import REFUSED
 from tests.serve.http.apis import http_api, listening
 from tests.toy_models import toy_live, toy_record
@@ -303,3 +306,54 @@ def test_the_reply_does_not_depend_on_where_the_bytes_are_cut(port: int) -> None
 def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
     assert Settings().keep_alive_s == 75
     assert connection._keep_alive_s() == 75
+
+
+# --- the way to the middleware ----------------------------------------------------------------------------------------
+
+
+class Layer:
+    """A layer around an application that notes which paths came through it."""
+
+    def __init__(self, app: object) -> None:
+        self.app = app
+        self.passed: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.passed.append(scope["path"])
+        await self.app(scope, receive, send)
+
+
+class Begun:
+    """As Starlette's application once it has begun: its layers are in ``middleware_stack``."""
+
+    def __init__(self, stack: object) -> None:
+        self.middleware_stack = stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.middleware_stack(scope, receive, send)
+
+
+def closed_with(app: App, path: str) -> list[int]:
+    """What the middleware answers to a websocket, which is let in nowhere."""
+    sent: list[int] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["code"])
+
+    async def receive() -> MutableMapping[str, Any]:
+        raise AssertionError("nothing is read")
+
+    asyncio.run(app({"type": "websocket", "path": path}, receive, send))
+    return sent
+
+
+def test_predict_alone_goes_past_the_layers_around_the_middleware() -> None:
+    layer = Layer(SuretyMiddleware(Layer(None), lambda: http_api(SETTINGS, InferenceService(None))))
+    app = with_short_way(Layer(Begun(layer)))
+    assert closed_with(app, "/predict") == closed_with(app, "/labels") == closed_with(app, "/predict/x") == [1008]
+    assert layer.passed == ["/labels", "/predict/x"]
+
+
+def test_an_application_without_the_middleware_stays_as_it_is() -> None:
+    app = Layer(Begun(Layer(None)))
+    assert with_short_way(app) is app
