@@ -93,7 +93,7 @@ def rotate(name: str, why: str) -> None:
     Example: surety trust rotate --name "ward server 2027"
     """
     from ml_core.base.settings import load_settings
-    from ml_core.serve.model.paper_copies import hanging_on, renew_copies
+    from ml_core.lab.registry.paper_copies import hanging_on, renew_copies
     from ml_core.serve.model.vouching import rotate_key
     from ml_core.serve.trust.keys import home_keys
 
@@ -121,7 +121,7 @@ def remove(fingerprint: str, why: str) -> None:
     Example: surety trust remove 3f6ab0c1
     """
     from ml_core.base.settings import load_settings
-    from ml_core.serve.model.paper_copies import hanging_on
+    from ml_core.lab.registry.paper_copies import hanging_on
     from ml_core.serve.model.vouching import distrust_key
     from ml_core.serve.trust.keys import home_keys, key_fingerprint
 

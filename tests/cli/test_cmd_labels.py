@@ -67,7 +67,7 @@ def test_a_table_is_imported_and_counted(run, home, settings, tmp_path):
         "model": NAME, "rows": 5, "accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "unresolved": 0,
     }  # fmt: skip
     counted = read_imported(settings.imported_labels).model_dump()
-    assert counted == {"accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1}
+    assert counted == {"accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "refused": 0}
     assert stored(settings) == [
         (rid(0), 0, "outcomes.csv", "accepted"),
         (rid(1), 1, "outcomes.csv", "accepted"),

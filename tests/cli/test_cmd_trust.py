@@ -77,12 +77,13 @@ def test_copies_beside_models_travel_on_after_a_rotation(run, tmp_path):
     with bento_store(tmp_path / "store"):
         with bentoml.models.create(home.v1) as model:
             shutil.copytree(home.folder(home.v1), model.path, dirs_exist_ok=True)
-        for folder in (home.folder(home.v1), Path(model.path)):
+        folders = (home.folder(home.v1), Path(bentoml.models.get(home.v1).path))
+        for folder in folders:
             copy_papers(folder, NAME, home.hash_of(home.v1), home.settings)
         told = run("trust", "rotate")
         assert "beside 2 models" in told.err  # v2 has its copy as well
         other = Settings(home=tmp_path / "other", model_name=NAME, trusted_keys=told.out.strip())
-        for folder in (home.folder(home.v1), Path(model.path)):
+        for folder in folders:
             assert Vouchers(other).verdict_beside(folder).passed
             assert Vouchers(other).promotion_beside(folder).bento_tag == home.v1
         assert "does not answer" not in told.err
@@ -137,7 +138,7 @@ def test_a_copy_that_cannot_be_replaced_is_told(run, tmp_path, monkeypatch):
     def read_only(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("ml_core.serve.model.paper_copies.copy_papers", read_only)
+    monkeypatch.setattr("ml_core.lab.registry.paper_copies.copy_papers", read_only)
     told = run("trust", "rotate")
     assert (told.code, f"beside {home.v1} could not be replaced: Permission denied" in told.err) == (0, True)
 

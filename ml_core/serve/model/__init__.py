@@ -6,7 +6,6 @@ __all__ = [
     "loader",
     "manifest",
     "model_home",
-    "paper_copies",
     "prediction_sets",
     "predictor",
     "promotion_record",

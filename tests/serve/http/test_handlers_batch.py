@@ -19,6 +19,7 @@ from ml_core.lab.data.frames import to_arrays
 from ml_core.serve.answering.answers import Answers
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.requests import new_ids
+from ml_core.serve.features.row_faults import RowProblems
 from ml_core.serve.features.table import EncodedTable
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http import arrow_batches as bulk
@@ -225,7 +226,7 @@ def test_damaged_arrow_never_breaks_the_worker(api: HttpApi, cut: int) -> None:
 def test_labels_that_are_texts_come_out_as_texts() -> None:
     proba = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
     found = Predictions(proba, proba, proba > 0.4, np.array([0, 0, 1])).only(np.array([True, False, True]))
-    table = EncodedTable(3, {}, {}, {1: [FieldProblem("age", "is missing")]}, {})
+    table = EncodedTable(3, {}, {}, RowProblems(3, [], {1: (FieldProblem("age", "is missing"),)}), {})
     none = np.zeros(2, dtype=np.int8)
     schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=bulk._fields(("no", "yes")), nullable=False))
     batch = bulk._record_batch(
