@@ -135,6 +135,33 @@ class Settings(BaseSettings):
     coverage_alarm_labels: float = Field(
         50_000.0, ge=100, le=1e12, description="Mean number of labels to a false coverage alarm of a class, at least."
     )
+    outcome_grace_days: float = Field(
+        1.0,
+        ge=0,
+        le=36_500,
+        description="How long after its label horizon an outcome may still come before it is missing, days; not less "
+        "than the time between two imports of labels.",
+    )
+    unverified_after: int = Field(
+        200,
+        ge=20,
+        le=1_000_000,
+        description="Due answers of a model from which on missing outcomes are judged; answers never say unverified "
+        "before.",
+    )
+    unverified_missing: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Share of the latest due answers without an outcome above which answers say unverified.",
+    )
+    unverified_gap: float = Field(
+        0.02,
+        gt=0,
+        le=1,
+        description="Answers say unverified if the return of outcomes depends on the set, and weighting for that moves "
+        "the coverage of a class by more than this.",
+    )
     drift_window_rows: int = Field(1_000, ge=100, le=1_000_000, description="Answers in one window of the drift alarm.")
     drift_alarm_windows: float = Field(
         1_000.0, ge=10, le=1e12, description="Mean number of windows to a false drift alarm, at least."

@@ -101,7 +101,7 @@ LOG_PENDING = Gauge("surety_log_pending", "Answers given whose rows wait to be s
 LOG_PROBLEM = Gauge("surety_log_problem", "Workers that cannot store answers at present.", multiprocess_mode="livesum")
 VALIDITY = Gauge(
     "surety_validity",
-    "1 for what answers of a live model say of themselves: valid, suspect or unmonitored.",
+    "1 for what answers of a live model say of themselves: valid, suspect, unverified or unmonitored.",
     (*_MODEL, "validity"),
     multiprocess_mode="livemax",
 )
@@ -116,6 +116,14 @@ HEALTH = {
     for name, says in {
         "live_coverage": "Share of the latest matured answers (at most 500) whose set held its label, by class label.",
         "live_coverage_answers": "Matured answers behind surety_live_coverage.",
+        "due_answers": "Latest own answers of a model (about 1,000) whose outcome should be known by now.",
+        "missing_outcomes": "Those of surety_due_answers whose outcome has not come.",
+        "lowest_coverage": "Smallest share covered of surety_due_answers that their missing outcomes leave possible, "
+        "by class label.",
+        "highest_coverage": "Largest share covered of surety_due_answers that their missing outcomes leave possible, "
+        "by class label.",
+        "weighted_coverage": "Share covered of surety_due_answers by class label, if outcomes are missing at random "
+        "given the set and the predicted class.",
     }.items()
 }
 """What the monitor measures of a model, by the name of its figure; NaN once it is no longer measured."""

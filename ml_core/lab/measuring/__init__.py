@@ -9,4 +9,5 @@ __all__ = [
     "live_coverage",
     "metric_ranges",
     "performance",
+    "returned_outcomes",
 ]

@@ -4,6 +4,7 @@ __all__ = [
     "alarms",
     "canary_guards",
     "canary_monitor",
+    "due_outcomes",
     "health_monitor",
     "ledger",
     "live_drift",

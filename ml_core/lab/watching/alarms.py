@@ -19,22 +19,28 @@ from ml_core.serve.rollout.monitor_state import Alarm
 __all__ = [
     "DRIFT",
     "GATE",
+    "COVERAGE",
     "acknowledge_gate",
     "alarms_of",
     "coverage_lately",
     "feed_coverage",
     "gate_alarm",
+    "hold",
     "is_refused",
     "keep_target",
     "mark_announced",
+    "restart_detector",
+    "started_hour",
     "target_of",
     "unannounced",
 ]
 
 DRIFT, GATE = "drift", "gate"
-_COVERAGE = "coverage:"
+COVERAGE = "coverage:"
+"""With a label behind it the name of a coverage detector and its alarm."""
 _LATEST_ANSWERS, _MOST_NAMES = 500, 6
 _ANNOUNCED, _REFUSED, _REFUSED_SEEN = "told:", "refused:", "refused-seen:"
+_HELD, _STARTED = "held:", "started:"
 
 
 def keep_target(ledger: Ledger, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -112,18 +118,34 @@ def feed_coverage(
 
 
 def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:
-    """The alarms of a model that are on."""
-    found = []
+    """The alarms of a model that are on; not those that are held."""
+    found, held = [], ledger.fact(f"{_HELD}{model_hash}", [])
     for name, (state, since) in ledger.detectors(model_hash).items():
-        if since is None:
+        if since is None or name in held:
             continue
         if name == DRIFT:
             found.append(_drift_alarm(DriftState(**state), since, _drifted_lately(ledger, model_hash)))
         else:
-            label = name.removeprefix(_COVERAGE)
+            label = name.removeprefix(COVERAGE)
             lately = coverage_lately(ledger, model_hash, None if label == "all" else label)
             found.append(_coverage_alarm(name, DetectorState(**state), since, lately))
     return tuple(found)
+
+
+def hold(ledger: Ledger, model_hash: str, names: Sequence[str]) -> None:
+    """Hold these alarms of a model, and no others: their evidence is of outcomes that depend on the set."""
+    ledger.remember(f"{_HELD}{model_hash}", list(names))
+
+
+def restart_detector(ledger: Ledger, model_hash: str, name: str) -> None:
+    """Let a detector begin anew, which switches its alarm off."""
+    ledger.forget_detector(model_hash, name)
+    ledger.remember(f"{_STARTED}{model_hash}:{name}", ledger.outcomes.last_hour(model_hash) + 1)
+
+
+def started_hour(ledger: Ledger, model_hash: str, name: str) -> int:
+    """Hour, since 1970, of the first answers that a detector can have seen since it began."""
+    return int(ledger.fact(f"{_STARTED}{model_hash}:{name}", 0))
 
 
 def coverage_lately(ledger: Ledger, model_hash: str, label: str | None) -> tuple[int, int]:
@@ -170,9 +192,9 @@ def _streams(
     """Name, calibration rows, design effect and labels of each detector."""
     classes, sizes = facts["classes"], facts["calibration_sizes"]
     if facts["guarantee"] == "marginal":
-        return [(f"{_COVERAGE}all", sizes[0], metrics.get("calibration_effect", 1.0), tuple(classes))]
+        return [(f"{COVERAGE}all", sizes[0], metrics.get("calibration_effect", 1.0), tuple(classes))]
     return [
-        (f"{_COVERAGE}{label}", size, metrics.get(f"calibration_effect_class_{label}", 1.0), (label,))
+        (f"{COVERAGE}{label}", size, metrics.get(f"calibration_effect_class_{label}", 1.0), (label,))
         for label, size in zip(classes, sizes, strict=True)
     ]
 
@@ -184,7 +206,7 @@ def _drifted_lately(ledger: Ledger, model_hash: str) -> list[str]:
 
 
 def _coverage_alarm(name: str, state: DetectorState, since: str, lately: tuple[int, int]) -> Alarm:
-    label = name.removeprefix(_COVERAGE)
+    label = name.removeprefix(COVERAGE)
     which = "answers" if label == "all" else f"answers with label {label}"
     return Alarm(
         reason=name,

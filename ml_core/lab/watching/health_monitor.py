@@ -20,6 +20,7 @@ from ml_core.base.errors import SuretyError
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.watching import alarms
+from ml_core.lab.watching.due_outcomes import OutcomeCounter, judge_outcomes
 from ml_core.lab.watching.health_figures import figures_of
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import DriftMonitor
@@ -30,13 +31,15 @@ from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
-from ml_core.serve.rollout.monitor_state import Alarm, HealthFigure, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
 from ml_core.serve.rollout.rollout_state import Slot
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
 __all__ = ["HealthMonitor", "HealthReport", "MonitoredModel", "acknowledge_alarm", "ledger_path"]
 
 logger = logging.getLogger(__name__)
+
+_UNVERIFIED = "unverified:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class HealthMonitor:
         self._labels = LabelStore(settings.labels, self._log.known)
         self._records = LogRecords(settings)
         self._drift = DriftMonitor(settings, self._loader, self._log)
+        self._outcomes = OutcomeCounter(self._log, settings.log_retention_days)
         self._known: dict[str, tuple[Manifest, str]] = {}
         self._now = now
         self._clock = clock
@@ -120,18 +124,12 @@ class HealthMonitor:
             horizons = self._horizons(ledger, models)
             matured = mature_answers(ledger, self._labels, self._log, now, horizons, self._explain_dropped)
             self._feed(ledger, matured, now)
+            self._outcomes.look(ledger, matured, now, horizons)
             champion = next((model for model in models if model.slot == "champion"), None)
             windows = 0 if champion is None else self._drift.look(ledger, champion.tag, champion.model_hash, now)
-            on = {
-                model.model_hash: (
-                    *alarms.gate_alarm(ledger, model.model_hash, self._verdict(model)),
-                    *alarms.alarms_of(ledger, model.model_hash),
-                )
-                for model in models
-            }
-            figures = {m.model_hash: figures_of(ledger, m.manifest, m.model_hash) for m in models}
-            raised = {h: new for h, found in on.items() if (new := alarms.unannounced(ledger, h, found))}
-        state = self._publish(models, on, figures)
+            health = {model.model_hash: self._health(ledger, model, now) for model in models}
+            raised = {h: new for h, found in health.items() if (new := alarms.unannounced(ledger, h, found.alarms))}
+        state = self._publish(health)
         self._announce(models, raised)
         if matured.dropped:
             facts = {"model": self._settings.model_name, "labels": matured.dropped}
@@ -162,6 +160,34 @@ class HealthMonitor:
             may_answer = slot != "challenger" or state.mode == "canary"
             found.setdefault(model_hash, MonitoredModel(slot, tag, version, model_hash, manifest, may_answer))
         return tuple(found.values())
+
+    def _health(self, ledger: Ledger, model: MonitoredModel, now: datetime) -> ModelHealth:
+        """What is to be published of a model. Changes of what is unverified are journalled."""
+        manifest, model_hash, settings = model.manifest, model.model_hash, self._settings
+        judged = judge_outcomes(ledger, model_hash, manifest, settings, now)
+        for name in judged.restarted:
+            why = "its evidence was of outcomes that depended on the set"
+            self._tell("detector.restarted", model, {"alarm": name, "says": why})
+        before, reasons = ledger.fact(f"{_UNVERIFIED}{model_hash}", []), [each.reason for each in judged.unverified]
+        if reasons != before:
+            facts = {"reasons": reasons, "says": "; ".join(each.says for each in judged.unverified)}
+            self._tell("coverage.unverified" if reasons else "coverage.verified", model, facts)
+            ledger.remember(f"{_UNVERIFIED}{model_hash}", reasons)
+        return ModelHealth(
+            model_version=model.version,
+            alarms=(
+                *alarms.gate_alarm(ledger, model_hash, self._verdict(model)),
+                *alarms.alarms_of(ledger, model_hash),
+            ),
+            unverified=judged.unverified,
+            figures=figures_of(ledger, manifest, model_hash, judged.latest),
+        )
+
+    def _tell(self, event: str, model: MonitoredModel, facts: Mapping[str, Any]) -> None:
+        """Write into journal and log what has happened to a model."""
+        told = {"model": self._settings.model_name, "tag": model.tag, **facts}
+        Journal(self._settings.journal).append(event, told)
+        logger.warning(event, extra=told)
 
     def _verdict(self, model: MonitoredModel) -> GateReport | None:
         """The newest verdict on a model that may answer; None where it cannot be read."""
@@ -199,23 +225,13 @@ class HealthMonitor:
             return {}
         return manifest.metrics if manifest.calibration_id == facts["calibration_id"] else {}
 
-    def _publish(
-        self,
-        models: Sequence[MonitoredModel],
-        found: Mapping[str, tuple[Alarm, ...]],
-        figures: Mapping[str, tuple[HealthFigure, ...]],
-    ) -> MonitorState:
+    def _publish(self, health: Mapping[str, ModelHealth]) -> MonitorState:
         state = MonitorState(
             model_name=self._settings.model_name,
             published_at=utc_text(self._now()),
             boot=boot_id(),
             beat_s=self._clock(),
-            models={
-                model.model_hash: ModelHealth(
-                    model_version=model.version, alarms=found[model.model_hash], figures=figures[model.model_hash]
-                )
-                for model in models
-            },
+            models=dict(health),
         )
         write_document(self._settings.monitor_state, state, durable=False)
         return state
@@ -224,14 +240,7 @@ class HealthMonitor:
         """Journal the alarms, then mark them as announced. Killed in between, the next run journals them again."""
         for model in models:
             for alarm in raised.get(model.model_hash, ()):
-                facts = {
-                    "model": self._settings.model_name,
-                    "tag": model.tag,
-                    "alarm": alarm.reason,
-                    "says": alarm.says,
-                }
-                Journal(self._settings.journal).append("alarm.raised", facts)
-                logger.warning("alarm.raised", extra=facts)
+                self._tell("alarm.raised", model, {"alarm": alarm.reason, "says": alarm.says})
         if raised:
             with Ledger.changing(ledger_path(self._settings)) as ledger:
                 for model_hash, found in raised.items():
@@ -258,5 +267,5 @@ def acknowledge_alarm(settings: Settings, model_hash: str, reason: str, *, why: 
         if reason == alarms.GATE:
             alarms.acknowledge_gate(ledger, model_hash)
         else:
-            ledger.forget_detector(model_hash, reason)
+            alarms.restart_detector(ledger, model_hash, reason)
     return True

@@ -14,7 +14,9 @@ from typing import Any
 
 import orjson
 
+from ml_core.base.arrays import Label
 from ml_core.base.errors import LogDamaged
+from ml_core.lab.watching.outcome_counts import MISSING_OUTCOME, OUTCOME_COUNT, OutcomeCounts
 from ml_core.serve.log.tables import FileFormat, StoredTable, TableField, Transaction
 
 __all__ = ["Ledger", "MaturedRow", "Waiting"]
@@ -64,7 +66,7 @@ _WINDOW = StoredTable(
 _FORMAT = FileFormat(
     "monitor's ledger",
     0,
-    (_FACT, _WAITING, _MATURED, _DETECTOR, _EVIDENCE, _WINDOW),
+    (_FACT, _WAITING, _MATURED, _DETECTOR, _EVIDENCE, _WINDOW, OUTCOME_COUNT, MISSING_OUTCOME),
     {1: ("CREATE INDEX waiting_due ON waiting(due_us)", "CREATE INDEX matured_model ON matured(model_hash, at_us)")},
 )
 
@@ -117,10 +119,15 @@ class Ledger:
     Parameters
     ----------
     connection : within a transaction that :func:`Ledger.changing` or :func:`Ledger.reading` has begun
+
+    Attributes
+    ----------
+    outcomes : counts of due answers and of their outcomes
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.outcomes = OutcomeCounts(connection)
 
     @classmethod
     @contextmanager
@@ -172,6 +179,7 @@ class Ledger:
         with _connected(path) as connection:
             connection.execute("PRAGMA secure_delete=ON")
             with _changing(connection, path):
+                OutcomeCounts(connection).erase(ids)
                 before = connection.total_changes
                 connection.executemany("DELETE FROM matured WHERE subject=?", [(p,) for p in pseudonyms])
                 connection.executemany("DELETE FROM matured WHERE request_id=?", [(i,) for i in ids])
@@ -199,6 +207,12 @@ class Ledger:
     def is_matured(self, ids: Sequence[bytes]) -> set[bytes]:
         """Those of these ids whose answers have matured."""
         return {i for i in ids if self._connection.execute("SELECT 1 FROM matured WHERE request_id=?", (i,)).fetchone()}
+
+    def labels_of(self, ids: Sequence[bytes]) -> dict[bytes, Label]:
+        """The labels with which those of these ids have matured that have."""
+        query = "SELECT label FROM matured WHERE request_id=?"
+        found = {i: self._connection.execute(query, (i,)).fetchone() for i in ids}
+        return {i: orjson.loads(row[0]) for i, row in found.items() if row is not None}
 
     def wait_for(self, rows: Sequence[Waiting]) -> None:
         """Keep labelled answers until they are due; one that waits already stays, but may learn when it is due."""

@@ -43,10 +43,13 @@ class Horizons:
     usual: float
     by_model: Mapping[str, float] = field(default_factory=dict)
 
+    def days_of(self, model_hash: str) -> float:
+        """The horizon of a model's answers, days."""
+        return self.by_model.get(model_hash, self.usual)
+
     def due_us(self, answer: LoggedAnswer) -> int:
         """When that answer matures, in microseconds."""
-        days = self.by_model.get(answer.lineage["model_hash"], self.usual)
-        return microseconds(due_at(answer.at, days))
+        return microseconds(due_at(answer.at, self.days_of(answer.lineage["model_hash"])))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = ["Cursor", "PredictionLog"]
 _CHUNK = 500
 _PAGE = 1_000
 _DAY_S = 86_400
+_FOR_EVER = 1 << 62
 _NOT_ERASED = "e.answer != x''"
 _GIVEN = "SELECT count(*), min(at_us) FROM entry WHERE kind = 0 AND at_us >= ? AND at_us < ? AND answer != x''"
 
@@ -182,7 +183,7 @@ class PredictionLog:
             A file cannot be read.
         """
         low = 0 if since is None else microseconds(since)
-        high = 1 << 62 if until is None else microseconds(until)
+        high = _FOR_EVER if until is None else microseconds(until)
         first = "" if since is None else day_of(low - _DAY_S * 1_000_000)
         last = "9999-99-99" if until is None else day_of(high + LATE_DAYS * _DAY_S * 1_000_000)
         for file in self.files():
@@ -248,14 +249,17 @@ class PredictionLog:
             bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1").fetchall()
         return [entry.rows for row in bulk if (entry := entry_of(row, file)) is not None]
 
-    def after(self, cursor: Cursor, limit: int, without: Collection[str] = ()) -> tuple[list[LoggedAnswer], Cursor]:
+    def after(
+        self, cursor: Cursor, limit: int, without: Collection[str] = (), until_us: int = _FOR_EVER
+    ) -> tuple[list[LoggedAnswer], Cursor]:
         """Up to about ``limit`` answers that a cursor has not seen, and the cursor after them.
 
-        A bulk call comes as a whole. None are left once none come.
+        A bulk call comes as a whole. None are left once the cursor stays where it is.
 
         Parameters
         ----------
         without : names of files to pass over
+        until_us : each file is read up to the first answer that was given later, microseconds since 1970
 
         Raises
         ------
@@ -264,12 +268,14 @@ class PredictionLog:
         """
         found: list[LoggedAnswer] = []
         now = {name: seq for name, seq in cursor.items() if (self._folder / name).exists()}
+        last = day_of(until_us + _DAY_S * 1_000_000) if until_us < _FOR_EVER else "9999-99-99"
         for file in self.files():
-            if file.path.name in without:
+            if file.path.name in without or file.day > last:
                 continue
             name, query = file.path.name, f"{ENTRIES} WHERE e.seq > ? AND {_NOT_ERASED} ORDER BY e.seq LIMIT ?"
             with reading(file) as connection:
-                rows = connection.execute(query, (now.get(name, 0), max(0, limit - len(found)))).fetchall()
+                stored = connection.execute(query, (now.get(name, 0), max(0, limit - len(found))))
+                rows = list(takewhile(lambda row: row["at_us"] <= until_us, stored))
             for row in rows:
                 if len(found) >= limit:
                     return found, now

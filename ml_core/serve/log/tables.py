@@ -56,6 +56,7 @@ class StoredTable:
     ----------
     fields : one for each column; a text such as ``"at_us INTEGER NOT NULL"`` is a field that has nothing more to it
     key : columns of the primary key, where it is more than one
+    since : first version of the file that has the table
 
     Attributes
     ----------
@@ -63,8 +64,9 @@ class StoredTable:
     select : all fields of all rows, ready for a WHERE
     """
 
-    def __init__(self, name: str, fields: Sequence[TableField | str], key: str = "") -> None:
+    def __init__(self, name: str, fields: Sequence[TableField | str], key: str = "", since: int = 1) -> None:
         self.name = name
+        self.since = since
         self.fields = [_field(each) if isinstance(each, str) else each for each in fields]
         self._key = key
         self._given = [each for each in self.fields if not each.is_numbered]
@@ -86,8 +88,8 @@ class StoredTable:
 
     def step(self, version: int) -> Iterator[str]:
         """Statements that bring the table from the version before to that one."""
-        new = [each for each in self.fields if each.since == version]
-        if version == 1:
+        new = [each for each in self.fields if max(each.since, self.since) == version]
+        if version == self.since:
             columns = [f"{each.name} {each.sql}" for each in new] + ([f"PRIMARY KEY({self._key})"] if self._key else [])
             yield f"CREATE TABLE {self.name}({', '.join(columns)}) STRICT"
         else:
@@ -96,7 +98,11 @@ class StoredTable:
             yield from each.indexed(self.name)
 
     def shown_in(self, version: int) -> Iterator[str]:
-        """A view in front of the table of an older version, in which later fields are empty."""
+        """A view in front of the table of an older version, with later fields, or all of a later table, empty."""
+        if version < self.since:
+            nothing = ", ".join(f"NULL AS {each.name}" for each in self.fields)
+            yield f"CREATE TEMP VIEW {self.name} AS SELECT {nothing} WHERE 0"
+            return
         later = [f"NULL AS {each.name}" for each in self.fields if each.since > version]
         if later:
             yield f"CREATE TEMP VIEW {self.name} AS SELECT *, {', '.join(later)} FROM main.{self.name}"  # noqa: S608 - names of ours
@@ -136,7 +142,7 @@ class FileFormat:
     """One kind of SQLite file. Its version stands in ``PRAGMA user_version``.
 
     Step n brings a file from version n - 1 to n, and a new file goes through all of them. So a file that was brought up
-    to date is the same as a new one. The first step makes the tables, a later one adds the fields that begin with it.
+    to date is the same as a new one. A step makes the tables and adds the fields that begin with it.
 
     Attributes
     ----------
@@ -154,7 +160,8 @@ class FileFormat:
     @property
     def version(self) -> int:
         """The version that this release writes."""
-        return max(max(self.more, default=1), *(each.since for table in self.tables for each in table.fields))
+        since = (max(table.since, each.since) for table in self.tables for each in table.fields)
+        return max(max(self.more, default=1), *since)
 
     def version_of(self, connection: sqlite3.Connection, name: str) -> int:
         """Version of a file, or 0 where it is new and empty.

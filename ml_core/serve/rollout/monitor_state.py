@@ -1,4 +1,4 @@
-"""What the monitor publishes, and what follows for an answer: valid, suspect or unmonitored."""
+"""What the monitor publishes, and what follows for an answer: valid, suspect, unverified or unmonitored."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
     "ModelHealth",
     "MonitorState",
     "MonitorView",
+    "Unverified",
     "Validities",
     "Validity",
     "boot_id",
@@ -29,7 +30,9 @@ __all__ = [
 
 GUARD_SILENCE_S = 30.0
 """Silence of the monitor after which the champion answers a guarded canary's share."""
-Validity = Literal["valid", "suspect", "unmonitored"]
+Validity = Literal["valid", "suspect", "unverified", "unmonitored"]
+"""An alarm is on; no alarm is, but missing outcomes hide whether one should be; nobody watches. The first that holds,
+in the order suspect, unverified, valid, is what a monitored model's answers say."""
 Validities = Mapping[str, tuple[Validity, tuple[str, ...]]]
 """Validity and its reasons by model hash; a model that is left out is unmonitored."""
 
@@ -49,6 +52,19 @@ class Alarm(Document):
     since: str
     says: str
     false_alarm: str
+
+
+class Unverified(Document):
+    """A promise that missing outcomes leave open.
+
+    Attributes
+    ----------
+    reason : short code that answers carry, such as ``outcomes:1``: coverage of that class is not verified
+    says : why, in one sentence
+    """
+
+    reason: str
+    says: str
 
 
 class HealthFigure(Document):
@@ -73,11 +89,13 @@ class ModelHealth(Document):
     ----------
     model_version : as in answers
     alarms : those that are on
+    unverified : what missing outcomes leave open
     figures : what the monitor has measured
     """
 
     model_version: str
     alarms: tuple[Alarm, ...] = ()
+    unverified: tuple[Unverified, ...] = ()
     figures: tuple[HealthFigure, ...] = ()
 
 
@@ -122,10 +140,16 @@ def validity_by_model(state: MonitorState | None, now_s: float, timeout_s: float
     """
     if state is None or not is_fresh(state, now_s, timeout_s):
         return {}
-    return {
-        model_hash: ("suspect", tuple(alarm.reason for alarm in health.alarms)) if health.alarms else ("valid", ())
-        for model_hash, health in state.models.items()
-    }
+    return {model_hash: _validity(health) for model_hash, health in state.models.items()}
+
+
+def _validity(health: ModelHealth) -> tuple[Validity, tuple[str, ...]]:
+    """The strongest word that holds, with its own reasons: evidence against a model says more than missing evidence."""
+    if health.alarms:
+        return "suspect", tuple(alarm.reason for alarm in health.alarms)
+    if health.unverified:
+        return "unverified", tuple(each.reason for each in health.unverified)
+    return "valid", ()
 
 
 class MonitorView:

@@ -124,7 +124,7 @@ class WorkerMetrics:
             _set_one(metrics.CIRCUITS, model, get_args(CircuitState), circuit.state)
             word, reasons = validity.get(model.model.model_hash, ("unmonitored", ()))
             _set_one(metrics.VALIDITY, model, get_args(Validity), word)
-            on |= {(*_labels(model), reason) for reason in reasons}
+            on |= {(*_labels(model), reason) for reason in reasons if word == "suspect"}
         for labels in self._alarms | on:
             metrics.ALARM.labels(*labels).set(labels in on)
         self._alarms |= on

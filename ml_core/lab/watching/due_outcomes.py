@@ -1,0 +1,390 @@
+"""Due answers and their outcomes: counting them from the log, and saying what missing outcomes leave open of coverage.
+
+An answer is due once its label horizon has passed. It is counted then, once: retries of a ``client_request_id`` are one
+answer, and erased ones are none. An outcome that comes later moves its answer from the missing to the returned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from ml_core.base.arrays import Label
+from ml_core.base.clock import microseconds, moment_of
+from ml_core.base.errors import DataError, LogDamaged
+from ml_core.base.settings import Settings
+from ml_core.lab.measuring.live_coverage import sets_of
+from ml_core.lab.measuring.returned_outcomes import (
+    CoverageBounds,
+    OutcomeCell,
+    ReturnTest,
+    WeightedCoverage,
+    coverage_bounds,
+    observed_coverage,
+    return_test,
+    weighted_coverage,
+)
+from ml_core.lab.watching.alarms import COVERAGE, hold, restart_detector, started_hour
+from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.maturing import Horizons, NewlyMatured
+from ml_core.lab.watching.outcome_counts import HOUR_US, DueAnswer
+from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.logged_answers import LoggedAnswer
+from ml_core.serve.log.reader import Cursor, PredictionLog
+from ml_core.serve.model.manifest import Manifest
+from ml_core.serve.rollout.monitor_state import Unverified
+
+__all__ = [
+    "JUDGED_ROWS",
+    "ClassOutcomes",
+    "DueOutcomes",
+    "JudgedOutcomes",
+    "OutcomeCounter",
+    "due_outcomes",
+    "judge_outcomes",
+    "latest_outcomes",
+    "unverified_of",
+]
+
+logger = logging.getLogger(__name__)
+
+JUDGED_ROWS = 1_000
+"""Missing outcomes are judged on the latest hours that hold so many due answers."""
+DEPENDS_P = 0.001
+"""Largest p-value at which the return of outcomes depends on the set, if the gap is large enough as well."""
+_OUTCOMES = "outcomes:"
+_CURSORS, _COUNTED_BY = "outcome_cursors", "outcome_horizons"
+_AT_A_TIME = 20_000
+_ALWAYS = 1 << 40
+
+
+class OutcomeCounter:
+    """Counts answers of the log when they become due.
+
+    Parameters
+    ----------
+    log : the prediction log
+    keep_days : how long an outcome that is missing may still come, days after its answer
+    """
+
+    def __init__(self, log: PredictionLog, keep_days: float) -> None:
+        self._log = log
+        self._keep_days = keep_days
+        self._unreadable: set[str] = set()
+
+    def look(self, ledger: Ledger, matured: NewlyMatured, now: datetime, horizons: Horizons) -> None:
+        """Count what has become due since the last look, and outcomes that came late.
+
+        Each horizon has its own place in the log, so a look reads what is new. Where the horizon of a counted model has
+        changed, all is counted anew.
+
+        Parameters
+        ----------
+        matured : what this look let mature
+
+        Raises
+        ------
+        LogDamaged
+            The log cannot be read.
+        """
+        self._begin_anew(ledger, horizons)
+        ledger.outcomes.came({row.request_id: row.label for row in matured.rows})
+        cursors: dict[str, Cursor] = ledger.fact(_CURSORS, {})
+        counted_by: dict[str, float] = ledger.fact(_COUNTED_BY, {})
+        for days in {horizons.usual, *horizons.by_model.values()}:
+            until_us, place = microseconds(now - timedelta(days=days)), repr(float(days))
+            while True:
+                found, after = self._next(cursors.get(place, {}), until_us)
+                if after == cursors.get(place, {}):
+                    break
+                cursors[place] = after
+                due = [a for a in found if horizons.days_of(a.lineage["model_hash"]) == days]
+                self._count(ledger, due)
+                counted_by |= {a.lineage["model_hash"]: days for a in due}
+        ledger.remember(_CURSORS, cursors)
+        ledger.remember(_COUNTED_BY, counted_by)
+        ledger.outcomes.forget_before(microseconds(now - timedelta(days=self._keep_days)))
+
+    def _begin_anew(self, ledger: Ledger, horizons: Horizons) -> None:
+        counted_by: Mapping[str, float] = ledger.fact(_COUNTED_BY, {})
+        if any(horizons.days_of(model_hash) != days for model_hash, days in counted_by.items()):
+            ledger.outcomes.clear()
+            ledger.remember(_CURSORS, {})
+            ledger.remember(_COUNTED_BY, {})
+
+    def _count(self, ledger: Ledger, due: Sequence[LoggedAnswer]) -> None:
+        repeats = self._log.repeats(due)
+        answers = _as_counted([answer for answer in due if answer.request_id not in repeats])
+        ledger.outcomes.add(answers, ledger.labels_of([answer.request_id for answer in answers]))
+
+    def _next(self, read_to: Cursor, until_us: int) -> tuple[list[LoggedAnswer], Cursor]:
+        """The due answers after the cursor. A file that cannot be read is skipped, so that the others still are."""
+        while True:
+            try:
+                return self._log.after(read_to, _AT_A_TIME, self._unreadable, until_us)
+            except LogDamaged as error:
+                if error.file not in {file.path.name for file in self._log.files()} - self._unreadable:
+                    raise
+                self._unreadable.add(error.file)
+                logger.error("log.unreadable", extra={"file": error.file, "reason": str(error)})  # noqa: TRY400 - one line
+
+
+def _as_counted(answers: Sequence[LoggedAnswer]) -> list[DueAnswer]:
+    """Answers with their sets at the configured level of their model."""
+    alike: dict[tuple[Any, ...], list[LoggedAnswer]] = {}
+    for answer in answers:
+        facts = answer.lineage
+        calibration = (facts["model_hash"], facts["calibration_id"], facts["level"], *facts["calibration_sizes"])
+        alike.setdefault((answer.is_the_models_own and facts["slot"] != "prior", calibration), []).append(answer)
+    return [due for (own, _), group in alike.items() for due in _of_one_calibration(group, own=own)]
+
+
+def _of_one_calibration(answers: Sequence[LoggedAnswer], *, own: bool) -> Iterator[DueAnswer]:
+    facts = answers[0].lineage
+    if own:
+        try:
+            sets = sets_of([a.p_values for a in answers], facts["calibration_sizes"], Decimal(facts["level"]))
+        except (DataError, ValueError):  # an answer of another calibration
+            if len(answers) > 1:
+                for answer in answers:
+                    yield from _of_one_calibration([answer], own=own)
+                return
+            own = False
+    for n, answer in enumerate(answers):
+        members = tuple(sets[n].nonzero()[0].tolist()) if own else ()
+        yield DueAnswer(
+            request_id=id_bytes(answer.request_id),
+            at_us=microseconds(answer.at),
+            model_hash=facts["model_hash"],
+            own=own,
+            members=members,
+            prediction=facts["classes"].index(answer.prediction) if own else -1,
+        )
+
+
+# --- what is known ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClassOutcomes:
+    """What the outcomes that have come say of the coverage of one class, and what they leave open.
+
+    Attributes
+    ----------
+    label : class label; None for all classes together
+    observed : coverage of the outcomes that have come; None without any
+    bounds : worst and best case; None where no due answer can be of the class
+    weighted : estimate under the assumption that outcomes are missing at random given the set and the predicted class;
+        None where it cannot be made
+    returned : whether the return of an outcome depends on the set
+    """
+
+    label: Label | None
+    observed: float | None
+    bounds: CoverageBounds | None
+    weighted: WeightedCoverage | None
+    returned: ReturnTest
+
+
+@dataclass(frozen=True, slots=True)
+class DueOutcomes:
+    """Due answers of a model from some hours.
+
+    Attributes
+    ----------
+    cells : answers of the model itself, by prediction set and predicted class
+    classes : what they say of all classes together, then of each class
+    of_fallbacks : due answers that a fallback gave instead, and those of them without an outcome
+    since : when the first hour begins, UTC; None without any answer
+    """
+
+    cells: tuple[OutcomeCell, ...]
+    classes: tuple[ClassOutcomes, ...]
+    of_fallbacks: tuple[int, int]
+    since: datetime | None
+
+    @property
+    def due(self) -> int:
+        """Number of due answers of the model itself."""
+        return sum(cell.due for cell in self.cells)
+
+    @property
+    def missing(self) -> int:
+        """Those of them whose outcome has not come."""
+        return sum(cell.missing for cell in self.cells)
+
+
+def due_outcomes(
+    ledger: Ledger, model_hash: str, manifest: Manifest, since_hour: int = 0, until_hour: int = _ALWAYS
+) -> DueOutcomes:
+    """The due answers that a model gave in those hours since 1970, both included."""
+    cells = ledger.outcomes.cells(model_hash, manifest.classes, since_hour, until_hour)
+    effects = [manifest.metrics.get("calibration_effect", 1.0)]
+    effects += [manifest.metrics.get(f"calibration_effect_class_{label}", 1.0) for label in manifest.classes]
+    whose: list[tuple[int | None, Label | None]] = [(None, None), *_positions(manifest)]
+    classes = tuple(
+        ClassOutcomes(
+            label=label,
+            observed=observed_coverage(cells, k),
+            bounds=coverage_bounds(cells, k),
+            weighted=weighted_coverage(cells, k, effect),
+            returned=return_test(cells, k),
+        )
+        for (k, label), effect in zip(whose, effects, strict=True)
+    )
+    fallbacks = ledger.outcomes.of_fallbacks(model_hash, since_hour, until_hour)
+    return DueOutcomes(cells, classes, fallbacks, moment_of(since_hour * HOUR_US) if cells else None)
+
+
+def latest_outcomes(
+    ledger: Ledger, model_hash: str, manifest: Manifest, settings: Settings, now: datetime
+) -> DueOutcomes:
+    """The answers that missing outcomes are judged on: the latest 1,000 or so whose horizon and grace have passed."""
+    patience = timedelta(days=_horizon(manifest, settings) + settings.outcome_grace_days)
+    until_hour = microseconds(now - patience) // HOUR_US
+    since_hour = ledger.outcomes.first_hour(model_hash, until_hour, max(JUDGED_ROWS, settings.unverified_after))
+    return due_outcomes(ledger, model_hash, manifest, since_hour, until_hour)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedOutcomes:
+    """What one look makes of the outcomes of a model.
+
+    Attributes
+    ----------
+    latest : the due answers that are judged
+    unverified : promises that missing outcomes leave open, in class order
+    restarted : names of detectors that have begun anew
+    """
+
+    latest: DueOutcomes
+    unverified: tuple[Unverified, ...]
+    restarted: tuple[str, ...] = ()
+
+
+def judge_outcomes(
+    ledger: Ledger, model_hash: str, manifest: Manifest, settings: Settings, now: datetime
+) -> JudgedOutcomes:
+    """Judge the outcomes of a model at a look of the monitor; hold and release its coverage alarms.
+
+    Coverage of a class is unverified if at least ``unverified_after`` answers are judged, and either more than
+    ``unverified_missing`` of their outcomes are missing, or the return of outcomes depends on the set (p < 0.001) and
+    the weighted coverage is more than ``unverified_gap`` from that of the returned outcomes. It is judged anew at each
+    look and ends by itself. Where return does not depend on the set, one look at one class errs with a chance of at
+    most 0.001; nothing is stated for many looks together.
+
+    A coverage alarm is held if the same is true of its own evidence: the answers that were due when it went off, since
+    its detector began. It stays on if the weighted coverage is too low as well. Outcomes that come for these answers
+    later release it. What happens to later answers does not hold an alarm that was right. Where the latest outcomes
+    leave nothing open, a held detector begins anew: what it has counted would accuse the model for ever.
+    """
+    latest = latest_outcomes(ledger, model_hash, manifest, settings, now)
+    held = _depending(ledger, model_hash, manifest, settings)
+    over = [
+        name
+        for name, of_class in _promised(manifest, latest.classes)
+        if name in held and latest.due >= settings.unverified_after and not _why(latest, of_class, settings)
+    ]
+    for name in over:
+        restart_detector(ledger, model_hash, f"{COVERAGE}{name}")
+        del held[name]
+    hold(ledger, model_hash, [f"{COVERAGE}{name}" for name in held])
+    unverified = _unverified(latest, held, manifest, settings)
+    return JudgedOutcomes(latest, unverified, tuple(f"{COVERAGE}{name}" for name in over))
+
+
+def unverified_of(
+    ledger: Ledger, model_hash: str, manifest: Manifest, settings: Settings, now: datetime
+) -> tuple[Unverified, ...]:
+    """What :func:`judge_outcomes` finds unverified, changing nothing."""
+    latest = latest_outcomes(ledger, model_hash, manifest, settings, now)
+    return _unverified(latest, _depending(ledger, model_hash, manifest, settings), manifest, settings)
+
+
+def _unverified(
+    latest: DueOutcomes, held: Mapping[str, ClassOutcomes], manifest: Manifest, settings: Settings
+) -> tuple[Unverified, ...]:
+    found = []
+    for name, of_class in _promised(manifest, latest.classes):
+        why = _why(latest, of_class, settings)
+        if name in held:
+            why = f"{_return_words(held[name])}, so the alarm {COVERAGE}{name} is held"
+        if why:
+            found.append(Unverified(reason=f"{_OUTCOMES}{name}", says=f"{why}{_open(latest, of_class)}"))
+    return tuple(found)
+
+
+def _promised(manifest: Manifest, classes: Sequence[ClassOutcomes]) -> list[tuple[str, ClassOutcomes]]:
+    """What the model promises coverage of, by the name that its detector has."""
+    if manifest.guarantee == "marginal":
+        return [("all", classes[0])]
+    return [(str(of_class.label), of_class) for of_class in classes[1:]]
+
+
+def _depending(ledger: Ledger, model_hash: str, manifest: Manifest, settings: Settings) -> dict[str, ClassOutcomes]:
+    """By name, what the evidence of a coverage alarm rests on, where outcomes came back depending on the set."""
+    horizon = timedelta(days=_horizon(manifest, settings))
+    found: dict[str, ClassOutcomes] = {}
+    for detector, (_, since) in ledger.detectors(model_hash).items():
+        if since is None or not detector.startswith(COVERAGE):
+            continue
+        until_hour = microseconds(datetime.fromisoformat(since) - horizon) // HOUR_US
+        rests_on = due_outcomes(ledger, model_hash, manifest, started_hour(ledger, model_hash, detector), until_hour)
+        name = detector.removeprefix(COVERAGE)
+        of_class = dict(_promised(manifest, rests_on.classes)).get(name)
+        if of_class is not None and _depends(of_class, settings) and not _is_low(of_class, manifest):
+            found[name] = of_class
+    return found
+
+
+def _why(latest: DueOutcomes, of_class: ClassOutcomes, settings: Settings) -> str:
+    """Why coverage is not verified; "" where it is, or too few answers are due."""
+    if latest.due < settings.unverified_after:
+        return ""
+    if _depends(of_class, settings):
+        return _return_words(of_class)
+    if latest.missing > settings.unverified_missing * latest.due:
+        share = f"{latest.missing / latest.due:.0%} of the latest {latest.due:,} due answers"
+        return f"no outcome has come of {share} (at most {settings.unverified_missing:.0%} may be missing)"
+    return ""
+
+
+def _depends(of_class: ClassOutcomes, settings: Settings) -> bool:
+    """Whether the return of outcomes depends on the set, so that the coverage of those returned is that of others."""
+    if of_class.returned.p_value >= DEPENDS_P:
+        return False
+    if of_class.weighted is None or of_class.observed is None:  # not to be told from what has come
+        return True
+    return abs(of_class.weighted.estimate - of_class.observed) > settings.unverified_gap
+
+
+def _is_low(of_class: ClassOutcomes, manifest: Manifest) -> bool:
+    """Whether the weighted coverage, too, is below the model's level."""
+    return of_class.weighted is not None and of_class.weighted.upper < float(manifest.confidence_level)
+
+
+def _return_words(of_class: ClassOutcomes) -> str:
+    inside, outside = (f"{share or 0.0:.0%}" for share in (of_class.returned.inside, of_class.returned.outside))
+    if of_class.label is None:
+        return f"outcomes came back for {inside} of the answers with one set and for {outside} with another"
+    sets = f"the answers whose set holds {of_class.label}"
+    return f"outcomes came back for {inside} of {sets} and for {outside} of the others"
+
+
+def _open(latest: DueOutcomes, of_class: ClassOutcomes) -> str:
+    if of_class.bounds is None or not latest.due:
+        return ""
+    whose = "coverage" if of_class.label is None else f"coverage of {of_class.label}"
+    return f"; {whose} may be anything from {of_class.bounds.lowest:.3f} to {of_class.bounds.highest:.3f}"
+
+
+def _positions(manifest: Manifest) -> list[tuple[int, Label]]:
+    return list(enumerate(manifest.classes))
+
+
+def _horizon(manifest: Manifest, settings: Settings) -> float:
+    return settings.label_horizon_days if manifest.label_horizon_days is None else manifest.label_horizon_days
