@@ -12,6 +12,7 @@ from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
+    from ml_core.lab.watching.live_performance import MaturedAnswers
 
 
 @click.group(name="coverage")
@@ -32,7 +33,9 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
     """Compare coverage per class with the band of a valid model; exit status 3 if a coverage alarm is on.
 
     A band says what chance explains in one look. Only the detector, which may be looked at as often as one likes,
-    raises an alarm.
+    raises an alarm. Due answers whose outcome has not come are counted by set and predicted class: "lowest" and
+    "highest" say what coverage may be whatever they turn out to be, "weighted" estimates it as if outcomes were missing
+    at random given the set and the predicted class. The exit status is 3, too, if they leave a class unverified.
 
     \b
     Example: surety coverage check --since 30d
@@ -45,6 +48,7 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
     found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
     if not found.rows:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")
+    on = {alarm.reason for alarm in found.alarms}
     detectors: list[dict[str, Any]] = [
         {
             "alarm": name,
@@ -52,7 +56,8 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
             "evidence": state.total_evidence,
             "needed": state.threshold,
             "largest_miss_rate": state.mu0,
-            "on": state.is_alarmed,
+            "on": name in on,
+            "held": state.is_alarmed and name not in on,
         }
         for name, state in found.detectors.items()
     ]
@@ -65,8 +70,47 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
             "unknown": found.unknown,
             "bands": [asdict(band) for band in bands_of(found)],
             "detectors": detectors,
+            **_outcomes(found),
         },
         output,
     )
-    if any(alarm.reason.startswith("coverage:") for alarm in found.alarms):
+    for each in found.unverified:
+        note(f"{each.reason}: {each.says}")
+    if found.unverified or any(reason.startswith("coverage:") for reason in on):
         raise SystemExit(3)
+
+
+def _outcomes(found: MaturedAnswers) -> dict[str, Any]:
+    """Due answers with and without an outcome, and what follows for the coverage of each class."""
+    due, names = found.outcomes, found.model.manifest.classes
+    return {
+        "due": due.due,
+        "missing": due.missing,
+        "due_of_fallbacks": due.of_fallbacks[0],
+        "missing_of_fallbacks": due.of_fallbacks[1],
+        "sets": [
+            {
+                "set": [names[k] for k in cell.members],
+                "predicted": names[cell.prediction],
+                "due": cell.due,
+                "missing": cell.missing,
+                "returned": cell.came / cell.due,
+            }
+            for cell in due.cells
+        ],
+        "bounds": [
+            {
+                "label": each.label,
+                "observed": each.observed,
+                "lowest": None if each.bounds is None else each.bounds.lowest,
+                "highest": None if each.bounds is None else each.bounds.highest,
+                "weighted": None if each.weighted is None else each.weighted.estimate,
+                "weighted_from": None if each.weighted is None else each.weighted.lower,
+                "weighted_to": None if each.weighted is None else each.weighted.upper,
+                "p_value": each.returned.p_value,
+            }
+            for each in due.classes
+        ],
+        "weighted_assumes": "outcomes are missing at random given the set and the predicted class",
+        "unverified": [picked(each, "reason", "says") for each in found.unverified],
+    }

@@ -27,8 +27,8 @@ def command(every: float | None, settings: Settings, output: str, *, once: bool)
     """Watch a running service: take a bad canary back, let labels mature, and raise alarms on coverage and drift.
 
     Guards judge a canary by what all workers have counted. Labels count once their horizon has passed. What is found is
-    published: answers of a model with an alarm say suspect, and all say unmonitored once the monitor has been silent
-    for SURETY_MONITOR_TIMEOUT_S.
+    published: answers of a model with an alarm say suspect, those of a model whose coverage is left open by missing
+    outcomes say unverified, and all say unmonitored once the monitor has been silent for SURETY_MONITOR_TIMEOUT_S.
 
     \b
     Example: surety monitor --every 5s
@@ -79,11 +79,17 @@ def _watched(look: Any) -> dict[str, Any]:
         for health in look.state.models.values()
         for alarm in health.alarms
     ]
+    unverified = [
+        {"model_version": health.model_version, **picked(each, "reason", "says")}
+        for health in look.state.models.values()
+        for each in health.unverified
+    ]
     return {
         "models": [model.tag for model in look.models],
         "matured": look.matured,
         "drift_windows": look.windows,
         "alarms": alarms,
+        "unverified": unverified,
     }
 
 

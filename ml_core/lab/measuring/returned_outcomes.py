@@ -24,8 +24,8 @@ __all__ = [
 
 _FEW = 10
 """A cell with fewer returned outcomes shares its weight with others of its side."""
-_FEW_DUE = 20
-"""A set with fewer due answers is tested together with the other such sets."""
+_EXPECTED = 5.0
+"""Smallest expected number of returned, and of missing, outcomes of a row of the G-test (Cochran 1954)."""
 _OUTSIDE = 0.05
 """Chance that the truth lies outside the interval of a weighted estimate, both ends together."""
 
@@ -139,10 +139,10 @@ class ReturnTest:
 def return_test(cells: Sequence[OutcomeCell], k: int | None) -> ReturnTest:
     """Test whether the return of an outcome depends on the set.
 
-    Two tests are made: a likelihood-ratio test (G-test) of the table with one row for each set, sets with fewer than 20
-    due answers being one row, and for a class Fisher's exact test of whether its label is in the set. The p-value is
-    twice the smaller one (Bonferroni). It is of one look, and not made for looking again and again: whoever acts on it
-    must also ask for a difference that matters.
+    Two tests are made: a likelihood-ratio test (G-test) of the table with one row for each set, rare sets together, and
+    for a class Fisher's exact test of whether its label is in the set. The p-value is twice the smaller one
+    (Bonferroni). It is of one look, and not made for looking again and again: whoever acts on it must also ask for a
+    difference that matters.
 
     Parameters
     ----------
@@ -150,8 +150,8 @@ def return_test(cells: Sequence[OutcomeCell], k: int | None) -> ReturnTest:
 
     References
     ----------
-    Wilks (1938), Annals of Mathematical Statistics 9(1), 60-62; Fisher (1922), Journal of the Royal Statistical Society
-    85(1), 87-94.
+    Wilks (1938), Annals of Mathematical Statistics 9(1), 60-62; Cochran (1954), Biometrics 10(4), 417-451; Fisher
+    (1922), Journal of the Royal Statistical Society 85(1), 87-94.
     """
     by_set = _by_set(cells)
     table = _table(by_set)
@@ -174,9 +174,15 @@ def _by_set(cells: Sequence[OutcomeCell]) -> dict[tuple[int, ...], tuple[int, in
 
 
 def _table(by_set: Mapping[tuple[int, ...], tuple[int, int]]) -> list[tuple[int, int]]:
-    """Returned and due answers of each set, rare sets together."""
-    rare = _sum(counts for counts in by_set.values() if counts[1] < _FEW_DUE)
-    return [counts for counts in by_set.values() if counts[1] >= _FEW_DUE] + [rare] * (rare[1] > 0)
+    """Returned and due answers of each set; those too rare for the chi-square law are one row."""
+    came, due = _sum(by_set.values())
+    enough = _EXPECTED * due / max(1, min(came, due - came))
+    rows = sorted(by_set.values(), key=lambda counts: counts[1])
+    rare = [counts for counts in rows if counts[1] < enough]
+    common = rows[len(rare) :]
+    if rare and common and _sum(rare)[1] < enough:
+        rare.append(common.pop(0))
+    return [_sum(rare)] * bool(rare) + common
 
 
 def _sum(counts: Iterable[tuple[int, int]]) -> tuple[int, int]:

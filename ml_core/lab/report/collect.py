@@ -13,12 +13,21 @@ from ml_core.features.columns import features_of
 from ml_core.lab.report.collect_answers import Lineages, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
 from ml_core.lab.report.collect_journal import Entry, rollout_facts
-from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, outcome_facts
+from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, missing_outcomes, outcome_facts
 from ml_core.lab.report.collect_models import KnownModel, known_models, label_words, model_facts
 from ml_core.lab.report.collect_period import Period, period_of
 from ml_core.lab.report.collect_service import circuits, monitoring, serving, store_facts
 from ml_core.lab.report.collect_shadow import NamedModel, shadow_pairs
-from ml_core.lab.report.facts import AnswerHistory, Coverage, Detector, Drift, Labels, PerformanceHistory, ReportFacts
+from ml_core.lab.report.facts import (
+    AnswerHistory,
+    Coverage,
+    Detector,
+    Drift,
+    Labels,
+    MissingOutcomes,
+    PerformanceHistory,
+    ReportFacts,
+)
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.serve.features.versions import get_feature_version
@@ -69,7 +78,7 @@ def collect_facts(
     period = _period(settings, model_hash, asked, now, timedelta(days=horizon_days), gaps)
     no_answers: tuple[AnswerHistory | None, Lineages] = (None, {})
     answers, lineages = gaps.asked("answers", lambda: seen_answers(log, period.answers, classes, gaps), no_answers)
-    drift, coverage, performance = _watched(settings, champion, period, gaps)
+    drift, coverage, missing, performance = _watched(settings, champion, period, gaps)
     return ReportFacts(
         model_name=settings.model_name,
         written_at=now,
@@ -88,6 +97,7 @@ def collect_facts(
             Labels(horizon_days=horizon_days),
         ),
         coverage=coverage,
+        missing=missing,
         performance=performance,
         shadow=gaps.asked(
             "shadow",
@@ -158,23 +168,25 @@ def _first_answer(log: PredictionLog, now: datetime) -> datetime | None:
 
 def _watched(
     settings: Settings, champion: KnownModel | None, period: Period, gaps: Gaps
-) -> tuple[Drift | None, Coverage | None, PerformanceHistory | None]:
+) -> tuple[Drift | None, Coverage | None, MissingOutcomes | None, PerformanceHistory | None]:
     """What the champion's answers and their outcomes show; nothing where it is not known."""
     if champion is None:
-        return None, None, None
+        return None, None, None, None
     ledger, model_hash, manifest = ledger_path(settings), champion.loaded.model_hash, champion.manifest
     no_detectors: dict[str, Detector] = {}
     detectors = gaps.asked(
         ("drift", "coverage"), lambda: detectors_of(ledger, model_hash, period.answers.since), no_detectors
     )
     nothing: tuple[Coverage | None, PerformanceHistory | None] = (None, None)
-    found = gaps.asked(
+    coverage, performance = gaps.asked(
         ("coverage", "performance"),
         lambda: outcome_facts(ledger, model_hash, manifest, period.outcomes, detectors),
         nothing,
     )
+    missing = gaps.asked("coverage", lambda: missing_outcomes(settings, model_hash, manifest, period.now), None)
     columns = features_of(get_feature_version(manifest.feature_version).columns)
-    return drift_facts(settings, model_hash, columns, detectors.get("drift"), gaps), *found
+    drift = drift_facts(settings, model_hash, columns, detectors.get("drift"), gaps)
+    return drift, coverage, missing, performance
 
 
 def _named(models: Sequence[KnownModel], lineages: Lineages) -> dict[str, NamedModel]:

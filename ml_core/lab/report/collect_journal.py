@@ -19,6 +19,7 @@ _Words = tuple[str, str, str]
 
 _DECISIONS = {"promoted": "agreed"}
 _TOGETHER = timedelta(minutes=10)
+_BY_MONITOR = {"alarm.raised", "coverage.unverified", "coverage.verified", "detector.restarted"}
 _OF_THE_LOG = {"log.sealed": "log sealed", "log.pruned": "log pruned"}
 
 
@@ -56,7 +57,7 @@ def _belong_together(before: Entry, entry: Entry) -> bool:
 def _told(group: Sequence[Entry]) -> JournalEntry:
     last = group[-1]
     event = str(last.get("event", ""))
-    who = "monitor" if event == "alarm.raised" else str(last.get("who") or last.get("by") or "")
+    who = "monitor" if event in _BY_MONITOR else str(last.get("who") or last.get("by") or "")
     if event in _OF_THE_LOG:
         return JournalEntry(time_of(last), _OF_THE_LOG[event], who, _files(group))
     words = _WORDS.get(event, _plain)
@@ -162,6 +163,13 @@ _WORDS: Mapping[str, Callable[[Entry], _Words]] = {
     "model.imported": lambda e: ("model imported", _field(e, "tag"), ""),
     "model.retrained": _retrained,
     "alarm.raised": lambda e: ("alarm raised", f"{_field(e, 'alarm')}, {_field(e, 'tag')}", _field(e, "says")),
+    "coverage.unverified": lambda e: (
+        "coverage unverified", f"{', '.join(map(str, e.get('reasons', ())))}, {_field(e, 'tag')}", _field(e, "says")
+    ),
+    "coverage.verified": lambda e: ("coverage verified again", _field(e, "tag"), ""),
+    "detector.restarted": lambda e: (
+        "detector restarted", f"{_field(e, 'alarm')}, {_field(e, 'tag')}", _field(e, "says")
+    ),
     "alarm.acknowledged": lambda e: (
         "alarm acknowledged", f"{_field(e, 'alarm')}, model {_field(e, 'model_hash')[:12]}", _field(e, "why")
     ),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
+from ml_core.base.settings import Settings
 from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget, DetectorState
 from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MaturedPerformance, performance
@@ -25,19 +26,23 @@ from ml_core.lab.report.facts import (
     Detector,
     EvidencePoint,
     Labels,
+    MissingOutcomes,
+    OpenCoverage,
     PerformanceBucket,
     PerformanceHistory,
 )
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.report.status_words import ALL
-from ml_core.lab.watching.alarms import DRIFT, target_of
+from ml_core.lab.watching.alarms import DRIFT, held_alarms, target_of
+from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
+from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_performance import arrays_of
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
 
-__all__ = ["detectors_of", "known_outcomes", "label_facts", "outcome_facts", "thinned"]
+__all__ = ["detectors_of", "known_outcomes", "label_facts", "missing_outcomes", "outcome_facts", "thinned"]
 
 MOST_POINTS = 400
 """Points of a trail; a picture cannot show more."""
@@ -60,8 +65,12 @@ def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Dete
         if ledger is None:
             return {}
         kept = ledger.detectors(model_hash)
+        held = held_alarms(ledger, model_hash)
         trails = {name: ledger.evidence(model_hash, name, microseconds(since)) for name in kept}
-    return {name: _detector(name, state, alarm, trails[name]) for name, (state, alarm) in kept.items()}
+    return {
+        name: _detector(name, state, None if name in held else alarm, trails[name])
+        for name, (state, alarm) in kept.items()
+    }
 
 
 def thinned(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
@@ -140,6 +149,30 @@ def _sent_and_missing(
         every.update(client or raw for raw, client in given)
         labelled.update(client or raw for raw, client in given if raw in have)
     return len(labelled), len(every - labelled)
+
+
+def missing_outcomes(settings: Settings, model_hash: str, manifest: Manifest, now: datetime) -> MissingOutcomes | None:
+    """The latest due answers of a model, and what those without an outcome leave open; None where nothing is due."""
+    with Ledger.reading(ledger_path(settings)) as ledger:
+        if ledger is None:
+            return None
+        latest = latest_outcomes(ledger, model_hash, manifest, settings, now)
+        unverified = unverified_of(ledger, model_hash)
+    if not latest.due and not unverified:
+        return None
+    classes = tuple(
+        OpenCoverage(
+            label=ALL if each.label is None else str(each.label),
+            observed=each.observed,
+            lowest=None if each.bounds is None else each.bounds.lowest,
+            highest=None if each.bounds is None else each.bounds.highest,
+            weighted=None if each.weighted is None else each.weighted.estimate,
+            weighted_from=None if each.weighted is None else each.weighted.lower,
+            weighted_to=None if each.weighted is None else each.weighted.upper,
+        )
+        for each in latest.classes
+    )
+    return MissingOutcomes(latest.due, latest.missing, classes, tuple(each.says for each in unverified))
 
 
 def outcome_facts(

@@ -34,9 +34,11 @@ __all__ = [
     "Labels",
     "LevelShares",
     "LogStore",
+    "MissingOutcomes",
     "Model",
     "Monitoring",
     "NumberShares",
+    "OpenCoverage",
     "PerformanceBucket",
     "PerformanceHistory",
     "ReportFacts",
@@ -309,6 +311,44 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenCoverage:
+    """What due answers without an outcome leave open of the coverage of one class.
+
+    Attributes
+    ----------
+    observed : coverage of the outcomes that have come; None without any
+    lowest, highest : worst and best case of all due answers; None where none can be of the class
+    weighted, weighted_from, weighted_to : estimate and 95 % interval if outcomes are missing at random given the set
+        and the predicted class; None where it cannot be made
+    """
+
+    label: str
+    observed: float | None
+    lowest: float | None
+    highest: float | None
+    weighted: float | None
+    weighted_from: float | None
+    weighted_to: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MissingOutcomes:
+    """The latest due answers of the champion, with and without an outcome.
+
+    Attributes
+    ----------
+    due, missing : answers whose outcome should be known, and those of them for which none has come
+    classes : what that leaves open of each class
+    unverified : what the monitor has found unverified, in its words
+    """
+
+    due: int
+    missing: int
+    classes: tuple[OpenCoverage, ...]
+    unverified: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CoverageBucket:
     """Coverage of one class among the predictions made in one bucket; without labelled rows the shares are None.
 
@@ -523,6 +563,7 @@ class ReportFacts:
     bucket_s : seconds per bucket of the answer history; coverage and performance name their own
     label_words : what a label means, e.g. ``{"1": "readmitted within 30 days"}``
     serving : None where no process has ever reported
+    missing : None where nothing is due
     shadow : one per pair of models, newest first
     gaps : what could not be read; a part with a gap may be empty, or lack some of what it should hold
     """
@@ -540,6 +581,7 @@ class ReportFacts:
     answers: AnswerHistory | None = None
     labels: Labels = field(default_factory=Labels)
     coverage: Coverage | None = None
+    missing: MissingOutcomes | None = None
     performance: PerformanceHistory | None = None
     shadow: tuple[ShadowPair, ...] = ()
     circuits: Circuits = field(default_factory=Circuits)

@@ -70,7 +70,18 @@ class KeyFigure:
 
 def status_of(facts: ReportFacts) -> ReportStatus:
     """The status that follows from the facts. What is not known is said, and does not change the overall word."""
-    parts = (_served, _watched, _coverage_alarms, _drift_alarm, _retraining, _circuits, _fallbacks, _store, _gaps)
+    parts = (
+        _served,
+        _watched,
+        _coverage_alarms,
+        _unverified,
+        _drift_alarm,
+        _retraining,
+        _circuits,
+        _fallbacks,
+        _store,
+        _gaps,
+    )
     found = [sentence for part in parts for sentence in part(facts)]
     levels = [sentence.level for sentence in found]
     overall: Overall = "broken" if "broken" in levels else "attention" if "attention" in levels else "ok"
@@ -194,6 +205,17 @@ def _coverage_alarms(facts: ReportFacts) -> Iterator[Sentence]:
     for judged in facts.coverage.classes:
         if judged.detector is not None and judged.detector.alarm_at is not None:
             yield _coverage_alarm(facts, judged, judged.detector, _lately(judged, facts.coverage.bucket_s))
+
+
+def _unverified(facts: ReportFacts) -> Iterator[Sentence]:
+    if facts.missing is not None and facts.missing.unverified:
+        text = (
+            f"Coverage cannot be verified: {'. '.join(facts.missing.unverified)}. While no alarm is on, answers are "
+            "marked unverified."
+        )
+        yield Sentence(
+            "attention", text, "Find out why outcomes do not come; send them by `surety labels import FILE`."
+        )
 
 
 def _drift_alarm(facts: ReportFacts) -> Iterator[Sentence]:

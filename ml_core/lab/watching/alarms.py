@@ -25,6 +25,7 @@ __all__ = [
     "coverage_lately",
     "feed_coverage",
     "gate_alarm",
+    "held_alarms",
     "hold",
     "is_refused",
     "keep_target",
@@ -119,7 +120,7 @@ def feed_coverage(
 
 def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:
     """The alarms of a model that are on; not those that are held."""
-    found, held = [], ledger.fact(f"{_HELD}{model_hash}", [])
+    found, held = [], held_alarms(ledger, model_hash)
     for name, (state, since) in ledger.detectors(model_hash).items():
         if since is None or name in held:
             continue
@@ -135,6 +136,11 @@ def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:
 def hold(ledger: Ledger, model_hash: str, names: Sequence[str]) -> None:
     """Hold these alarms of a model, and no others: their evidence is of outcomes that depend on the set."""
     ledger.remember(f"{_HELD}{model_hash}", list(names))
+
+
+def held_alarms(ledger: Ledger, model_hash: str) -> tuple[str, ...]:
+    """Names of the alarms of a model that were held at the monitor's last look."""
+    return tuple(ledger.fact(f"{_HELD}{model_hash}", ()))
 
 
 def restart_detector(ledger: Ledger, model_hash: str, name: str) -> None:

@@ -56,7 +56,7 @@ JUDGED_ROWS = 1_000
 """Missing outcomes are judged on the latest hours that hold so many due answers."""
 DEPENDS_P = 0.001
 """Largest p-value at which the return of outcomes depends on the set, if the gap is large enough as well."""
-_OUTCOMES = "outcomes:"
+_OUTCOMES, _UNVERIFIED = "outcomes:", "unverified:"
 _CURSORS, _COUNTED_BY = "outcome_cursors", "outcome_horizons"
 _AT_A_TIME = 20_000
 _ALWAYS = 1 << 40
@@ -294,15 +294,13 @@ def judge_outcomes(
         del held[name]
     hold(ledger, model_hash, [f"{COVERAGE}{name}" for name in held])
     unverified = _unverified(latest, held, manifest, settings)
+    ledger.remember(f"{_UNVERIFIED}{model_hash}", [each.model_dump() for each in unverified])
     return JudgedOutcomes(latest, unverified, tuple(f"{COVERAGE}{name}" for name in over))
 
 
-def unverified_of(
-    ledger: Ledger, model_hash: str, manifest: Manifest, settings: Settings, now: datetime
-) -> tuple[Unverified, ...]:
-    """What :func:`judge_outcomes` finds unverified, changing nothing."""
-    latest = latest_outcomes(ledger, model_hash, manifest, settings, now)
-    return _unverified(latest, _depending(ledger, model_hash, manifest, settings), manifest, settings)
+def unverified_of(ledger: Ledger, model_hash: str) -> tuple[Unverified, ...]:
+    """What was unverified of a model at the last look of the monitor."""
+    return tuple(Unverified(**each) for each in ledger.fact(f"{_UNVERIFIED}{model_hash}", []))
 
 
 def _unverified(

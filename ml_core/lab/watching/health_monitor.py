@@ -20,7 +20,7 @@ from ml_core.base.errors import SuretyError
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.watching import alarms
-from ml_core.lab.watching.due_outcomes import OutcomeCounter, judge_outcomes
+from ml_core.lab.watching.due_outcomes import OutcomeCounter, judge_outcomes, unverified_of
 from ml_core.lab.watching.health_figures import figures_of
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import DriftMonitor
@@ -38,8 +38,6 @@ from ml_core.serve.rollout.rollout_store import RolloutStore
 __all__ = ["HealthMonitor", "HealthReport", "MonitoredModel", "acknowledge_alarm", "ledger_path"]
 
 logger = logging.getLogger(__name__)
-
-_UNVERIFIED = "unverified:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +162,15 @@ class HealthMonitor:
     def _health(self, ledger: Ledger, model: MonitoredModel, now: datetime) -> ModelHealth:
         """What is to be published of a model. Changes of what is unverified are journalled."""
         manifest, model_hash, settings = model.manifest, model.model_hash, self._settings
+        before = [each.reason for each in unverified_of(ledger, model_hash)]
         judged = judge_outcomes(ledger, model_hash, manifest, settings, now)
         for name in judged.restarted:
             why = "its evidence was of outcomes that depended on the set"
             self._tell("detector.restarted", model, {"alarm": name, "says": why})
-        before, reasons = ledger.fact(f"{_UNVERIFIED}{model_hash}", []), [each.reason for each in judged.unverified]
+        reasons = [each.reason for each in judged.unverified]
         if reasons != before:
             facts = {"reasons": reasons, "says": "; ".join(each.says for each in judged.unverified)}
             self._tell("coverage.unverified" if reasons else "coverage.verified", model, facts)
-            ledger.remember(f"{_UNVERIFIED}{model_hash}", reasons)
         return ModelHealth(
             model_version=model.version,
             alarms=(

@@ -21,9 +21,11 @@ from ml_core.lab.measuring.live_coverage import (
 )
 from ml_core.lab.measuring.performance import MaturedArrays, MaturedPerformance, performance
 from ml_core.lab.watching.alarms import alarms_of, target_of
+from ml_core.lab.watching.due_outcomes import DueOutcomes, due_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel, ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
-from ml_core.serve.rollout.monitor_state import Alarm
+from ml_core.lab.watching.outcome_counts import HOUR_US
+from ml_core.serve.rollout.monitor_state import Alarm, Unverified
 
 __all__ = ["MaturedAnswers", "arrays_of", "bands_of", "matured_answers", "performance_of"]
 
@@ -39,6 +41,8 @@ class MaturedAnswers:
     rows : answers of the model itself (of no fallback), in the order they were given
     detectors : states of the coverage detectors, by name, such as ``coverage:1``
     alarms : the alarms that are on
+    outcomes : the answers of that time that are due, with and without an outcome; whole hours
+    unverified : what missing outcomes left open at the monitor's last look
     waiting : labels whose horizon has not passed yet
     unknown : labels of answers that are not in the log
     """
@@ -48,6 +52,8 @@ class MaturedAnswers:
     rows: tuple[MaturedRow, ...]
     detectors: dict[str, DetectorState]
     alarms: tuple[Alarm, ...]
+    outcomes: DueOutcomes
+    unverified: tuple[Unverified, ...]
     waiting: int
     unknown: int
 
@@ -86,6 +92,8 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
             rows=rows,
             detectors=detectors,
             alarms=alarms_of(ledger, model.model_hash),
+            outcomes=due_outcomes(ledger, model.model_hash, model.manifest, since_us // HOUR_US),
+            unverified=unverified_of(ledger, model.model_hash),
             waiting=counts["waiting"],
             unknown=counts["unknown"],
         )

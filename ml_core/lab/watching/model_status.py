@@ -13,7 +13,7 @@ from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, gate_path, promotion_path
-from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
+from ml_core.serve.rollout.monitor_state import ModelHealth, MonitorState, MonitorView
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
@@ -75,10 +75,14 @@ class _Records:
     @property
     def alarms(self) -> list[str]:
         """Reasons of the alarms of the champion."""
+        return [] if self.health is None else [alarm.reason for alarm in self.health.alarms]
+
+    @property
+    def health(self) -> ModelHealth | None:
+        """What the monitor has published of the champion."""
         if self.monitor is None or self.champion_hash is None:
-            return []
-        health = self.monitor.models.get(self.champion_hash)
-        return [] if health is None else [alarm.reason for alarm in health.alarms]
+            return None
+        return self.monitor.models.get(self.champion_hash)
 
 
 def model_status(settings: Settings, endpoint: str, config: Path = _SOME_CONFIG) -> ModelStatus:
@@ -161,6 +165,8 @@ def _next_action(seen: _Records, name: str, config: str) -> str:
         return f"surety retrain --config {config} --if-drift --shadow"
     if seen.alarms:
         return f"surety alarms show --model {name}"
+    if seen.health is not None and seen.health.unverified:
+        return f"surety coverage check --model {name}"
     if seen.rollout is not None and seen.rollout.mode == "shadow":
         return f"surety rollout canary 0.1 --model {name}"
     if seen.rollout is not None and seen.rollout.mode == "canary":

@@ -51,7 +51,8 @@ class InferenceResponse:
     prediction_set : labels whose p-value exceeds 1 - ``confidence_level``; may be empty
     p_values : conformal p-value of every label, in (0, 1]
     guarantee : what the set promises
-    validity : ``valid``, ``suspect`` while an alarm is on, ``unmonitored`` while no monitor watches the model
+    validity : ``valid``, ``suspect`` while an alarm is on, ``unverified`` while missing outcomes leave coverage open,
+        ``unmonitored`` while no monitor watches the model
     """
 
     request_id: str

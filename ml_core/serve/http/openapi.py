@@ -184,7 +184,8 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
         "guarantee": {"enum": ["class_conditional", "marginal"]},
         "validity": {
             "enum": list(get_args(Validity)),
-            "description": "suspect while an alarm is on for the model, unmonitored while no monitor watches it.",
+            "description": "suspect while an alarm is on for the model; unverified while none is, but missing outcomes "
+            "leave its coverage open; unmonitored while no monitor watches it.",
         },
         "validity_reasons": {"type": "array", "items": _TEXT},
         "fallback_used": {"type": "boolean"},
