@@ -146,8 +146,7 @@ class Settings(BaseSettings):
         200,
         ge=20,
         le=1_000_000,
-        description="Due answers of a model from which on missing outcomes are judged; answers never say unverified "
-        "before.",
+        description="Due answers of a model from which on missing outcomes are judged.",
     )
     unverified_missing: float = Field(
         0.2,

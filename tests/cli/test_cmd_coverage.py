@@ -42,6 +42,23 @@ def test_lost_coverage_exits_with_three_and_names_the_class(run, ward):
     assert next(band for band in told.result["bands"] if band["label"] == 1)["inside"] is False
 
 
+def test_missing_outcomes_are_counted_and_exit_with_three_where_they_leave_coverage_open(run, ward):
+    rows = patients(400, seed=10)
+    has_one = {answer.request_id: 1 in answer.prediction_set for answer in ward.answer(rows)}
+    ward.due = [each for n, each in enumerate(ward.due) if (n % 5 != 0 if has_one[each[1]] else n % 5 == 1)]
+    returned = len(ward.due)
+    ward.pass_days(HORIZON_DAYS + 1)
+    ward.look()
+    told = run("coverage", "check")
+    assert (told.code, told.result["due"], told.result["missing"]) == (3, 400, 400 - returned)
+    assert [each["reason"] for each in told.result["unverified"]] == ["outcomes:0", "outcomes:1"]
+    assert "outcomes:1: outcomes came back for" in told.err
+    assert sum(each["due"] for each in told.result["sets"]) == 400
+    for each in told.result["bounds"]:
+        assert each["lowest"] <= each["weighted"] <= each["highest"]
+        assert each["lowest"] <= each["observed"] <= each["highest"]
+
+
 def test_a_window_of_answers_does_not_switch_an_alarm_off(run, ward):
     matured(ward, unforeseen(150, seed=1))
     told = run("coverage", "check", "--since", "1h")

@@ -91,7 +91,7 @@ def grouped_by(query: str) -> set[str]:
 def declared() -> dict[str, frozenset[str]]:
     """Labels of every metric of ours, by the name under which it shows."""
     found = {}
-    for value in vars(metrics).values():
+    for value in (*vars(metrics).values(), *metrics.HEALTH.values()):
         if isinstance(value, MetricWrapperBase):
             (family,) = value.describe()
             name = f"{family.name}_total" if isinstance(value, Counter) else family.name

@@ -234,18 +234,18 @@ def replay(seed: int, model: Toy, shift: CohortKnobs, lost: int, successor: Toy,
 
 
 def monitored_from_afar(ward: Ward, name: str, **settings: float) -> tuple[MaturedPerformance, frozenset[str]]:
-    """What another monitor finds in one look at the same log and labels: performance, and coverage alarms."""
+    """What another monitor finds in one look at the same log and labels: performance, and detectors that went off."""
     watch = ward.another_monitor(name, **settings)
     watch.look()
     return _judged(watch._settings)
 
 
 def _judged(settings: Settings) -> tuple[MaturedPerformance, frozenset[str]]:
-    """MaturedPerformance of the champion, and its coverage alarms."""
+    """MaturedPerformance of the champion, and its coverage detectors that went off, held or not."""
     found = matured_answers(settings)
     judged = performance_of(found)
     assert judged is not None
-    return judged, frozenset(alarm.reason for alarm in found.alarms if alarm.reason.startswith("coverage:"))
+    return judged, frozenset(name for name, state in found.detectors.items() if state.is_alarmed)
 
 
 def _journal(settings: Settings) -> frozenset[str]:

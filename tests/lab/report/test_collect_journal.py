@@ -125,6 +125,14 @@ def test_an_alarm_is_the_monitors_doing_whoever_runs_it():
     assert (entry.by, entry.what, entry.why) == ("monitor", "drift, toy:v1-ab", "what is asked has changed")
 
 
+def test_missing_outcomes_are_told_when_they_begin_and_end_to_hide_coverage():
+    entry = told("coverage.unverified", tag="toy:v1-ab", reasons=["outcomes:0", "outcomes:1"], says="none has come")
+    assert (entry.by, entry.what, entry.why) == ("monitor", "outcomes:0, outcomes:1, toy:v1-ab", "none has come")
+    assert told("coverage.verified", tag="toy:v1-ab", reasons=[], says="").event == "coverage verified again"
+    entry = told("detector.restarted", alarm="coverage:1", tag="toy:v1-ab", says="of outcomes that depended on the set")
+    assert (entry.event, entry.by, entry.what) == ("detector restarted", "monitor", "coverage:1, toy:v1-ab")
+
+
 def test_files_of_the_log_that_one_command_sealed_are_one_entry():
     def sealed(minute, file, event="log.sealed"):
         return {

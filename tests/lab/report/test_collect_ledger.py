@@ -9,12 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_core.base.clock import microseconds
-from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, outcome_facts, thinned
+from ml_core.lab.report.collect_ledger import (
+    detectors_of,
+    known_outcomes,
+    label_facts,
+    missing_outcomes,
+    outcome_facts,
+    thinned,
+)
 from ml_core.lab.report.collect_period import DAY, Known, Stretch, period_of
 from ml_core.lab.report.facts import Detector, Labels
 from ml_core.lab.report.gaps import Gaps
-from ml_core.lab.watching.alarms import keep_target
+from ml_core.lab.watching.alarms import hold, keep_target
+from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.outcome_counts import DueAnswer
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.filled import THIRD, bulk_row, fill, row, settings_in
@@ -207,6 +216,30 @@ def test_detectors_are_told_with_their_promise_and_their_alarm(path):
     assert (quiet.value, quiet.observations, quiet.alarm_at) == (15.0, 70, None)
     assert "one false alarm in 50,000 outcomes of this class" in quiet.promise
     assert "in 50,000 outcomes while" in detectors_of(path, "bb", MARCH)["coverage:all"].promise
+
+
+def test_an_alarm_that_is_held_is_not_told_as_one(path):
+    assert detectors_of(path, "aa", MARCH)["drift"].alarm_at is not None
+    with Ledger.changing(path) as ledger:
+        hold(ledger, "aa", ["drift"])
+    assert detectors_of(path, "aa", MARCH)["drift"].alarm_at is None
+
+
+def test_what_missing_outcomes_leave_open_is_told_of_the_latest_due_answers(tmp_path):
+    settings, manifest = settings_in(tmp_path), toy_model().bundle.manifest
+    assert missing_outcomes(settings, MODEL, manifest, BEGAN) is None
+    with Ledger.changing(ledger_path(settings)) as ledger:
+        answers = [
+            DueAnswer(n.to_bytes(16, "big"), microseconds(BEGAN), MODEL, own=True, members=(n % 2,), prediction=n % 2)
+            for n in range(20)
+        ]
+        ledger.outcomes.add(answers, {answer.request_id: 1 for answer in answers[:10]})
+    assert missing_outcomes(settings, MODEL, manifest, BEGAN) is None
+    found = missing_outcomes(settings, MODEL, manifest, BEGAN + timedelta(days=settings.label_horizon_days + 2))
+    assert found is not None
+    assert (found.due, found.missing, found.unverified) == (20, 10, ())
+    one = found.classes[-1]
+    assert (one.label, one.observed, one.lowest, one.highest) == ("1", 0.5, 5 / 15, 10 / 15)
 
 
 def test_a_trail_begins_with_the_period(path):

@@ -71,6 +71,13 @@ def test_alarms_say_what_they_mean_and_what_to_do_first():
     assert "no alarm" not in told(status)
 
 
+def test_missing_outcomes_that_leave_coverage_open_need_somebody():
+    open_ = replace(EXAMPLE.missing, unverified=("no outcome has come of 45% of the answers",))
+    status = status_of(replace(quiet(), missing=open_))
+    assert status.overall == "attention"
+    assert "Coverage cannot be verified: no outcome has come of 45% of the answers." in told(status)
+
+
 def test_coverage_alarm_names_the_last_bucket_below_its_band():
     assert EXAMPLE.coverage is not None
     judged = EXAMPLE.coverage.classes[1]

@@ -14,7 +14,7 @@ from ml_core.base.journal import Journal
 from ml_core.lab.watching.model_status import model_status
 from ml_core.serve.model.vouching import keep_gate
 from ml_core.serve.rollout import changes
-from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, Unverified, boot_id
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.worker_reports import write_worker_report
 from tests.serve.answering.stored import Home, Worker
@@ -60,12 +60,13 @@ def serving(home: Home) -> None:
     write_worker_report(home.settings.worker_reports, report(1, time.monotonic(), slots=(slot,)))
 
 
-def watched(home: Home, *alarms: str) -> None:
-    """The monitor has just published, with these alarms on for v1."""
+def watched(home: Home, *alarms: str, unverified: tuple[str, ...] = ()) -> None:
+    """The monitor has just published, with these alarms on for v1, and this unverified of it."""
+    open_ = tuple(Unverified(reason=reason, says="…") for reason in unverified)
     on = tuple(Alarm(reason=a, since="2026-01-01T00:00:00Z", says="…", false_alarm="…") for a in alarms)
     state = MonitorState(
         model_name=NAME, published_at="2026-01-01T00:00:00Z", boot=boot_id(), beat_s=time.monotonic(),
-        models={home.hash_of(home.v1): ModelHealth(model_version="1", alarms=on)},
+        models={home.hash_of(home.v1): ModelHealth(model_version="1", alarms=on, unverified=open_)},
     )  # fmt: skip
     write_document(home.settings.monitor_state, state)
 
@@ -116,6 +117,14 @@ def test_alarms_are_told_and_only_drift_is_drift(home: Home) -> None:
     watched(home, "coverage:1", "drift")
     found = model_status(home.settings, ENDPOINT)
     assert (found.drift_status, "retrain" in found.next_action) == ("drift_detected", True)
+
+
+def test_missing_outcomes_are_to_be_looked_at_once_no_alarm_is_on(home: Home) -> None:
+    serving(home)
+    watched(home, unverified=("outcomes:1",))
+    assert model_status(home.settings, ENDPOINT).next_action == f"surety coverage check --model {NAME}"
+    watched(home, "coverage:0", unverified=("outcomes:1",))
+    assert model_status(home.settings, ENDPOINT).next_action == f"surety alarms show --model {NAME}"
 
 
 def test_a_challenger_on_trial_is_what_comes_next(home: Home) -> None:

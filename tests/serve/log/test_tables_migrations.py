@@ -25,7 +25,7 @@ from ml_core.cli.main import surety as command_line
 from ml_core.lab.log_care.log_days import log_days
 from ml_core.lab.log_care.sealed_copy import shown_by
 from ml_core.lab.log_care.sealing import seal_day
-from ml_core.lab.watching.health_monitor import ledger_path
+from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.log import fields
 from ml_core.serve.log.database import OpenLog, open_for_reading
@@ -98,6 +98,22 @@ def test_who_only_reads_sees_later_fields_and_changes_nothing(tmp_path: Path) ->
         assert format_of(FIRST, LATER).open(connection, path.name, may_write=False)
         assert connection.execute("SELECT name, size FROM thing").fetchall() == [("a", None)]
     assert path.read_bytes() == before
+
+
+def test_a_later_table_is_made_by_its_step_and_empty_for_who_only_reads(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    made(path, format_of(FIRST))
+    box = StoredTable("lid", (FIRST, LAST), key="name", since=2)
+    form = FileFormat("box", 7, [StoredTable("thing", (FIRST,)), box])
+    assert form.version == 3
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        assert form.open(connection, path.name, may_write=False)
+        assert connection.execute("SELECT name, colour FROM lid").fetchall() == []
+    made(path, form)
+    with connected(path) as connection:
+        connection.execute("INSERT INTO lid VALUES('a', 'red')")
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute("INSERT INTO lid VALUES('a', 'blue')")
 
 
 def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -215,9 +231,22 @@ def test_old_labels_and_the_old_ledger_are_used_on(old: Settings) -> None:
         assert list(ledger.detectors(model_hash)) == ["coverage:0", "coverage:1"]
         assert ledger.fact("labels_seen") == 53
         ledger.remember("labels_seen", 54)
+        no_cells = ledger.outcomes.cells(model_hash, (0, 1), 0, 1 << 40)
+        assert no_cells == ()
     with Ledger.reading(ledger_path(old)) as again:
         assert again is not None
         assert again.fact("labels_seen") == 54
+
+
+def test_due_answers_of_an_old_home_are_counted_at_the_first_look(old: Settings) -> None:
+    """Single answers and those of an Arrow call, with the outcomes that had matured before."""
+    HealthMonitor(old).look()
+    with Ledger.reading(ledger_path(old)) as ledger:
+        assert ledger is not None
+        (model_hash,) = {found.model_hash for _, found in ledger.matured_after(0)}
+        cells = ledger.outcomes.cells(model_hash, (0, 1), 0, 1 << 40)
+    assert sum(cell.came for cell in cells) == 51
+    assert sum(cell.due for cell in cells) == ANSWERS
 
 
 def test_new_answers_are_appended_to_an_old_file(old: Settings) -> None:
@@ -293,9 +322,7 @@ def test_a_newer_file_is_refused_in_one_line_and_left_as_it_is(
     with pytest.raises(LogDamaged) as refused:
         use(old)
     said = str(refused.value)
-    assert said.startswith(
-        f"{path.name}: is a {kind} of version {NEWER}, and this release knows versions up to 2: use"
-    )
+    assert said.startswith(f"{path.name}: is a {kind} of version {NEWER}, and this release knows versions up to 2: use")
     assert "\n" not in said
     assert path.read_bytes() == before
 

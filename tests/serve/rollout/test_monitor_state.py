@@ -17,6 +17,7 @@ from ml_core.serve.rollout.monitor_state import (
     ModelHealth,
     MonitorState,
     MonitorView,
+    Unverified,
     boot_id,
     is_fresh,
     validity_by_model,
@@ -55,6 +56,20 @@ def publish(settings: Settings, reasons: tuple[str, ...] = (), *, age_s: float =
 def test_a_model_with_alarms_is_suspect_for_these_reasons_and_others_are_valid() -> None:
     found = validity_by_model(state(100.0, ("coverage:1", "drift")), 101.0, TIMEOUT_S)
     assert found == {A: ("suspect", ("coverage:1", "drift")), B: ("valid", ())}
+
+
+@pytest.mark.parametrize(
+    ("alarms", "word"),
+    [((), ("unverified", ("outcomes:0", "outcomes:1"))), (("drift",), ("suspect", ("drift",)))],
+)
+def test_missing_outcomes_make_a_model_unverified_and_an_alarm_says_more(alarms: tuple[str, ...], word: object) -> None:
+    unverified = tuple(Unverified(reason=f"outcomes:{k}", says="so") for k in (0, 1))
+    health = ModelHealth(model_version="1", alarms=tuple(map(alarm, alarms)), unverified=unverified)
+    assert validity_by_model(state(100.0, models={A: health}), 101.0, TIMEOUT_S) == {A: word}
+
+
+def test_what_an_earlier_release_has_published_leaves_nothing_unverified() -> None:
+    assert ModelHealth.model_validate({"model_version": "1", "alarms": [], "figures": []}).unverified == ()
 
 
 @given(beat=st.floats(0, 1e9), age=st.floats(-1e9, 1e9), timeout=st.floats(0.1, 1e5))

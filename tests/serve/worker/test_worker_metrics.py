@@ -89,6 +89,14 @@ def test_an_alarm_shows_while_it_is_on(publish):
     assert [sample("surety_validity", **labels, validity=v) for v in ("valid", "suspect", "unmonitored")] == [0, 0, 1]
 
 
+def test_a_model_that_is_unverified_says_so_and_has_no_alarm(publish):
+    model = live_model(model=as_version("79"))
+    labels = {"model_name": NAME, "model_version": "79"}
+    publish(live_of(model), {model.model.model_hash: ("unverified", ("outcomes:1",))})
+    assert [sample("surety_validity", **labels, validity=v) for v in ("valid", "suspect", "unverified")] == [0, 0, 1]
+    assert not sample("surety_alarm", **labels, reason="outcomes:1")
+
+
 def test_a_figure_of_the_monitor_shows_while_it_is_measured(tmp_path):
     model, settings = live_model(model=as_version("78")), Settings(home=tmp_path)
     metrics, monitor = WorkerMetrics(NAME), MonitorView(settings)
