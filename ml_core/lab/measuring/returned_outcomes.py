@@ -267,10 +267,11 @@ def weighted_coverage(cells: Sequence[OutcomeCell], k: int | None, effect: float
         square = (covered * (1.0 - estimate) ** 2 + (counted - covered) * estimate**2) / came
         variance += due**2 / came * (square - mean**2) + due * mean**2
     variance *= effect / total**2
-    squares = sum(w**2 * counted for w, (_, _, counted, _) in zip(weights, classes, strict=True))
-    size = total**2 / squares / effect
     if 0.0 < estimate < 1.0 and variance > 0.0:
-        size = min(size, estimate * (1.0 - estimate) / variance)
+        size = min(rows / effect, estimate * (1.0 - estimate) / variance)
+    else:  # all covered or none: Kish's size, of the weights alone
+        squares = sum(w**2 * counted for w, (_, _, counted, _) in zip(weights, classes, strict=True))
+        size = total**2 / squares / effect
     hits = estimate * size
     lower = float(beta.ppf(_OUTSIDE / 2, hits, size - hits + 1.0)) if hits > 0.0 else 0.0
     upper = float(beta.isf(_OUTSIDE / 2, hits + 1.0, size - hits)) if hits < size else 1.0
