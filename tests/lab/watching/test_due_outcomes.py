@@ -26,6 +26,7 @@ from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.maturing import Horizons, mature_answers
 from ml_core.lab.watching.outcome_counts import DueAnswer
 from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.worker.status import ServiceStatus
 from tests.lab.watching.answered import HORIZON_DAYS, START, Answered, facts_of
 from tests.lab.watching.ward import Ward, patients, unforeseen
 
@@ -375,6 +376,14 @@ def test_a_label_that_comes_only_for_one_kind_of_set_makes_answers_unverified(wa
         matured(ward, patients(400, seed=10 + day), 0.8, 0.2)
     assert says(ward) == ("unverified", ("outcomes:0", "outcomes:1"))
     assert ward.detectors(ward.home.v1)["coverage:0"].is_alarmed
+    worker = ward.workers[0]
+    told = ServiceStatus(ward.home.settings, worker.service, worker.follower).report()
+    assert (told["models"][0]["validity"], told["models"][0]["validity_reasons"]) == (
+        "unverified",
+        ["outcomes:0", "outcomes:1"],
+    )
+    (seen,) = told["monitor"]["models"].values()
+    assert "the alarm coverage:0 is held; coverage of 0 may be anything from 0." in seen["unverified"][0]["says"]
     events = [entry["event"] for entry in Journal(ward.home.settings.journal).entries()]
     assert ("alarm.raised" in events, events.count("coverage.unverified")) == (False, 1)
     (health,) = ward.watch.look().state.models.values()
