@@ -134,6 +134,12 @@ LONG: dict[str, tuple[str, ...]] = {
     "lab/training/test_what_an_artefact_tells.py": ("test_no_file_of_artefact_or_registry_holds_a_planted_value",),
     "lab/watching/test_canary_guards.py": ("test_one_more_bernoulli_value_of_mean_limit_keeps_the_expectation",),
     "lab/watching/test_canary_monitor.py": ("test_starts_are_bounded_and_their_parts_of_the_budget_too",),
+    "lab/watching/test_due_outcomes.py": (
+        "test_a_label_that_comes_only_for_one_kind_of_set_makes_answers_unverified",
+        "test_outcomes_that_all_come_leave_answers_valid",
+        "test_lost_coverage_is_still_an_alarm_where_some_outcomes_are_missing_by_chance",
+        "test_a_hospital_that_never_sends_outcomes_is_told_and_not_alarmed",
+    ),
     "lab/watching/test_health_monitor.py": (
         "test_a_monitor_that_is_killed_anywhere_and_started_again_counts_every_label_once",
     ),

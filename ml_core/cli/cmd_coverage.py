@@ -43,7 +43,7 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
     from datetime import timedelta
 
     from ml_core.base.clock import utc_now
-    from ml_core.lab.watching.live_performance import bands_of, matured_answers
+    from ml_core.lab.watching.live_performance import matured_answers
 
     found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
     if not found.rows:
@@ -68,7 +68,7 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
             "matured": len(found.rows),
             "waiting": found.waiting,
             "unknown": found.unknown,
-            "bands": [asdict(band) for band in bands_of(found)],
+            "bands": _bands(found),
             "detectors": detectors,
             **_outcomes(found),
         },
@@ -78,6 +78,18 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
         note(f"{each.reason}: {each.says}")
     if found.unverified or any(reason.startswith("coverage:") for reason in on):
         raise SystemExit(3)
+
+
+def _bands(found: MaturedAnswers) -> list[dict[str, Any]]:
+    """The bands; whether coverage lies inside is left open where missing outcomes leave coverage open."""
+    from ml_core.lab.watching.live_performance import bands_of
+
+    open_ = {each.reason.partition(":")[2] for each in found.unverified}
+    rows = [asdict(band) for band in bands_of(found)]
+    for row in rows:
+        if open_ and (row["label"] is None or open_ & {str(row["label"]), "all"}):
+            row["inside"] = None
+    return rows
 
 
 def _outcomes(found: MaturedAnswers) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def test_missing_outcomes_are_counted_and_exit_with_three_where_they_leave_cover
     assert (told.code, told.result["due"], told.result["missing"]) == (3, 400, 400 - returned)
     assert [each["reason"] for each in told.result["unverified"]] == ["outcomes:0", "outcomes:1"]
     assert "outcomes:1: outcomes came back for" in told.err
+    assert [band["inside"] for band in told.result["bands"]] == [None, None, None]
     assert sum(each["due"] for each in told.result["sets"]) == 400
     for each in told.result["bounds"]:
         assert each["lowest"] <= each["weighted"] <= each["highest"]
