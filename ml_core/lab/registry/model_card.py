@@ -229,6 +229,8 @@ def card_text(card: ModelCard) -> str:
         record=card.record,
         gate=card.gate,
         parts=_parts(card),
+        in_time=_split_fact(card, "split_by") == "time",
+        order_by=_split_fact(card, "split_order_by") or "the time of the row",
         measured=[(words, _value(card, key), _range_text(card, key), n) for key, words, n in _measured(card)],
         calibrated=_calibrated(card),
     )
@@ -248,6 +250,11 @@ def card_json(card: ModelCard) -> dict[str, Any]:
 
 
 # --- tables of the card -------------------------------------------------------------------------------------------
+
+
+def _split_fact(card: ModelCard, name: str) -> str:
+    """What the manifest says of a split in time; empty where it says nothing."""
+    return "" if card.bundle is None else str(card.bundle.manifest.training.params.get(name, ""))
 
 
 def _parts(card: ModelCard) -> list[tuple[str, int | None, int | None, str]]:
@@ -279,6 +286,11 @@ def _measured(card: ModelCard) -> list[tuple[str, str, int | None]]:
         ("log_loss", "log loss, nats", n_test),
         ("coverage", "coverage, all", n_test),
         *((f"coverage_class_{label}", f"coverage, {label}", n_of[label]) for label in classes),
+        *(
+            (f"coverage_returning_class_{label}", f"coverage, {label}, patients seen before", _rows_of(n))
+            for label in classes
+            if (n := manifest.metrics.get(f"n_returning_class_{label}")) is not None
+        ),
         ("mean_set_size", "mean set size, all", n_test),
         *((f"mean_set_size_class_{label}", f"mean set size, {label}", n_of[label]) for label in classes),
         ("singleton_share", "share of sets with one label", n_test),
