@@ -10,10 +10,14 @@ after thirty.
    the new model must make answers valid again.
 
 No request may fail.
+
+`--order wards` (`make demo-lifecycle ORDER=wards`) sends each part's encounters in batches of 50 of one kind of discharge
+(home, another hospital, nursing care, ...), as wards would, and not shuffled.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -24,7 +28,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -51,7 +55,13 @@ UNIT = "num_medications"
 UNIT_FACTOR = 4
 NEWEST_ROWS = 7_000
 MIN_AUC = 0.55
+WARD_ROWS = 50
+WARD = "discharge_disposition_id"
 SEED = 20_140
+
+
+Order = Literal["shuffled", "wards"]
+"""How the encounters of a part come: shuffled, or ward by ward."""
 
 
 @dataclass
@@ -328,7 +338,7 @@ async def _recovered(demo: Demo) -> None:
 # --- preparation ---------------------------------------------------------------------------------------------------
 
 
-def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
+def prepare(order: Order = "shuffled") -> tuple[dict[str, str], Path, list[Phase]]:
     """Train, promote and import a model of the first half; its environment variables, its YAML and the phases."""
     shutil.rmtree(PLACE, ignore_errors=True)
     own = home_in(PLACE, MODEL, SURETY_WORKERS="2", SURETY_DRIFT_WINDOW_ROWS="500")
@@ -351,7 +361,11 @@ def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
         flush=True,
     )
     surety(environment, "example", "--config", str(first))
-    return environment, path, _phases(future)
+    phases = _phases(future)
+    if order == "wards":
+        for phase in phases:
+            phase.rows = in_wards(phase.rows)
+    return environment, path, phases
 
 
 def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -364,6 +378,14 @@ def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     past, later = frame.iloc[:half], frame.iloc[half:]
     known = later["patient_nbr"].isin(set(past["patient_nbr"]))
     return past, later[~known].sample(frac=1.0, random_state=SEED).reset_index(drop=True), int(known.sum())
+
+
+def in_wards(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows in batches of ``WARD_ROWS`` of one kind of discharge, the batches in a seeded random order."""
+    ordered = rows.sort_values(WARD, kind="stable")
+    batches = np.arange(len(ordered)) // WARD_ROWS
+    place = np.random.default_rng(SEED).permutation(int(batches.max(initial=0)) + 1)
+    return ordered.iloc[np.argsort(place[batches], kind="stable")].reset_index(drop=True)
 
 
 def _phases(future: pd.DataFrame) -> list[Phase]:
@@ -406,7 +428,9 @@ def _records(rows: pd.DataFrame, version: Any) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run it, write ``result.json``, and exit with 1 if a request failed or an expected event did not happen."""
-    demo = Demo(*prepare())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_lifecycle", description="A model's whole life.")
+    parser.add_argument("--order", choices=("shuffled", "wards"), default="shuffled", help="how encounters come")
+    demo = Demo(*prepare(parser.parse_args().order))
     asyncio.run(demo.run())
     sent, failed = sum(p.sent for p in demo.phases), sum(p.failed for p in demo.phases)
     summary = {

@@ -81,6 +81,13 @@ class ConformalConfig(_Section):
 
     confidence_level: Decimal = Field(Decimal("0.9"), ge=Decimal("0.5"), le=Decimal("0.999"))
     guarantee: Literal["class_conditional", "marginal"] = "class_conditional"
+    training_conditional: Decimal | None = Field(
+        None,
+        ge=Decimal("0.5"),
+        le=Decimal("0.9999"),
+        description="Confidence, over calibrations, with which the true coverage is at least confidence_level. Without "
+        "it, confidence_level is the mean over calibrations, and about half of them lie below. Sets grow a little.",
+    )
 
 
 class TrainingConfig(_Section):

@@ -94,7 +94,13 @@ class GateCase:
         bundle, test = self.predictor.bundle, self.test
         level = bundle.manifest.confidence_level
         return evaluate(
-            self.test_proba, test.y_index, bundle.calibration, level, test.groups, self.predictor.classes, test.returning
+            self.test_proba,
+            test.y_index,
+            bundle.calibration,
+            level,
+            test.groups,
+            self.predictor.classes,
+            test.returning,
         ).metrics
 
 
@@ -115,9 +121,14 @@ def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
 def _promise(case: GateCase) -> RuleVerdict:
     """The artefact promises what the configuration asks for."""
     manifest, asked = case.predictor.bundle.manifest, case.config.conformal
-    found = f"{manifest.guarantee} at {manifest.confidence_level}"
-    same = manifest.guarantee == asked.guarantee and manifest.confidence_level == asked.confidence_level
-    return claim("promise_matches", same, f"promises {found}; asked for {asked.guarantee} at {asked.confidence_level}")
+    ours, theirs = (
+        (promise.guarantee, promise.confidence_level, promise.training_conditional) for promise in (manifest, asked)
+    )
+    found, wanted = (
+        f"{guarantee} at {level}" + (f" with confidence {confidence}" if confidence else "")
+        for guarantee, level, confidence in (ours, theirs)
+    )
+    return claim("promise_matches", ours == theirs, f"promises {found}; asked for {wanted}")
 
 
 def _split(case: GateCase) -> RuleVerdict:
@@ -132,12 +143,13 @@ def _split(case: GateCase) -> RuleVerdict:
 
 
 def _enough(case: GateCase) -> list[RuleVerdict]:
-    classes, level = case.predictor.classes, case.predictor.bundle.manifest.confidence_level
+    classes, manifest = case.predictor.classes, case.predictor.bundle.manifest
+    level, needed = manifest.confidence_level, needed_rows(manifest.confidence_level, manifest.training_conditional)
     rules = enough_rows_rules(case.test.y_index, classes, case.config.gate.min_positives)
     counts = np.bincount(case.calibration.y_index, minlength=len(classes))
     note = f"calibration rows; fewer mean nothing at {level}"
     pairs = zip(classes, counts, strict=True)
-    return rules + [at_least(f"calibration_rows_class_{c}", float(n), needed_rows(level), note) for c, n in pairs]
+    return rules + [at_least(f"calibration_rows_class_{c}", float(n), needed, note) for c, n in pairs]
 
 
 def _performance(case: GateCase) -> list[RuleVerdict]:
@@ -185,7 +197,7 @@ def _verdict(case: GateCase, chosen: npt.NDArray[np.bool_], floor: float) -> tup
 
 def _of_returning(case: GateCase) -> dict[object, str]:
     """What to say of the patients seen before, by class."""
-    found, metrics = {}, case.metrics
+    found, metrics = dict[object, str](), case.metrics
     for label in case.predictor.classes:
         n = metrics.get(f"n_returning_class_{label}")
         if n is not None:

@@ -4,6 +4,7 @@ __all__ = [
     "calibration",
     "comparison",
     "coverage_law",
+    "coverage_plan",
     "coverage_power",
     "coverage_verdicts",
     "evaluation",

@@ -70,7 +70,7 @@ def evaluate(
     P(second label), in [0, 1]; K > 2: summed over classes, in [0, 2]), ``brier_skill`` (share of the base rate's Brier
     score that is gained), ``log_loss`` (nats), ``coverage`` and ``coverage_class_<label>``, ``mean_set_size`` and
     ``mean_set_size_class_<label>``, ``singleton_share``, ``empty_share``, ``n_test``, ``n_groups``,
-    ``n_class_<label>``. Where rows are returning: ``n_returning_class_<label>`` and ``coverage_returning_class_<label>``.
+    ``n_class_<label>``. Where rows are returning: ``n_returning_class_<label>``, ``coverage_returning_class_<label>``.
 
     Parameters
     ----------

@@ -25,7 +25,16 @@ from ml_core.lab.data.table_frames import column_names
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.model.manifest import TrainingFacts
 
-__all__ = ["PARTS", "LabelledRows", "label_rows", "place_of", "rows_from_file", "rows_from_store", "split_of", "split_in_time"]
+__all__ = [
+    "PARTS",
+    "LabelledRows",
+    "label_rows",
+    "place_of",
+    "rows_from_file",
+    "rows_from_store",
+    "split_of",
+    "split_in_time",
+]
 
 PARTS = ("train", "validation", "calibration", "test")
 """Parts of a split, in the order of their stretches of [0, 1), and in time."""
@@ -103,9 +112,12 @@ class LabelledRows:
         name = facts.get("split_order_by")
         split = SplitConfig(by="time", order_by=None if name is None else str(name))
         times, until = _times(self.frame, self.features, split, self.origin), int(facts["split_seen_until"])
+        newer: BoolArray = times > until
         if training.table != self.table:  # positions in another table say nothing
-            return (times > until) & (times != _NO_TIME)
-        return (times > until) | ((times == until) & (self.positions > int(facts["split_seen_position"])))
+            newer &= times != _NO_TIME
+        else:
+            newer |= (times == until) & (self.positions > int(facts["split_seen_position"]))
+        return newer
 
     def only(self, kept: BoolArray) -> LabelledRows:
         """The rows where ``kept``, shape (n,), is True."""

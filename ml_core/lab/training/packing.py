@@ -174,7 +174,8 @@ def split_shares(config: ModelConfig) -> dict[str, float]:
 
 def _calibrated(config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.float64]) -> _Calibrated:
     level, guarantee = config.conformal.confidence_level, config.conformal.guarantee
-    calibration = calibrate(proba, rows.y_index, len(rows.classes), guarantee)
+    confidence = config.conformal.training_conditional
+    calibration = calibrate(proba, rows.y_index, len(rows.classes), guarantee, confidence)
     check_large_enough(calibration, level, rows.classes)
     agree_with_mapie(calibration, proba, rows.y_index, level, rows.classes)
     return _Calibrated(proba, calibration)
@@ -217,6 +218,10 @@ def _facts(
         "classes": rows.classes,
         "guarantee": calibration.guarantee,
         "confidence_level": config.conformal.confidence_level,
+        "training_conditional": calibration.confidence,
+        "inner_levels": None
+        if calibration.confidence is None
+        else calibration.inner_levels(config.conformal.confidence_level),
         "label_horizon_days": config.labels.horizon_days,
         "calibration_id": calibration.calibration_id,
         "libraries": {**{name: _version(name) for name in _DECIDING_LIBRARIES}, **candidate.libraries},
