@@ -229,6 +229,7 @@ def card_text(card: ModelCard) -> str:
         record=card.record,
         gate=card.gate,
         parts=_parts(card),
+        over=_over_calibrations(card),
         in_time=_split_fact(card, "split_by") == "time",
         order_by=_split_fact(card, "split_order_by") or "the time of the row",
         measured=[(words, _value(card, key), _range_text(card, key), n) for key, words, n in _measured(card)],
@@ -250,6 +251,12 @@ def card_json(card: ModelCard) -> dict[str, Any]:
 
 
 # --- tables of the card -------------------------------------------------------------------------------------------
+
+
+def _over_calibrations(card: ModelCard) -> str:
+    """Of how many calibrations the promise is true."""
+    sure = None if card.bundle is None else card.bundle.manifest.training_conditional
+    return "in the mean over calibrations" if sure is None else f"with confidence {sure} over calibrations"
 
 
 def _split_fact(card: ModelCard, name: str) -> str:
@@ -334,7 +341,7 @@ def _calibrated(card: ModelCard) -> list[tuple[str, int, int, float | None]]:
     marginal = calibration.guarantee == "marginal"
     labels = ["all classes"] if marginal else [str(label) for label in manifest.classes]
     keys = ["calibration_effect"] if marginal else [f"calibration_effect_class_{label}" for label in labels]
-    needed = needed_rows(manifest.confidence_level)
+    needed = needed_rows(manifest.confidence_level, manifest.training_conditional)
     return [
         (label, n, needed, n / effect if (effect := manifest.metrics.get(key)) else None)
         for label, key, n in zip(labels, keys, calibration.sizes, strict=False)  # a marginal one has its size K times
