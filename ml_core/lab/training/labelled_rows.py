@@ -216,6 +216,8 @@ def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origi
     times = _times(frame, version, split, origin) if split.by == "time" else None
     newest, parts = positions >= len(frame) - (split.newest_rows or len(frame)), split_of(groups, split)
     if times is not None:
+        if (times == _NO_TIME).all():
+            raise DataError(origin, "the column that orders the rows of a split in time is empty")
         order = np.lexsort((positions, times))
         newest, parts = newest[np.argsort(order)], split_in_time(times, split)
     parts = np.where(~newest & np.isin(parts, ("calibration", "test")), "left_out", parts)
@@ -305,8 +307,6 @@ def _times(frame: pd.DataFrame, version: FeatureVersion, split: SplitConfig, ori
     if column.name not in frame.columns:
         raise DataError(origin, f"has no column {column.name}, which orders the rows of a split in time")
     values = frame[column.name]
-    if values.isna().all():
-        raise DataError(origin, f"column {column.name}, which orders the rows of a split in time, is empty")
     known = values.notna().to_numpy()
     times = np.full(len(frame), _NO_TIME)
     if column.dtype == "datetime":

@@ -196,7 +196,7 @@ def test_a_column_that_is_no_time_may_order_the_rows_and_one_without_order_may_n
 
 
 def test_a_split_in_time_needs_times(frame):
-    with pytest.raises(DataError, match="encounter_date, which orders the rows of a split in time, is empty"):
+    with pytest.raises(DataError, match="column that orders the rows of a split in time is empty"):
         label_rows(frame.assign(encounter_date=None), "v1", IN_TIME, "here")
     with pytest.raises(DataError, match="no column encounter_date"):
         label_rows(frame.drop(columns="encounter_date"), "v1", IN_TIME, "here")
@@ -248,6 +248,7 @@ def test_rows_without_a_time_are_new_unless_the_model_saw_such_rows(frame):
     one = facts(rows, split_by="time", split_seen_until=seen[0], split_seen_position=seen[1])
     unseen = rows.unseen_by(one)
     assert unseen[200:].all()
+    assert rows.only(np.arange(300) >= 200).unseen_by(one).all()
     assert unseen[:200].tolist() == (old.parts == "test").tolist()
     other = facts(rows, split_by="time", split_seen_until=NO_TIME, split_seen_position=249)
     assert rows.unseen_by(other).tolist() == [False] * 250 + [True] * 50
