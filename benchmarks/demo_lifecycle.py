@@ -1,6 +1,7 @@
 """Shows the whole life of a model on real encounters in some minutes, with late labels (`make demo-lifecycle`).
 
-A model is trained on the first half of Diabetes 130-US by encounter id. Encounters of the second half, without patients of
+A model is trained on the first half of Diabetes 130-US by encounter id: the oldest encounters train, the newest judge
+(`split.by: time`). Encounters of the second half, without patients of
 the first half, are sent at a steady rate. One day takes half a second: a readmission is known after five days, its absence
 after thirty.
 
@@ -10,10 +11,14 @@ after thirty.
    the new model must make answers valid again.
 
 No request may fail.
+
+`--order wards` (`make demo-lifecycle ORDER=wards`) sends each part's encounters in batches of 50 of one kind of discharge
+(home, another hospital, nursing care, ...), as wards would, and not shuffled.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import itertools
 import json
@@ -24,7 +29,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -49,9 +54,17 @@ READMITTED_AFTER_DAYS = 5.0
 OLD = "[70-80)"
 UNIT = "num_medications"
 UNIT_FACTOR = 4
-NEWEST_ROWS = 7_000
+FIRST_SPLIT = {"by": "time", "order_by": "encounter_id"}
+LATER_SPLIT = {**FIRST_SPLIT, "train": 0.87, "validation": 0.04, "calibration": 0.05, "test": 0.04}
+"""Of the models trained on what was answered: calibrated and judged on the newest answers alone, which have no number."""
 MIN_AUC = 0.55
+WARD_ROWS = 50
+WARD = "discharge_disposition_id"
 SEED = 20_140
+
+
+Order = Literal["shuffled", "wards"]
+"""How the encounters of a part come: shuffled, or ward by ward."""
 
 
 @dataclass
@@ -328,7 +341,7 @@ async def _recovered(demo: Demo) -> None:
 # --- preparation ---------------------------------------------------------------------------------------------------
 
 
-def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
+def prepare(order: Order = "shuffled") -> tuple[dict[str, str], Path, list[Phase]]:
     """Train, promote and import a model of the first half; its environment variables, its YAML and the phases."""
     shutil.rmtree(PLACE, ignore_errors=True)
     own = home_in(PLACE, MODEL, SURETY_WORKERS="2", SURETY_DRIFT_WINDOW_ROWS="500")
@@ -341,9 +354,10 @@ def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
         MIN_AUC  # the lower end of what is published: readmissions of old patients are harder to predict
     )
     config["retrain"] = {"cool_down_days": 0, "min_new_labels": 1_000, "live_rows": 1_000}
+    config["split"] |= FIRST_SPLIT
     first, path = PLACE / "past.yaml", PLACE / "demo.yaml"
     first.write_text(yaml.safe_dump(config))
-    config["split"]["newest_rows"] = NEWEST_ROWS
+    config["split"] = {**LATER_SPLIT, "salt": config["split"]["salt"]}
     path.write_text(yaml.safe_dump(config))
     print(
         f"{len(past)} encounters are the past; of the second half {seen} are of patients seen in it and left out, "
@@ -351,7 +365,11 @@ def prepare() -> tuple[dict[str, str], Path, list[Phase]]:
         flush=True,
     )
     surety(environment, "example", "--config", str(first))
-    return environment, path, _phases(future)
+    phases = _phases(future)
+    if order == "wards":
+        for phase in phases:
+            phase.rows = in_wards(phase.rows)
+    return environment, path, phases
 
 
 def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
@@ -364,6 +382,14 @@ def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     past, later = frame.iloc[:half], frame.iloc[half:]
     known = later["patient_nbr"].isin(set(past["patient_nbr"]))
     return past, later[~known].sample(frac=1.0, random_state=SEED).reset_index(drop=True), int(known.sum())
+
+
+def in_wards(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows in batches of ``WARD_ROWS`` of one kind of discharge, the batches in a seeded random order."""
+    ordered = rows.sort_values(WARD, kind="stable")
+    batches = np.arange(len(ordered)) // WARD_ROWS
+    place = np.random.default_rng(SEED).permutation(int(batches.max(initial=0)) + 1)
+    return ordered.iloc[np.argsort(place[batches], kind="stable")].reset_index(drop=True)
 
 
 def _phases(future: pd.DataFrame) -> list[Phase]:
@@ -406,7 +432,9 @@ def _records(rows: pd.DataFrame, version: Any) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Run it, write ``result.json``, and exit with 1 if a request failed or an expected event did not happen."""
-    demo = Demo(*prepare())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_lifecycle", description="A model's whole life.")
+    parser.add_argument("--order", choices=("shuffled", "wards"), default="shuffled", help="how encounters come")
+    demo = Demo(*prepare(parser.parse_args().order))
     asyncio.run(demo.run())
     sent, failed = sum(p.sent for p in demo.phases), sum(p.failed for p in demo.phases)
     summary = {

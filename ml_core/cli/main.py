@@ -22,6 +22,7 @@ _LONGEST_USAGE = 4_000
 
 VERBS = {
     "data": ("ml_core.cli.cmd_data", "Make the synthetic cohort, or fetch the hospital data set."),
+    "plan": ("ml_core.cli.cmd_plan", "What gate and monitor can see at given sizes; rows that a promise needs."),
     "features": ("ml_core.cli.cmd_features", "Raw file to validated columns in the feature store."),
     "train": ("ml_core.cli.cmd_train", "Train, calibrate, evaluate and register a challenger."),
     "models": ("ml_core.cli.cmd_models", "What the registry and the Bento store hold."),

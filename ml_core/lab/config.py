@@ -41,8 +41,19 @@ class DataConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Shares of the groups (patients); by a salted hash, the same for every version."""
+    """Shares of the groups (patients), by a salted hash, the same for every version; or of the rows, in time."""
 
+    by: Literal["group", "time"] = Field(
+        "group",
+        description="'group': a patient is whole in one part, by a salted hash; 'time': the oldest rows train, later "
+        "ones validate and calibrate, the newest test. Then a patient may stand in several parts, and the coverage of "
+        "patients seen before is measured by itself.",
+    )
+    order_by: str | None = Field(
+        None,
+        description="With `by: time`, the whole-number or datetime column that says what is older; without it, the "
+        "column with the role time. Rows without a value count as the newest, in the order of the table.",
+    )
     salt: str = "surety-split-1"
     train: float = Field(0.50, gt=0, lt=1)
     validation: float = Field(0.10, gt=0, lt=1, description="For early stopping.")
@@ -60,6 +71,8 @@ class SplitConfig(_Section):
         total = self.train + self.validation + self.calibration + self.test
         if abs(total - 1) > 1e-9:
             raise ValueError(f"the four shares sum to {total:g}, not 1")
+        if self.order_by is not None and self.by != "time":
+            raise ValueError("order_by needs by: time")
         return self
 
 
@@ -68,6 +81,13 @@ class ConformalConfig(_Section):
 
     confidence_level: Decimal = Field(Decimal("0.9"), ge=Decimal("0.5"), le=Decimal("0.999"))
     guarantee: Literal["class_conditional", "marginal"] = "class_conditional"
+    training_conditional: Decimal | None = Field(
+        None,
+        ge=Decimal("0.5"),
+        le=Decimal("0.9999"),
+        description="Confidence, over calibrations, with which the true coverage is at least confidence_level. Without "
+        "it, confidence_level is the mean over calibrations, and about half of them lie below. Sets grow a little.",
+    )
 
 
 class TrainingConfig(_Section):
@@ -87,6 +107,18 @@ class GateConfig(_Section):
     max_brier: float = Field(0.20, ge=0, le=1)
     min_brier_skill: float = Field(0.0, ge=-1, lt=1, description="Must be exceeded.")
     min_positives: int = Field(100, ge=1, description="Fewer test rows of any class: refuse to judge.")
+    prove: bool = Field(
+        False,
+        description="The other burden of proof: the lower 95 % confidence bound of coverage, of all rows and of each "
+        "class, must exceed min_coverage too.",
+    )
+    min_coverage_returning: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="With `split.by: time`: smallest coverage of the test rows of patients seen before, per class, "
+        "judged like min_coverage; without it their coverage is only shown.",
+    )
 
 
 class PromotionConfig(_Section):
@@ -176,6 +208,12 @@ class ModelConfig(_Section):
     drift: DriftConfig = DriftConfig()
     labels: LabelsConfig = LabelsConfig()
     card: CardConfig = CardConfig()
+
+    @model_validator(mode="after")
+    def _somebody_returns(self) -> ModelConfig:
+        if self.gate.min_coverage_returning is not None and self.split.by != "time":
+            raise ValueError("gate.min_coverage_returning needs split.by: time; a split by patient has nobody return")
+        return self
 
 
 def load_config(path: Path) -> ModelConfig:

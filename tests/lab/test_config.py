@@ -43,3 +43,23 @@ def test_shares_must_sum_to_one(tmp_path: Path) -> None:
 def test_a_wrong_field_is_named(tmp_path: Path, more: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         load_config(written(tmp_path, more))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("split: {order_by: age}\n", "order_by needs by: time"),
+        ("gate: {min_coverage_returning: 0.8}\n", "min_coverage_returning needs split.by: time"),
+        ("conformal: {training_conditional: 0.3}\n", "conformal.training_conditional"),
+    ],
+)
+def test_what_belongs_together_is_asked_for_together(tmp_path: Path, more: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config(written(tmp_path, more))
+
+
+def test_a_split_in_time_may_name_its_column(tmp_path: Path) -> None:
+    config = load_config(
+        written(tmp_path, "split: {by: time, order_by: age}\ngate: {prove: true, min_coverage_returning: 0.8}\n")
+    )
+    assert (config.split.by, config.split.order_by, config.gate.prove) == ("time", "age", True)

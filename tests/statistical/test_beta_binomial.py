@@ -6,9 +6,10 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from scipy.stats import betabinom, kstest
+from scipy.stats import beta, betabinom, binomtest, kstest
 
 from ml_core.lab.measuring.calibration import calibrate
+from ml_core.serve.model.prediction_sets import misses_allowed
 from tests.toy_scores import binary_rows
 from tests.verdicts import beta_binomial_band
 
@@ -56,3 +57,22 @@ def test_the_band_holds_back_no_more_than_its_tail_on_either_side(tail):
     noise = 3.5 * np.sqrt(tail * (1 - tail) / DRAWS)
     assert (share < band.lower).mean() <= tail + noise
     assert (share > band.upper).mean() <= tail + noise
+
+
+@pytest.mark.parametrize("seed", [41, 42])
+@pytest.mark.parametrize("confidence", ["0.80", "0.95"])
+@pytest.mark.parametrize("n", [30, 200, 2_000])
+def test_with_a_confidence_so_many_calibrations_truly_cover_the_level(n, confidence, seed):
+    level, sure = Decimal("0.9"), Decimal(confidence)
+    misses = misses_allowed(n, level, sure)
+    kept = beta.sf(0.9, n + 1 - misses, misses)
+    rng, ones = np.random.default_rng(seed), np.ones(n, dtype=np.int64)
+
+    truly = np.empty(DRAWS)
+    for i in range(DRAWS):
+        score = rng.random(n)  # uniform, so that a threshold is the true coverage
+        proba = np.column_stack([score, 1.0 - score])
+        truly[i] = calibrate(proba, ones, 2, confidence=sure).thresholds(level)[1]
+
+    assert kept >= float(sure)
+    assert binomtest(int((truly >= 0.9).sum()), DRAWS, kept).pvalue > 1e-5

@@ -131,7 +131,10 @@ def positions_in(values: Any, feature: Feature, place: Mapping[object, int]) -> 
     int64, shape (n,)
     """
     if feature.tabled and isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        return np.where((values >= MISSING) & (values < len(place)), values, len(place)).astype(np.int64)
+        levels = feature.levels or ()
+        listed = np.array([*(place.get(level, len(place)) for level in levels), len(place), MISSING], dtype=np.int64)
+        within = (values >= MISSING) & (values < len(levels))
+        return listed[np.where(within, values, len(levels))]  # -1, for missing, is the last entry
     codes, distinct = pd.factorize(pd.Series(values))
     known = np.array([place.get(level, len(place)) for level in distinct.tolist()] + [MISSING], dtype=np.int64)
     positions: npt.NDArray[np.int64] = known[codes]  # factorize gives -1 for missing: the last entry

@@ -88,7 +88,7 @@ def judge_folder(
         config,
         model_hash,
         [whole, *gate_verdicts(GateCase(predictor, rows, config, folder))],
-        f"{rows.origin}, test patients",
+        f"{rows.origin}, {'the newest rows' if config.split.by == 'time' else 'test patients'}",
     )
 
 

@@ -19,18 +19,19 @@ from ml_core.lab.judging.rule_verdicts import (
     claim,
     coverage_ceiling_rules,
     coverage_floor_rules,
+    coverage_proof_rules,
     enough_rows_rules,
     finite_metric,
 )
 from ml_core.lab.measuring.calibration import calibrate, needed_rows
 from ml_core.lab.measuring.comparison import out_of_fold_losses, unseen_rows_verdict
 from ml_core.lab.measuring.coverage_law import design_effects
-from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
+from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict, same_law_verdict
 from ml_core.lab.measuring.evaluation import evaluate, log_losses
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.learner import booster_proba
 from ml_core.lab.training.onnx_export import XGBOOST_LIMIT
-from ml_core.lab.training.packing import split_shares
+from ml_core.lab.training.packing import split_facts, split_shares
 from ml_core.serve.model.bundle import XGBOOST_FILE
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor
@@ -40,6 +41,8 @@ from ml_core.serve.model.scorer import Scorecard
 __all__ = ["GateCase", "gate_verdicts"]
 
 _SCORECARD_TOLERANCE = 1e-9  # its exponentials may differ in the last bit between processors
+_OF_TIME = ("split_by", "split_order_by", "split_seen_until", "split_seen_position")
+_RETURNING = "coverage_returning"
 _METRICS_TOLERANCE = 1e-9  # recomputed from the same bits; only the order of a sum may differ between machines
 
 
@@ -59,6 +62,11 @@ class GateCase:
     rows: LabelledRows
     config: ModelConfig
     folder: Path
+
+    @property
+    def in_time(self) -> bool:
+        """The rows are split in time: test rows are later than calibration rows, and need not be of their law."""
+        return self.config.split.by == "time"
 
     @cached_property
     def test(self) -> LabelledRows:
@@ -86,7 +94,13 @@ class GateCase:
         bundle, test = self.predictor.bundle, self.test
         level = bundle.manifest.confidence_level
         return evaluate(
-            self.test_proba, test.y_index, bundle.calibration, level, test.groups, self.predictor.classes
+            self.test_proba,
+            test.y_index,
+            bundle.calibration,
+            level,
+            test.groups,
+            self.predictor.classes,
+            test.returning,
         ).metrics
 
 
@@ -99,31 +113,43 @@ def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
     rules += _performance(case)
     rules += _coverage(case)
     rules += [_scorer_is_the_model(case)] if (case.folder / XGBOOST_FILE).exists() else []
-    return [*rules, *_reproduces(case), *_same_law(case), _unseen(case), _metrics(case)]
+    rules += _reproduces(case)
+    rules += [] if case.in_time else _same_law(case)  # a later time may have another law, and coverage is judged above
+    return [*rules, _unseen(case), _metrics(case)]
 
 
 def _promise(case: GateCase) -> RuleVerdict:
     """The artefact promises what the configuration asks for."""
     manifest, asked = case.predictor.bundle.manifest, case.config.conformal
-    found = f"{manifest.guarantee} at {manifest.confidence_level}"
-    same = manifest.guarantee == asked.guarantee and manifest.confidence_level == asked.confidence_level
-    return claim("promise_matches", same, f"promises {found}; asked for {asked.guarantee} at {asked.confidence_level}")
+    ours, theirs = (
+        (promise.guarantee, promise.confidence_level, promise.training_conditional) for promise in (manifest, asked)
+    )
+    found, wanted = (
+        f"{guarantee} at {level}" + (f" with confidence {confidence}" if confidence else "")
+        for guarantee, level, confidence in (ours, theirs)
+    )
+    return claim("promise_matches", ours == theirs, f"promises {found}; asked for {wanted}")
 
 
 def _split(case: GateCase) -> RuleVerdict:
-    """The artefact names the split by which the rows are judged here."""
+    """The artefact names the split by which the rows are judged here, and the newest row it has seen."""
     training, config = case.predictor.bundle.manifest.training, case.config
     same = training.split_salt == config.split.salt and training.split_shares == split_shares(config)
-    return claim("split_matches", same, "salt and shares of the manifest against those of the configuration")
+    in_time = {name: value for name, value in training.params.items() if name in _OF_TIME}
+    asked = {name: value for name, value in split_facts(config, case.rows).items() if name in _OF_TIME}
+    what = "salt, shares and times" if in_time or asked else "salt and shares"
+    note = f"{what} of the manifest against those of the configuration"
+    return claim("split_matches", same and in_time == asked, note)
 
 
 def _enough(case: GateCase) -> list[RuleVerdict]:
-    classes, level = case.predictor.classes, case.predictor.bundle.manifest.confidence_level
+    classes, manifest = case.predictor.classes, case.predictor.bundle.manifest
+    level, needed = manifest.confidence_level, needed_rows(manifest.confidence_level, manifest.training_conditional)
     rules = enough_rows_rules(case.test.y_index, classes, case.config.gate.min_positives)
     counts = np.bincount(case.calibration.y_index, minlength=len(classes))
     note = f"calibration rows; fewer mean nothing at {level}"
     pairs = zip(classes, counts, strict=True)
-    return rules + [at_least(f"calibration_rows_class_{c}", float(n), needed_rows(level), note) for c, n in pairs]
+    return rules + [at_least(f"calibration_rows_class_{c}", float(n), needed, note) for c, n in pairs]
 
 
 def _performance(case: GateCase) -> list[RuleVerdict]:
@@ -136,19 +162,48 @@ def _performance(case: GateCase) -> list[RuleVerdict]:
 
 
 def _coverage(case: GateCase) -> list[RuleVerdict]:
+    """Coverage of the test rows; of patients seen before by itself, where the configuration says a floor for them.
+
+    A split in time puts no upper limit: its test rows are later ones and may be easier. That the scores are what they
+    claim to be is then shown by ``calibration_reproduces`` and ``metrics_reproduce`` alone.
+    """
+    gate, everybody = case.config.gate, np.ones(len(case.test), dtype=np.bool_)
+    verdict = _verdict(case, everybody, gate.min_coverage)
+    rules = coverage_floor_rules(verdict, notes=_of_returning(case))
+    rules += coverage_proof_rules(verdict) if gate.prove else []
+    if not case.in_time:
+        return rules + coverage_ceiling_rules(verdict)
+    if gate.min_coverage_returning is not None and case.test.returning.any():
+        found = _verdict(case, case.test.returning, gate.min_coverage_returning)
+        rules += coverage_floor_rules([row for row in found if row.label is not None and row.n_test], _RETURNING)
+    return rules
+
+
+def _verdict(case: GateCase, chosen: npt.NDArray[np.bool_], floor: float) -> tuple[CoverageOf, ...]:
+    """Coverage of some of the test rows against a floor."""
     bundle, cal, test = case.predictor.bundle, case.calibration, case.test
     level = bundle.manifest.confidence_level
-    verdict = coverage_verdict(
+    return coverage_verdict(
         bundle.calibration,
-        case.test_proba,
-        test.y_index,
-        test.groups,
+        case.test_proba[chosen],
+        test.y_index[chosen],
+        test.groups[chosen],
         level,
-        case.config.gate.min_coverage,
+        floor,
         case.predictor.classes,
         design_effects(bundle.calibration, case.calibration_proba, cal.y_index, cal.groups, level),
     )
-    return [*coverage_floor_rules(verdict), *coverage_ceiling_rules(verdict)]
+
+
+def _of_returning(case: GateCase) -> dict[object, str]:
+    """What to say of the patients seen before, by class."""
+    found, metrics = dict[object, str](), case.metrics
+    for label in case.predictor.classes:
+        n = metrics.get(f"n_returning_class_{label}")
+        if n is not None:
+            covered = metrics[f"{_RETURNING}_class_{label}"]
+            found[label] = f"{n:.0f} of the rows are of patients seen before, covered {covered:.4f}"
+    return found
 
 
 def _scorer_is_the_model(case: GateCase) -> RuleVerdict:

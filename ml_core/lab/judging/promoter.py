@@ -152,8 +152,7 @@ class ModelPromoter:
         rows : all parts of the split
         """
         rules = [gate_rule(gate)]
-        test = rows.part("test")
-        columns, shared = shared_rows(challenger, champion, test)
+        test, columns, shared = shared_rows(challenger, champion, rows.part("test"))
         rules += [shared, *enough_rows_rules(test.y_index, rows.classes, self._config.gate.min_positives)]
         if not all(rule.passed for rule in rules[1:]) or columns is None:
             return rules

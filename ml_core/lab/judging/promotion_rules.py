@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.errors import CannotJudge, DataError, InvalidRows
+from ml_core.base.errors import CannotJudge, ConfigError, DataError, InvalidRows
 from ml_core.features.columns import ColumnArrays
 from ml_core.lab.config import PromotionConfig
 from ml_core.lab.data.frames import to_arrays
@@ -101,22 +101,29 @@ def _auc_gain(
     return float(np.mean([d.difference for d in found])), float(np.mean([d.lower_bound_95 for d in found]))
 
 
-def shared_rows(challenger: Bundle, champion: Bundle, test: LabelledRows) -> tuple[ColumnArrays | None, RuleVerdict]:
-    """The test rows as the champion reads them, and whether they are unseen by both models."""
+def shared_rows(
+    challenger: Bundle, champion: Bundle, test: LabelledRows
+) -> tuple[LabelledRows, ColumnArrays | None, RuleVerdict]:
+    """The test rows unseen by both models, the same as the champion reads them, and whether there are any.
+
+    Two splits by patient must be the same split. Where a model was split in time, of the challenger's test rows those
+    count that the champion had not seen either: rows newer than all it was trained and calibrated on, or rows of its
+    test patients.
+    """
     name, ours, theirs = "test_patients_shared", challenger.manifest.training, champion.manifest.training
-    if (ours.split_salt, ours.split_shares) != (theirs.split_salt, theirs.split_shares):
-        return None, claim(
-            name, passed=False, note="the champion was trained with another split: its test patients differ"
-        )
+    in_time = any(training.params.get("split_by") == "time" for training in (ours, theirs))
+    if not in_time and (ours.split_salt, ours.split_shares) != (theirs.split_salt, theirs.split_shares):
+        problem = "the champion was trained with another split: its test patients differ"
+        return test, None, claim(name, passed=False, note=problem)
     if champion.manifest.classes != test.classes:
-        return None, claim(name, passed=False, note="the champion knows other classes")
+        return test, None, claim(name, passed=False, note="the champion knows other classes")
     try:
-        columns = to_arrays(test.frame, champion.features)
-    except (DataError, InvalidRows) as error:
-        return None, claim(name, passed=False, note=f"the champion cannot read the challenger's rows: {error}")
-    return columns, claim(
-        name, passed=True, note=f"{len(test)} rows of {len(np.unique(test.groups))} patients unseen by both"
-    )
+        shared = test.only(test.unseen_by(theirs)) if in_time else test
+        columns = to_arrays(shared.frame, champion.features)
+    except (ConfigError, DataError, InvalidRows) as error:
+        return test, None, claim(name, passed=False, note=f"the champion cannot read the challenger's rows: {error}")
+    found = f"{len(shared)} rows of {len(np.unique(shared.groups))} patients unseen by both"
+    return shared, columns, claim(name, passed=len(shared) > 0, note=found)
 
 
 def score(bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> ScoredModel:

@@ -7,6 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ml_core.lab.measuring.coverage_power import (
+    NOTICED_WITH,
+    PROOF_CONFIDENCE,
+    RulePower,
+    coverage_proof,
+    power_of_limit,
+    power_of_proof,
+)
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf
 from ml_core.serve.model.promotion_record import RuleVerdict
 
@@ -17,9 +25,12 @@ __all__ = [
     "claim",
     "coverage_ceiling_rules",
     "coverage_floor_rules",
+    "coverage_proof_rules",
     "enough_rows_rules",
     "finite_metric",
 ]
+
+_ONE_POINT = 0.01  # below the floor: the coverage for which a rule states its power
 
 
 def at_least(rule: str, value: float | None, limit: float, note: str = "") -> RuleVerdict:
@@ -42,9 +53,57 @@ def claim(rule: str, passed: bool, note: str) -> RuleVerdict:  # noqa: FBT001 - 
     return RuleVerdict(rule=rule, value=None, limit=None, passed=passed, note=note)
 
 
-def coverage_floor_rules(rows: Sequence[CoverageOf]) -> list[RuleVerdict]:
-    """``coverage`` and ``coverage_class_<label>``: not below the floor, as far as chance allows to tell."""
-    return [at_least(f"coverage{_suffix(row)}", row.coverage, row.limit, _band(row)) for row in rows]
+def coverage_floor_rules(
+    rows: Sequence[CoverageOf], name: str = "coverage", notes: Mapping[object, str] | None = None
+) -> list[RuleVerdict]:
+    """``coverage`` and ``coverage_class_<label>``: not below the floor, as far as chance allows to tell.
+
+    Each says its power: how likely it refuses one point below the floor, and which coverage it notices.
+
+    Parameters
+    ----------
+    name : of the rule, before ``_class_<label>``
+    notes : what else to say of a class, by its label
+    """
+    found = []
+    for row in rows:
+        power = _power(power_of_limit(row.limit, row.effective_n_test), row)
+        more = (notes or {}).get(row.label, "")
+        text = "; ".join(part for part in (_band(row), power, more) if part)
+        found.append(at_least(f"{name}{_suffix(row)}", row.coverage, row.limit, text))
+    return found
+
+
+def coverage_proof_rules(rows: Sequence[CoverageOf]) -> list[RuleVerdict]:
+    """``coverage_proven`` and ``coverage_proven_class_<label>``: the lower confidence bound exceeds the floor.
+
+    A model below the floor in all rows or in one class passes them all with a chance of 5 % at most, since it must
+    pass each.
+    """
+    found = []
+    for row in rows:
+        size = row.effective_n_test
+        bound = None if row.coverage is None else coverage_proof(row.coverage, size)
+        rule = power_of_proof(row.floor, size)
+        note = (
+            f"lower {PROOF_CONFIDENCE:.0%} bound of the coverage found; it must exceed the floor; with {size} "
+            f"independent rows {_power(rule, row)}; even as good as promised ({row.promised:.4f}) it is refused with "
+            f"chance {rule.refused(row.promised):.2f}"
+        )
+        found.append(above(f"coverage_proven{_suffix(row)}", bound, row.floor, note))
+    return found
+
+
+def _power(rule: RulePower, row: CoverageOf) -> str:
+    """The power of a rule in words; nothing where the floor is no coverage that could be missed."""
+    wrong = row.floor - _ONE_POINT
+    if wrong <= 0.0 or not rule.rows:
+        return ""
+    whom = "a model" if row.label is None else "a class"
+    return (
+        f"this rule would refuse {whom} truly covered {wrong:g} with chance {rule.refused(wrong):.2f}, and notices a "
+        f"true coverage of {rule.noticed:.4f} or less with {NOTICED_WITH:.0%}"
+    )
 
 
 def enough_rows_rules(y_index: npt.NDArray[np.int64], classes: Sequence[object], needed: int) -> list[RuleVerdict]:

@@ -4,6 +4,8 @@ __all__ = [
     "calibration",
     "comparison",
     "coverage_law",
+    "coverage_plan",
+    "coverage_power",
     "coverage_verdicts",
     "evaluation",
     "live_coverage",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor, log
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,11 @@ MAPIE_TOLERANCE = 1e-8
 
 
 def calibrate(
-    proba: npt.ArrayLike, y_index: npt.ArrayLike, n_classes: int, guarantee: Guarantee = "class_conditional"
+    proba: npt.ArrayLike,
+    y_index: npt.ArrayLike,
+    n_classes: int,
+    guarantee: Guarantee = "class_conditional",
+    confidence: Decimal | None = None,
 ) -> ConformalCalibration:
     """The calibration: the sorted scores of the true labels.
 
@@ -43,6 +47,7 @@ def calibrate(
     proba : shape (n, K), in [0, 1]
         Probabilities of calibration rows, by the scorer that will serve; the model never saw these rows.
     y_index : shape (n,), position of the true label in class order, 0 to K - 1
+    confidence : over calibrations, that the true coverage is at least the level; None for the mean over calibrations
 
     Raises
     ------
@@ -61,21 +66,30 @@ def calibrate(
     scores = true_label_scores(checked, labels)
     if guarantee == "marginal":
         pooled = np.sort(scores)
-        return ConformalCalibration(guarantee, (pooled,) * n_classes)
-    return ConformalCalibration(guarantee, tuple(np.sort(scores[labels == k]) for k in range(n_classes)))
+        return ConformalCalibration(guarantee, (pooled,) * n_classes, confidence)
+    return ConformalCalibration(guarantee, tuple(np.sort(scores[labels == k]) for k in range(n_classes)), confidence)
 
 
-def needed_rows(level: Decimal) -> int:
+def needed_rows(level: Decimal, confidence: Decimal | None = None) -> int:
     """Fewest calibration rows for which the level means anything: ceil(1 / alpha) - 1.
 
-    With fewer, every label is in every set.
+    With fewer, every label is in every set. With a confidence, the fewest of which one at least falls into a share of
+    alpha with that probability.
 
     Examples
     --------
     >>> needed_rows(Decimal("0.9")), needed_rows(Decimal("0.99"))
     (9, 99)
+    >>> needed_rows(Decimal("0.9"), Decimal("0.95"))
+    29
     """
-    return ceil(1 / (1 - Fraction(level))) - 1
+    rows = ceil(1 / (1 - Fraction(level))) - 1
+    if confidence is None:
+        return rows
+    rows = max(rows, floor(log(1 - confidence) / log(level)) - 1)
+    while not misses_allowed(rows, level, confidence):
+        rows += 1
+    return rows
 
 
 def check_large_enough(calibration: ConformalCalibration, level: Decimal, classes: Sequence[object]) -> None:
@@ -86,7 +100,7 @@ def check_large_enough(calibration: ConformalCalibration, level: Decimal, classe
     CalibrationTooSmall
         A class has fewer than :func:`needed_rows`; the first such class is named.
     """
-    needed = needed_rows(level)
+    needed = needed_rows(level, calibration.confidence)
     for label, rows in zip(classes, calibration.sizes, strict=True):
         if rows < needed:
             raise CalibrationTooSmall(label, rows, needed, level)
@@ -138,7 +152,10 @@ def mapie_classifier(
 
 
 def mapie_thresholds(
-    proba: npt.ArrayLike, y_index: npt.ArrayLike, level: Decimal, guarantee: Guarantee = "class_conditional"
+    proba: npt.ArrayLike,
+    y_index: npt.ArrayLike,
+    level: Decimal | Sequence[Decimal],
+    guarantee: Guarantee = "class_conditional",
 ) -> tuple[float, ...]:
     """MAPIE's own threshold per class; infinity for a class too small for MAPIE (it refuses n < 1 / alpha).
 
@@ -146,19 +163,20 @@ def mapie_thresholds(
     ----------
     proba : shape (n, K), in [0, 1]
     y_index : shape (n,), class indices
+    level : of all classes, or one per class
     """
     checked = checked_probabilities(proba)
     labels = np.asarray(y_index, dtype=np.int64)
     n_classes = checked.shape[1]
-    alpha = float(1 - level)
-    smallest = max(1 / alpha, 1 / (1 - alpha))  # MAPIE's own condition, in its floats
     thresholds = []
-    for k in range(n_classes):
+    for k, wanted in enumerate((level,) * n_classes if isinstance(level, Decimal) else level):
+        alpha = float(1 - wanted)
+        smallest = max(1 / alpha, 1 / (1 - alpha)) if alpha else float("inf")  # MAPIE's own condition, in its floats
         rows = labels == k if guarantee == "class_conditional" else np.ones(labels.size, dtype=np.bool_)
         if int(rows.sum()) < smallest:
             thresholds.append(float("inf"))
             continue
-        mapie = mapie_classifier(checked[rows], labels[rows], [float(level)], range(n_classes))
+        mapie = mapie_classifier(checked[rows], labels[rows], [float(wanted)], range(n_classes))
         mapie.predict_set(checked[rows][:1])  # MAPIE computes the quantile only here
         quantiles = mapie._mapie_classifier.conformity_score_function_.quantiles_  # noqa: SLF001  # kept nowhere public
         thresholds.append(float(np.ravel(quantiles)[0]))
@@ -174,6 +192,8 @@ def agree_with_mapie(
 ) -> tuple[float, ...]:
     """The thresholds of the calibration, checked against those that MAPIE computes from the same rows.
 
+    A calibration with a confidence is compared at the levels it has inside, one per class.
+
     A class too small for MAPIE cannot be compared and passes: its threshold follows from the rule alone. Where
     (n + 1) * level is a whole number, MAPIE's float product may land just above it (449 rows at 0.54) and its threshold
     is then the next score; that is accepted, ours is exact.
@@ -184,9 +204,10 @@ def agree_with_mapie(
         A threshold differs in any bit.
     """
     ours = calibration.thresholds(level)
-    theirs = mapie_thresholds(proba, y_index, level, calibration.guarantee)
-    for label, scores, own, other in zip(classes, calibration.scores, ours, theirs, strict=True):
-        if np.isfinite(other) and other not in {own, _one_rank_up(scores, level, own)}:
+    levels = calibration.inner_levels(level)
+    theirs = mapie_thresholds(proba, y_index, levels, calibration.guarantee)
+    for label, scores, inner, own, other in zip(classes, calibration.scores, levels, ours, theirs, strict=True):
+        if np.isfinite(other) and other not in {own, _one_rank_up(scores, inner, own)}:
             raise CalibrationDisagrees(label, own, other)
     return ours
 

@@ -72,9 +72,19 @@ class CoverageLaw:
     promised: float
 
     @classmethod
-    def of(cls, rows: int, level: Decimal, effect: float = 1.0, floor: float = 0.0) -> CoverageLaw:
-        """The law for ``rows`` calibration rows with that design effect. A mean below ``floor`` is raised to it."""
-        promised = 1.0 - misses_allowed(rows, level) / (rows + 1)
+    def of(
+        cls,
+        rows: int,
+        level: Decimal,
+        effect: float = 1.0,
+        floor: float = 0.0,
+        confidence: Decimal | None = None,
+    ) -> CoverageLaw:
+        """The law for ``rows`` calibration rows with that design effect. A mean below ``floor`` is raised to it.
+
+        With a ``confidence`` (of a calibration that has one) the mean is above the level.
+        """
+        promised = 1.0 - misses_allowed(rows, level, confidence) / (rows + 1)
         return cls(rows, rows / effect, max(promised, min(floor, 1.0)))
 
     def pmf(self, m: int) -> FloatArray:

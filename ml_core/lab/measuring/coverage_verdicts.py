@@ -130,7 +130,7 @@ def coverage_verdict(
     counts = np.bincount(labels, minlength=n_classes)
     rows = [_judge_all(calibration, covered, strict, counts, sides, level, floor, tail)]
     for k, label in enumerate(classes):
-        law = CoverageLaw.of(calibration.sizes[k], level, sides[0].per_class[k], floor)
+        law = CoverageLaw.of(calibration.sizes[k], level, sides[0].per_class[k], floor, calibration.confidence)
         band = law.band(effective_size(int(counts[k]), sides[1].per_class[k]), tail)
         if calibration.guarantee == "marginal":
             band = Band(band.promised, band.lower, 1.0)
@@ -184,7 +184,7 @@ def _judge_all(
     marginal = calibration.guarantee == "marginal"
     sizes = calibration.sizes[:1] if marginal else calibration.sizes
     tests = [int(counts.sum())] if marginal else [int(c) for c in counts]
-    laws = [CoverageLaw.of(n, level, sides[0].marginal, floor) for n in sizes]
+    laws = [CoverageLaw.of(n, level, sides[0].marginal, floor, calibration.confidence) for n in sizes]
     promised, pmf = pooled_law(laws, tests, sides[1].marginal)
     return _judged(None, covered, strict, laws, sides[1].marginal, band_of(promised, pmf, tail), floor)
 

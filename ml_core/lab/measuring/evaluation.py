@@ -62,6 +62,7 @@ def evaluate(
     level: Decimal,
     groups: Groups,
     classes: Sequence[object],
+    returning: BoolArray | None = None,
 ) -> Evaluation:
     """Metrics on test rows.
 
@@ -69,7 +70,7 @@ def evaluate(
     P(second label), in [0, 1]; K > 2: summed over classes, in [0, 2]), ``brier_skill`` (share of the base rate's Brier
     score that is gained), ``log_loss`` (nats), ``coverage`` and ``coverage_class_<label>``, ``mean_set_size`` and
     ``mean_set_size_class_<label>``, ``singleton_share``, ``empty_share``, ``n_test``, ``n_groups``,
-    ``n_class_<label>``.
+    ``n_class_<label>``. Where rows are returning: ``n_returning_class_<label>``, ``coverage_returning_class_<label>``.
 
     Parameters
     ----------
@@ -78,6 +79,7 @@ def evaluate(
     calibration, level : what the sets are made of
     groups : shape (n,), or None where every row is its own; only counted here
     classes : labels in class order
+    returning : shape (n,), rows of patients seen before (a split in time); None where nobody was
 
     Raises
     ------
@@ -90,7 +92,10 @@ def evaluate(
     labels = np.asarray(y_index, dtype=np.int64)
     if labels.shape != (checked.shape[0],) or not labels.size:
         raise InvalidCalibration(f"{labels.shape} labels for {checked.shape[0]} test rows")
-    metrics = score_metrics(checked, labels) | _coverage_metrics(calibration.sets(checked, level), labels, classes)
+    sets = calibration.sets(checked, level)
+    metrics = score_metrics(checked, labels) | _coverage_metrics(sets, labels, classes)
+    if returning is not None:
+        metrics |= _returning_metrics(holds_label(sets, labels), labels, returning, classes)
     metrics["n_test"] = float(labels.size)
     metrics["n_groups"] = float(labels.size if groups is None else np.unique(np.asarray(groups)).size)
     for k, label in enumerate(classes):
@@ -206,4 +211,17 @@ def _coverage_metrics(sets: BoolArray, labels: IntArray, classes: Sequence[objec
         if own.any():
             metrics[f"coverage_class_{label}"] = float(covered[own].mean())
             metrics[f"mean_set_size_class_{label}"] = float(sets[own].sum(axis=1).mean())
+    return metrics
+
+
+def _returning_metrics(
+    covered: BoolArray, labels: IntArray, returning: BoolArray, classes: Sequence[object]
+) -> dict[str, float]:
+    """Rows of patients seen before, and their coverage, per class; nothing of a class without such rows."""
+    metrics = {}
+    for k, label in enumerate(classes):
+        own = returning & (labels == k)
+        if own.any():
+            metrics[f"n_returning_class_{label}"] = float(own.sum())
+            metrics[f"coverage_returning_class_{label}"] = float(covered[own].mean())
     return metrics

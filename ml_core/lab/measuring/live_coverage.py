@@ -159,7 +159,9 @@ def update(state: DetectorState, misses: Sequence[bool] | BoolArray) -> Detector
     )
 
 
-def highest_miss_rate(n_calibration: int, level: Decimal, effect: float = 1.0) -> float:
+def highest_miss_rate(
+    n_calibration: int, level: Decimal, effect: float = 1.0, confidence: Decimal | None = None
+) -> float:
     """The miss rate ``mu0`` up to which a detector should stay silent, for a class with that many calibration rows.
 
     A valid model's true miss rate is not alpha: it depends on the calibration rows, with law Beta(l, n + 1 - l) and
@@ -192,6 +194,7 @@ def highest_miss_rate(n_calibration: int, level: Decimal, effect: float = 1.0) -
     n_calibration : >= 0, calibration rows of the class; of all classes under a ``marginal`` guarantee
     level : the model's configured confidence level
     effect : design effect of the calibration rows, >= 1; n / effect takes the place of n
+    confidence : of a calibration that has one; what is promised is then alpha, and seldom more is silent
 
     Returns
     -------
@@ -204,7 +207,7 @@ def highest_miss_rate(n_calibration: int, level: Decimal, effect: float = 1.0) -
     0.1124
     """
     alpha = float(1 - level)
-    law = CoverageLaw.of(n_calibration, level, effect)
+    law = CoverageLaw.of(n_calibration, level, effect, confidence=confidence)
     weight = law.effective_rows + 1.0
     if law.promised >= 1.0:
         return alpha
@@ -245,6 +248,7 @@ class CoverageTarget:
     level : the model's configured confidence level
     guarantee : ``class_conditional`` or ``marginal``
     effects : design effects of the calibration rows; None where every row was its own patient
+    confidence : over calibrations, that the true coverage is at least ``level``; None for the mean over calibrations
     """
 
     classes: tuple[Label, ...]
@@ -252,9 +256,12 @@ class CoverageTarget:
     level: Decimal
     guarantee: Guarantee = "class_conditional"
     effects: DesignEffects | None = None
+    confidence: Decimal | None = None
 
 
-def sets_of(p_values: npt.ArrayLike, sizes: Sequence[int], level: Decimal) -> BoolArray:
+def sets_of(
+    p_values: npt.ArrayLike, sizes: Sequence[int], level: Decimal, confidence: Decimal | None = None
+) -> BoolArray:
     """Prediction sets at a level from stored p-values, exactly as the calibration makes them; shape (n, K).
 
     A p-value is rank / (n_k + 1), so the rank is recovered exactly. p-values do not depend on the level that a caller
@@ -265,6 +272,7 @@ def sets_of(p_values: npt.ArrayLike, sizes: Sequence[int], level: Decimal) -> Bo
     p_values : shape (n, K), in class order, as they were answered by one calibration
     sizes : calibration rows behind each class
     level : the model's configured confidence level
+    confidence : of a calibration that has one
 
     Raises
     ------
@@ -282,7 +290,7 @@ def sets_of(p_values: npt.ArrayLike, sizes: Sequence[int], level: Decimal) -> Bo
         row, k = np.argwhere(strange)[0]
         found = f"{float(array[row, k])!r} in row {row} is no rank among {sizes[k]} calibration rows of class {k}"
         raise DataError("stored p-values", f"{found}: take only answers of this calibration")
-    sets: BoolArray = ranks > np.array([misses_allowed(n, level) for n in sizes], dtype=np.float64)
+    sets: BoolArray = ranks > np.array([misses_allowed(n, level, confidence) for n in sizes], dtype=np.float64)
     return sets
 
 
@@ -292,12 +300,13 @@ def misses_of(
     classes: Sequence[Label],
     sizes: Sequence[int],
     level: Decimal,
+    confidence: Decimal | None = None,
 ) -> BoolArray:
     """Whether each set misses its label, bool, shape (n,).
 
     Parameters
     ----------
-    p_values, sizes, level : as in :func:`sets_of`
+    p_values, sizes, level, confidence : as in :func:`sets_of`
     labels : shape (n,), each one of ``classes``
     classes : labels in class order
 
@@ -311,7 +320,7 @@ def misses_of(
     >>> misses_of([[0.2, 0.7], [0.9, 0.1]], ["no", "yes"], ["no", "yes"], [9, 9], Decimal("0.9"))
     array([False,  True])
     """
-    sets = sets_of(p_values, sizes, level)
+    sets = sets_of(p_values, sizes, level, confidence)
     index = class_indices(labels, classes)
     if index.size != sets.shape[0]:
         raise DataError("labels", f"{index.size} for {sets.shape[0]} answers")
@@ -407,7 +416,8 @@ def coverage_bands(
     calibration, window = target.effects or one, effects_of(hits, index, ids, n_classes)
     whole = target.guarantee == "marginal"
     laws = [
-        CoverageLaw.of(n, target.level, calibration.marginal) for n in (target.sizes[:1] if whole else target.sizes)
+        CoverageLaw.of(n, target.level, calibration.marginal, confidence=target.confidence)
+        for n in (target.sizes[:1] if whole else target.sizes)
     ]
     counts = [index.size] if whole else np.bincount(index, minlength=n_classes).tolist()
     bands = [_band(None, hits, *pooled_law(laws, counts, window.marginal), tail)]
@@ -416,7 +426,7 @@ def coverage_bands(
         if whole:
             bands.append(_band(label, own, None, np.ones(1), tail))
             continue
-        law = CoverageLaw.of(target.sizes[k], target.level, calibration.per_class[k])
+        law = CoverageLaw.of(target.sizes[k], target.level, calibration.per_class[k], confidence=target.confidence)
         pmf = law.pmf(effective_size(own.size, window.per_class[k]))
         bands.append(_band(label, own, law.promised, pmf, tail))
     return tuple(bands)

@@ -229,6 +229,9 @@ def card_text(card: ModelCard) -> str:
         record=card.record,
         gate=card.gate,
         parts=_parts(card),
+        over=_over_calibrations(card),
+        in_time=_split_fact(card, "split_by") == "time",
+        order_by=_split_fact(card, "split_order_by") or "the time of the row",
         measured=[(words, _value(card, key), _range_text(card, key), n) for key, words, n in _measured(card)],
         calibrated=_calibrated(card),
     )
@@ -248,6 +251,17 @@ def card_json(card: ModelCard) -> dict[str, Any]:
 
 
 # --- tables of the card -------------------------------------------------------------------------------------------
+
+
+def _over_calibrations(card: ModelCard) -> str:
+    """Of how many calibrations the promise is true."""
+    sure = None if card.bundle is None else card.bundle.manifest.training_conditional
+    return "in the mean over calibrations" if sure is None else f"with confidence {sure} over calibrations"
+
+
+def _split_fact(card: ModelCard, name: str) -> str:
+    """What the manifest says of a split in time; empty where it says nothing."""
+    return "" if card.bundle is None else str(card.bundle.manifest.training.params.get(name, ""))
 
 
 def _parts(card: ModelCard) -> list[tuple[str, int | None, int | None, str]]:
@@ -279,6 +293,11 @@ def _measured(card: ModelCard) -> list[tuple[str, str, int | None]]:
         ("log_loss", "log loss, nats", n_test),
         ("coverage", "coverage, all", n_test),
         *((f"coverage_class_{label}", f"coverage, {label}", n_of[label]) for label in classes),
+        *(
+            (f"coverage_returning_class_{label}", f"coverage, {label}, patients seen before", _rows_of(n))
+            for label in classes
+            if (n := manifest.metrics.get(f"n_returning_class_{label}")) is not None
+        ),
         ("mean_set_size", "mean set size, all", n_test),
         *((f"mean_set_size_class_{label}", f"mean set size, {label}", n_of[label]) for label in classes),
         ("singleton_share", "share of sets with one label", n_test),
@@ -322,7 +341,7 @@ def _calibrated(card: ModelCard) -> list[tuple[str, int, int, float | None]]:
     marginal = calibration.guarantee == "marginal"
     labels = ["all classes"] if marginal else [str(label) for label in manifest.classes]
     keys = ["calibration_effect"] if marginal else [f"calibration_effect_class_{label}" for label in labels]
-    needed = needed_rows(manifest.confidence_level)
+    needed = needed_rows(manifest.confidence_level, manifest.training_conditional)
     return [
         (label, n, needed, n / effect if (effect := manifest.metrics.get(key)) else None)
         for label, key, n in zip(labels, keys, calibration.sizes, strict=False)  # a marginal one has its size K times

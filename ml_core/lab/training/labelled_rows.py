@@ -13,21 +13,33 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.base.arrays import Label
-from ml_core.base.errors import DataError
+from ml_core.base.arrays import BoolArray, IntArray, Label
+from ml_core.base.errors import ConfigError, DataError
 from ml_core.base.settings import Settings
-from ml_core.features.columns import ColumnArrays, with_role
+from ml_core.features.columns import Column, ColumnArrays, with_role
 from ml_core.lab.config import ModelConfig, SplitConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.data.table_frames import column_names
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.serve.model.manifest import TrainingFacts
 
-__all__ = ["PARTS", "LabelledRows", "label_rows", "place_of", "rows_from_file", "rows_from_store", "split_of"]
+__all__ = [
+    "PARTS",
+    "LabelledRows",
+    "label_rows",
+    "place_of",
+    "rows_from_file",
+    "rows_from_store",
+    "split_of",
+    "split_in_time",
+]
 
 PARTS = ("train", "validation", "calibration", "test")
-"""Parts of a split, in the order of their stretches of [0, 1)."""
+"""Parts of a split, in the order of their stretches of [0, 1), and in time."""
+
+_NO_TIME = np.iinfo(np.int64).max  # of a row without a value in the column that orders the rows: it is the newest
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,10 @@ class LabelledRows:
     parts : shape (n,), one of train, validation, calibration, test; ``left_out`` for older rows of the last two, where
         the configuration calibrates and tests on the newest rows only
     newest : shape (n,), whether a row is one of these
+    returning : shape (n,), whether an earlier part has a row of the same patient; never in a split by patient
+    times : shape (n,), the value that orders the rows of a split in time, datetimes in microseconds since 1970; the
+        largest int64 where it is missing; None for a split by patient
+    positions : shape (n,), number of each row in its table or file, from 0
     classes : the K labels, in order
     origin : where they came from, for people
     table, table_version : Delta table and version; empty and -1 when they came from a file
@@ -55,19 +71,56 @@ class LabelledRows:
     parts: npt.NDArray[np.str_]
     classes: tuple[Label, ...]
     origin: str
-    newest: npt.NDArray[np.bool_]
+    newest: BoolArray
+    returning: BoolArray
+    times: IntArray | None
+    positions: IntArray
     table: str = ""
     table_version: int = -1
 
     def part(self, *names: str) -> LabelledRows:
         """The rows of these parts."""
-        return self._only(np.isin(self.parts, names))
+        return self.only(np.isin(self.parts, names))
 
     def recent(self) -> LabelledRows:
         """The newest rows, which say what is normal today."""
-        return self._only(self.newest)
+        return self.only(self.newest)
 
-    def _only(self, kept: npt.NDArray[np.bool_]) -> LabelledRows:
+    def seen_until(self) -> tuple[int, int] | None:
+        """Time and position of the newest row that trains, validates or calibrates; None for a split by patient."""
+        if self.times is None:
+            return None
+        seen = ~np.isin(self.parts, ("test", "left_out"))
+        return max(zip(self.times[seen].tolist(), self.positions[seen].tolist(), strict=True), default=(-1, -1))
+
+    def unseen_by(self, training: TrainingFacts) -> BoolArray:
+        """Which rows a model had not seen when its test began, shape (n,).
+
+        After a split by patient those of its test patients, wherever they come from; after a split in time those newer
+        than its newest row of training, validation and calibration.
+
+        Raises
+        ------
+        DataError, ConfigError
+            The column of its split in time is not there.
+        """
+        facts = training.params
+        if facts.get("split_by") != "time":
+            shares = SplitConfig(salt=training.split_salt, **training.split_shares)
+            unseen: BoolArray = split_of(self.groups, shares) == "test"
+            return unseen
+        name = facts.get("split_order_by")
+        split = SplitConfig(by="time", order_by=None if name is None else str(name))
+        times, until = _times(self.frame, self.features, split, self.origin), int(facts["split_seen_until"])
+        newer: BoolArray = times > until
+        if training.table != self.table:  # positions in another table say nothing
+            newer &= times != _NO_TIME
+        else:
+            newer |= (times == until) & (self.positions > int(facts["split_seen_position"]))
+        return newer
+
+    def only(self, kept: BoolArray) -> LabelledRows:
+        """The rows where ``kept``, shape (n,), is True."""
         return replace(
             self,
             frame=self.frame[kept],
@@ -75,6 +128,9 @@ class LabelledRows:
             groups=self.groups[kept],
             parts=self.parts[kept],
             newest=self.newest[kept],
+            returning=self.returning[kept],
+            times=None if self.times is None else self.times[kept],
+            positions=self.positions[kept],
         )
 
     @cached_property
@@ -139,7 +195,10 @@ def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origi
     Raises
     ------
     DataError
-        There is no label or group column, one of them has nulls, or there is only one class.
+        There is no label or group column, one of them has nulls, or there is only one class; or no column that could
+        order a split in time.
+    ConfigError
+        ``split.order_by`` is no whole-number or datetime column of the feature version.
     """
     version = get_feature_version(version_name)
     label, group = with_role(version.columns, "label"), with_role(version.columns, "group")
@@ -153,17 +212,27 @@ def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origi
     classes, y_index = _classes(frame[label.name], label.levels, origin)
     groups = frame[group.name].to_numpy()
     groups = groups.astype(np.int64 if group.dtype == "int" else np.str_)
-    newest = np.arange(len(frame)) >= len(frame) - (split.newest_rows or len(frame))
-    parts = split_of(groups, split)
+    positions = np.arange(len(frame))
+    times = _times(frame, version, split, origin) if split.by == "time" else None
+    newest, parts = positions >= len(frame) - (split.newest_rows or len(frame)), split_of(groups, split)
+    if times is not None:
+        if (times == _NO_TIME).all():
+            raise DataError(origin, "the column that orders the rows of a split in time is empty")
+        order = np.lexsort((positions, times))
+        newest, parts = newest[np.argsort(order)], split_in_time(times, split)
+    parts = np.where(~newest & np.isin(parts, ("calibration", "test")), "left_out", parts)
     return LabelledRows(
         frame=frame.reset_index(drop=True),
         features=version,
         y_index=y_index,
         groups=groups,
-        parts=np.where(~newest & np.isin(parts, ("calibration", "test")), "left_out", parts),
+        parts=parts,
         classes=classes,
         origin=origin,
         newest=newest,
+        returning=_returning(groups, parts),
+        times=times,
+        positions=positions,
     )
 
 
@@ -200,6 +269,77 @@ def split_of(groups: Sequence[str | int] | npt.NDArray[np.generic], split: Split
     ends = np.array(list(accumulate((split.train, split.validation, split.calibration))))
     parts: npt.NDArray[np.str_] = np.array(PARTS)[np.searchsorted(ends, places, side="right")]
     return parts[inverse.reshape(-1)]
+
+
+def split_in_time(times: IntArray, split: SplitConfig) -> npt.NDArray[np.str_]:
+    """The part of every row by its time: the oldest train, then validation, calibration, and the newest test.
+
+    Parameters
+    ----------
+    times : shape (n,)
+        What orders the rows. Rows of one time are in one part, the earlier of two; those without a time (the largest
+        int64) are the newest, in the order they come.
+    split : SplitConfig
+        Shares of the rows.
+
+    Returns
+    -------
+    str array, shape (n,)
+        Each one of ``PARTS``.
+    """
+    n, order = times.size, np.argsort(times, kind="stable")
+    ascending = times[order]
+    known = int(np.searchsorted(ascending, _NO_TIME))
+    ends = []
+    for share in accumulate((split.train, split.validation, split.calibration)):
+        end = round(share * n)
+        if 0 < end <= known:
+            end = int(np.searchsorted(ascending, ascending[end - 1], side="right"))
+        ends.append(end)
+    parts = np.empty(n, dtype=np.array(PARTS).dtype)
+    parts[order] = np.array(PARTS)[np.searchsorted(np.maximum.accumulate(ends), np.arange(n), side="right")]
+    return parts
+
+
+def _times(frame: pd.DataFrame, version: FeatureVersion, split: SplitConfig, origin: str) -> IntArray:
+    """The value that orders each row, int64, shape (n,)."""
+    column = _order_column(version, split)
+    if column.name not in frame.columns:
+        raise DataError(origin, f"has no column {column.name}, which orders the rows of a split in time")
+    values = frame[column.name]
+    known = values.notna().to_numpy()
+    times = np.full(len(frame), _NO_TIME)
+    if column.dtype == "datetime":
+        moments = pd.to_datetime(values[known], utc=True).dt.tz_localize(None)
+        times[known] = moments.to_numpy().astype("datetime64[us]").astype(np.int64)
+    else:
+        times[known] = values[known].to_numpy().astype(np.int64)
+    return times
+
+
+def _order_column(version: FeatureVersion, split: SplitConfig) -> Column:
+    if split.order_by is None:
+        column = with_role(version.columns, "time")
+        if column is None:
+            raise ConfigError("split.order_by", f"{version.name} has no column with the role time: name one here")
+        return column
+    column = next((c for c in version.columns if c.name == split.order_by), None)
+    if column is None or column.dtype not in ("int", "datetime"):
+        problem = "is no whole-number or datetime column"
+        raise ConfigError("split.order_by", f"{split.order_by[:60]} {problem} of {version.name}")
+    return column
+
+
+def _returning(groups: npt.NDArray[np.generic], parts: npt.NDArray[np.str_]) -> BoolArray:
+    """Whether an earlier part holds a row of the same patient, shape (n,); rows that are left out are in no part."""
+    place = np.full(parts.shape, len(PARTS))
+    for number, part in enumerate(PARTS):
+        place[parts == part] = number
+    _, who = np.unique(groups, return_inverse=True)
+    first = np.full(int(who.max(initial=-1)) + 1, len(PARTS))
+    np.minimum.at(first, who, place)
+    returning: BoolArray = (place < len(PARTS)) & (place > first[who])
+    return returning
 
 
 def _classes(

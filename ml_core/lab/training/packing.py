@@ -39,7 +39,16 @@ from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor, check_golden, golden_entries
 from ml_core.serve.model.scorer import OnnxScorer, Scorecard, check_probabilities
 
-__all__ = ["Note", "PackedModel", "ScorerCandidate", "fit_scorecard", "golden_records", "pack_model", "split_shares"]
+__all__ = [
+    "Note",
+    "PackedModel",
+    "ScorerCandidate",
+    "fit_scorecard",
+    "golden_records",
+    "pack_model",
+    "split_facts",
+    "split_shares",
+]
 
 GOLDEN_RECORDS = 24
 _DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxmltools", "onnxruntime", "scikit-learn", "skl2onnx")
@@ -140,9 +149,9 @@ def pack_model(
     scorecard = _calibrated(config, calibration_rows, Scorecard(content).proba(calibration_rows.matrix))
     note(f"evaluating on {len(test)} rows of patients never seen")
     proba = check_probabilities(scorer.proba(test.matrix))
-    normal = fitted.recent()
+    normal = calibration_rows if config.split.by == "time" else fitted.recent()
     level = config.conformal.confidence_level
-    evaluation = evaluate(proba, test.y_index, model.calibration, level, test.groups, classes)
+    evaluation = evaluate(proba, test.y_index, model.calibration, level, test.groups, classes, test.returning)
     files = {
         **candidate.files,
         ONNX_FILE: candidate.onnx,
@@ -165,7 +174,8 @@ def split_shares(config: ModelConfig) -> dict[str, float]:
 
 def _calibrated(config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.float64]) -> _Calibrated:
     level, guarantee = config.conformal.confidence_level, config.conformal.guarantee
-    calibration = calibrate(proba, rows.y_index, len(rows.classes), guarantee)
+    confidence = config.conformal.training_conditional
+    calibration = calibrate(proba, rows.y_index, len(rows.classes), guarantee, confidence)
     check_large_enough(calibration, level, rows.classes)
     agree_with_mapie(calibration, proba, rows.y_index, level, rows.classes)
     return _Calibrated(proba, calibration)
@@ -208,6 +218,10 @@ def _facts(
         "classes": rows.classes,
         "guarantee": calibration.guarantee,
         "confidence_level": config.conformal.confidence_level,
+        "training_conditional": calibration.confidence,
+        "inner_levels": None
+        if calibration.confidence is None
+        else calibration.inner_levels(config.conformal.confidence_level),
         "label_horizon_days": config.labels.horizon_days,
         "calibration_id": calibration.calibration_id,
         "libraries": {**{name: _version(name) for name in _DECIDING_LIBRARIES}, **candidate.libraries},
@@ -218,17 +232,29 @@ def _facts(
             "split_shares": split_shares(config),
             "rows": rows.counts,
             "seed": config.seed,
-            "params": dict(candidate.params) | _newest(config),
+            "params": dict(candidate.params) | split_facts(config, rows),
         },
         "metrics": dict(metrics),
         "source": candidate.source,
     }
 
 
-def _newest(config: ModelConfig) -> dict[str, int]:
-    """On how many of the newest rows it was calibrated and tested, where not on all."""
-    newest = config.split.newest_rows
-    return {} if newest is None else {"split_newest_rows": newest}
+def split_facts(config: ModelConfig, rows: LabelledRows) -> dict[str, float | int | str]:
+    """What else says how the rows were shared out; empty for a split by patient of all rows.
+
+    ``split_newest_rows``: on how many of the newest rows it was calibrated and tested. ``split_by`` and
+    ``split_order_by``: a split in time and the column of it. ``split_seen_until`` and ``split_seen_position``: time and
+    position in the table of the newest row that trained, validated or calibrated; only rows after it are new to the
+    model.
+    """
+    split, facts = config.split, dict[str, float | int | str]()
+    if split.newest_rows is not None:
+        facts["split_newest_rows"] = split.newest_rows
+    seen = rows.seen_until()
+    if seen is not None:
+        facts |= {"split_by": "time", "split_seen_until": seen[0], "split_seen_position": seen[1]}
+        facts |= {} if split.order_by is None else {"split_order_by": split.order_by}
+    return facts
 
 
 def _write_with_golden(folder: Path, facts: Mapping[str, Any], files: Mapping[str, bytes], seed: int) -> Bundle:

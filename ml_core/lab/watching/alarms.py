@@ -22,6 +22,7 @@ __all__ = [
     "COVERAGE",
     "acknowledge_gate",
     "alarms_of",
+    "confidence_of",
     "coverage_lately",
     "feed_coverage",
     "gate_alarm",
@@ -59,6 +60,7 @@ def keep_target(ledger: Ledger, facts: Mapping[str, Any], metrics: Mapping[str, 
             "classes": facts["classes"],
             "sizes": facts["calibration_sizes"],
             "level": facts["level"],
+            "training_conditional": facts.get("training_conditional"),
             "guarantee": facts["guarantee"],
             "marginal_effect": metrics.get("calibration_effect"),
             "effects": None if None in effects else effects,
@@ -78,9 +80,16 @@ def target_of(ledger: Ledger, model_hash: str, calibration_id: str) -> CoverageT
         classes=tuple(kept["classes"]),
         sizes=tuple(kept["sizes"]),
         level=Decimal(kept["level"]),
+        confidence=confidence_of(kept),
         guarantee=kept["guarantee"],
         effects=effects,
     )
+
+
+def confidence_of(facts: Mapping[str, Any]) -> Decimal | None:
+    """The confidence over calibrations of a model's promise, from its lineage or what the ledger keeps of it."""
+    found = facts.get("training_conditional")
+    return None if found is None else Decimal(found)
 
 
 def feed_coverage(
@@ -107,7 +116,7 @@ def feed_coverage(
             continue
         state, since = known.get(name, (None, None))
         before = (
-            DetectorState(highest_miss_rate(size, Decimal(facts["level"]), effect), threshold)
+            DetectorState(highest_miss_rate(size, Decimal(facts["level"]), effect, confidence_of(facts)), threshold)
             if state is None
             else DetectorState(**state)
         )

@@ -12,6 +12,7 @@ from ml_core.base.arrays import Label
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.live_coverage import misses_of
+from ml_core.lab.watching.alarms import confidence_of
 from ml_core.lab.watching.ledger import Ledger, MaturedRow, Waiting
 from ml_core.serve.log.labels import MOST_UNKNOWN, LabelStore, due_at
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
@@ -231,7 +232,8 @@ def _missed(due: Sequence[_Due]) -> Sequence[bool | None]:
     facts, p_values = due[0][1].lineage, [answer.p_values for _, answer, _ in due]
     labels, level = [label for _, _, label in due], Decimal(facts["level"])
     try:
-        found: list[bool] = misses_of(p_values, labels, facts["classes"], facts["calibration_sizes"], level).tolist()
+        sizes, sure = facts["calibration_sizes"], confidence_of(facts)
+        found: list[bool] = misses_of(p_values, labels, facts["classes"], sizes, level, sure).tolist()
     except (DataError, ValueError):  # an answer of another calibration, or of other classes
         return [None] if len(due) == 1 else [_missed([one])[0] for one in due]
     return found

@@ -48,7 +48,8 @@ class InferenceResponse:
     prediction : the label with the largest p-value
     probability : P(label 1) of a binary model, None otherwise
     confidence : the probability of ``prediction``
-    prediction_set : labels whose p-value exceeds 1 - ``confidence_level``; may be empty
+    prediction_set : labels whose p-value exceeds 1 - ``confidence_level``, or more where a model promises the level
+        with a confidence (``training_conditional``); may be empty
     p_values : conformal p-value of every label, in (0, 1]
     guarantee : what the set promises
     validity : ``valid``, ``suspect`` while an alarm is on, ``unverified`` while missing outcomes leave coverage open,

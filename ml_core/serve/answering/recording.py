@@ -201,6 +201,7 @@ def _facts(model: LiveModel, origin: Origin, bento: str | None) -> dict[str, Any
         "bento": bento,
         "classes": list(manifest.classes),
         "level": str(manifest.confidence_level),
+        **({} if (sure := manifest.training_conditional) is None else {"training_conditional": str(sure)}),
         "guarantee": manifest.guarantee,
         "columns": [column.name for column in features_of(model.columns)],
         "trained_on": {"table": manifest.training.table, "version": manifest.training.table_version},

@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -155,9 +156,14 @@ def read_baseline(folder: Path, expected_hash: str | None, admit: Callable[[str]
 
 def _baseline(manifest: Manifest, model_hash: str, content: Mapping[str, bytes]) -> Bundle:
     features = _matching_features(manifest)
-    calibration, scorecard_calibration = _parse_calibration(content[CALIBRATION_FILE], len(manifest.classes))
+    calibration, scorecard_calibration = _parse_calibration(
+        content[CALIBRATION_FILE], len(manifest.classes), manifest.training_conditional
+    )
     if calibration.calibration_id != manifest.calibration_id:
         raise ChecksumMismatch(CALIBRATION_FILE, "is not the calibration that the manifest names")
+    promised = manifest.inner_levels
+    if manifest.training_conditional and promised != calibration.inner_levels(manifest.confidence_level):
+        raise ArtefactError(MANIFEST_FILE, "its inner levels are not those of its calibration")
     return Bundle(
         manifest=manifest,
         model_hash=model_hash,
@@ -264,7 +270,9 @@ def _matching_features(manifest: Manifest) -> FeatureVersion:
     return features
 
 
-def _parse_calibration(raw: bytes, n_classes: int) -> tuple[ConformalCalibration, ConformalCalibration]:
+def _parse_calibration(
+    raw: bytes, n_classes: int, confidence: Decimal | None
+) -> tuple[ConformalCalibration, ConformalCalibration]:
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in arrays.files}
@@ -279,7 +287,7 @@ def _parse_calibration(raw: bytes, n_classes: int) -> tuple[ConformalCalibration
         raise ArtefactError(CALIBRATION_FILE, "has scores that are not float64")
     try:
         model, scorecard = (
-            ConformalCalibration(kind, tuple(content[f"{part}_{k}"] for k in range(n_classes)))
+            ConformalCalibration(kind, tuple(content[f"{part}_{k}"] for k in range(n_classes)), confidence)
             for part in ("model", "scorecard")
         )
     except InvalidCalibration as error:

@@ -61,6 +61,9 @@ class Manifest(_Part):
 
     Attributes
     ----------
+    training_conditional : confidence over calibrations with which the true coverage is at least ``confidence_level``;
+        None where that level is promised in the mean over calibrations
+    inner_levels : then the level that each class is calibrated at inside, in class order; else None
     label_horizon_days : how long after an answer its label is certain; None for what ``SURETY_LABEL_HORIZON_DAYS`` says
     """
 
@@ -73,6 +76,8 @@ class Manifest(_Part):
     classes: tuple[int, ...] | tuple[str, ...] = Field(min_length=2)
     guarantee: Literal["class_conditional", "marginal"]
     confidence_level: Decimal = Field(ge=Decimal("0.5"), le=Decimal("0.999"))
+    training_conditional: Decimal | None = Field(None, ge=Decimal("0.5"), lt=1)
+    inner_levels: tuple[Decimal, ...] | None = None
     calibration_id: str = Field(pattern=r"^[0-9a-f]{64}$")
     libraries: dict[str, str]
     training: TrainingFacts
@@ -90,8 +95,9 @@ class Manifest(_Part):
     def content(self) -> dict[str, Any]:
         """What is written, as JSON values."""
         content = self.model_dump(mode="json")
-        if self.label_horizon_days is None:  # as in manifests from before there was this field
-            del content["label_horizon_days"]
+        for name in ("label_horizon_days", "training_conditional", "inner_levels"):
+            if content[name] is None:  # as in manifests from before there was this field
+                del content[name]
         return content
 
     def to_bytes(self) -> bytes:

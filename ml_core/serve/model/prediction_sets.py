@@ -11,10 +11,10 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 from functools import cached_property
-from math import floor
+from math import floor, log, log1p
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -139,18 +139,37 @@ def level_from_json(value: object) -> Decimal:
     return Decimal(repr(value))
 
 
-def misses_allowed(n: int, level: Decimal) -> int:
+def misses_allowed(n: int, level: Decimal, confidence: Decimal | None = None) -> int:
     """Rank a label must exceed to enter the set: floor((n + 1) * alpha), in exact arithmetic.
 
     p > alpha with p = rank / (n + 1) is the same as rank > (n + 1) * alpha, and rank is a whole number.
     0 means that ``n`` rows are too few for the level: every label enters.
 
+    With a ``confidence`` it is the largest rank m at which the coverage of this one calibration is at least the level
+    with that probability over calibrations. That coverage follows Beta(n + 1 - m, m), and exceeds the level as often as
+    m or more of n independent rows fall into a share of alpha. The sum of binomial chances is a float, and one within
+    1e-9 of the border counts against the larger rank.
+
+    References
+    ----------
+    Vovk (2012), Conditional validity of inductive conformal predictors, arXiv:1209.2673, proposition 2a.
+
     Examples
     --------
     >>> misses_allowed(9, Decimal("0.9")), misses_allowed(8, Decimal("0.9")), misses_allowed(99, Decimal("0.9"))
     (1, 0, 10)
+    >>> misses_allowed(999, Decimal("0.9")), misses_allowed(999, Decimal("0.9"), Decimal("0.95"))
+    (100, 84)
     """
-    return floor((n + 1) * (1 - Fraction(level)))
+    alpha = 1 - Fraction(level)
+    misses = floor((n + 1) * alpha)
+    if confidence is None or not misses:
+        return misses
+    j = np.arange(1, misses, dtype=np.float64)
+    odds = np.log((n - j + 1.0) / j) + log(alpha / (1 - alpha))
+    log_pmf = n * log1p(-float(alpha)) + np.concatenate([[0.0], np.cumsum(odds)])
+    at_most = np.cumsum(np.exp(log_pmf))  # P(Binomial(n, alpha) <= 0 .. misses - 1)
+    return int(np.searchsorted(at_most, float(1 - confidence) * (1.0 - 1e-9), side="right"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +184,8 @@ class ConformalCalibration:
     ----------
     guarantee : ``class_conditional`` or ``marginal``
     scores : one float64 array per class, ascending, finite; for ``marginal`` the same pooled scores for every class
+    confidence : chance over calibrations that the true coverage is at least the level; None promises the level in the
+        mean over calibrations
 
     Raises
     ------
@@ -174,6 +195,7 @@ class ConformalCalibration:
 
     guarantee: Guarantee
     scores: tuple[FloatArray, ...]
+    confidence: Decimal | None = None
 
     def __post_init__(self) -> None:
         if self.guarantee not in ("class_conditional", "marginal"):
@@ -198,7 +220,8 @@ class ConformalCalibration:
     @cached_property
     def calibration_id(self) -> str:
         """sha256 (hex) over the guarantee and the scores as little-endian float64: equal id, equal sets."""
-        digest = hashlib.sha256(f"{self.guarantee}:{self.n_classes}".encode())
+        promise = self.guarantee if self.confidence is None else f"{self.guarantee} with {self.confidence.normalize()}"
+        digest = hashlib.sha256(f"{promise}:{self.n_classes}".encode())
         for scores in self.scores:
             digest.update(scores.size.to_bytes(8, "little"))
             digest.update(scores.astype("<f8", copy=False).tobytes())
@@ -217,11 +240,22 @@ class ConformalCalibration:
         """:func:`misses_allowed` per class, remembered for levels asked before."""
         known = self._remembered.get(level)
         if known is None:
-            known = tuple(misses_allowed(n, level) for n in self.sizes)
+            known = tuple(misses_allowed(n, level, self.confidence) for n in self.sizes)
             if len(self._remembered) >= _LEVELS_REMEMBERED:
                 self._remembered.clear()
             self._remembered[level] = known
         return known
+
+    def inner_levels(self, level: Decimal) -> tuple[Decimal, ...]:
+        """Per class the level whose plain rank is that of ``level`` with the confidence; ``level`` itself without one.
+
+        It is the mean coverage 1 - m / (n + 1), rounded down to nine digits.
+        """
+        if self.confidence is None:
+            return (level,) * self.n_classes
+        pairs = zip(self.sizes, self._misses(level), strict=True)
+        means = (Decimal(n + 1 - m) / (n + 1) for n, m in pairs)
+        return tuple(mean.quantize(Decimal("1e-9"), rounding=ROUND_DOWN) for mean in means)
 
     def thresholds(self, level: Decimal) -> tuple[float, ...]:
         """Largest score with which a label enters the set, per class; infinity where the rows are too few.

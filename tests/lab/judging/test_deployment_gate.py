@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ml_core.base.documents import read_document
-from ml_core.base.errors import ConfigError, DataError
+from ml_core.base.errors import ArtefactError, ConfigError, DataError
 from ml_core.base.journal import Journal
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.deployment_gate import judge_folder, validate_deployment
@@ -286,3 +287,65 @@ def test_a_manifest_hash_is_what_the_report_is_filed_under(home):
 
     report = judge_folder(road_model().folder, home.config, home.settings)
     assert report.model_hash == hashlib.sha256((road_model().folder / MANIFEST_FILE).read_bytes()).hexdigest()
+
+
+# --- splits in time, power, proof ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_time(home) -> tuple[ModelConfig, Path]:
+    """A configuration whose split is in time, and a model of it."""
+    config = road_config(split={"by": "time"}, gate={"prove": True, "min_coverage_returning": 0.5})
+    return config, trained(config, rows_from_store(config, home.settings)).folder
+
+
+def test_a_split_in_time_is_judged_on_the_newest_rows_with_those_seen_before_by_themselves(home, in_time):
+    config, folder = in_time
+    report = judge_folder(folder, config, home.settings)
+    rules = {rule.rule: rule for rule in report.rules}
+    metrics = read_bundle(folder).manifest.metrics
+    assert report.judged_on == "table v1 version 0, the newest rows"
+    assert not {name for name in rules if name.startswith(("coverage_ceiling", "calibration_same_law"))}
+    assert rules["coverage_returning_class_1"].value == metrics["coverage_returning_class_1"]
+    n = int(metrics["n_returning_class_1"])
+    assert f"{n} of the rows are of patients seen before" in rules["coverage_class_1"].note
+    assert all(name.startswith("coverage_proven") for name in report.failed_rules)
+
+
+def test_each_coverage_rule_says_what_it_can_see(home, refused_by):
+    rules = {rule.rule: rule for rule in judge_folder(road_model().folder, home.config, home.settings).rules}
+    for name in ("coverage", "coverage_class_0", "coverage_class_1"):
+        assert "truly covered 0.87 with chance 0." in rules[name].note or "with chance 1." in rules[name].note
+        assert "with 80%" in rules[name].note
+
+
+def test_proof_asks_for_a_lower_bound_above_the_floor(home):
+    asked = home.config.model_copy(update={"gate": home.config.gate.model_copy(update={"prove": True})})
+    rules = {rule.rule: rule for rule in judge_folder(road_model().folder, asked, home.settings).rules}
+    proven, found = rules["coverage_proven_class_1"], rules["coverage_class_1"]
+    assert proven.value < found.value
+    assert proven.limit == 0.88
+    assert proven.passed == (proven.value > 0.88)
+    assert {"coverage_proven", "coverage_proven_class_0"} <= rules.keys()
+
+
+def test_a_model_that_lies_about_what_it_has_seen_is_refused(tmp_path, home, in_time):
+    config, folder = in_time
+    training = verify_folder(folder)[0].training
+    earlier = training.params | {"split_seen_until": training.params["split_seen_until"] - 86_400_000_000}
+    remade(folder, tmp_path / "b", training=training.model_copy(update={"params": earlier}).model_dump())
+    assert "split_matches" in judge_folder(tmp_path / "b", config, home.settings).failed_rules
+    assert "split_matches" in judge_folder(folder, home.config, home.settings).failed_rules
+
+
+def test_a_confidence_over_calibrations_is_kept_in_the_manifest_and_asked_for(tmp_path, home, refused_by):
+    config = road_config(conformal={"training_conditional": "0.95"})
+    folder = trained(config).folder
+    manifest = read_bundle(folder).manifest
+    assert manifest.confidence_level == Decimal("0.9")
+    assert all(inner > manifest.confidence_level for inner in manifest.inner_levels)
+    assert refused_by(folder, config) == ()
+    assert refused_by(folder) == ("promise_matches",)
+    assert "training_conditional" not in road_model().bundle.manifest.content()
+    with pytest.raises(ArtefactError, match="inner levels are not those of its calibration"):
+        remade(folder, tmp_path / "b", inner_levels=(Decimal("0.9"), Decimal("0.9")))

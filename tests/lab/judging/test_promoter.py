@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from ml_core.base.documents import read_document
 from ml_core.base.errors import RegistryError
 from ml_core.base.journal import Journal
+from ml_core.lab.config import SplitConfig
 from ml_core.lab.judging.promoter import ModelPromoter, promote_version
+from ml_core.lab.judging.promotion_rules import shared_rows
 from ml_core.lab.registry.model_registry import CHAMPION
+from ml_core.lab.training.labelled_rows import LabelledRows, label_rows, rows_from_store, split_of
+from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
 from tests.homes import (
     MODEL,
@@ -140,8 +147,6 @@ def test_too_few_rows_of_a_class_refuse(contest):
 
 def test_another_split_shares_no_test_patients(contest):
     elsewhere = road_config(split={"salt": "another"})
-    from ml_core.lab.training.labelled_rows import rows_from_store
-
     model = trained(elsewhere, rows_from_store(elsewhere, contest.settings))
     version = contest.register(elsewhere, model)
     found = promote(contest, version.version, elsewhere)
@@ -193,3 +198,58 @@ def test_a_version_whose_artefact_cannot_be_trusted_is_refused_by_its_gate(conte
     found = promote(contest, "1")
     assert (found.decision, [r.rule for r in found.rules]) == ("refused", ["gate"])
     assert "artefact" in found.rules[0].note
+
+
+# --- splits in time --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_time() -> tuple[LabelledRows, Bundle]:
+    """Rows split in time, and the usual model made of them."""
+    config = road_config(split={"by": "time"})
+    rows = label_rows(road_rows().frame, "v1", config.split, "here")
+    return rows, trained(config, rows).bundle
+
+
+def in_time_until(bundle: Bundle, rows: LabelledRows, time: int, position: int) -> Bundle:
+    """The same model, as if it had been trained on these rows up to that one."""
+    training = bundle.manifest.training
+    params = training.params | {"split_by": "time", "split_seen_until": time, "split_seen_position": position}
+    training = training.model_copy(update={"params": params, "table": rows.table})
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"training": training}))
+
+
+def test_a_challenger_split_in_time_meets_a_champion_on_rows_that_neither_saw(in_time):
+    rows, challenger = in_time
+    shared, columns, rule = shared_rows(challenger, weak_model().bundle, rows.part("test"))
+    assert rule.passed
+    assert columns is not None
+    assert set(shared.parts) == {"test"}
+    assert set(split_of(shared.groups, SplitConfig())) == {"test"}
+    assert 0 < len(shared) < len(rows.part("test"))
+
+
+def test_of_two_splits_in_time_the_rows_newer_than_both_trainings_count(in_time):
+    rows, challenger = in_time
+    test = rows.part("test")
+    middle = int(np.median(test.times))
+    last = int(test.positions[test.times == middle].max())
+    shared, _, rule = shared_rows(challenger, in_time_until(weak_model().bundle, rows, middle, last), test)
+    assert rule.passed
+    assert shared.positions.tolist() == test.positions[test.times > middle].tolist()
+
+
+def test_a_champion_that_saw_all_of_them_leaves_nothing_to_compare_on(in_time):
+    rows, challenger = in_time
+    end = int(rows.times.max())
+    saw_all = in_time_until(weak_model().bundle, rows, end, int(rows.positions.max()))
+    shared, _, rule = shared_rows(challenger, saw_all, rows.part("test"))
+    assert (rule.passed, len(shared)) == (False, 0)
+
+
+def test_a_model_split_in_time_is_gated_on_the_newest_rows_and_promoted(home):
+    config = road_config(split={"by": "time"})
+    version = home.register(config, trained(config, rows_from_store(config, home.settings)))
+    found = promote(home, version.version, config)
+    assert found.decision == "promoted", found.rules
+    assert found.compared_on == "table v1 version 0, the newest rows"

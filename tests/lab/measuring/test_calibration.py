@@ -177,3 +177,29 @@ def test_mapie_agrees_at_any_level(n, seed, level):
     rows = many_class_rows(n, 3, seed, grid=50)
 
     agree_with_mapie(calibrate(rows.proba, rows.y, 3), rows.proba, rows.y, level, [0, 1, 2])
+
+
+def test_mapie_agrees_at_the_levels_inside_a_calibration_with_a_confidence():
+    rows = binary_rows(2_000, seed=8, grid=50)
+    sure = calibrate(rows.proba, rows.y, 2, confidence=Decimal("0.95"))
+
+    assert agree_with_mapie(sure, rows.proba, rows.y, NINETY, (0, 1)) == sure.thresholds(NINETY)
+    assert sure.thresholds(NINETY) != calibrate(rows.proba, rows.y, 2).thresholds(NINETY)
+
+
+def test_a_calibration_that_lacks_its_confidence_disagrees_with_mapie(monkeypatch):
+    rows = binary_rows(2_000, seed=8)
+    sure = calibrate(rows.proba, rows.y, 2, confidence=Decimal("0.95"))
+    plain = calibrate(rows.proba, rows.y, 2).thresholds(NINETY)
+    monkeypatch.setattr(ConformalCalibration, "thresholds", lambda *_: plain)
+
+    with pytest.raises(CalibrationDisagrees):
+        agree_with_mapie(sure, rows.proba, rows.y, NINETY, (0, 1))
+
+
+@pytest.mark.parametrize(("confidence", "rows"), [("0.5", 9), ("0.95", 29), ("0.99", 44)])
+def test_a_confidence_needs_more_rows(confidence, rows):
+    needed = needed_rows(NINETY, Decimal(confidence))
+
+    assert needed == rows
+    assert 1 - 0.9**needed >= float(confidence)

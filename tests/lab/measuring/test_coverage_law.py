@@ -16,6 +16,7 @@ from ml_core.lab.measuring.coverage_law import (
     design_effects,
     effective_size,
 )
+from ml_core.serve.model.prediction_sets import misses_allowed
 from tests.toy_scores import repeated_patients
 from tests.verdicts import beta_binomial_band
 
@@ -153,3 +154,9 @@ def test_limits_are_as_tight_as_a_tail_that_is_met_exactly_allows():
 @pytest.mark.parametrize(("n", "effect", "size"), [(100, 1.0, 100), (100, 1.5, 66), (1, 5.0, 1), (0, 2.0, 0)])
 def test_effective_size(n, effect, size):
     assert effective_size(n, effect) == size
+
+
+def test_a_confidence_raises_the_law_to_that_of_the_rank_inside():
+    law = CoverageLaw.of(1_000, Decimal("0.9"), confidence=Decimal("0.95"))
+    assert law.promised == 1 - misses_allowed(1_000, Decimal("0.9"), Decimal("0.95")) / 1_001
+    assert law.promised > 0.91

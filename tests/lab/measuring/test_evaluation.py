@@ -172,3 +172,20 @@ def test_probabilities_or_labels_that_do_not_fit_are_refused():
         evaluate([[0.5, 0.5]], [0, 1], calibration, NINETY, None, [0, 1])
     with pytest.raises(InvalidCalibration):
         evaluate(np.empty((0, 2)), np.empty(0, dtype=int), calibration, NINETY, None, [0, 1])
+
+
+def test_patients_seen_before_are_measured_by_themselves_where_there_are_any():
+    rows, calibration = binary_rows(3_000, seed=1), binary_rows(2_000, seed=2)
+    of = calibrate(calibration.proba, calibration.y, 2)
+    returning = np.random.default_rng(3).random(3_000) < 0.2
+    plain = evaluate(rows.proba, rows.y, of, NINETY, None, (0, 1)).metrics
+    found = evaluate(rows.proba, rows.y, of, NINETY, None, (0, 1), returning).metrics
+
+    for k in (0, 1):
+        own = returning & (rows.y == k)
+        alone = evaluate(rows.proba[own], rows.y[own], of, NINETY, None, (0, 1)).metrics
+        assert found.pop(f"n_returning_class_{k}") == own.sum()
+        assert found.pop(f"coverage_returning_class_{k}") == alone["coverage"]
+    assert found == plain
+    nobody = np.zeros(3_000, dtype=np.bool_)
+    assert evaluate(rows.proba, rows.y, of, NINETY, None, (0, 1), nobody).metrics == plain

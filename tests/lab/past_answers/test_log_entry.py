@@ -45,7 +45,9 @@ def test_single_answers_and_rows_of_a_batch_are_entries(home, logged):
     found = [entry(home, answer) for answer in (*logged[:5], logged[-1])]
     assert [one.position for one in found] == [1, 2, 3, 4, 5, 7]
     assert all(one.commit[0] <= one.position <= one.commit[1] for one in found)
-    assert len({one.commit for one in found[1:5]}) == 1  # a call is in one commit, which may hold the call before it too
+    assert (
+        len({one.commit for one in found[1:5]}) == 1
+    )  # a call is in one commit, which may hold the call before it too
     assert all(one.digest_holds and one.chain_holds for one in found)
     assert found[0].lineage == logged[0].lineage
 

@@ -19,7 +19,9 @@ from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.alarms import (
     alarms_of,
     feed_coverage,
+    keep_target,
     mark_announced,
+    target_of,
     unannounced,
 )
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
@@ -192,3 +194,11 @@ def test_an_alarm_is_told_once_and_again_when_it_went_off_again(ledger: Ledger) 
     assert unannounced(ledger, A, [one, two]) == ()
     again = alarm("coverage:1", "t2")
     assert unannounced(ledger, A, [again, two]) == (again,)
+
+
+def test_the_confidence_of_a_promise_is_kept_with_its_target(ledger):
+    plain, sure = facts_of(model_hash=A), {**facts_of(model_hash=B), "training_conditional": "0.95"}
+    for facts in (plain, sure):
+        keep_target(ledger, facts, {})
+    found = [target_of(ledger, facts["model_hash"], facts["calibration_id"]) for facts in (plain, sure)]
+    assert [target and target.confidence for target in found] == [None, Decimal("0.95")]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from ml_core.base.errors import BadModelOutput, InvalidCalibration, InvalidRequest
 from ml_core.lab.measuring.calibration import calibrate
@@ -354,3 +355,48 @@ def test_marginal_sets_use_one_threshold_for_all_classes(k, seed, level):
 
     assert len(set(calibration.thresholds(level))) == 1
     assert calibration.sizes == (80,) * k
+
+
+# --- a confidence over calibrations ----------------------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 3_000), level_strategy, st.decimals("0.5", "0.999", places=3))
+def test_with_a_confidence_the_rank_is_the_largest_whose_beta_law_keeps_it(n, level, confidence):
+    misses, plain = misses_allowed(n, level, confidence), misses_allowed(n, level)
+
+    def kept(m):  # true coverage follows Beta(n + 1 - m, m)
+        return 1.0 if m == 0 else float(beta.sf(float(level), n + 1 - m, m))
+
+    assert 0 <= misses <= plain
+    assert kept(misses) >= float(confidence) - 1e-8
+    assert misses == plain or kept(misses + 1) < float(confidence) + 1e-8
+
+
+def test_large_classes_keep_their_beta_law():
+    for n in (17_664, 1_000_000):
+        misses = misses_allowed(n, Decimal("0.9"), Decimal("0.95"))
+        assert beta.sf(0.9, n + 1 - misses, misses) >= 0.95 > beta.sf(0.9, n - misses, misses + 1)
+
+
+@given(st.integers(1, 5_000), level_strategy, st.decimals("0.5", "0.999", places=3))
+def test_the_inner_level_gives_the_same_rank_without_a_confidence(n, level, confidence):
+    scores = (np.linspace(0, 1, n), np.linspace(0, 1, n // 2))
+    calibration = ConformalCalibration("class_conditional", scores, confidence)
+
+    for size, inner in zip(calibration.sizes, calibration.inner_levels(level), strict=True):
+        assert misses_allowed(size, inner) == misses_allowed(size, level, confidence)
+
+
+def test_a_confidence_names_another_calibration_and_larger_sets_and_the_same_p_values():
+    rows = binary_rows(900, seed=3)
+    plain = calibrate(rows.proba, rows.y, 2)
+    sure = calibrate(rows.proba, rows.y, 2, confidence=Decimal("0.95"))
+
+    level, new = Decimal("0.9"), binary_rows(500, seed=4).proba
+    assert plain.calibration_id != sure.calibration_id
+    assert (plain.p_values(new) == sure.p_values(new)).all()
+    assert (plain.sets(new, level) <= sure.sets(new, level)).all()
+    assert plain.sets(new, level).sum() < sure.sets(new, level).sum()
+    for row, members in zip(new.tolist(), sure.sets(new, level).tolist(), strict=True):
+        assert sure.row(row, level).members == [k for k, inside in enumerate(members) if inside]
