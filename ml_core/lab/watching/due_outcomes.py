@@ -28,7 +28,7 @@ from ml_core.lab.measuring.returned_outcomes import (
     return_test,
     weighted_coverage,
 )
-from ml_core.lab.watching.alarms import COVERAGE, hold, restart_detector, started_hour
+from ml_core.lab.watching.alarms import COVERAGE, confidence_of, hold, restart_detector, started_hour
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured
 from ml_core.lab.watching.outcome_counts import HOUR_US, DueAnswer
@@ -147,7 +147,8 @@ def _of_one_calibration(answers: Sequence[LoggedAnswer], *, own: bool) -> Iterat
     facts = answers[0].lineage
     if own:
         try:
-            sets = sets_of([a.p_values for a in answers], facts["calibration_sizes"], Decimal(facts["level"]))
+            sizes, level = facts["calibration_sizes"], Decimal(facts["level"])
+            sets = sets_of([a.p_values for a in answers], sizes, level, confidence_of(facts))
         except (DataError, ValueError):  # an answer of another calibration
             if len(answers) > 1:
                 for answer in answers:

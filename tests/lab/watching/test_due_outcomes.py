@@ -122,6 +122,15 @@ def test_answers_of_fallbacks_and_of_other_calibrations_are_counted_apart(home: 
     assert (home.counted(), home.of_fallbacks()) == ({}, (4, 3))
 
 
+def test_sets_are_those_of_the_confidence_that_the_model_promises_with(home: Watched) -> None:
+    sizes = (99, 99)  # at 0.9 a label enters above rank 10, with a confidence of 0.95 above rank 5
+    home.answer([(0.08, 0.5)], facts_of(sizes=sizes))
+    home.answer([(0.08, 0.5)], facts_of(sizes=sizes, model_hash=OTHER, training_conditional="0.95"))
+    home.pass_days(HORIZON_DAYS)
+    home.look()
+    assert (home.counted(), home.counted(OTHER)) == ({(1,): ((0, 0), 1)}, {(0, 1): ((0, 0), 1)})
+
+
 def test_an_erased_answer_is_not_missing(home: Watched) -> None:
     early, late = home.answer([BOTH, ZERO])
     home.erase(early)
