@@ -239,6 +239,15 @@ def test_of_two_splits_in_time_the_rows_newer_than_both_trainings_count(in_time)
     assert shared.positions.tolist() == test.positions[test.times > middle].tolist()
 
 
+def test_a_challenger_split_by_patient_meets_a_champion_split_in_time_on_its_newer_test_patients(in_time):
+    rows, champion_ = in_time
+    test = road_rows().part("test")
+    shared, _, rule = shared_rows(road_model().bundle, champion_, test)
+    assert rule.passed
+    newest = rows.part("test").frame["encounter_date"].min()
+    assert shared.positions.tolist() == test.positions[(test.frame["encounter_date"] >= newest).to_numpy()].tolist()
+
+
 def test_a_champion_that_saw_all_of_them_leaves_nothing_to_compare_on(in_time):
     rows, challenger = in_time
     end = int(rows.times.max())
