@@ -27,7 +27,7 @@ ENDPOINT = "http://ward:3000/"
 def every_state(home: Home) -> Iterator[Home]:
     """The home in every state that asks for another next action, one after the other."""
     yield home
-    home.settings.feature_store.mkdir()
+    (home.settings.feature_store / "models" / NAME / "v1" / "_delta_log").mkdir(parents=True)
     yield home
     Journal(home.settings.journal).append("model.registered", {"model": NAME, "version": "3"})
     yield home
@@ -40,6 +40,8 @@ def every_state(home: Home) -> Iterator[Home]:
     for alarm in ("coverage:1", "drift"):
         watched(home, alarm)
         yield home
+    watched(home, unverified=("outcomes:1",))
+    yield home
     watched(home)
     home.change(changes.shadow(home.v2))
     yield home
