@@ -34,7 +34,7 @@ def test_coverage_of_a_valid_model_lies_in_its_bands_and_exits_with_zero(run, wa
 
 
 def test_lost_coverage_exits_with_three_and_names_the_class(run, ward):
-    matured(ward, unforeseen(150, seed=1))
+    matured(ward, unforeseen(450, seed=1))
     told = run("coverage", "check")
     lost = next(d for d in told.result["detectors"] if d["on"])
     assert (told.code, lost["alarm"], lost["misses"] == lost["labels"]) == (3, "coverage:1", True)
@@ -61,12 +61,12 @@ def test_missing_outcomes_are_counted_and_exit_with_three_where_they_leave_cover
 
 
 def test_a_window_of_answers_does_not_switch_an_alarm_off(run, ward):
-    matured(ward, unforeseen(150, seed=1))
+    matured(ward, unforeseen(450, seed=1))
     told = run("coverage", "check", "--since", "1h")
     assert (told.code, told.result["matured"], told.result["bands"]) == (3, 0, [])
     assert "no label" in told.err
     age_days = (utc_now() - ward.now).days + 40
-    assert run("coverage", "check", "--since", f"{age_days}d").result["matured"] == 150
+    assert run("coverage", "check", "--since", f"{age_days}d").result["matured"] == 450
 
 
 def test_labels_that_wait_for_their_horizon_are_counted_and_not_judged(run, ward):
@@ -81,13 +81,13 @@ def test_labels_that_wait_for_their_horizon_are_counted_and_not_judged(run, ward
 
 def test_a_table_shows_bands_and_detectors(run, ward, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    matured(ward, unforeseen(150, seed=1))
+    matured(ward, unforeseen(450, seed=1))
     told = run("coverage", "check", "--output", "table")
     assert (told.code, "coverage:1" in told.out, "observed" in told.out) == (3, True, True)
 
 
 def test_another_slot_is_judged_by_its_own_answers(run, ward):
-    matured(ward, unforeseen(150, seed=1))
+    matured(ward, unforeseen(450, seed=1))
     ward.home.change(changes.full(ward.home.v2))
     ward.look()
     assert run("coverage", "check").code == 0

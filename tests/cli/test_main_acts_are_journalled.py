@@ -80,7 +80,7 @@ def test_looking_and_what_is_refused_leave_none(run, home, words):
 
 def test_an_acknowledged_alarm_is_one_entry(run, tmp_path):
     ward = Ward(tmp_path)
-    ward.answer(unforeseen(150, seed=1))
+    ward.answer(unforeseen(450, seed=1))
     ward.pass_days(HORIZON_DAYS + 1)
     ward.look()
     view = MonitorView(ward.home.settings)

@@ -8,17 +8,15 @@ import tempfile
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from math import log
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binom
 
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ConformalConfig
 from ml_core.lab.data.cohort import CohortKnobs, make_cohort
-from ml_core.lab.measuring.live_coverage import BETS, _factors, highest_miss_rate
+from ml_core.lab.measuring.coverage_detector import BLOCK, block_for, highest_miss_rate
 from ml_core.lab.measuring.performance import MaturedPerformance
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.lab.training.learner import train_model
@@ -28,6 +26,7 @@ from ml_core.serve.model.prediction_sets import Guarantee
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.rollout import changes
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients
+from tests.statistical.coverage_streams import found_share
 from tests.toy_models import toy_config
 
 __all__ = [
@@ -86,11 +85,13 @@ class Stream:
     ----------
     rate, error : chance of a miss, and its standard error
     limit : the miss rate the detector allows
+    block : labels in its blocks
     """
 
     rate: float
     error: float
     limit: float
+    block: int
 
     @property
     def keeps_its_promise(self) -> bool:
@@ -118,7 +119,8 @@ def stream(model: Toy, label: int | None, knobs: CohortKnobs = CALM) -> Stream:
     error = float(np.sqrt(((lost - rate * w) ** 2).sum()) / w.sum())
     name = "calibration_effect" if label is None else f"calibration_effect_class_{label}"
     size = bundle.calibration.sizes[0 if label is None else label]
-    return Stream(rate, error, highest_miss_rate(size, Decimal("0.9"), bundle.manifest.metrics[name]))
+    block = BLOCK if label is None else block_for(size / sum(bundle.calibration.sizes))
+    return Stream(rate, error, highest_miss_rate(size, Decimal("0.9"), bundle.manifest.metrics[name]), block)
 
 
 @cache
@@ -128,16 +130,13 @@ def law(knobs: CohortKnobs) -> tuple[LabelledRows, np.ndarray]:
     return label_rows(frame, "v1", toy_config().split, "the law"), probability
 
 
-def found_at_least(labels: int, rate: float, limit: float, threshold: float) -> float:
+def found_at_least(labels: int, rate: float, limit: float, threshold: float, block: int) -> float:
     """Chance, at least, that a detector has alarmed after so many labels, each missed with that chance.
 
-    Each bet's evidence is at least its first share, 1/5, times what it has won and lost since.
+    From simulated streams of such labels, less five standard errors.
     """
-    chances = []
-    for won, lost in zip(*_factors(limit), strict=True):
-        needed = (log(threshold * len(BETS)) - labels * log(lost)) / (log(won) - log(lost))
-        chances.append(float(binom.sf(np.ceil(needed) - 1, labels, rate)))
-    return max(chances)
+    share, streams = found_share(labels, rate, limit, threshold, block), 2_000
+    return max(0.0, share - _ERRORS * float(np.sqrt(share * (1.0 - share) / streams)))
 
 
 # --- replays ------------------------------------------------------------------------------------------------------

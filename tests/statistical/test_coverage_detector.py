@@ -11,19 +11,11 @@ import pytest
 from scipy.stats import beta, binom
 
 from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.measuring.coverage_detector import THRESHOLD, DetectorState, highest_miss_rate, update
 from ml_core.lab.measuring.coverage_law import design_effects
-from ml_core.lab.measuring.live_coverage import (
-    BAND_TAIL,
-    THRESHOLD,
-    CoverageTarget,
-    DetectorState,
-    _factors,
-    coverage_bands,
-    highest_miss_rate,
-    misses_of,
-    update,
-)
+from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageTarget, coverage_bands, misses_of
 from ml_core.serve.model.prediction_sets import ConformalCalibration, misses_allowed
+from tests.statistical.coverage_streams import alarm_labels
 from tests.toy_scores import binary_rows, repeated_patients
 from tests.verdicts import above_band, below_band
 
@@ -43,34 +35,32 @@ def least_by_chance(rate, times=STREAMS):
     return int(binom(times, rate).ppf(NOISE))
 
 
-def alarms(miss_rate, labels, mu0, threshold, seed):
+def alarms(miss_rate, labels, mu0, threshold, seed, *, streams=STREAMS):
     """Number of the label at which each stream alarms, looking after every one; labels + 1 where it does not.
 
     ``miss_rate(t, missed)`` gives the chance of a miss at the t-th label (from 0), a number or one per stream, knowing
     which streams have missed the label before it.
     """
     rng = np.random.default_rng(seed)
-    won, lost = (np.array(f)[:, None] for f in _factors(mu0))
-    evidence = np.zeros((5, STREAMS))
-    at, missed = np.full(STREAMS, labels + 1), np.zeros(STREAMS, dtype=bool)
+    misses, missed = np.empty((streams, labels), dtype=bool), np.zeros(streams, dtype=bool)
     for t in range(labels):
-        missed = rng.random(STREAMS) < miss_rate(t, missed)
-        evidence = (evidence + 0.2) * np.where(missed, won, lost)
-        fired = (evidence.sum(axis=0) >= threshold) & (at > labels)
-        at[fired] = t + 1
-        evidence[:, fired] = 0.0  # what follows the alarm does not count
-        if t % 100 == 0 and (at <= labels).all():
-            break
-    return at
+        missed = rng.random(streams) < miss_rate(t, missed)
+        misses[:, t] = missed
+    return alarm_labels(misses, mu0, threshold)
 
 
-def test_the_vectorised_detector_is_the_public_one():
-    stream = np.random.default_rng(5).random((1_500, STREAMS)) < 0.17
+@pytest.mark.parametrize("block", [12, 8])
+def test_the_vectorised_detector_is_the_public_one(block):
+    # Streams that hang together over 30 labels, so that variance ratios count.
+    rng = np.random.default_rng(5)
+    likely = np.repeat(rng.choice([0.05, 0.6], p=[0.8, 0.2], size=(STREAMS, 50)), 30, axis=1)
+    stream = rng.random(likely.shape) < likely
 
-    together = alarms(lambda *_: 0.17, 1_500, 0.11, 500.0, seed=5)
+    together = alarm_labels(stream, 0.11, block=block)
 
+    assert 0.05 < (together <= 1_500).mean() < 0.95
     for i in range(0, STREAMS, 200):
-        alone = update(DetectorState(0.11, 500.0), stream[:, i])
+        alone = update(DetectorState(0.11, block=block), stream[i])
         assert (alone.alarm_at or 1_501) == together[i]
 
 
@@ -92,7 +82,7 @@ def test_at_the_highest_miss_rate_the_mean_time_to_a_false_alarm_is_at_least_the
 def test_misses_that_hang_on_the_one_before_keep_the_guarantee_if_none_is_likelier_than_stated():
     threshold = 500.0
 
-    at = alarms(lambda _, missed: np.where(missed, 0.1, 0.07), 60_000, 0.1, threshold, seed=2)
+    at = alarms(lambda _, missed: np.where(missed, 0.1, 0.07), 10_000, 0.1, threshold, seed=2)
 
     assert at.mean() >= threshold
     assert (at <= 100).sum() <= most_by_chance(100 / threshold)
@@ -140,22 +130,22 @@ def test_the_same_holds_at_other_levels(level):
 
 
 @pytest.mark.parametrize("n", [2_000, 5_000, 20_000])
-def test_lost_coverage_is_found_within_160_and_60_labels_where_2000_rows_or_more_calibrate_the_class(n):
-    assert median_is_at_most(160, delays(n, 0.2))
-    assert median_is_at_most(60, delays(n, 0.3))
+def test_lost_coverage_is_found_within_300_and_160_labels_where_2000_rows_or_more_calibrate_the_class(n):
+    assert median_is_at_most(300, delays(n, 0.2))
+    assert median_is_at_most(160, delays(n, 0.3))
 
 
-@pytest.mark.parametrize(("n", "doubled", "trebled"), [(200, 300, 80), (500, 205, 63), (1_000, 175, 60)])
+@pytest.mark.parametrize(("n", "doubled", "trebled"), [(200, 440, 180), (500, 330, 160), (1_000, 290, 156)])
 def test_a_smaller_calibration_finds_it_later(n, doubled, trebled):
     assert median_is_at_most(doubled, delays(n, 0.2))
     assert median_is_at_most(trebled, delays(n, 0.3))
 
 
-def test_500_rows_are_too_few_for_160_labels():
+def test_500_rows_are_too_few_for_300_labels():
     # Else the documentation is too modest, and the goal of larger sizes should be asked of this one.
     found = delays(500, 0.2)
 
-    assert (found <= 160).sum() < least_by_chance(0.5, found.size)
+    assert (found <= 300).sum() < least_by_chance(0.5, found.size)
 
 
 def stated():
@@ -203,8 +193,7 @@ def test_valid_models_seldom_alarm_from_their_first_answer_to_their_3000th(grid)
     assert alarmed.max() <= most_by_chance(0.05, models)
 
 
-def test_labels_of_a_patient_right_after_another_raise_false_alarms_and_one_label_each_does_not():
-    # Why a table sorted by patient must not be fed as it is.
+def test_labels_of_a_patient_right_after_another_raise_no_more_false_alarms_than_one_label_each():
     models, in_turn, first_only = 250, 0, 0
     for i in range(models):
         cal, live = repeated_patients(1_500, 2 * i), repeated_patients(2_300, 2 * i + 1)
@@ -216,7 +205,7 @@ def test_labels_of_a_patient_right_after_another_raise_false_alarms_and_one_labe
         in_turn += update(start, misses[own]).is_alarmed
         first_only += update(start, misses[own[np.unique(live.groups[own], return_index=True)[1]]]).is_alarmed
 
-    assert first_only <= most_by_chance(0.05, models) < in_turn
+    assert max(in_turn, first_only) <= most_by_chance(0.05, models)
 
 
 # --- bands of windows ---------------------------------------------------------------------------------------------

@@ -7,27 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xgboost
 from scipy.stats import binom
 
 from ml_core.lab.config import load_config
-from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.data.raw_tables import read_source
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
 from ml_core.lab.measuring.evaluation import evaluate
-from ml_core.lab.training.labelled_rows import LabelledRows, label_rows, split_of
+from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.lab.training.learner import train_model
 from ml_core.lab.training.packing import PackedModel
-from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.predictor import Predictor
+from tests.statistical.diabetes_rows import DATA, held_out_rows
 from tests.statistical.resplits import coverages, halves_of_the_groups
 from tests.toy_scores import ScoredRows
 from tests.verdicts import is_covered, is_plausible, is_same
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not DATA.exists(), reason="the published data set is not beside this folder"),
@@ -40,24 +37,7 @@ RESPLITS = 200
 @pytest.fixture(scope="module")
 def held_out() -> ScoredRows:
     """Calibration and test patients of the configured split, scored by one model that saw neither."""
-    config = load_config(ROOT / "configs" / "diabetes130.yaml")
-    version = get_feature_version("v2")
-    frame = read_source(DATA, "diabetes130", "v2").frame
-    matrix = version.transform(to_arrays(frame, version))
-    y, patients = frame["readmission_30d"].to_numpy(dtype=np.int64), frame["patient_nbr"].to_numpy(dtype=np.int64)
-    part = split_of(patients, config.split)
-    train, validation, kept = part == "train", part == "validation", np.isin(part, ["calibration", "test"])
-    params = {**config.training.params, "objective": "binary:logistic", "eval_metric": "logloss", "seed": config.seed}
-    booster = xgboost.train(
-        params,
-        xgboost.DMatrix(matrix[train], y[train]),
-        num_boost_round=config.training.rounds,
-        evals=[(xgboost.DMatrix(matrix[validation], y[validation]), "validation")],
-        early_stopping_rounds=config.training.early_stopping_rounds,
-        verbose_eval=False,
-    )
-    p1 = booster.inplace_predict(matrix[kept], iteration_range=(0, booster.best_iteration + 1)).astype(np.float64)
-    return ScoredRows(np.column_stack([1.0 - p1, p1]), y[kept], patients[kept])
+    return held_out_rows()[0]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import binom
 
 from ml_core.lab.data.cohort import CohortKnobs
-from ml_core.lab.measuring.live_coverage import THRESHOLD
+from ml_core.lab.measuring.coverage_detector import BLOCK, THRESHOLD
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients
 from tests.statistical.replays import (
     CALM,
@@ -100,7 +100,7 @@ def test_a_shift_makes_both_workers_suspect_at_the_look_that_finds_it_and_names_
     chances = [
         found_at_least(
             found.shifted_labels[label], stream(found.model, label, shift).surely,
-            stream(found.model, label).limit, THRESHOLD,
+            stream(found.model, label).limit, THRESHOLD, stream(found.model, label).block,
         )
         for found in shifted
     ]  # fmt: skip
@@ -172,7 +172,7 @@ def test_labels_before_their_horizon_would_accuse_a_model_that_keeps_its_margina
     marginal: list[tuple[Toy, int, bool, bool]],
 ) -> None:
     chances = [
-        found_at_least(n, stream(toy, 1).surely, stream(toy, None).limit, THRESHOLD) for toy, n, _, _ in marginal
+        found_at_least(n, stream(toy, 1).surely, stream(toy, None).limit, THRESHOLD, BLOCK) for toy, n, _, _ in marginal
     ]
     assert sum(accused for _, _, accused, _ in marginal) >= least_by_chance(chances) > REPLAYS / 2
 

@@ -3,6 +3,7 @@
 __all__ = [
     "calibration",
     "comparison",
+    "coverage_detector",
     "coverage_law",
     "coverage_plan",
     "coverage_power",

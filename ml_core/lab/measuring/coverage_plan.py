@@ -11,10 +11,10 @@ import numpy as np
 from scipy.stats import beta
 
 from ml_core.lab.measuring.calibration import needed_rows
+from ml_core.lab.measuring.coverage_detector import BLOCK, DetectorState, block_for, highest_miss_rate, update
 from ml_core.lab.measuring.coverage_law import CoverageLaw
 from ml_core.lab.measuring.coverage_power import NOTICED_WITH, power_of_limit, power_of_proof
 from ml_core.lab.measuring.coverage_verdicts import COVERAGE_BUDGET
-from ml_core.lab.measuring.live_coverage import DetectorState, highest_miss_rate, update
 
 __all__ = ["MOST_DELAY", "CellPlan", "CoverageNeed", "PlannedSizes", "median_delay", "plan_cells", "rows_needed"]
 
@@ -128,7 +128,7 @@ def plan_cells(sizes: PlannedSizes, seed: int = 0) -> tuple[CellPlan, ...]:
     seed : of the simulated delays
     """
     return tuple(
-        _cell(sizes, name, *sizes.of(share), seed)
+        _cell(sizes, name, share, seed)
         for name, share in (("class", sizes.class_share), ("others", 1.0 - sizes.class_share))
     )
 
@@ -160,13 +160,14 @@ def rows_needed(sizes: PlannedSizes) -> tuple[CoverageNeed, ...]:
     return tuple(_need(sizes, smaller, words, holds) for words, holds in promises)
 
 
-def median_delay(mu0: float, miss_rate: float, before: float, seed: int = 0) -> int | None:
+def median_delay(mu0: float, miss_rate: float, before: float, seed: int = 0, block: int = BLOCK) -> int | None:
     """Median number of labels from a change of the miss rate to the detector's alarm, of simulated streams.
 
     Parameters
     ----------
     mu0 : the detector's largest miss rate without an alarm
     miss_rate, before : after the change, and in the 1,000 labels before it; streams that alarm before are not counted
+    block : labels in a block of the detector
 
     Returns
     -------
@@ -176,7 +177,7 @@ def median_delay(mu0: float, miss_rate: float, before: float, seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     delays = []
     for _ in range(_STREAMS):
-        state = update(DetectorState(mu0), rng.random(_LABELS_BEFORE) < before)
+        state = update(DetectorState(mu0, block=block), rng.random(_LABELS_BEFORE) < before)
         if state.is_alarmed:
             continue
         while not state.is_alarmed and state.labels < _LABELS_BEFORE + MOST_DELAY:
@@ -186,7 +187,8 @@ def median_delay(mu0: float, miss_rate: float, before: float, seed: int = 0) -> 
     return None if median > MOST_DELAY else round(median)
 
 
-def _cell(sizes: PlannedSizes, name: str, n: int, m: int, seed: int) -> CellPlan:
+def _cell(sizes: PlannedSizes, name: str, share: float, seed: int) -> CellPlan:
+    n, m = sizes.of(share)
     law, limit = sizes.law(n), sizes.limit(n, m)
     rule, alpha = power_of_limit(limit, m), float(1 - sizes.level)
     mu0 = highest_miss_rate(n, sizes.level, confidence=sizes.confidence)
@@ -203,8 +205,8 @@ def _cell(sizes: PlannedSizes, name: str, n: int, m: int, seed: int) -> CellPlan
         noticed=rule.noticed,
         proven=_proven(sizes, n, m),
         alarm_above=mu0,
-        delay_half_more=median_delay(mu0, 1.5 * alpha, alpha, seed),
-        delay_double=median_delay(mu0, min(2.0 * alpha, 1.0), alpha, seed),
+        delay_half_more=median_delay(mu0, 1.5 * alpha, alpha, seed, block_for(share)),
+        delay_double=median_delay(mu0, min(2.0 * alpha, 1.0), alpha, seed, block_for(share)),
     )
 
 

@@ -1,15 +1,13 @@
-"""Coverage of live prediction sets: a detector that is fed label by label, and bands for whole windows."""
+"""Coverage of live prediction sets: what stored answers missed, and bands for whole windows."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from math import fsum, isfinite, sqrt
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
 
 from ml_core.base.arrays import BoolArray, FloatArray, IntArray, Label
 from ml_core.base.errors import DataError
@@ -27,211 +25,17 @@ from ml_core.serve.model.prediction_sets import Guarantee, misses_allowed
 
 __all__ = [
     "BAND_TAIL",
-    "BETS",
-    "THRESHOLD",
     "CoverageBand",
-    "DetectorState",
     "CoverageTarget",
     "class_indices",
     "coverage_bands",
     "group_ids",
-    "highest_miss_rate",
     "misses_of",
     "sets_of",
-    "update",
 ]
-
-BETS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Stakes of the detector's bets: where 0.1 is promised, the quickest to find a rate of 0.12, 0.15, 0.19, 0.28 and 0.46.
-
-The stake (p - mu0) / (mu0 (1 - mu0)) grows fastest at a miss rate p (Kelly 1956).
-"""
-
-THRESHOLD = 50_000.0
-"""Mean number of labels to a false alarm, at least."""
 
 BAND_TAIL = 0.01
 """Chance of a valid model to end below a band of :func:`coverage_bands`, and the same above."""
-
-_BOLDEST = 0.9  # most that a bet may lose on one covered label; with all of it lost no later miss would count
-_TAIL_SLOPE, _WIDEST_TAIL = 1 / 130, 0.32  # fitted by simulation, see highest_miss_rate
-
-
-# --- the detector -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorState:
-    """All that the detector of one class of one model remembers. A new one starts for a new champion or a new alarm.
-
-    ``DetectorState(**json.loads(json.dumps(asdict(state))))`` is the same to the bit.
-
-    Attributes
-    ----------
-    mu0 : largest miss rate that is no cause for alarm, in (0, 1); see :func:`highest_miss_rate`
-    threshold : > 1, evidence that raises the alarm: the smallest mean number of labels between false alarms
-    evidence : per bet, >= 0; where it stood at the alarm once there was one
-    labels, misses : matured labels seen, and those of them that were not in their set, also after the alarm
-    alarm_at : number of the label that raised the alarm, 1 for the first; None without alarm
-    """
-
-    mu0: float
-    threshold: float = THRESHOLD
-    evidence: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
-    labels: int = 0
-    misses: int = 0
-    alarm_at: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.mu0 < 1.0:
-            raise ValueError(f"miss rate {self.mu0}, expected one in (0, 1)")
-        if not 1.0 < self.threshold < 1e300:  # the evidence must stay a finite number
-            raise ValueError(f"threshold {self.threshold}, expected one above 1")
-        if len(self.evidence) != len(BETS) or not all(isfinite(e) and e >= 0.0 for e in self.evidence):
-            raise ValueError(f"evidence {self.evidence}, expected {len(BETS)} numbers of 0 or more")
-        object.__setattr__(self, "evidence", tuple(self.evidence))  # JSON gives a list
-        if not 0 <= self.misses <= self.labels:
-            raise ValueError(f"{self.misses} misses of {self.labels} labels")
-        if self.alarm_at is not None and not 1 <= self.alarm_at <= self.labels:
-            raise ValueError(f"alarm at label {self.alarm_at} of {self.labels}")
-
-    @property
-    def is_alarmed(self) -> bool:
-        """There was an alarm. It stays until a new detector starts."""
-        return self.alarm_at is not None
-
-    @property
-    def total_evidence(self) -> float:
-        """The sum over the bets, which is compared with the threshold."""
-        return fsum(self.evidence)
-
-
-def update(state: DetectorState, misses: Sequence[bool] | BoolArray) -> DetectorState:
-    """The state after these labels. A stream may be fed in pieces of any size, with the same result to the bit.
-
-    Each bet's evidence S becomes (S + 1/5) (1 + stake (miss - mu0)), miss being 1 or 0, and the sum over the bets
-    raises the alarm at the threshold (an e-detector of Shiryaev-Roberts form). While the chance of a miss, given all
-    labels before, is at most mu0, the sum minus the number of labels does not rise on average. So the mean number of
-    labels to a false alarm is at least the threshold, and a false alarm within n labels has at most the chance
-    n / threshold, whatever the order and however often somebody looks. A covered label never loses all: stakes are cut
-    to 0.9 / mu0.
-
-    This does not allow for repeated patients. With a design effect of 1.3, about 6 % of valid models instead of 5 %
-    alarm within 3,000 labels if a patient's labels come far apart, but over 20 % if they follow one another. A table
-    sorted by patient must be shuffled, or give one label per patient. Feed every label once, in order of arrival; do
-    not feed corrections.
-
-    Parameters
-    ----------
-    misses : shape (n,), True where the label was not in its set, in order of arrival
-
-    Raises
-    ------
-    ValueError
-        Flags that are not True or False.
-
-    References
-    ----------
-    Shin, Ramdas & Rinaldo (2024), E-detectors: a nonparametric framework for sequential change detection, New England
-    Journal of Statistics in Data Science 2(2), 229-260.
-
-    Examples
-    --------
-    >>> state = update(DetectorState(0.1), [True] * 10)
-    >>> state.alarm_at, state.misses
-    (8, 10)
-    """
-    flags = _flags(misses)
-    won, lost = _factors(state.mu0)
-    evidence, alarm_at = state.evidence, state.alarm_at
-    for number, missed in enumerate(flags, start=state.labels + 1):
-        if alarm_at is not None:  # resting: left to grow, the evidence would leave the range of floats
-            break
-        evidence = _step(evidence, won if missed else lost)
-        if fsum(evidence) >= state.threshold:
-            alarm_at = number
-    return replace(
-        state,
-        evidence=evidence,
-        labels=state.labels + len(flags),
-        misses=state.misses + sum(flags),
-        alarm_at=alarm_at,
-    )
-
-
-def highest_miss_rate(
-    n_calibration: int, level: Decimal, effect: float = 1.0, confidence: Decimal | None = None
-) -> float:
-    """The miss rate ``mu0`` up to which a detector should stay silent, for a class with that many calibration rows.
-
-    A valid model's true miss rate is not alpha: it depends on the calibration rows, with law Beta(l, n + 1 - l) and
-    l = floor((n + 1) alpha). This is the upper quantile of that law, never below alpha. The larger it is, the fewer
-    valid models alarm that miss a little more than promised, and the later comes every alarm.
-
-    The quantile's tail is sqrt(n) / 130, at most 0.32: fitted by simulation, so that at every size at most 1 valid
-    model in 20 alarms within its first 3,000 labels at the default threshold, and delays are as short as that allows.
-    A small n needs a small tail because the law is wide. At level 0.90, delays being the median number of labels from
-    label 1,000 on, when the miss rate rises from 0.10:
-
-    ====== ===== =============== ============= ============= =============
-    n      mu0   alarms in 3,000 0.10 to 0.15  0.10 to 0.20  0.10 to 0.30
-    ====== ===== =============== ============= ============= =============
-    50     0.171 3.1 %           over 7,000    1,580         146
-    100    0.144 3.5 %           over 7,000    490           96
-    200    0.126 3.7 %           1,680         283           74
-    500    0.112 4.1 %           752           196           60
-    1,000  0.106 4.9 %           552           168           56
-    1,500  0.104 4.9 %           493           159           53
-    2,000  0.103 4.7 %           482           155           53
-    5,000  0.102 3.7 %           453           151           52
-    20,000 0.101 3.2 %           433           149           51
-    ====== ===== =============== ============= ============= =============
-
-    With few calibration rows a loss of coverage is found late: an unlucky calibration looks the same for long.
-
-    Parameters
-    ----------
-    n_calibration : >= 0, calibration rows of the class; of all classes under a ``marginal`` guarantee
-    level : the model's configured confidence level
-    effect : design effect of the calibration rows, >= 1; n / effect takes the place of n
-    confidence : of a calibration that has one; what is promised is then alpha, and seldom more is silent
-
-    Returns
-    -------
-    float
-        In (0, 1). Alpha itself where the rows are too few for the level: then every label is in every set.
-
-    Examples
-    --------
-    >>> round(highest_miss_rate(500, Decimal("0.9")), 4)
-    0.1124
-    """
-    alpha = float(1 - level)
-    law = CoverageLaw.of(n_calibration, level, effect, confidence=confidence)
-    weight = law.effective_rows + 1.0
-    if law.promised >= 1.0:
-        return alpha
-    tail = min(_WIDEST_TAIL, sqrt(law.effective_rows) * _TAIL_SLOPE)
-    return max(alpha, float(beta.isf(tail, weight * (1.0 - law.promised), weight * law.promised)))
-
-
-def _flags(misses: Sequence[bool] | BoolArray) -> list[bool]:
-    flags = np.asarray(misses)
-    if flags.ndim != 1 or (flags.size and flags.dtype != np.bool_):
-        raise ValueError(f"misses of shape {flags.shape} and type {flags.dtype}, expected one axis of True and False")
-    listed: list[bool] = flags.tolist()
-    return listed
-
-
-def _factors(mu0: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Factors of each bet's evidence: for a miss, and for a covered label; all > 0."""
-    stakes = [min(bet, _BOLDEST / mu0) for bet in BETS]
-    return tuple(1.0 + s * (1.0 - mu0) for s in stakes), tuple(1.0 - s * mu0 for s in stakes)
-
-
-def _step(evidence: tuple[float, ...], factors: tuple[float, ...]) -> tuple[float, float, float, float, float]:
-    a, b, c, d, e = ((s + 1.0 / len(BETS)) * f for s, f in zip(evidence, factors, strict=True))
-    return a, b, c, d, e
 
 
 # --- stored answers -----------------------------------------------------------------------------------------------

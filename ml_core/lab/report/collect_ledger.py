@@ -15,7 +15,8 @@ from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.drift.sequential import DriftState
-from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget, DetectorState
+from ml_core.lab.measuring.coverage_detector import DetectorState
+from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget
 from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MaturedPerformance, performance
 from ml_core.lab.report.collect_answers import files_of
 from ml_core.lab.report.collect_period import Known, Period, Stretch
@@ -99,7 +100,8 @@ def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Seq
         return Detector(drift.evidence, drift.threshold, drift.windows, promise, alarm_at, points)
     found = DetectorState(**state)
     whose = "outcomes" if name == "coverage:all" else "outcomes of this class"
-    promise = f"On average at most one false alarm in {found.threshold:,.0f} {whose} while the promise is kept."
+    seldom = f"On average at most one false alarm in {found.threshold:,.0f} {whose}"
+    promise = f"{seldom} while every block of {found.block} of them keeps the promise."
     return Detector(found.total_evidence, found.threshold, found.labels, promise, alarm_at, points)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_core.base.clock import microseconds, utc_text
 from ml_core.lab.drift.sequential import DriftState
+from ml_core.lab.measuring.coverage_detector import DetectorState, block_for, highest_miss_rate, update
 from ml_core.lab.measuring.coverage_law import DesignEffects
-from ml_core.lab.measuring.live_coverage import CoverageTarget, DetectorState, highest_miss_rate, update
+from ml_core.lab.measuring.live_coverage import CoverageTarget
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout.monitor_state import Alarm
@@ -110,16 +111,12 @@ def feed_coverage(
     """
     model_hash = facts["model_hash"]
     known = ledger.detectors(model_hash)
-    for name, size, effect, wanted in _streams(facts, metrics):
+    for name, new, wanted in _streams(facts, metrics, threshold):
         misses = [bool(row.missed) for row in rows if row.missed is not None and row.label in wanted]
         if not misses:
             continue
         state, since = known.get(name, (None, None))
-        before = (
-            DetectorState(highest_miss_rate(size, Decimal(facts["level"]), effect, confidence_of(facts)), threshold)
-            if state is None
-            else DetectorState(**state)
-        )
+        before = new if state is None else DetectorState(**state)
         after = update(before, misses)
         if after.is_alarmed and since is None:
             since = utc_text(now)
@@ -202,16 +199,20 @@ def mark_announced(ledger: Ledger, model_hash: str, found: Sequence[Alarm]) -> N
 
 
 def _streams(
-    facts: Mapping[str, Any], metrics: Mapping[str, float]
-) -> list[tuple[str, int, float, tuple[int | str, ...]]]:
-    """Name, calibration rows, design effect and labels of each detector."""
-    classes, sizes = facts["classes"], facts["calibration_sizes"]
+    facts: Mapping[str, Any], metrics: Mapping[str, float], threshold: float
+) -> list[tuple[str, DetectorState, tuple[int | str, ...]]]:
+    """Name, first state and labels of each detector."""
+    classes, sizes, level = facts["classes"], facts["calibration_sizes"], Decimal(facts["level"])
     if facts["guarantee"] == "marginal":
-        return [(f"{COVERAGE}all", sizes[0], metrics.get("calibration_effect", 1.0), tuple(classes))]
-    return [
-        (f"{COVERAGE}{label}", size, metrics.get(f"calibration_effect_class_{label}", 1.0), (label,))
-        for label, size in zip(classes, sizes, strict=True)
-    ]
+        mu0 = highest_miss_rate(sizes[0], level, metrics.get("calibration_effect", 1.0), confidence_of(facts))
+        return [(f"{COVERAGE}all", DetectorState(mu0, threshold), tuple(classes))]
+    found: list[tuple[str, DetectorState, tuple[int | str, ...]]] = []
+    for label, size in zip(classes, sizes, strict=True):
+        effect = metrics.get(f"calibration_effect_class_{label}", 1.0)
+        mu0 = highest_miss_rate(size, level, effect, confidence_of(facts))
+        new = DetectorState(mu0, threshold, block=block_for(size / max(1, sum(sizes))))
+        found.append((f"{COVERAGE}{label}", new, (label,)))
+    return found
 
 
 def _drifted_lately(ledger: Ledger, model_hash: str) -> list[str]:
@@ -223,12 +224,15 @@ def _drifted_lately(ledger: Ledger, model_hash: str) -> list[str]:
 def _coverage_alarm(name: str, state: DetectorState, since: str, lately: tuple[int, int]) -> Alarm:
     label = name.removeprefix(COVERAGE)
     which = "answers" if label == "all" else f"answers with label {label}"
+    blocks, ratio = f"blocks of {state.block} labels", f"{state.variance_ratio:.1f} times as much as unrelated ones"
     return Alarm(
         reason=name,
         since=since,
         says=f"the sets of {lately[0]} of the latest {lately[1]} {which} miss their label ({state.misses} of all "
-        f"{state.labels}); a miss rate of {state.mu0:.1%} does not explain this",
-        false_alarm=f"at most once in {state.threshold:,.0f} labels on average while the coverage target is met",
+        f"{state.labels}); a miss rate of {state.mu0:.1%} does not explain this, judged in {blocks} in the order of "
+        f"their answers (runs of blocks vary {ratio}; this is allowed for)",
+        false_alarm=f"at most once in {state.threshold:,.0f} labels on average while none of the {blocks} is expected "
+        "to miss more, whatever came before it; many alike patients in a row can raise it, too",
     )
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
+from ml_core.lab.measuring.coverage_detector import DetectorState
 from ml_core.lab.measuring.live_coverage import (
     CoverageBand,
     CoverageTarget,
-    DetectorState,
     class_indices,
     coverage_bands,
     misses_of,

@@ -1,34 +1,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
 from decimal import Decimal
 from fractions import Fraction
 from math import inf, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import beta
 
-from ml_core.base.documents import Document, read_document, write_document
-from ml_core.base.errors import ArtefactError, DataError
+from ml_core.base.errors import DataError
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import CoverageLaw, DesignEffects, band_of, design_effect
 from ml_core.lab.measuring.live_coverage import (
-    BETS,
-    THRESHOLD,
     CoverageTarget,
-    DetectorState,
-    _factors,
     class_indices,
     coverage_bands,
     group_ids,
-    highest_miss_rate,
     misses_of,
     sets_of,
-    update,
 )
 from ml_core.serve.model.prediction_sets import MOST_CALIBRATION_ROWS, ConformalCalibration, misses_allowed
 from tests.toy_scores import many_class_rows, repeated_patients
@@ -39,208 +30,6 @@ NINETY = Decimal("0.9")
 rates = st.floats(1e-6, 1 - 1e-6)
 streams = st.lists(st.booleans(), max_size=60)
 levels = st.decimals("0.5", "0.999", places=3)
-
-
-class Kept(Document):
-    """As the monitor keeps detectors between two looks."""
-
-    detectors: dict[str, DetectorState]
-
-
-# --- the detector -------------------------------------------------------------------------------------------------
-
-
-def test_two_labels_by_hand():
-    state = update(DetectorState(0.1), [True, False])
-
-    after_miss = [0.2 * w for w in (1.225, 1.45, 1.9, 2.8, 4.6)]  # 1 + 0.9 stake
-    by_hand = [(s + 0.2) * w for s, w in zip(after_miss, (0.975, 0.95, 0.9, 0.8, 0.6), strict=True)]  # 1 - 0.1 stake
-    assert state.evidence == pytest.approx(by_hand, rel=1e-14)
-    assert (state.labels, state.misses, state.alarm_at) == (2, 1, None)
-    assert state.total_evidence == pytest.approx(sum(by_hand))
-
-
-@settings(deadline=None)
-@given(streams, st.fractions(Fraction(1, 100), Fraction(1, 5), max_denominator=1_000))
-def test_evidence_is_its_definition_in_exact_arithmetic(stream, mu0):
-    state = update(DetectorState(float(mu0), 1e200), stream)
-
-    for bet, found in zip(BETS, state.evidence, strict=True):
-        exact = Fraction(0)
-        for missed in stream:
-            exact = (exact + Fraction(1, 5)) * (1 + Fraction(bet) * (missed - mu0))
-        assert found == pytest.approx(float(exact), rel=1e-11)
-
-
-@given(rates)
-def test_no_bet_can_lose_everything_and_none_gains_on_average_at_the_miss_rate_it_bets_against(mu0):
-    won, lost = _factors(mu0)
-
-    assert min(lost) > 0.05
-    assert min(won) > 1.0 > max(lost)
-    for w, x in zip(won, lost, strict=True):
-        assert mu0 * w + (1 - mu0) * x == pytest.approx(1.0, abs=1e-9)
-
-
-@pytest.mark.parametrize("mu0", [0.001, 0.01, 0.1, 0.2, 0.225])
-def test_stakes_are_cut_only_where_they_could_lose_nearly_all(mu0):
-    assert _factors(mu0)[1] == tuple(1 - bet * mu0 for bet in BETS)
-
-
-@given(streams, rates)
-def test_a_miss_speaks_against_the_model_more_than_a_covered_label(stream, mu0):
-    state = update(DetectorState(mu0, 1e200), stream)
-
-    assert update(state, [True]).total_evidence > update(state, [False]).total_evidence
-
-
-def test_evidence_that_just_reaches_the_threshold_raises_the_alarm():
-    evidence = update(DetectorState(0.1, 1e6), [True]).total_evidence
-
-    assert update(DetectorState(0.1, evidence), [True]).alarm_at == 1
-    assert update(DetectorState(0.1, evidence * 1.000001), [True]).alarm_at is None
-
-
-@given(st.data(), streams, rates, st.sampled_from([5.0, 200.0, THRESHOLD]))
-def test_a_stream_cut_and_kept_as_json_anywhere_ends_in_the_same_bits(data, stream, mu0, threshold):
-    whole = update(DetectorState(mu0, threshold), stream)
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-
-    state = DetectorState(mu0, threshold)
-    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        state = update(state, stream[start:end])
-        as_json = DetectorState(**json.loads(json.dumps(asdict(state))))
-        state = Kept.model_validate_json(Kept(detectors={"1": state}).model_dump_json()).detectors["1"]
-        assert state == as_json
-
-    assert [e.hex() for e in state.evidence] == [e.hex() for e in whole.evidence]
-    assert state == whole
-
-
-def test_a_restart_between_any_two_labels_changes_nothing(tmp_path):
-    stream = np.random.default_rng(0).random(400) < 0.13
-    path = tmp_path / "monitor.json"
-    write_document(path, Kept(detectors={"1": DetectorState(0.1034, 40.0)}), durable=False)
-
-    for missed in stream:
-        state = read_document(path, Kept).detectors["1"]
-        write_document(path, Kept(detectors={"1": update(state, [bool(missed)])}), durable=False)
-
-    assert read_document(path, Kept).detectors["1"] == update(DetectorState(0.1034, 40.0), stream)
-
-
-@given(streams, rates)
-def test_lists_and_arrays_are_read_alike(stream, mu0):
-    state = DetectorState(mu0, 20.0)
-
-    assert update(state, stream) == update(state, tuple(stream)) == update(state, np.array(stream, dtype=np.bool_))
-
-
-def test_an_alarm_tells_its_label_and_stays():
-    before = update(DetectorState(0.1), [True] * 7)
-    at = update(before, [True])
-    later = update(at, [False] * 500 + [True])
-
-    assert not before.is_alarmed
-    assert before.total_evidence < THRESHOLD <= at.total_evidence
-    assert (at.alarm_at, at.is_alarmed) == (8, True)
-    assert (later.alarm_at, later.labels, later.misses) == (8, 509, 9)
-    assert later.evidence == at.evidence
-
-
-def test_misses_without_end_leave_every_number_finite():
-    state = update(DetectorState(0.001), np.ones(20_000, dtype=np.bool_))
-
-    assert state.is_alarmed
-    assert np.isfinite(state.evidence).all()
-    assert Kept.model_validate_json(Kept(detectors={"1": state}).model_dump_json()).detectors["1"] == state
-
-
-def test_covered_labels_without_end_leave_some_evidence():
-    state = update(DetectorState(0.3), np.zeros(20_000, dtype=np.bool_))
-
-    assert min(state.evidence) > 0.0
-    assert state.total_evidence < 5.0
-
-
-@pytest.mark.parametrize("mu0", [0.0, 1.0, -0.1, nan, inf])
-def test_a_miss_rate_outside_0_to_1_is_refused(mu0):
-    with pytest.raises(ValueError, match="miss rate"):
-        DetectorState(mu0)
-
-
-@pytest.mark.parametrize("threshold", [1.0, 0.0, nan, inf])
-def test_a_threshold_that_means_nothing_is_refused(threshold):
-    with pytest.raises(ValueError, match="threshold"):
-        DetectorState(0.1, threshold)
-
-
-@pytest.mark.parametrize("flags", [[0.5], [1, 0], [[True]], ["True"], [None], np.array([nan])])
-def test_flags_that_are_not_true_or_false_are_refused(flags):
-    with pytest.raises(ValueError, match="True and False"):
-        update(DetectorState(0.1), flags)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"misses": 3},
-        {"misses": -1},
-        {"alarm_at": 3},
-        {"alarm_at": 0},
-        {"evidence": (0.0,) * 4},
-        {"evidence": (-1.0, 0.0, 0.0, 0.0, 0.0)},
-        {"evidence": (nan, 0.0, 0.0, 0.0, 0.0)},
-        {"mu0": 2.0},
-    ],
-)
-def test_a_state_that_cannot_have_come_about_is_refused_also_from_a_file(change, tmp_path):
-    state = update(DetectorState(0.1), [True, False])
-    path = tmp_path / "monitor.json"
-    path.write_text(json.dumps({"detectors": {"1": {**asdict(state), **change}}}))
-
-    with pytest.raises(ValueError):
-        replace(state, **change)
-    with pytest.raises(ArtefactError):
-        read_document(path, Kept)
-
-
-# --- the miss rate it bets against --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("n", "tail", "rounded"), [(200, 200**0.5 / 130, 0.126), (1_000, 1_000**0.5 / 130, 0.106), (20_000, 0.32, 0.101)]
-)
-def test_the_miss_rate_is_the_upper_quantile_of_the_law_of_its_calibration(n, tail, rounded):
-    misses = misses_allowed(n, NINETY)
-
-    found = highest_miss_rate(n, NINETY)
-
-    assert beta(misses, n + 1 - misses).sf(found) == pytest.approx(tail)
-    assert found == pytest.approx(rounded, abs=5e-4)
-
-
-@given(st.integers(0, 30_000), levels, st.floats(1.0, 4.0))
-def test_the_miss_rate_is_never_below_alpha_and_a_detector_can_always_be_made_of_it(n, level, effect):
-    found = highest_miss_rate(n, level, effect)
-
-    assert float(1 - level) <= found < 1.0
-    DetectorState(found)
-
-
-def test_more_calibration_rows_and_fewer_repeated_patients_bring_it_nearer_to_alpha():
-    by_size = [highest_miss_rate(n, NINETY) for n in (20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 20_000, 1_000_000)]
-    by_effect = [highest_miss_rate(2_000, NINETY, effect) for effect in (1.0, 1.2, 2.0, 4.0)]
-
-    assert by_size == sorted(by_size, reverse=True)
-    assert by_size[-1] == pytest.approx(0.1, abs=2e-4)
-    assert by_effect == sorted(by_effect)
-    assert by_effect[2] == pytest.approx(highest_miss_rate(1_000, NINETY), abs=2e-4)
-
-
-@pytest.mark.parametrize("n", [0, 5, 8])
-def test_with_too_few_rows_for_the_level_it_is_alpha(n):
-    assert highest_miss_rate(n, NINETY) == pytest.approx(0.1)
 
 
 # --- stored answers -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 
 from ml_core.base.clock import utc_text
 from ml_core.lab.drift.sequential import DriftState, update_drift
-from ml_core.lab.measuring.live_coverage import DetectorState, highest_miss_rate
+from ml_core.lab.measuring.coverage_detector import DetectorState, highest_miss_rate
 from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.alarms import (
     alarms_of,
@@ -124,8 +124,8 @@ def test_feeding_in_pieces_is_feeding_at_once(ledger: Ledger) -> None:
 
 
 def test_an_alarm_names_the_class_and_keeps_the_moment_it_went_off(ledger: Ledger) -> None:
-    feed(ledger, rows_of(*[(1, True)] * 10, *[(0, False)] * 10))
-    feed(ledger, rows_of(*[(1, True)] * 10), at=NOON.replace(hour=13))
+    feed(ledger, rows_of(*[(1, True)] * 60, *[(0, False)] * 10))
+    feed(ledger, rows_of(*[(1, True)] * 60), at=NOON.replace(hour=13))
     (alarm,) = alarms_of(ledger, A)
     assert (alarm.reason, alarm.since) == ("coverage:1", utc_text(NOON))
     assert "label 1" in alarm.says
@@ -134,19 +134,19 @@ def test_an_alarm_names_the_class_and_keeps_the_moment_it_went_off(ledger: Ledge
 
 
 def test_an_alarm_stays_on_whatever_comes_after_it(ledger: Ledger) -> None:
-    feed(ledger, rows_of(*[(1, True)] * 10))
+    feed(ledger, rows_of(*[(1, True)] * 60))
     feed(ledger, rows_of(*[(1, False)] * 5_000))
     assert [alarm.reason for alarm in alarms_of(ledger, A)] == ["coverage:1"]
 
 
 def test_a_marginal_alarm_speaks_of_all_answers(ledger: Ledger) -> None:
-    feed(ledger, rows_of(*[(1, True)] * 10), guarantee="marginal")
+    feed(ledger, rows_of(*[(1, True)] * 60), guarantee="marginal")
     (alarm,) = alarms_of(ledger, A)
     assert (alarm.reason, "with label" in alarm.says) == ("coverage:all", False)
 
 
 def test_a_detector_that_was_forgotten_begins_anew_with_what_holds_now(ledger: Ledger) -> None:
-    feed(ledger, rows_of(*[(1, True)] * 10))
+    feed(ledger, rows_of(*[(1, True)] * 60))
     ledger.forget_detector(A, "coverage:1")
     assert alarms_of(ledger, A) == ()
     feed(ledger, rows_of((1, True)), threshold=1_000.0)
@@ -156,7 +156,7 @@ def test_a_detector_that_was_forgotten_begins_anew_with_what_holds_now(ledger: L
 
 def test_a_threshold_that_changes_does_not_change_a_detector_that_is_at_work(ledger: Ledger) -> None:
     feed(ledger, rows_of((1, True)), threshold=500.0)
-    feed(ledger, rows_of(*[(1, True)] * 10), threshold=1e9)
+    feed(ledger, rows_of(*[(1, True)] * 60), threshold=1e9)
     assert detectors(ledger)["coverage:1"].threshold == 500.0
     assert [alarm.reason for alarm in alarms_of(ledger, A)] == ["coverage:1"]
 
@@ -171,8 +171,8 @@ def test_the_drift_detector_has_an_alarm_of_its_own(ledger: Ledger) -> None:
 
 
 def test_evidence_of_every_feeding_can_be_looked_at(ledger: Ledger) -> None:
-    feed(ledger, rows_of((1, True)))
-    feed(ledger, rows_of((1, True)), at=NOON.replace(hour=13))
+    feed(ledger, rows_of(*[(1, True)] * 12))
+    feed(ledger, rows_of(*[(1, True)] * 12), at=NOON.replace(hour=13))
     (first, low), (second, high) = ledger.evidence(A, "coverage:1")
     assert (second - first, high > low > 0) == (3_600 * 1_000_000, True)
 

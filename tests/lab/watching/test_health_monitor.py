@@ -15,7 +15,7 @@ import pytest
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.journal import Journal
-from ml_core.lab.measuring.live_coverage import highest_miss_rate
+from ml_core.lab.measuring.coverage_detector import highest_miss_rate
 from ml_core.lab.watching import health_monitor as module
 from ml_core.lab.watching.health_monitor import HealthMonitor, acknowledge_alarm, ledger_path
 from ml_core.lab.watching.ledger import Ledger
@@ -85,7 +85,7 @@ def test_answers_are_unmonitored_again_once_the_monitor_is_silent(ward: Ward, mo
 def test_lost_coverage_makes_both_workers_suspect_and_names_the_class(ward: Ward) -> None:
     ward.look()
     for day in range(3):
-        ward.answer(unforeseen(60, seed=1_000 + day))
+        ward.answer(unforeseen(150, seed=1_000 + day))
         ward.pass_days(1)
         assert not ward.look().raised
     ward.pass_days(HORIZON_DAYS)
@@ -113,14 +113,14 @@ def test_coverage_of_the_latest_matured_answers_is_published(ward: Ward) -> None
 
 
 def test_an_acknowledged_alarm_is_off_until_there_is_new_evidence(ward: Ward) -> None:
-    matured(ward, unforeseen(150, seed=1))
+    matured(ward, unforeseen(450, seed=1))
     (model_hash,) = ward.look().raised
     assert acknowledge_alarm(ward.home.settings, model_hash, "coverage:1", why="known", by="me")
     assert not acknowledge_alarm(ward.home.settings, model_hash, "coverage:1", why="known", by="me")
     assert not acknowledge_alarm(ward.home.settings, model_hash, "coverage:0", why="it is not on", by="me")
     ward.look()
     assert validity(ward) == {("valid", ())}
-    matured(ward, unforeseen(150, seed=2))
+    matured(ward, unforeseen(450, seed=2))
     ward.look()
     assert validity(ward) == {("suspect", ("coverage:1",))}
     assert raised(ward) == ["coverage:1", "coverage:1"]
@@ -131,7 +131,7 @@ def test_an_acknowledged_alarm_is_off_until_there_is_new_evidence(ward: Ward) ->
 
 
 def test_a_new_champion_is_valid_while_the_old_one_stays_suspect(ward: Ward) -> None:
-    matured(ward, unforeseen(150, seed=1))
+    matured(ward, unforeseen(450, seed=1))
     assert ward.look().raised
     ward.home.change(changes.full(ward.home.v2))
     ward.look()
@@ -383,13 +383,13 @@ def test_a_monitor_that_is_killed_anywhere_and_started_again_counts_every_label_
     ward = Ward(tmp_path, drift_window_rows=100)
     undisturbed = ward.another_monitor("undisturbed")
     for n, (where, name, nth) in enumerate(KILLED_AT):
-        matured(ward, (unforeseen if n > 6 else patients)(100, 30 + n))
+        matured(ward, (unforeseen if n > 6 else patients)(200, 30 + n))
         look_and_die(ward, where, name, nth)
         ward.watch = HealthMonitor(ward.home.settings, now=lambda: ward.now)
         ward.look()
         undisturbed.look()
         assert ward.detectors(ward.home.v1) == ward.detectors(ward.home.v1, undisturbed)
-    assert len(matured_answers(ward.home.settings).rows) == 100 * len(KILLED_AT)
+    assert len(matured_answers(ward.home.settings).rows) == 200 * len(KILLED_AT)
     assert "coverage:1" in raised(ward)
     ward.close()
 
@@ -400,7 +400,7 @@ def test_a_monitor_that_is_killed_anywhere_and_started_again_counts_every_label_
 def test_an_alarm_reaches_the_journal_though_its_monitor_was_killed_before_it_could_tell(
     ward: Ward, where: tuple[type, str], told: int
 ) -> None:
-    matured(ward, unforeseen(150, seed=1))
+    matured(ward, unforeseen(450, seed=1))
     look_and_die(ward, *where, 2 if where[0] is Ledger else 1)  # the second change keeps that it was told
     ward.watch = HealthMonitor(ward.home.settings, now=lambda: ward.now)
     for _ in range(2):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ml_core.base.errors import LogDamaged
 from ml_core.lab.drift.sequential import DriftState, update_drift
-from ml_core.lab.measuring.live_coverage import DetectorState, update
+from ml_core.lab.measuring.coverage_detector import DetectorState, update
 from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.ledger import Ledger, Waiting
 from tests.lab.watching.answered import matured_row

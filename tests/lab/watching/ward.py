@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ml_core.base.settings import Settings
 from ml_core.lab.data.cohort import make_cohort
-from ml_core.lab.measuring.live_coverage import DetectorState
+from ml_core.lab.measuring.coverage_detector import DetectorState
 from ml_core.lab.watching.health_monitor import HealthMonitor, HealthReport, ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.answering.envelope import InferenceResponse
