@@ -46,7 +46,7 @@ def test_an_alarm_that_is_on_is_shown_with_its_promise_and_exits_with_three(run,
     )
     assert "label 1" in row["says"]
     assert row["false_alarm"].startswith(
-        "at most once in 50,000 labels on average while none of the blocks of 7 labels is"
+        "at most once in 50,000 labels on average while none of the blocks of 8 labels is"
     )
     assert row["since"].startswith(suspect.now.date().isoformat())
 

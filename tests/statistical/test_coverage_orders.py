@@ -6,6 +6,7 @@ the others arrive, so nothing has changed but what the years of the file have (o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 
@@ -18,7 +19,7 @@ from ml_core.lab.measuring.coverage_detector import THRESHOLD, block_for, highes
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.live_coverage import misses_of
 from tests.statistical.coverage_streams import alarm_labels
-from tests.statistical.diabetes_rows import DATA, NATURAL_ORDERS, arrivals, held_out_rows
+from tests.statistical.diabetes_rows import BATCH, DATA, NATURAL_ORDERS, arrivals, held_out_rows
 from tests.statistical.resplits import halves_of_the_groups
 
 pytestmark = [
@@ -32,25 +33,44 @@ SEEDS, SPLITS, LABELS, CHANGE = (11, 12), 100, 3_000, 1_000
 MOST, NOISE = 0.10, 1e-3
 
 
+@dataclass(frozen=True)
+class Split:
+    """Rows that arrive, whether the set of every row misses its label, and limit and block of each class's detector."""
+
+    live: np.ndarray
+    missed: np.ndarray
+    limits: tuple[float, ...]
+    blocks: tuple[int, ...]
+
+
 @cache
-def streams(order: str, label: int, seed: int, batch: int = 50) -> tuple[np.ndarray, np.ndarray, int]:
-    """Misses of the class in order of arrival, shape (splits, labels), the detectors' limits (splits,), their block."""
-    rows, frame = held_out_rows()
-    rng, found, limits, block = np.random.default_rng(seed), [], [], 0
+def splits(seed: int) -> list[Split]:
+    rows, _ = held_out_rows()
+    found = []
     for cal, live in halves_of_the_groups(rows, seed, SPLITS):
         calibration = calibrate(rows.proba[cal], rows.y[cal], 2)
         effects = design_effects(calibration, rows.proba[cal], rows.y[cal], rows.groups[cal], NINETY)
-        limits.append(highest_miss_rate(calibration.sizes[label], NINETY, effects.per_class[label]))
-        block = block_for(calibration.sizes[label] / sum(calibration.sizes))
-        came = arrivals(order, frame, live, rng, batch)
-        own = came[rows.y[came] == label]
-        p_values = calibration.p_values(rows.proba[own])
-        found.append(misses_of(p_values, rows.y[own], (0, 1), calibration.sizes, NINETY)[:LABELS])
+        sizes, missed = calibration.sizes, np.zeros(rows.y.size, dtype=bool)
+        missed[live] = misses_of(calibration.p_values(rows.proba[live]), rows.y[live], (0, 1), sizes, NINETY)
+        limits = tuple(highest_miss_rate(n, NINETY, e) for n, e in zip(sizes, effects.per_class, strict=True))
+        found.append(Split(live, missed, limits, tuple(block_for(n / sum(sizes)) for n in sizes)))
+    return found
+
+
+@cache
+def streams(order: str, label: int, seed: int, batch: int = BATCH) -> tuple[np.ndarray, np.ndarray, int]:
+    """Misses of the class in order of arrival, shape (splits, labels), the detectors' limits (splits,), their block."""
+    rows, frame = held_out_rows()
+    rng, found = np.random.default_rng(seed), []
+    for split in splits(seed):
+        came = arrivals(order, frame, split.live, rng, batch)
+        found.append(split.missed[came[rows.y[came] == label]][:LABELS])
     labels = min(misses.size for misses in found)
-    return np.stack([misses[:labels] for misses in found]), np.array(limits), block
+    limits = np.array([split.limits[label] for split in splits(seed)])
+    return np.stack([misses[:labels] for misses in found]), limits, splits(seed)[0].blocks[label]
 
 
-def alarm_share(order: str, label: int, seed: int, batch: int = 50) -> float:
+def alarm_share(order: str, label: int, seed: int, batch: int = BATCH) -> float:
     """Share of valid models that alarm within 3,000 labels, or all that there are."""
     misses, limits, block = streams(order, label, seed, batch)
     return float((alarm_labels(misses, limits, block=block) <= misses.shape[1]).mean())

@@ -177,6 +177,34 @@ def test_evidence_of_every_feeding_can_be_looked_at(ledger: Ledger) -> None:
     assert (second - first, high > low > 0) == (3_600 * 1_000_000, True)
 
 
+def test_the_alarm_says_what_a_block_is_and_what_can_raise_it_without_cause(ledger: Ledger) -> None:
+    feed(ledger, rows_of(*[(1, True)] * 60), sizes=(900, 100))
+    (alarm,) = alarms_of(ledger, A)
+    assert "blocks of 8 labels in the order of their answers" in alarm.says
+    assert "none of the blocks of 8 labels" in alarm.false_alarm
+    assert "alike patients in a row" in alarm.false_alarm
+
+
+def test_a_rare_class_has_smaller_blocks_and_a_marginal_promise_the_largest(ledger: Ledger) -> None:
+    feed(ledger, rows_of((0, False), (1, False)), sizes=(900, 100))
+    feed(ledger, rows_of((0, False), (1, False)), sizes=(100, 100), model_hash=B, guarantee="marginal")
+    assert {name: d.block for name, d in detectors(ledger).items()} == {"coverage:0": 12, "coverage:1": 8}
+    assert {name: d.block for name, d in detectors(ledger, B).items()} == {"coverage:all": 12}
+
+
+def test_a_detector_from_before_there_were_blocks_goes_on(ledger: Ledger) -> None:
+    old = {"mu0": 0.11, "threshold": 500.0, "evidence": [1.0] * 5, "labels": 31, "misses": 4, "alarm_at": None}
+    ledger.keep_detector(A, "coverage:1", old, None)
+    ledger.keep_detector(A, "coverage:0", {**old, "alarm_at": 31}, utc_text(NOON))
+    feed(ledger, rows_of(*[(1, True)] * 60, (0, False)), at=NOON.replace(hour=13))
+    found = detectors(ledger)
+    assert (found["coverage:1"].labels, found["coverage:1"].misses) == (91, 64)
+    assert [(alarm.reason, alarm.since) for alarm in alarms_of(ledger, A)] == [
+        ("coverage:0", utc_text(NOON)),
+        ("coverage:1", utc_text(NOON.replace(hour=13))),
+    ]
+
+
 # --- telling ------------------------------------------------------------------------------------------------------
 
 
