@@ -46,7 +46,7 @@ __all__ = [
 
 CALM = CohortKnobs()
 DRIFT_THRESHOLD, SHARP_THRESHOLD = 100.0, 500.0
-_DAYS, _ROWS, _WINDOW = 4, 150, 150
+_DAYS, _ROWS, _WINDOW = 4, 250, 150
 _LAW_ROWS = 30_000
 _ERRORS = 5.0  # standard errors that a miss rate must stay away from its limit to be taken as below it
 

@@ -158,7 +158,7 @@ def marginal(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Toy, int, b
     for n in range(REPLAYS):
         toy = Toy(200 + n % 10, guarantee="marginal")
         ward = Ward(tmp_path_factory.mktemp("marginal"), champion=toy.packed.folder)
-        ward.answer(patients(400, 50_000 + n))
+        ward.answer(patients(900, 50_000 + n))
         ward.pass_days(6)
         early, accused = monitored_from_afar(ward, "early", label_horizon_days=0.0)
         ward.pass_days(HORIZON_DAYS)
@@ -182,4 +182,4 @@ def test_a_marginal_promise_is_not_accused_once_labels_wait_for_their_horizon(
 ) -> None:
     kept = [later for toy, _, _, later in marginal if stream(toy, None).keeps_its_promise]
     assert len(kept) >= 20
-    assert sum(kept) <= most_by_chance([400 / THRESHOLD] * len(kept))
+    assert sum(kept) <= most_by_chance([900 / THRESHOLD] * len(kept))
