@@ -332,3 +332,9 @@ def test_more_calibration_rows_and_fewer_repeated_patients_bring_it_nearer_to_al
 @pytest.mark.parametrize("n", [0, 5, 8])
 def test_with_too_few_rows_for_the_level_it_is_alpha(n):
     assert highest_miss_rate(n, NINETY) == pytest.approx(0.1)
+
+
+def test_a_detector_of_a_promise_with_a_confidence_accuses_from_what_is_promised():
+    for n in (200, 1_000, 20_000):
+        assert highest_miss_rate(n, NINETY, confidence=Decimal("0.95")) == pytest.approx(0.1)
+        assert highest_miss_rate(n, NINETY) > 0.1

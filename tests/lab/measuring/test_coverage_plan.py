@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import beta, betabinom, binomtest
 
 from ml_core.lab.measuring import coverage_plan
+from ml_core.lab.measuring.coverage_detector import highest_miss_rate
 from ml_core.lab.measuring.coverage_plan import PlannedSizes, median_delay, plan_cells, rows_needed
-from ml_core.lab.measuring.live_coverage import highest_miss_rate
 from ml_core.serve.model.prediction_sets import misses_allowed
 
 SIZES = PlannedSizes(rows=20_000, class_share=0.11)
@@ -85,6 +85,6 @@ def test_valid_models_are_refused_and_proven_as_often_as_planned(seed):
 @pytest.mark.parametrize("seed", [31, 32])
 def test_delays_are_those_of_the_detectors_own_table(seed):
     mu0 = highest_miss_rate(2_000, NINETY)
-    assert median_delay(mu0, 0.20, 0.10, seed) == pytest.approx(155, rel=0.25)
-    assert median_delay(mu0, 0.15, 0.10, seed) == pytest.approx(482, rel=0.35)
+    assert median_delay(mu0, 0.20, 0.10, seed) == pytest.approx(260, rel=0.25)
+    assert median_delay(mu0, 0.15, 0.10, seed) == pytest.approx(650, rel=0.35)
     assert median_delay(highest_miss_rate(50, NINETY), 0.15, 0.10, seed) is None

@@ -247,12 +247,6 @@ def test_columns_of_different_lengths_are_refused():
         coverage_bands([True] * 2, [0, 1], promise((9, 9)), ["x"])
 
 
-def test_a_detector_of_a_promise_with_a_confidence_accuses_from_what_is_promised():
-    for n in (200, 1_000, 20_000):
-        assert highest_miss_rate(n, NINETY, confidence=Decimal("0.95")) == pytest.approx(0.1)
-        assert highest_miss_rate(n, NINETY) > 0.1
-
-
 def test_sets_of_stored_answers_are_those_of_a_calibration_with_a_confidence():
     rows = many_class_rows(900, 3, seed=3)
     sure = calibrate(rows.proba, rows.y, 3, confidence=NINETY)

@@ -18,7 +18,7 @@ import pytest
 from ml_core.base.clock import microseconds, utc_text
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
-from ml_core.lab.measuring.live_coverage import DetectorState, update
+from ml_core.lab.measuring.coverage_detector import DetectorState, update
 from ml_core.lab.watching import due_outcomes as module
 from ml_core.lab.watching.alarms import alarms_of, held_alarms
 from ml_core.lab.watching.due_outcomes import OutcomeCounter, due_outcomes, judge_outcomes, unverified_of
