@@ -414,7 +414,7 @@ def test_lost_coverage_is_still_an_alarm_where_some_outcomes_are_missing_by_chan
     ward_of: Callable[..., Ward],
 ) -> None:
     ward = ward_of()
-    matured(ward, unforeseen(400, seed=1), 0.7, 0.7)
+    matured(ward, unforeseen(700, seed=1), 0.7, 0.7)
     assert says(ward) == ("suspect", ("coverage:1",))
 
 
