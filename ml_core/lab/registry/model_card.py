@@ -7,7 +7,7 @@ them is given as not recorded. The same version with the same verdict has the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +21,14 @@ from ml_core.base.errors import ArtefactError, SuretyError
 from ml_core.lab.config import CardConfig
 from ml_core.lab.measuring.calibration import needed_rows
 from ml_core.lab.measuring.coverage_law import DesignEffects
+from ml_core.lab.measuring.evaluation import GroupMetrics
+from ml_core.lab.measuring.group_coverage import CellRows
 from ml_core.lab.measuring.metric_ranges import MetricRange, metric_ranges
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.packing import PackedModel
+from ml_core.lab.training.training_reference import SHARED_BY
 from ml_core.serve.model.bundle import Bundle, read_bundle
 from ml_core.serve.model.promotion_record import GateReport
 
@@ -65,6 +69,7 @@ class CardRecord(Document):
     patients : groups per part of the split; empty where they were not counted
     class_rows : rows per part of the split and label
     ranges : of the metrics on test rows; None where they were not computed
+    by_group : metrics on the test rows of each group of patients; empty for a model without groups
     code : commit of the code that trained, and whether it was changed since; empty where git did not keep it
     """
 
@@ -74,6 +79,7 @@ class CardRecord(Document):
     patients: dict[str, int] = Field(default_factory=dict)
     class_rows: dict[str, dict[str, int]] = Field(default_factory=dict)
     ranges: tuple[MetricRange, ...] | None = None
+    by_group: tuple[GroupMetrics, ...] = ()
     code: str = ""
 
 
@@ -183,9 +189,27 @@ def card_record(model: PackedModel, words: CardConfig, rows: LabelledRows, code:
             manifest.confidence_level,
             manifest.classes,
             effects,
+            None if model.bundle.grouped is None else _cells(model.bundle, rows),
         ),
+        by_group=tuple(map(_shared, model.evaluation.by_group)),
         code=code,
     )
+
+
+def _cells(bundle: Bundle, rows: LabelledRows) -> CellRows:
+    """The calibrations behind the test rows."""
+    return cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, rows.part("test"))[0]
+
+
+def _shared(found: GroupMetrics) -> GroupMetrics:
+    """The metrics that enough rows share: those of fewer would tell of single patients."""
+    enough = {name for name, n in found.metrics.items() if name.startswith("n_class_") and n >= SHARED_BY}
+
+    def is_shared(name: str) -> bool:
+        whole, of_class, label = name.partition("_class_")
+        return whole == "n" or (f"n_class_{label}" in enough if of_class else found.n >= SHARED_BY)
+
+    return replace(found, metrics={name: value for name, value in found.metrics.items() if is_shared(name)})
 
 
 def _class_rows(rows: LabelledRows) -> dict[str, int]:
@@ -234,6 +258,8 @@ def card_text(card: ModelCard) -> str:
         order_by=_split_fact(card, "split_order_by") or "the time of the row",
         measured=[(words, _value(card, key), _range_text(card, key), n) for key, words, n in _measured(card)],
         calibrated=_calibrated(card),
+        groups=None if card.bundle is None else card.bundle.manifest.groups,
+        by_group=_by_group(card),
     )
 
 
@@ -346,6 +372,28 @@ def _calibrated(card: ModelCard) -> list[tuple[str, int, int, float | None]]:
         (label, n, needed, n / effect if (effect := manifest.metrics.get(key)) else None)
         for label, key, n in zip(labels, keys, calibration.sizes, strict=False)  # a marginal one has its size K times
     ]
+
+
+def _by_group(card: ModelCard) -> list[tuple[str, list[str], list[tuple[str, str, list[str]]]]]:
+    """(grouping, headings, rows) of each grouping: cell, rows per class, and the metrics in the order of headings."""
+    if card.record is None or card.bundle is None:
+        return []
+    classes = [str(label) for label in card.bundle.manifest.classes]
+    names = [*(f"coverage_class_{label}" for label in classes), "mean_set_size", "singleton_share", "roc_auc"]
+    headings = [
+        *(f"coverage, {label}" for label in classes),
+        "mean set size",
+        "single label",
+        "AUC",
+        "calibration slope",
+    ]
+    tables: dict[str, list[tuple[str, str, list[str]]]] = {}
+    for found in card.record.by_group:
+        rows = ", ".join(f"{label}: {found.metrics.get(f'n_class_{label}', 0):,.0f}" for label in classes)
+        values = [found.metrics.get(name) for name in (*names, "calibration_slope")]
+        shown = [_NONE if value is None else f"{value:.3f}" for value in values]
+        tables.setdefault(found.grouping, []).append((found.cell, rows, shown))
+    return [(grouping, headings, rows) for grouping, rows in tables.items()]
 
 
 def _known(value: Any) -> str:
