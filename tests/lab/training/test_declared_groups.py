@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ml_core.base.errors import ConfigError, DataError
 from ml_core.lab.config import ConformalConfig
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.training.declared_groups import group_facts, groups_of, pooled_cells
+from ml_core.lab.training.learner import train_model
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.predictor import Predictor
 from tests.toy_models import GROUPS, grouped_rows, grouped_toy, toy_config, toy_model
@@ -186,3 +188,15 @@ def test_rows_without_the_column_of_a_group_say_what_to_do() -> None:
     without = replace(rows, frame=rows.frame.drop(columns="sex"))
     with pytest.raises(DataError, match=r"has no column sex.*surety features run"):
         groups_of(toy_config(conformal=GROUPS), without)
+
+
+def test_a_confidence_over_calibrations_holds_in_each_cell(tmp_path: Path) -> None:
+    config = toy_config(conformal={**GROUPS, "training_conditional": "0.8"})
+    bundle = train_model(config, grouped_rows(), tmp_path / "b", lambda _: None).bundle
+    assert bundle.grouped is not None
+    assert {c.confidence for c in bundle.grouped.calibrations} == {Decimal("0.8")}
+    usual = grouped_toy().bundle.grouped
+    assert usual is not None
+    level = Decimal("0.9")
+    for sure, mean in zip(bundle.grouped.calibrations, usual.calibrations, strict=True):
+        assert all(s >= m for s, m in zip(sure.thresholds(level), mean.thresholds(level), strict=True))
