@@ -7,7 +7,7 @@ them is given as not recorded. The same version with the same verdict has the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +24,11 @@ from ml_core.lab.measuring.coverage_law import DesignEffects
 from ml_core.lab.measuring.evaluation import GroupMetrics
 from ml_core.lab.measuring.group_coverage import CellRows
 from ml_core.lab.measuring.metric_ranges import MetricRange, metric_ranges
+from ml_core.lab.registry.card_groups import group_tables, shared_metrics
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.packing import PackedModel
-from ml_core.lab.training.training_reference import SHARED_BY
 from ml_core.serve.model.bundle import Bundle, read_bundle
 from ml_core.serve.model.promotion_record import GateReport
 
@@ -191,7 +191,7 @@ def card_record(model: PackedModel, words: CardConfig, rows: LabelledRows, code:
             effects,
             None if model.bundle.grouped is None else _cells(model.bundle, rows),
         ),
-        by_group=tuple(map(_shared, model.evaluation.by_group)),
+        by_group=tuple(map(shared_metrics, model.evaluation.by_group)),
         code=code,
     )
 
@@ -199,17 +199,6 @@ def card_record(model: PackedModel, words: CardConfig, rows: LabelledRows, code:
 def _cells(bundle: Bundle, rows: LabelledRows) -> CellRows:
     """The calibrations behind the test rows."""
     return cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, rows.part("test"))[0]
-
-
-def _shared(found: GroupMetrics) -> GroupMetrics:
-    """The metrics that enough rows share: those of fewer would tell of single patients."""
-    enough = {name for name, n in found.metrics.items() if name.startswith("n_class_") and n >= SHARED_BY}
-
-    def is_shared(name: str) -> bool:
-        whole, of_class, label = name.partition("_class_")
-        return whole == "n" or (f"n_class_{label}" in enough if of_class else found.n >= SHARED_BY)
-
-    return replace(found, metrics={name: value for name, value in found.metrics.items() if is_shared(name)})
 
 
 def _class_rows(rows: LabelledRows) -> dict[str, int]:
@@ -259,7 +248,9 @@ def card_text(card: ModelCard) -> str:
         measured=[(words, _value(card, key), _range_text(card, key), n) for key, words, n in _measured(card)],
         calibrated=_calibrated(card),
         groups=None if card.bundle is None else card.bundle.manifest.groups,
-        by_group=_by_group(card),
+        by_group=[]
+        if card.record is None or card.bundle is None
+        else group_tables(card.record.by_group, card.bundle.manifest.classes, none=_NONE),
     )
 
 
@@ -372,28 +363,6 @@ def _calibrated(card: ModelCard) -> list[tuple[str, int, int, float | None]]:
         (label, n, needed, n / effect if (effect := manifest.metrics.get(key)) else None)
         for label, key, n in zip(labels, keys, calibration.sizes, strict=False)  # a marginal one has its size K times
     ]
-
-
-def _by_group(card: ModelCard) -> list[tuple[str, list[str], list[tuple[str, str, list[str]]]]]:
-    """(grouping, headings, rows) of each grouping: cell, rows per class, and the metrics in the order of headings."""
-    if card.record is None or card.bundle is None:
-        return []
-    classes = [str(label) for label in card.bundle.manifest.classes]
-    names = [*(f"coverage_class_{label}" for label in classes), "mean_set_size", "singleton_share", "roc_auc"]
-    headings = [
-        *(f"coverage, {label}" for label in classes),
-        "mean set size",
-        "single label",
-        "AUC",
-        "calibration slope",
-    ]
-    tables: dict[str, list[tuple[str, str, list[str]]]] = {}
-    for found in card.record.by_group:
-        rows = ", ".join(f"{label}: {found.metrics.get(f'n_class_{label}', 0):,.0f}" for label in classes)
-        values = [found.metrics.get(name) for name in (*names, "calibration_slope")]
-        shown = [_NONE if value is None else f"{value:.3f}" for value in values]
-        tables.setdefault(found.grouping, []).append((found.cell, rows, shown))
-    return [(grouping, headings, rows) for grouping, rows in tables.items()]
 
 
 def _known(value: Any) -> str:
