@@ -28,6 +28,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +40,9 @@ from rich.console import Console
 
 from benchmarks.servers import ROOT, Server, home_in, monitor, quantile, serve, surety, surety_beside
 from ml_core.base.settings import Settings
-from ml_core.lab.data.raw_tables import read_source
+from ml_core.features.columns import Column
+from ml_core.lab.config import load_config
+from ml_core.lab.data.raw_tables import columns_beside, read_source
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
@@ -371,12 +374,23 @@ def prepare(order: Order = "shuffled") -> tuple[dict[str, str], Path, list[Phase
     return environment, path, phases
 
 
+@cache
+def groups_beside() -> tuple[Column, ...]:
+    """The columns that only tell groups of patients."""
+    groups = load_config(ROOT / "configs" / "diabetes130.yaml").conformal.groups
+    return columns_beside(groups, get_feature_version("v2").columns)
+
+
 def halves(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """The first half by encounter id, the second half without patients of the first, and the number left out.
 
     The second half is shuffled, because the file has no dates and neighbouring ids come from one hospital.
     """
-    frame = read_source(source, "diabetes130", "v2").frame.sort_values("encounter_id").reset_index(drop=True)
+    frame = (
+        read_source(source, "diabetes130", "v2", groups_beside())
+        .frame.sort_values("encounter_id")
+        .reset_index(drop=True)
+    )
     half = len(frame) // 2
     past, later = frame.iloc[:half], frame.iloc[half:]
     known = later["patient_nbr"].isin(set(past["patient_nbr"]))
@@ -415,7 +429,7 @@ def _phases(future: pd.DataFrame) -> list[Phase]:
 
 def _records(rows: pd.DataFrame, version: Any) -> list[dict[str, Any]]:
     """Encounters as a hospital's system would send them, with the patient's number."""
-    features = {column.name: column for column in version.features}
+    features = {column.name: column for column in (*version.features, *groups_beside())}
     found = []
     for row in rows.to_dict("records"):
         record: dict[str, Any] = {"patient_nbr": int(row["patient_nbr"])}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ml_core.base.settings import Settings
@@ -55,6 +57,37 @@ def toy_model() -> PackedModel:
     """A trained, calibrated and packed model; its folder must not be changed (copy it first)."""
     folder = Path(tempfile.mkdtemp(prefix="surety-toy-")) / "bundle"
     return train_model(toy_config(), toy_rows(), folder, lambda _: None)
+
+
+GROUPS: dict[str, Any] = {
+    "guarantee": "class_and_group",
+    "groups": [{"name": "sex", "levels": ["female", "male"]}, {"name": "age_band", "column": "age", "cuts": [50, 70]}],
+    "min_group_rows": 20,
+}
+"""Coverage for women and men, whose sex is no feature; age bands are measured."""
+
+
+@cache
+def grouped_rows() -> LabelledRows:
+    """The cohort with a sex, which is unknown for some."""
+    frame = toy_frame()
+    sexes = np.random.default_rng(3).choice(np.array(["female", "male", None]), len(frame), p=[0.5, 0.45, 0.05])
+    return label_rows(frame.assign(sex=sexes), "v1", toy_config().split, "toy cohort")
+
+
+@cache
+def grouped_toy() -> PackedModel:
+    """The toy model with a calibration for each sex."""
+    folder = Path(tempfile.mkdtemp(prefix="surety-toy-")) / "bundle"
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    return train_model(toy_config(conformal=GROUPS), grouped_rows(), folder, lambda _: None)
+
+
+def loaded_grouped() -> LoadedModel:
+    """The same as a worker holds it."""
+    packed = grouped_toy()
+    tag = f"{NAME}:v9-{packed.model_hash[:8]}"
+    return LoadedModel(tag, "9", Predictor(packed.bundle), passed_gate(packed.model_hash))
 
 
 def copied_bundle(to: Path) -> Path:

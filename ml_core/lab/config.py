@@ -17,6 +17,7 @@ __all__ = [
     "DataConfig",
     "DriftConfig",
     "GateConfig",
+    "GroupConfig",
     "LabelsConfig",
     "ModelConfig",
     "PromotionConfig",
@@ -76,11 +77,63 @@ class SplitConfig(_Section):
         return self
 
 
+class GroupConfig(_Section):
+    """One grouping of patients: a column, or bands of one. A row without a value is in the cell ``unknown``.
+
+    The column may be no feature, such as race or sex: give its ``levels``, or the ``cuts`` of a number. It is then an
+    optional field of a request, and is kept for this purpose alone.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="Of the grouping, e.g. age_band.")
+    column: str = Field("", description="The raw column it looks at; without it, the one of the grouping's name.")
+    cells: dict[str, tuple[str | int, ...]] = Field(
+        default_factory=dict,
+        description="Levels of a category by cell; levels that are in none are in the cell 'other'. Without it, each "
+        "level is a cell.",
+    )
+    cuts: tuple[float, ...] = Field(
+        (), description="Of a number: where one band ends and the next begins, ascending; a value at a cut is above it."
+    )
+    levels: tuple[int, ...] | tuple[str, ...] = Field((), description="All levels of a category that is no feature.")
+    pool: Literal["other", "neighbour"] | None = Field(
+        None,
+        description="How cells with fewer than conformal.min_group_rows calibration rows of a class are calibrated: "
+        "together, as 'other', or with the neighbouring cell. Without it, bands join a neighbour, categories 'other'.",
+    )
+    doc: str = Field("", description="One sentence on the column, for the people who send it.")
+
+    @property
+    def raw_column(self) -> str:
+        """The raw column it looks at."""
+        return self.column or self.name
+
+    @property
+    def pooling(self) -> Literal["other", "neighbour"]:
+        """How small cells are pooled."""
+        return self.pool or ("neighbour" if self.cuts else "other")
+
+    @model_validator(mode="after")
+    def _cells_fit(self) -> GroupConfig:
+        if self.cuts and (self.cells or self.levels):
+            raise ValueError("cuts are of a number, cells and levels of a category: give one of them")
+        if list(self.cuts) != sorted(set(self.cuts)):
+            raise ValueError("cuts ascend, and none is there twice")
+        listed = [level for levels in self.cells.values() for level in levels]
+        if len(set(listed)) < len(listed) or not all(self.cells.values()):
+            raise ValueError("a level is in one cell, and a cell has at least one level")
+        if "unknown" in self.cells:
+            raise ValueError("unknown is the cell of rows without a value: give yours another name")
+        return self
+
+
 class ConformalConfig(_Section):
-    """Coverage target of the prediction sets."""
+    """Coverage target of the prediction sets, and the groups of patients in which coverage is measured or promised."""
 
     confidence_level: Decimal = Field(Decimal("0.9"), ge=Decimal("0.5"), le=Decimal("0.999"))
-    guarantee: Literal["class_conditional", "marginal"] = "class_conditional"
+    guarantee: Literal["class_conditional", "marginal", "class_and_group"] = Field(
+        "class_conditional",
+        description="'class_and_group' promises the coverage of each class in each cell of one grouping.",
+    )
     training_conditional: Decimal | None = Field(
         None,
         ge=Decimal("0.5"),
@@ -88,6 +141,33 @@ class ConformalConfig(_Section):
         description="Confidence, over calibrations, with which the true coverage is at least confidence_level. Without "
         "it, confidence_level is the mean over calibrations, and about half of them lie below. Sets grow a little.",
     )
+    groups: tuple[GroupConfig, ...] = Field(
+        (), max_length=20, description="Groupings of patients; coverage is measured and judged in all of them."
+    )
+    calibrate_by: str = Field(
+        "", description="The grouping in whose cells coverage is promised; without it, the first one declared."
+    )
+    min_group_rows: int = Field(
+        200, ge=20, description="Fewest calibration rows of each class for a cell with a calibration of its own."
+    )
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> ConformalConfig:
+        names = [group.name for group in self.groups]
+        if len(set(names)) < len(names):
+            raise ValueError("two groupings have the same name")
+        if self.guarantee == "class_and_group" and not names:
+            raise ValueError("class_and_group needs groups: declare at least one grouping")
+        if self.calibrate_by and (self.guarantee != "class_and_group" or self.calibrate_by not in names):
+            raise ValueError("calibrate_by names one of the groups, and needs guarantee: class_and_group")
+        return self
+
+    @property
+    def promised_by(self) -> GroupConfig | None:
+        """The grouping in whose cells coverage is promised; None where it is promised in none."""
+        if self.guarantee != "class_and_group":
+            return None
+        return next(g for g in self.groups if g.name == (self.calibrate_by or self.groups[0].name))
 
 
 class TrainingConfig(_Section):
@@ -106,6 +186,16 @@ class GateConfig(_Section):
     min_coverage: float = Field(0.88, ge=0, le=1)
     max_brier: float = Field(0.20, ge=0, le=1)
     min_brier_skill: float = Field(0.0, ge=-1, lt=1, description="Must be exceeded.")
+    min_group_coverage: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Fewest covered of each class in each cell of the declared conformal.groups, as a share; for the "
+        "grouping in which coverage is promised, min_coverage.",
+    )
+    min_group_rows: int = Field(
+        100, ge=1, description="Fewer test rows of a class in a cell of a grouping: it is not judged, which is noted."
+    )
     min_positives: int = Field(100, ge=1, description="Fewer test rows of any class: refuse to judge.")
     prove: bool = Field(
         False,

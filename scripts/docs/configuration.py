@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from typing import get_args
+
 from pydantic import BaseModel
 
 from ml_core.lab.config import ModelConfig
@@ -28,11 +32,21 @@ def render() -> str:
     for name, section in sections:
         assert isinstance(section, type)
         parts += [f"## {name}\n", f"{prose(section.__doc__ or '')}\n", _rows(section)]
+        for item, kind in _items(section):
+            parts += [f"### Each of {name}.{item}\n", f"{prose(inspect.getdoc(kind) or '')}\n", _rows(kind)]
     return "\n".join(parts)
 
 
 def _is_section(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _items(section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Fields of a section that are lists of sections."""
+    for name, field in section.model_fields.items():
+        for kind in get_args(field.annotation):
+            if _is_section(kind):
+                yield name, kind
 
 
 def _rows(section: type[BaseModel]) -> str:

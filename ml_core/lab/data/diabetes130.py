@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,16 +83,22 @@ def source_columns() -> tuple[str, ...]:
     return (*(c.name for c in COLUMNS if c.role != "label"), LABEL)
 
 
-def to_v2(raw: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+def to_v2(raw: pd.DataFrame, beside: Sequence[str] = ()) -> tuple[pd.DataFrame, int]:
     """Published rows as v2 columns, and how many were left out because the stay ended in death or a hospice.
 
     ``?``, ``Unknown/Invalid`` and, for the two laboratory results, ``None`` become null. Whatever else is not as
     published stays as it is, for the column table to refuse.
+
+    Parameters
+    ----------
+    beside : published columns that are taken along, such as ``race``
     """
     frame = {}
     for column in COLUMNS:
         if column.role != "label":
             frame[column.name] = _typed(raw[column.name], column.name)
+    for name in beside:
+        frame[name] = _typed(raw[name], name)
     frame["readmission_30d"] = _label(raw[LABEL])
     table = pd.DataFrame(frame)
     left_out = table["discharge_disposition_id"].isin(_DIED_OR_HOSPICE)

@@ -15,7 +15,7 @@ from ml_core.features.columns import ColumnArrays
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import Adapter, RawTable, read_source
+from ml_core.lab.data.raw_tables import Adapter, RawTable, columns_beside, read_source
 from ml_core.lab.data.schemas import Verdict, validate_frame
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
@@ -83,6 +83,7 @@ class FeaturePipeline:
 
     def __init__(self, config: ModelConfig, settings: Settings) -> None:
         self._config = PipelineConfig.of(config)
+        self._beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
         self._store = FeatureStore(settings.feature_store, config.model)
 
     def run(self, quarantine: Path | None = None, *, dry_run: bool = False) -> PipelineResult:
@@ -103,10 +104,10 @@ class FeaturePipeline:
         """
         config = self._config
         version = get_feature_version(config.feature_version)
-        raw = read_source(config.source, config.adapter, config.feature_version)
+        raw = read_source(config.source, config.adapter, config.feature_version, self._beside)
         if raw.frame.empty:
             raise DataError(str(config.source), "has no rows left for this model")
-        verdict = validate_frame(raw.frame, config.feature_version)
+        verdict = validate_frame(raw.frame, config.feature_version, self._beside)
         bad = int((~verdict.good).sum())
         if bad and quarantine is None:
             raise InvalidRows(str(config.source), bad, len(raw.frame), verdict.problems)
@@ -116,8 +117,8 @@ class FeaturePipeline:
         _transform_once(kept, version.name)
         if bad and quarantine is not None and not dry_run:
             write_table(_set_aside(raw, verdict), quarantine)
-        type_changes = self._store.type_changes(version.name)
-        delta_version = _NOT_STORED if dry_run else self._store.overwrite(version.name, kept)
+        type_changes = self._store.type_changes(version.name, self._beside)
+        delta_version = _NOT_STORED if dry_run else self._store.overwrite(version.name, kept, self._beside)
         if not dry_run:
             self._store.matrix(version.name, delta_version)
         return PipelineResult(

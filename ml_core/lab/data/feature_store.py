@@ -112,15 +112,19 @@ class FeatureStore:
             return own
         return self._shared / version_name
 
-    def overwrite(self, version_name: str, frame: pd.DataFrame) -> int:
+    def overwrite(self, version_name: str, frame: pd.DataFrame, beside: Sequence[Column] = ()) -> int:
         """Makes the frame the table's content; the Delta version.
 
         The same content as the latest overwrite makes no new version. The new version has the columns and types of the
         column table, whatever those of older versions are.
-        """
-        return self._write(version_name, frame, "overwrite")
 
-    def append(self, version_name: str, frame: pd.DataFrame) -> int:
+        Parameters
+        ----------
+        beside : further columns to keep, which only tell groups of patients; null where the frame has none
+        """
+        return self._write(version_name, frame, "overwrite", beside)
+
+    def append(self, version_name: str, frame: pd.DataFrame, beside: Sequence[Column] = ()) -> int:
         """Adds the frame's rows after the table's; the Delta version.
 
         Repeating the latest append adds nothing, so an append may be tried again after a crash.
@@ -130,9 +134,9 @@ class FeatureStore:
         DataError
             The table's columns or their types are not those of the column table.
         """
-        return self._write(version_name, frame, "append")
+        return self._write(version_name, frame, "append", beside)
 
-    def extend(self, version_name: str, frame: pd.DataFrame, upto: int) -> int:
+    def extend(self, version_name: str, frame: pd.DataFrame, upto: int, beside: Sequence[Column] = ()) -> int:
         """Adds matured answers as rows; the Delta version.
 
         The commit says up to which answer it goes, so that none is added twice, even after a crash.
@@ -143,7 +147,7 @@ class FeatureStore:
         """
         if self.extended_upto(version_name) >= upto:
             return self.latest(version_name)
-        return self._write(version_name, frame, "append", {_UPTO: str(upto)})
+        return self._write(version_name, frame, "append", beside, {_UPTO: str(upto)})
 
     def extended_upto(self, version_name: str) -> int:
         """Number of the last matured answer in the newest version; 0 after the table was overwritten from raw rows."""
@@ -154,14 +158,19 @@ class FeatureStore:
                 break
         return 0
 
-    def type_changes(self, version_name: str) -> tuple[str, ...]:
-        """How the column table differs from the newest version, one sentence a column; none where there is no table."""
+    def type_changes(self, version_name: str, beside: Sequence[Column] = ()) -> tuple[str, ...]:
+        """How the column table differs from the newest version, one sentence a column; none where there is no table.
+
+        Parameters
+        ----------
+        beside : further columns that are to be kept
+        """
         path = self.table(version_name)
         if not DeltaTable.is_deltatable(str(path)):
             return ()
         stored = pa.schema(self._open(version_name, None).schema().to_arrow())
         before = {field.name: field.type for field in stored if field.name != _ORDER}
-        now = {column.name: _arrow_type(column) for column in get_feature_version(version_name).columns}
+        now = {column.name: _arrow_type(column) for column in (*get_feature_version(version_name).columns, *beside)}
         return (
             *(f"column {name} is new" for name in now if name not in before),
             *(f"column {name} is gone" for name in before if name not in now),
@@ -238,7 +247,8 @@ class FeatureStore:
             frame = self.read(version_name)
             kept = frame[~self._is_one_of(version_name, names)]
             facts = {_UPTO: str(upto)} if (upto := self.extended_upto(version_name)) else {}
-            self._commit(version_name, _arrow_table(kept, get_feature_version(version_name)), "erase", 0, facts)
+            version = get_feature_version(version_name)
+            self._commit(version_name, _arrow_table(kept, version, _beside_in(kept, version)), "erase", 0, facts)
             self._forget_older_versions(version_name)
             return found
 
@@ -292,9 +302,16 @@ class FeatureStore:
                 )
         return f"has no version {delta_version}"
 
-    def _write(self, version_name: str, frame: pd.DataFrame, mode: _Mode, more: Mapping[str, str] | None = None) -> int:
+    def _write(
+        self,
+        version_name: str,
+        frame: pd.DataFrame,
+        mode: _Mode,
+        beside: Sequence[Column],
+        more: Mapping[str, str] | None = None,
+    ) -> int:
         version = get_feature_version(version_name)
-        rows = _arrow_table(frame, version)
+        rows = _arrow_table(frame, version, beside)
         batch = _sha256(rows)
         with self._only_writer(version_name):
             path = self.table(version_name)
@@ -305,7 +322,7 @@ class FeatureStore:
                 if (last.get(_BATCH), last.get(_WRITTEN_BY), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
                     return int(delta.version())
                 start = delta.count() if mode == "append" else 0
-                if mode == "append" and (changes := self.type_changes(version_name)):
+                if mode == "append" and (changes := self.type_changes(version_name, beside)):
                     raise DataError(
                         f"the table {version_name}",
                         f"has other columns than the column table ({'; '.join(changes)}): "
@@ -406,13 +423,24 @@ def _without_python(rows: pa.Table) -> pa.Table:
 # --- between frames and Arrow -------------------------------------------------------------------------------------
 
 
-def _arrow_table(frame: pd.DataFrame, version: FeatureVersion) -> pa.Table:
-    """The version's columns in table order and in one type each; optional columns that are absent are null."""
+def _arrow_table(frame: pd.DataFrame, version: FeatureVersion, beside: Sequence[Column] = ()) -> pa.Table:
+    """The version's columns in table order and in one type each, then those beside; absent optional ones are null."""
     needed = [c.name for c in version.columns if c.role in ("feature", "group", "label")]
     missing = [name for name in needed if name not in frame.columns]
     if missing:
         raise DataError("table", f"has no column {', '.join(missing)}")
-    return pa.table({c.name: _arrow_column(frame, c) for c in version.columns})
+    return pa.table({c.name: _arrow_column(frame, c) for c in (*version.columns, *beside)})
+
+
+def _beside_in(frame: pd.DataFrame, version: FeatureVersion) -> list[Column]:
+    """The columns of a stored table that are not the version's, with the types they have."""
+    known = {column.name for column in version.columns}
+    kinds: Mapping[str, Literal["int", "float"]] = {"i": "int", "f": "float"}
+    return [
+        Column(name, kinds.get(getattr(frame[name].dtype, "kind", "O"), "text"), "beside the version's")
+        for name in frame.columns
+        if name not in known
+    ]
 
 
 def _arrow_column(frame: pd.DataFrame, column: Column) -> pa.Array:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ml_core.base.errors import DataError, InvalidRows
-from ml_core.features.columns import ColumnArrays
+from ml_core.features.columns import Column, ColumnArrays
 from ml_core.serve.features.table import Cells, EncodedTable, encode_table
 from ml_core.serve.features.versions import FeatureVersion
 
-__all__ = ["cells_of", "encode_frame", "to_arrays"]
+__all__ = ["cells_of", "columns_of", "encode_frame", "to_arrays"]
 
 
 def cells_of(values: pd.Series[Any]) -> Cells:
@@ -47,9 +48,14 @@ def _without_na(objects: Any) -> Any:
     return np.array([None if value is pd.NA else value for value in objects], dtype=object)
 
 
-def encode_frame(frame: pd.DataFrame, version: FeatureVersion) -> EncodedTable:
-    """A frame of a request's columns (no label) checked and encoded by the rules every request meets."""
-    return encode_table(version.columns, {str(name): cells_of(frame[name]) for name in frame.columns})
+def encode_frame(frame: pd.DataFrame, version: FeatureVersion, beside: Sequence[Column] = ()) -> EncodedTable:
+    """A frame of a request's columns (no label) checked and encoded by the rules every request meets.
+
+    Parameters
+    ----------
+    beside : further columns that it may have, which only tell groups of patients
+    """
+    return encode_table((*version.columns, *beside), {str(name): cells_of(frame[name]) for name in frame.columns})
 
 
 def to_arrays(frame: pd.DataFrame, version: FeatureVersion) -> ColumnArrays:
@@ -62,11 +68,16 @@ def to_arrays(frame: pd.DataFrame, version: FeatureVersion) -> ColumnArrays:
     InvalidRows
         Rows break the column table.
     """
-    names = [column.name for column in version.features]
+    return columns_of(frame, version.features)
+
+
+def columns_of(frame: pd.DataFrame, columns: Sequence[Column]) -> ColumnArrays:
+    """These columns of a frame as ``ColumnArrays``; errors as :func:`to_arrays`."""
+    names = [column.name for column in columns]
     missing = [name for name in names if name not in frame.columns]
     if missing:
         raise DataError("table", f"has no column {', '.join(missing)}")
-    encoded = encode_frame(frame[names], version)
+    encoded = encode_table(columns, {name: cells_of(frame[name]) for name in names})
     if encoded.problems:
         checks = [(column, check, count) for (column, check), count in sorted(encoded.checks.items())]
         raise InvalidRows("table", len(encoded.problems), len(frame), checks)

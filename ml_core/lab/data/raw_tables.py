@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
-from ml_core.base.errors import DataError
+from ml_core.base.errors import ConfigError, DataError
 from ml_core.features.columns import Column
+from ml_core.lab.config import GroupConfig
 from ml_core.lab.data import diabetes130
 from ml_core.lab.data.table_frames import column_names, read_table, type_text
+from ml_core.serve.features.column_rules import column_beside
 from ml_core.serve.features.versions import get_feature_version
 
-__all__ = ["Adapter", "RawTable", "read_source"]
+__all__ = ["Adapter", "RawTable", "columns_beside", "read_source"]
 
 Adapter = Literal["columns", "diabetes130"]
 
@@ -37,8 +40,42 @@ class RawTable:
     ignored: tuple[str, ...]
 
 
-def read_source(source: Path, adapter: Adapter, version: str) -> RawTable:
+def columns_beside(groups: Sequence[GroupConfig], columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The raw columns that groupings look at and that are no column of the feature version.
+
+    Raises
+    ------
+    ConfigError
+        A grouping looks at an id, group, time or label column, or does not say what its own column holds.
+    """
+    known = {column.name: column for column in columns}
+    found: dict[str, Column] = {}
+    for group in groups:
+        name, column = group.raw_column, known.get(group.raw_column)
+        if column is not None:
+            if column.role != "feature":
+                raise ConfigError(
+                    f"conformal.groups: {group.name}", f"{name} is the {column.role} column: group by another"
+                )
+            continue
+        levels: Any = group.levels or tuple(level for levels in group.cells.values() for level in levels)
+        if not levels and not group.cuts:
+            problem = f"{name} is no feature of this model: give its levels, or the cuts of a number"
+            raise ConfigError(f"conformal.groups: {group.name}", problem)
+        beside = column_beside(name, levels, group.doc)
+        if len(set(map(type, levels))) > 1 or (name in found and found[name].levels != levels):
+            problem = f"{name} needs levels that are all texts or all whole numbers, the same in every grouping"
+            raise ConfigError(f"conformal.groups: {group.name}", problem)
+        found.setdefault(name, beside)
+    return tuple(found.values())
+
+
+def read_source(source: Path, adapter: Adapter, version: str, beside: Sequence[Column] = ()) -> RawTable:
     """The rows of a file with the names and types of a feature version's columns, not validated yet.
+
+    Parameters
+    ----------
+    beside : further columns that the file must have, see :func:`columns_beside`
 
     Raises
     ------
@@ -46,8 +83,8 @@ def read_source(source: Path, adapter: Adapter, version: str) -> RawTable:
         The file cannot be used, or the adapter does not make this version's columns.
     """
     if adapter == "diabetes130":
-        return _read_diabetes130(source, version)
-    columns = get_feature_version(version).columns
+        return _read_diabetes130(source, version, beside)
+    columns = (*get_feature_version(version).columns, *beside)
     present = column_names(source)
     wanted = [c for c in columns if c.name in present or not _may_be_absent(c)]
     names = [c.name for c in wanted]
@@ -62,11 +99,11 @@ def _may_be_absent(column: Column) -> bool:
     return column.role in ("id", "time")
 
 
-def _read_diabetes130(source: Path, version: str) -> RawTable:
+def _read_diabetes130(source: Path, version: str, beside: Sequence[Column]) -> RawTable:
     if version != "v2":
         raise DataError(str(source), f"the adapter diabetes130 makes the columns of v2, not of {version}")
-    wanted = diabetes130.source_columns()
+    wanted = (*diabetes130.source_columns(), *(column.name for column in beside))
     raw = read_table(source, wanted)
-    frame, left_out = diabetes130.to_v2(raw)
+    frame, left_out = diabetes130.to_v2(raw, [column.name for column in beside])
     ignored = tuple(name for name in column_names(source) if name not in wanted)
     return RawTable(frame, len(raw), left_out, ignored)

@@ -78,11 +78,21 @@ class Verdict:
     reasons: Mapping[int, Sequence[str]]
 
 
-def validate_frame(frame: pd.DataFrame, version_name: str, *, labelled: bool = True) -> Verdict:
-    """Validates every row and says which hold and what is wrong with the others."""
+def validate_frame(
+    frame: pd.DataFrame, version_name: str, beside: Sequence[Column] = (), *, labelled: bool = True
+) -> Verdict:
+    """Validates every row and says which hold and what is wrong with the others.
+
+    Parameters
+    ----------
+    beside : further columns that the frame has, which only tell groups of patients
+    """
     numbered = frame.reset_index(drop=True)
+    schema = get_schema(version_name, labelled=labelled)
+    if beside:
+        schema = schema.add_columns({c.name: _schema_column(c, labelled=labelled) for c in beside})
     try:
-        get_schema(version_name, labelled=labelled).validate(numbered, lazy=True)
+        schema.validate(numbered, lazy=True)
     except pa.errors.SchemaErrors as errors:
         return _verdict(errors.failure_cases, len(frame))
     return Verdict(np.ones(len(frame), dtype=np.bool_), (), {})

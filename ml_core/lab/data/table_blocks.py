@@ -53,7 +53,7 @@ class HashedTable:
     ----------
     path, size, sha256 : where it is, its bytes, and the sha256 (hex) of them
     rows : how many it has; an upper bound where lines of a CSV file are empty or within a cell
-    columns : the columns of the feature version that it has, no label
+    columns : the columns of the feature version that it has, no label, and those beside
     ignored : names of its other columns
     id_fields : the id, group and time columns that it has, with the types they come in
     stamp : changes with the file; so a file changed since it was read through is noticed
@@ -108,12 +108,13 @@ class HashedTable:
         )
 
 
-def open_table(path: Path, columns: Sequence[Column]) -> HashedTable:
+def open_table(path: Path, columns: Sequence[Column], beside: Sequence[Column] = ()) -> HashedTable:
     """The file, read through once and found to have every feature column.
 
     Parameters
     ----------
     columns : of the feature version; id, group and time columns may be missing in the file
+    beside : columns that only tell groups of patients; they may be missing as well
 
     Raises
     ------
@@ -125,7 +126,7 @@ def open_table(path: Path, columns: Sequence[Column]) -> HashedTable:
     missing = [c.name for c in columns if c.role == "feature" and c.name not in present]
     if missing:
         raise DataError(str(path), f"has no column {', '.join(missing)}")
-    wanted = tuple(c for c in columns if c.role != "label" and c.name in present)
+    wanted = tuple(c for c in (*columns, *beside) if c.role != "label" and c.name in present)
     names = {c.name for c in wanted}
     stamp = _stamp(path)
     sha256, lines, quotes = _read_through(path)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
-from ml_core.features.columns import with_role
+from ml_core.features.columns import Column, with_role
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.people import group_of, made_name
 from ml_core.lab.data.schemas import validate_frame
@@ -43,11 +44,15 @@ class NewRows:
     without_input: int
 
 
-def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
+def new_rows(settings: Settings, feature_version: str, after: int, beside: Sequence[Column] = ()) -> NewRows:
     """Matured answers after the ``after``-th, of every model of that feature version.
 
     A patient whom the store knows keeps the name from there, so that no test patient of an older model becomes a
     training patient of a newer one. Others get a name made of their pseudonym, the same every time.
+
+    Parameters
+    ----------
+    beside : columns that only tell groups of patients; null where an answer has none
 
     Raises
     ------
@@ -69,7 +74,7 @@ def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
         answers = log.find_many([row.request_id for row in part])
         repeats = log.repeats([answer for answer in answers.values() if isinstance(answer, LoggedAnswer)])
         rows += [
-            _row(version, row, answer, names)
+            _row(version, row, answer, names) | {c.name: (answer.group_values or {}).get(c.name) for c in beside}
             for row in part
             if isinstance(answer := answers.get(row.request_id), LoggedAnswer)
             and answer.input is not None
@@ -78,7 +83,10 @@ def new_rows(settings: Settings, feature_version: str, after: int) -> NewRows:
         ]
     frame = pd.DataFrame(rows)
     if len(frame):
-        verdict = validate_frame(frame, feature_version)
+        for column in beside:  # a column of objects, in which a missing text is None and no number
+            kind = np.float64 if column.dtype == "float" else object
+            frame[column.name] = pd.Series([row[column.name] for row in rows], dtype=kind)
+        verdict = validate_frame(frame, feature_version, beside)
         if not verdict.good.all():
             raise DataError("labelled answers", f"{int((~verdict.good).sum())} break the column table")
     return NewRows(frame, matured[-1][0], len(matured) - len(frame))

@@ -20,6 +20,7 @@ from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.data.raw_tables import columns_beside
 from ml_core.lab.drift.drift_check import DriftCheck, check_table
 from ml_core.lab.journeys.challenger import train_challenger
 from ml_core.lab.journeys.matured_rows import new_rows
@@ -30,6 +31,7 @@ from ml_core.lab.training.packing import Note
 from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import live_window
+from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorView
@@ -317,12 +319,13 @@ def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[
     store = FeatureStore(settings.feature_store, config.model)
     name = config.feature_version
     upto = store.extended_upto(name)
-    found = new_rows(settings, name, upto)
+    beside = columns_beside(config.conformal.groups, get_feature_version(name).columns)
+    found = new_rows(settings, name, upto, beside)
     if found.without_input:
         note(f"{found.without_input} labelled answers are left out: the log keeps no input of them")
     if not len(found.frame):
         return store.latest(name), 0, upto
-    version = store.extend(name, found.frame, found.upto)
+    version = store.extend(name, found.frame, found.upto, beside)
     note(f"{len(found.frame)} matured answers are in the training table, version {version}")
     return version, len(found.frame), found.upto
 

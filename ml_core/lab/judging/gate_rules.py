@@ -22,17 +22,22 @@ from ml_core.lab.judging.rule_verdicts import (
     coverage_proof_rules,
     enough_rows_rules,
     finite_metric,
+    group_floor_rule,
 )
 from ml_core.lab.measuring.calibration import calibrate, needed_rows
 from ml_core.lab.measuring.comparison import out_of_fold_losses, unseen_rows_verdict
-from ml_core.lab.measuring.coverage_law import design_effects
+from ml_core.lab.measuring.coverage_law import DesignEffects
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict, same_law_verdict
 from ml_core.lab.measuring.evaluation import evaluate, log_losses
+from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict, group_verdict
+from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.learner import booster_proba
 from ml_core.lab.training.onnx_export import XGBOOST_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
 from ml_core.serve.model.bundle import XGBOOST_FILE
+from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
+from ml_core.serve.model.manifest import GroupFacts
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import RuleVerdict
@@ -93,6 +98,7 @@ class GateCase:
         """Metrics of the model, recomputed on the test rows."""
         bundle, test = self.predictor.bundle, self.test
         level = bundle.manifest.confidence_level
+        sets = self.test_cells[0].sets(self.test_proba, level)
         return evaluate(
             self.test_proba,
             test.y_index,
@@ -101,7 +107,21 @@ class GateCase:
             test.groups,
             self.predictor.classes,
             test.returning,
+            sets=sets,
         ).metrics
+
+    @cached_property
+    def test_cells(self) -> tuple[CellRows, GroupedRows | None]:
+        """The calibrations behind the test rows, and the groups of their patients."""
+        bundle = self.predictor.bundle
+        return cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, self.test)
+
+    @cached_property
+    def calibration_effects(self) -> DesignEffects:
+        """How much less the calibration rows say than independent ones would."""
+        bundle, cal = self.predictor.bundle, self.calibration
+        cells, _ = cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, cal)
+        return cells.design_effects(self.calibration_proba, cal.y_index, cal.groups, bundle.manifest.confidence_level)
 
 
 def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
@@ -112,6 +132,7 @@ def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
         return rules
     rules += _performance(case)
     rules += _coverage(case)
+    rules += _coverage_by_group(case)
     rules += [_scorer_is_the_model(case)] if (case.folder / XGBOOST_FILE).exists() else []
     rules += _reproduces(case)
     rules += [] if case.in_time else _same_law(case)  # a later time may have another law, and coverage is judged above
@@ -121,14 +142,34 @@ def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
 def _promise(case: GateCase) -> RuleVerdict:
     """The artefact promises what the configuration asks for."""
     manifest, asked = case.predictor.bundle.manifest, case.config.conformal
+    declared = group_facts(asked, case.rows.features)
+    known, by = manifest.groups, asked.promised_by
+    if declared is not None and by is not None:
+        declared = declared.model_copy(update={"calibrated_by": by.name})
     ours, theirs = (
         (promise.guarantee, promise.confidence_level, promise.training_conditional) for promise in (manifest, asked)
     )
+    same = ours == theirs and _rules_of(known) == _rules_of(declared)
     found, wanted = (
-        f"{guarantee} at {level}" + (f" with confidence {confidence}" if confidence else "")
-        for guarantee, level, confidence in (ours, theirs)
+        f"{guarantee}{_by(groups)} at {level}"
+        + (f" with confidence {confidence}" if confidence else "")
+        + _known(groups)
+        for (guarantee, level, confidence), groups in ((ours, known), (theirs, declared))
     )
-    return claim("promise_matches", ours == theirs, f"promises {found}; asked for {wanted}")
+    return claim("promise_matches", same, f"promises {found}; asked for {wanted}")
+
+
+def _rules_of(groups: GroupFacts | None) -> object:
+    """What two models must agree in to know the same groups."""
+    return None if groups is None else (groups.declared, groups.calibrated_by)
+
+
+def _by(groups: GroupFacts | None) -> str:
+    return "" if groups is None or groups.calibrated_by is None else f" by {groups.calibrated_by}"
+
+
+def _known(groups: GroupFacts | None) -> str:
+    return "" if groups is None else f", groups: {', '.join(grouping.name for grouping in groups.declared)}"
 
 
 def _split(case: GateCase) -> RuleVerdict:
@@ -181,18 +222,19 @@ def _coverage(case: GateCase) -> list[RuleVerdict]:
 
 def _verdict(case: GateCase, chosen: npt.NDArray[np.bool_], floor: float) -> tuple[CoverageOf, ...]:
     """Coverage of some of the test rows against a floor."""
-    bundle, cal, test = case.predictor.bundle, case.calibration, case.test
-    level = bundle.manifest.confidence_level
-    return coverage_verdict(
-        bundle.calibration,
+    bundle, test = case.predictor.bundle, case.test
+    about = (
         case.test_proba[chosen],
         test.y_index[chosen],
         test.groups[chosen],
-        level,
+        bundle.manifest.confidence_level,
         floor,
         case.predictor.classes,
-        design_effects(bundle.calibration, case.calibration_proba, cal.y_index, cal.groups, level),
+        case.calibration_effects,
     )
+    if bundle.grouped is None:
+        return coverage_verdict(bundle.calibration, *about)
+    return cells_verdict(case.test_cells[0].only(chosen), *about)
 
 
 def _of_returning(case: GateCase) -> dict[object, str]:
@@ -204,6 +246,30 @@ def _of_returning(case: GateCase) -> dict[object, str]:
             covered = metrics[f"{_RETURNING}_class_{label}"]
             found[label] = f"{n:.0f} of the rows are of patients seen before, covered {covered:.4f}"
     return found
+
+
+def _coverage_by_group(case: GateCase) -> list[RuleVerdict]:
+    """For each declared grouping, its class and cell that lies lowest against its floor."""
+    rows, by = case.test_cells
+    if by is None:
+        return []
+    gate, test, promised = case.config.gate, case.test, case.config.conformal.promised_by
+    verdicts = group_verdict(
+        rows,
+        by,
+        case.test_proba,
+        test.y_index,
+        test.groups,
+        case.predictor.bundle.manifest.confidence_level,
+        [
+            gate.min_coverage if promised is not None and name == promised.name else gate.min_group_coverage
+            for name in by.groupings.names
+        ],
+        case.predictor.classes,
+        case.calibration_effects,
+        gate.min_group_rows,
+    )
+    return [group_floor_rule(name, [v for v in verdicts if v.grouping == name]) for name in by.groupings.names]
 
 
 def _scorer_is_the_model(case: GateCase) -> RuleVerdict:
@@ -226,20 +292,35 @@ def _reproduces(case: GateCase) -> list[RuleVerdict]:
     bundle = case.predictor.bundle
     scorecard = Scorecard(bundle.fallback.get("scorecard", {})).proba(case.calibration.matrix)
     note = "largest difference between stored and recomputed calibration scores"
+    by_model = _distance(case, bundle.calibration, bundle.grouped, case.calibration_proba)
+    by_scorecard = _distance(case, bundle.scorecard_calibration, bundle.grouped_scorecard, scorecard)
     return [
-        at_most("calibration_reproduces", _distance(case, bundle.calibration, case.calibration_proba), 0.0, note),
-        at_most(
-            "scorecard_reproduces", _distance(case, bundle.scorecard_calibration, scorecard), _SCORECARD_TOLERANCE, note
-        ),
+        at_most("calibration_reproduces", by_model, 0.0, note),
+        at_most("scorecard_reproduces", by_scorecard, _SCORECARD_TOLERANCE, note),
     ]
 
 
-def _distance(case: GateCase, stored: ConformalCalibration, proba: npt.NDArray[np.float64]) -> float | None:
-    """Largest difference between two calibrations, score by score; None where they have other numbers of rows."""
-    again = calibrate(proba, case.calibration.y_index, len(case.predictor.classes), stored.guarantee)
-    if stored.sizes != again.sizes:
+def _distance(
+    case: GateCase,
+    whole: ConformalCalibration,
+    grouped: GroupedCalibration | None,
+    proba: npt.NDArray[np.float64],
+) -> float | None:
+    """Largest difference between calibrations, score by score; None where they have other numbers of rows."""
+    rows, facts = case.calibration, case.predictor.bundle.manifest.groups
+    own = (
+        ()
+        if grouped is None
+        else tuple(c for c, is_own in zip(grouped.calibrations, grouped.is_own, strict=True) if is_own)
+    )
+    stored = (whole, *own)
+    again = (
+        calibrate(proba, rows.y_index, len(case.predictor.classes), whole.guarantee),
+        *calibrate_cells(facts, rows, proba, whole.confidence),
+    )
+    if [one.sizes for one in stored] != [one.sizes for one in again]:
         return None
-    pairs = zip(stored.scores, again.scores, strict=True)
+    pairs = [pair for s, a in zip(stored, again, strict=True) for pair in zip(s.scores, a.scores, strict=True)]
     return max(float(np.abs(a - b).max(initial=0.0)) for a, b in pairs)
 
 

@@ -20,7 +20,9 @@ from ml_core.lab.judging.deployment_gate import rows_of, validate_deployment
 from ml_core.lab.judging.promotion_rules import compare, gate_rule, score, shared_rows
 from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_rules
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
+from ml_core.lab.measuring.group_coverage import cells_verdict
 from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
+from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.serve.model.bundle import Bundle, read_bundle, verify_folder
 from ml_core.serve.model.predictor import Predictor
@@ -177,15 +179,11 @@ class ModelPromoter:
 
     def _coverage(self, bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> tuple[CoverageOf, ...]:
         level: Decimal = bundle.manifest.confidence_level
-        return coverage_verdict(
-            bundle.calibration,
-            proba,
-            test.y_index,
-            test.groups,
-            level,
-            self._config.promotion.min_coverage,
-            test.classes,
-        )
+        about = (proba, test.y_index, test.groups, level, self._config.promotion.min_coverage, test.classes)
+        if bundle.grouped is None:
+            return coverage_verdict(bundle.calibration, *about)
+        cells, _ = cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, test)
+        return cells_verdict(cells, *about)
 
     def _carry_out(
         self, version: RegisteredVersion, champion: RegisteredVersion | None, gate: GateReport, outcome: Promotion

@@ -14,6 +14,7 @@ from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.judging.rule_verdicts import above, at_least, at_most, claim, finite_metric
 from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.evaluation import evaluate
+from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.promotion_record import GateReport, RuleVerdict
@@ -120,6 +121,7 @@ def shared_rows(
     try:
         shared = test.only(test.unseen_by(theirs)) if in_time else test
         columns = to_arrays(shared.frame, champion.features)
+        cell_rows(champion.manifest.groups, champion.calibration, champion.grouped, shared)
     except (ConfigError, DataError, InvalidRows) as error:
         return test, None, claim(name, passed=False, note=f"the champion cannot read the challenger's rows: {error}")
     found = f"{len(shared)} rows of {len(np.unique(shared.groups))} patients unseen by both"
@@ -128,8 +130,10 @@ def shared_rows(
 
 def score(bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> ScoredModel:
     """The model's metrics on test rows of which it gave these probabilities (n, K)."""
-    manifest, calibration = bundle.manifest, bundle.calibration
-    found = evaluate(proba, test.y_index, calibration, manifest.confidence_level, test.groups, manifest.classes)
+    manifest, level = bundle.manifest, bundle.manifest.confidence_level
+    cells, _ = cell_rows(manifest.groups, bundle.calibration, bundle.grouped, test)
+    sets = cells.sets(proba, level)
+    found = evaluate(proba, test.y_index, bundle.calibration, level, test.groups, manifest.classes, sets=sets)
     return ScoredModel(proba, found.metrics)
 
 

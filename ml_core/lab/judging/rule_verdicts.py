@@ -16,6 +16,7 @@ from ml_core.lab.measuring.coverage_power import (
     power_of_proof,
 )
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf
+from ml_core.lab.measuring.group_coverage import GroupCoverage
 from ml_core.serve.model.promotion_record import RuleVerdict
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "coverage_proof_rules",
     "enough_rows_rules",
     "finite_metric",
+    "group_floor_rule",
 ]
 
 _ONE_POINT = 0.01  # below the floor: the coverage for which a rule states its power
@@ -117,6 +119,28 @@ def coverage_ceiling_rules(rows: Sequence[CoverageOf]) -> list[RuleVerdict]:
     """``coverage_ceiling`` per class: not above what a valid calibration reaches by chance, ties aside."""
     note = "rows strictly inside the threshold; more than chance explains means that scores are not what they claim"
     return [at_most(f"coverage_ceiling{_suffix(row)}", row.strict_coverage, row.upper, note) for row in rows]
+
+
+def group_floor_rule(grouping: str, found: Sequence[GroupCoverage]) -> RuleVerdict:
+    """``coverage_by_<grouping>``: no class of any group is covered too rarely; the lowest one gives the numbers.
+
+    Parameters
+    ----------
+    found : coverage of every class in every cell of the grouping
+    """
+    judged = [(one.coverage - one.limit, one) for one in found if one.limit is not None and one.coverage is not None]
+    few = sorted({f"{one.cell}, class {one.label}" for one in found if one.limit is None and one.n_test})
+    left_out = f"; not judged for too few test rows: {'; '.join(few)}" if few else ""
+    if not judged:
+        return claim(f"coverage_by_{grouping}", passed=True, note=f"no group has the rows to be judged{left_out}")
+    lowest = min(judged, key=lambda pair: pair[0])[1]
+    low = [f"{one.cell}, class {one.label}" for gap, one in judged if gap < 0]
+    too_low = f"; too low: {'; '.join(low)}" if low else ""
+    note = (
+        f"lowest against its limit: {lowest.cell}, class {lowest.label}, {lowest.n_test} test rows worth "
+        f"{lowest.effective_n_test} independent ones; {len(judged)} classes of groups are judged{too_low}{left_out}"
+    )
+    return at_least(f"coverage_by_{grouping}", lowest.coverage, lowest.limit or 0.0, note)
 
 
 def finite_metric(metrics: Mapping[str, float], name: str) -> float | None:

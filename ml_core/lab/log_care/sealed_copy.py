@@ -78,7 +78,7 @@ def write_copy(
 def _schema(label: pa.DataType) -> pa.Schema:
     text = pa.string()
     types: Mapping[fields.ValueKind, pa.DataType] = {
-        "id": text, "hash": text, "text": text, "record": text, "whole": pa.int64(),
+        "id": text, "hash": text, "text": text, "record": text, "object": text, "whole": pa.int64(),
         "moment": pa.timestamp("us", tz="UTC"), "label": label, "labels": pa.list_(label),
         "reals": pa.list_(pa.float64()), "texts": pa.list_(text),
     }  # fmt: skip
@@ -90,6 +90,7 @@ def _columns(batch: Sequence[tuple[LoggedAnswer, bytes]], label: Callable[[Any],
     plain: Mapping[fields.ValueKind, Callable[[Any], Any]] = {
         "hash": bytes.hex,
         "record": lambda record: orjson.dumps(record).decode(),
+        "object": lambda found: orjson.dumps(found).decode(),
         "label": label,
         "labels": lambda labels: [label(name) for name in labels],
     }

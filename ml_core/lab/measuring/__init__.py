@@ -9,6 +9,7 @@ __all__ = [
     "coverage_power",
     "coverage_verdicts",
     "evaluation",
+    "group_coverage",
     "live_coverage",
     "metric_ranges",
     "performance",

@@ -14,13 +14,17 @@ from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.base.errors import InvalidCalibration
 from ml_core.lab.measuring.coverage_law import Groups, holds_label
 from ml_core.serve.model.conformity_scores import checked_probabilities
+from ml_core.serve.model.groupings import GroupedRows
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = [
     "CurvePoint",
     "Evaluation",
+    "GroupMetrics",
     "brier_score",
+    "calibration_slope",
     "evaluate",
+    "group_metrics",
     "log_losses",
     "roc_auc",
     "score_metrics",
@@ -29,6 +33,7 @@ __all__ = [
 ]
 
 CURVE_BINS = 10
+_NEWTON_STEPS, _MOST_CONDITION = 50, 1e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,23 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupMetrics:
+    """Metrics of the rows of one group of patients.
+
+    Attributes
+    ----------
+    grouping, cell : names of both
+    n : rows
+    metrics : as those of all rows, and ``calibration_slope``; one that the rows cannot give is missing
+    """
+
+    grouping: str
+    cell: str
+    n: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Metrics of a model on a test split.
 
@@ -49,10 +71,12 @@ class Evaluation:
     metrics : flat, finite numbers only; a metric that the rows cannot give (one class only, no rows of a class) is
         missing rather than NaN, so that a gate which needs it refuses
     calibration_curve : per label, bins of equal size in ascending order; for two classes only the second label's
+    by_group : metrics of each cell of each grouping of patients that has rows, in the order of the configuration
     """
 
     metrics: dict[str, float]
     calibration_curve: dict[str, tuple[CurvePoint, ...]]
+    by_group: tuple[GroupMetrics, ...] = ()
 
 
 def evaluate(
@@ -63,6 +87,9 @@ def evaluate(
     groups: Groups,
     classes: Sequence[object],
     returning: BoolArray | None = None,
+    *,
+    sets: BoolArray | None = None,
+    by: GroupedRows | None = None,
 ) -> Evaluation:
     """Metrics on test rows.
 
@@ -80,6 +107,8 @@ def evaluate(
     groups : shape (n,), or None where every row is its own; only counted here
     classes : labels in class order
     returning : shape (n,), rows of patients seen before (a split in time); None where nobody was
+    sets : shape (n, K), where they are not made of one calibration alone
+    by : the groups of patients of these rows, for a table by group
 
     Raises
     ------
@@ -92,17 +121,78 @@ def evaluate(
     labels = np.asarray(y_index, dtype=np.int64)
     if labels.shape != (checked.shape[0],) or not labels.size:
         raise InvalidCalibration(f"{labels.shape} labels for {checked.shape[0]} test rows")
-    sets = calibration.sets(checked, level)
-    metrics = score_metrics(checked, labels) | _coverage_metrics(sets, labels, classes)
+    found = calibration.sets(checked, level) if sets is None else sets
+    metrics = score_metrics(checked, labels) | _coverage_metrics(found, labels, classes)
     if returning is not None:
-        metrics |= _returning_metrics(holds_label(sets, labels), labels, returning, classes)
+        metrics |= _returning_metrics(holds_label(found, labels), labels, returning, classes)
     metrics["n_test"] = float(labels.size)
     metrics["n_groups"] = float(labels.size if groups is None else np.unique(np.asarray(groups)).size)
     for k, label in enumerate(classes):
         metrics[f"n_class_{label}"] = float((labels == k).sum())
     shown = range(1, 2) if len(classes) == 2 else range(len(classes))
     curve = {str(classes[k]): calibration_curve(checked[:, k], labels == k) for k in shown}
-    return Evaluation(metrics, curve)
+    return Evaluation(metrics, curve, () if by is None else group_metrics(checked, labels, found, by, classes))
+
+
+def group_metrics(
+    proba: FloatArray, labels: IntArray, sets: BoolArray, by: GroupedRows, classes: Sequence[object]
+) -> tuple[GroupMetrics, ...]:
+    """Metrics of each cell of each grouping that has rows: those of :func:`evaluate`, and the calibration slope.
+
+    Parameters
+    ----------
+    proba : shape (n, K)
+    labels : shape (n,), class indices
+    sets : shape (n, K)
+    by : the groups of these n rows
+    """
+    found = []
+    for g, grouping in enumerate(by.groupings.declared):
+        for at, cell in enumerate(grouping.cells):
+            inside = by.positions[:, g] == at
+            if not inside.any():
+                continue
+            own, own_labels = proba[inside], labels[inside]
+            metrics = score_metrics(own, own_labels) | _coverage_metrics(sets[inside], own_labels, classes)
+            metrics |= {f"n_class_{label}": float((own_labels == k).sum()) for k, label in enumerate(classes)}
+            slope = calibration_slope(own, own_labels)
+            metrics |= {} if slope is None else {"calibration_slope": slope}
+            found.append(GroupMetrics(grouping.name, cell, int(inside.sum()), metrics))
+    return tuple(found)
+
+
+def calibration_slope(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:
+    """Slope of the log odds of the second label on their predicted log odds (Cox 1958, Biometrika 45:562).
+
+    1 means that predictions spread as they should, less that they are too extreme. By maximum likelihood, with an
+    intercept. None where it has no finite value (one class only, no variation, or classes that scores separate), and
+    for more than two classes.
+
+    Parameters
+    ----------
+    proba : shape (n, K)
+    y_index : shape (n,), class indices
+    """
+    scores, labels = np.asarray(proba, dtype=np.float64), np.asarray(y_index, dtype=np.float64)
+    if scores.shape[1] != 2 or np.unique(labels).size < 2:
+        return None
+    p = np.clip(scores[:, 1], np.finfo(np.float64).eps, 1 - np.finfo(np.float64).eps)
+    odds = np.log(p) - np.log1p(-p)
+    center, spread = float(odds.mean()), float(odds.std())
+    if spread < 1e-12:
+        return None
+    design = np.column_stack([np.ones(odds.size), (odds - center) / spread])
+    beta = np.zeros(2)
+    for _ in range(_NEWTON_STEPS):
+        fitted = 1.0 / (1.0 + np.exp(-design @ beta))
+        information = (design * (fitted * (1 - fitted))[:, None]).T @ design
+        if np.linalg.cond(information) > _MOST_CONDITION:
+            return None
+        step = np.linalg.solve(information, design.T @ (labels - fitted))
+        beta += step
+        if float(np.abs(step).max()) < 1e-10:
+            return float(beta[1] / spread)
+    return None
 
 
 def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:

@@ -17,6 +17,7 @@ from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.coverage_law import DesignEffects, Groups, row_groups
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict
 from ml_core.lab.measuring.evaluation import log_losses, squared_errors
+from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = ["MetricRange", "mean_interval", "metric_ranges"]
@@ -52,6 +53,7 @@ def metric_ranges(
     level: Decimal,
     classes: tuple[object, ...],
     calibration_effects: DesignEffects,
+    cells: CellRows | None = None,
 ) -> tuple[MetricRange, ...]:
     """Ranges of the AUC, Brier score, log loss, coverage and set sizes of a test split.
 
@@ -63,6 +65,7 @@ def metric_ranges(
     calibration, level : what the sets are made of
     classes : labels in class order
     calibration_effects : of the calibration split
+    cells : the calibrations behind these rows, where sets are calibrated by group
 
     References
     ----------
@@ -70,7 +73,7 @@ def metric_ranges(
     Sampling, chapter 6, for means of clustered rows; Vovk (2012), arXiv:1209.2673, for coverage.
     """
     scores, labels = np.asarray(proba, dtype=np.float64), np.asarray(y_index, dtype=np.int64)
-    sizes = calibration.sets(scores, level).sum(axis=1).astype(np.float64)
+    sizes = (calibration if cells is None else cells).sets(scores, level).sum(axis=1).astype(np.float64)
     rows = np.ones(labels.size, dtype=np.bool_)
     means: list[tuple[str, FloatArray, BoolArray]] = [
         ("brier", squared_errors(scores, labels), rows),
@@ -81,7 +84,7 @@ def metric_ranges(
         ("empty_share", (sizes == 0).astype(np.float64), rows),
     ]
     found = [_mean_range(name, values, chosen, groups) for name, values, chosen in means if chosen.any()]
-    bands = _coverage_bands(scores, labels, groups, calibration, level, classes, calibration_effects)
+    bands = _coverage_bands(scores, labels, groups, calibration, level, classes, calibration_effects, cells)
     return (*_auc_ranges(scores, labels, groups, classes), *found, *bands)
 
 
@@ -126,11 +129,20 @@ def _coverage_bands(
     level: Decimal,
     classes: tuple[object, ...],
     calibration_effects: DesignEffects,
+    cells: CellRows | None,
 ) -> list[MetricRange]:
     budget = 2 * (len(classes) + 1) * _TAIL
-    verdict = coverage_verdict(
-        calibration, scores, labels, groups, level, 0.0, classes, calibration_effects, budget
-    )  # a floor of 0 leaves the band of the promise itself
+    about = (
+        scores,
+        labels,
+        groups,
+        level,
+        0.0,
+        classes,
+        calibration_effects,
+        budget,
+    )  # 0: the band of the promise itself
+    verdict = coverage_verdict(calibration, *about) if cells is None else cells_verdict(cells, *about)
     return [
         MetricRange(f"coverage{_suffix(row.label)}", row.coverage, row.lower, row.upper, "band")
         for row in verdict

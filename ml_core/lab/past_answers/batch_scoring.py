@@ -18,11 +18,13 @@ import pyarrow.parquet as pq
 
 from ml_core.base.arrays import BoolArray
 from ml_core.base.errors import DataError, SuretyError
+from ml_core.features.columns import ColumnArrays
 from ml_core.lab.data.table_blocks import Block, HashedTable, open_table
 from ml_core.lab.data.table_frames import column_names
 from ml_core.lab.past_answers.scoring_parts import Parts, Plan, RowCounts
 from ml_core.serve.answering.requests import OnError
 from ml_core.serve.features.table import EncodedTable, encode_table
+from ml_core.serve.model.groupings import GroupedCalibration
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.prediction_sets import Predictions, level_from_json
 
@@ -96,7 +98,8 @@ def score_table(
         if restart:
             parts.clear()
         parts.check_free(force=force)
-        table = open_table(_as_file(source, parts.spool), model.predictor.bundle.features.columns)
+        bundle = model.predictor.bundle
+        table = open_table(_as_file(source, parts.spool), bundle.features.columns, bundle.beside)
         job = _Job(table, model, chosen, on_error, block_rows)
         parts.begin(job.plan())
         counts = known = parts.counts()
@@ -136,7 +139,7 @@ class _Job:
         bundle = self.model.predictor.bundle
         return {
             "confidence_level": str(self.level),
-            "guarantee": bundle.calibration.guarantee,
+            "guarantee": bundle.manifest.guarantee,
             "lineage.model_name": bundle.manifest.name,
             "lineage.model_version": self.model.version,
             "lineage.model_hash": self.model.model_hash,
@@ -158,6 +161,7 @@ class _Job:
                 pa.field("confidence", pa.float64()),
                 *(pa.field(f"p_value_{c}", pa.float64()) for c in classes),
                 *(pa.field(f"in_set_{c}", pa.bool_()) for c in classes),
+                *([] if self.model.predictor.bundle.grouped is None else [pa.field("group", pa.string())]),
                 pa.field("error", pa.string()),
                 pa.field("confidence_level", pa.float64()),
                 pa.field("model_version", pa.string()),
@@ -198,7 +202,7 @@ class _Job:
             raise DataError(str(self.table.path), _told(block, encoded))
         good, n = encoded.good, block.n_rows
         predictor = self.model.predictor
-        classes = predictor.classes
+        classes, grouped = predictor.classes, predictor.bundle.grouped
         columns = {name: values[good] for name, values in encoded.arrays.items()}
         found = predictor.predict(columns, self.level) if good.any() else Predictions.blank(0, len(classes))
         schema = self.schema()
@@ -210,10 +214,16 @@ class _Job:
             _spread(found.confidence(), good),
             *(_spread(found.p_values[:, k], good) for k in range(len(classes))),
             *(_spread(found.sets[:, k], good) for k in range(len(classes))),
+            *([] if grouped is None else [_spread(_names(grouped, columns, found), good, pa.string())]),
             pa.array(map(encoded.problem_text, range(n)), pa.string()),
             *(pa.repeat(fact, n) for fact in (float(self.level), self.model.version, self.model.model_hash)),
         ]
         return pa.Table.from_arrays(values, schema=schema)
+
+
+def _names(grouped: GroupedCalibration, columns: ColumnArrays, found: Predictions) -> list[str]:
+    """The group of each good row."""
+    return [grouped.names[cell] for cell in grouped.cells(columns).tolist()] if len(found.proba) else []
 
 
 def _spread(values: npt.NDArray[Any] | list[Any], good: BoolArray, kind: pa.DataType = None) -> pa.Array:

@@ -14,6 +14,7 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import table_hash
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.serve.answering.fallback import FallbackStrategy
+from ml_core.serve.features.record import Record
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.loader import ModelLoader
@@ -50,9 +51,13 @@ class PastModel:
         """What it says about itself."""
         return self.predictor.bundle.manifest
 
-    def calibration_id(self, slot: str) -> str:
-        """Id of the calibration that an answer from there must name."""
-        return self.baseline.calibration.calibration_id if slot == "scorecard" else self.manifest.calibration_id
+    def calibration_id(self, slot: str, record: Record | None = None) -> str:
+        """Id of the calibration that an answer from there to that record must name; None for that of all rows."""
+        bundle, of_scorecard = self.predictor.bundle, slot == "scorecard"
+        grouped = bundle.grouped_scorecard if of_scorecard else bundle.grouped
+        if grouped is not None and record is not None:
+            return grouped.of_record(record).calibration_id
+        return self.baseline.calibration.calibration_id if of_scorecard else self.manifest.calibration_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ml_core.base.arrays import BoolArray, FeatureMatrix, Probabilities
 from ml_core.base.errors import InvalidRecord
+from ml_core.features.columns import ColumnArrays
 from ml_core.lab.past_answers.log_entry import is_bulk_call
 from ml_core.lab.past_answers.past_models import NoModel, PastModel, PastModels
 from ml_core.serve.features.record import Record
@@ -132,8 +133,11 @@ class Replayer:
 
     def _compared(self, model: PastModel, answer: LoggedAnswer, record: Record, now: RowPrediction) -> Replayed:
         differs = [] if self._has_input_hash(model, answer, record) else ["input_hash"]
-        if answer.lineage["calibration_id"] != model.calibration_id(answer.lineage["slot"]):
+        if answer.lineage["calibration_id"] != model.calibration_id(answer.lineage["slot"], record):
             differs.append("calibration_id")
+        groupings = model.predictor.bundle.groupings
+        if groupings is not None and answer.groups != groupings.named(groupings.of_record(record)):
+            differs.append("groups")
         classes = model.predictor.classes
         differs += [
             name
@@ -174,7 +178,7 @@ def _as(
 def _read(model: PastModel, answer: LoggedAnswer) -> Record | str:
     """The logged input as a record, or why it is none."""
     try:
-        return model.predictor.reader.read(dict(answer.input or {}))
+        return model.predictor.reader.read({**(answer.input or {}), **(answer.group_values or {})})
     except InvalidRecord as error:
         return f"the logged input is no record of {model.manifest.feature_version}: {error}"
 
@@ -184,9 +188,11 @@ def _given_again(model: PastModel, asked: Sequence[tuple[LoggedAnswer, Record]])
     if not asked:
         return
     found = Predictions.blank(len(asked), len(model.predictor.classes))
-    features = model.predictor.bundle.features.transform(model.predictor.reader.arrays([r for _, r in asked]))
+    columns = model.predictor.reader.arrays([r for _, r in asked])
+    features = model.predictor.bundle.features.transform(columns)
     for (slot, level), rows in _alike([answer for answer, _ in asked]).items():
-        good, now = _answered(model, slot, features[rows], Decimal(level))
+        of_rows = {name: values[rows] for name, values in columns.items()}
+        good, now = _answered(model, slot, of_rows, features[rows], Decimal(level))
         found.put(rows[good], now)
     yield from found.rows()
 
@@ -199,27 +205,30 @@ def _alike(answers: Sequence[LoggedAnswer]) -> dict[tuple[str, str], npt.NDArray
     return {key: np.array(rows, dtype=np.intp) for key, rows in found.items()}
 
 
-def _answered(model: PastModel, slot: str, features: FeatureMatrix, level: Decimal) -> tuple[BoolArray, Predictions]:
+def _answered(
+    model: PastModel, slot: str, columns: ColumnArrays, features: FeatureMatrix, level: Decimal
+) -> tuple[BoolArray, Predictions]:
     """Which of n rows get an answer now, and the answers of those."""
     if slot == "prior":
         return np.ones(len(features), dtype=np.bool_), model.baseline.by_prior(len(features))
     if slot == "scorecard":
-        calibration, proba = model.baseline.calibration, _by_scorecard(model, features, level)
+        proba, is_scorecard = _by_scorecard(model, features, level, columns), True
     else:
-        calibration = model.predictor.bundle.calibration
-        proba = score_rows(model.predictor.scorer, features, len(model.predictor.classes)).proba
+        proba, is_scorecard = score_rows(model.predictor.scorer, features, len(model.predictor.classes)).proba, False
     good = ~np.isnan(proba[:, 0])
-    return good, calibration.rows(proba[good], level)
+    of_good = {name: values[good] for name, values in columns.items()}
+    return good, model.predictor.sets(proba[good], of_good, level, of_scorecard=is_scorecard)
 
 
-def _by_scorecard(model: PastModel, features: FeatureMatrix, level: Decimal) -> Probabilities:
+def _by_scorecard(model: PastModel, features: FeatureMatrix, level: Decimal, columns: ColumnArrays) -> Probabilities:
     """The scorecard's probabilities, NaN in rows it has none for, which must not cost the others theirs."""
-    found = model.baseline.by_scorecard(features, level)
+    found = model.baseline.by_scorecard(features, level, columns)
     if found is not None:
         return found.proba
     if len(features) == 1:
         return np.full((1, len(model.predictor.classes)), np.nan)
-    return np.concatenate([_by_scorecard(model, features[i : i + 1], level) for i in range(len(features))])
+    each = ({name: values[i : i + 1] for name, values in columns.items()} for i in range(len(features)))
+    return np.concatenate([_by_scorecard(model, features[i : i + 1], level, row) for i, row in enumerate(each)])
 
 
 def _bits(numbers: Sequence[float]) -> bytes:

@@ -21,8 +21,12 @@ from ml_core.base.errors import ArtefactError, SuretyError
 from ml_core.lab.config import CardConfig
 from ml_core.lab.measuring.calibration import needed_rows
 from ml_core.lab.measuring.coverage_law import DesignEffects
+from ml_core.lab.measuring.evaluation import GroupMetrics
+from ml_core.lab.measuring.group_coverage import CellRows
 from ml_core.lab.measuring.metric_ranges import MetricRange, metric_ranges
+from ml_core.lab.registry.card_groups import group_tables, shared_metrics
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.model.bundle import Bundle, read_bundle
@@ -65,6 +69,7 @@ class CardRecord(Document):
     patients : groups per part of the split; empty where they were not counted
     class_rows : rows per part of the split and label
     ranges : of the metrics on test rows; None where they were not computed
+    by_group : metrics on the test rows of each group of patients; empty for a model without groups
     code : commit of the code that trained, and whether it was changed since; empty where git did not keep it
     """
 
@@ -74,6 +79,7 @@ class CardRecord(Document):
     patients: dict[str, int] = Field(default_factory=dict)
     class_rows: dict[str, dict[str, int]] = Field(default_factory=dict)
     ranges: tuple[MetricRange, ...] | None = None
+    by_group: tuple[GroupMetrics, ...] = ()
     code: str = ""
 
 
@@ -183,9 +189,16 @@ def card_record(model: PackedModel, words: CardConfig, rows: LabelledRows, code:
             manifest.confidence_level,
             manifest.classes,
             effects,
+            None if model.bundle.grouped is None else _cells(model.bundle, rows),
         ),
+        by_group=tuple(map(shared_metrics, model.evaluation.by_group)),
         code=code,
     )
+
+
+def _cells(bundle: Bundle, rows: LabelledRows) -> CellRows:
+    """The calibrations behind the test rows."""
+    return cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, rows.part("test"))[0]
 
 
 def _class_rows(rows: LabelledRows) -> dict[str, int]:
@@ -234,6 +247,10 @@ def card_text(card: ModelCard) -> str:
         order_by=_split_fact(card, "split_order_by") or "the time of the row",
         measured=[(words, _value(card, key), _range_text(card, key), n) for key, words, n in _measured(card)],
         calibrated=_calibrated(card),
+        groups=None if card.bundle is None else card.bundle.manifest.groups,
+        by_group=[]
+        if card.record is None or card.bundle is None
+        else group_tables(card.record.by_group, card.bundle.manifest.classes, none=_NONE),
     )
 
 

@@ -244,7 +244,7 @@ def _roc(model: PackedModel) -> Any:
 def _set_sizes(model: PackedModel) -> Any:
     figure, axes = _figure("Prediction sets, test patients", "labels in the set", "share of rows")
     manifest = model.bundle.manifest
-    sizes = model.bundle.calibration.sets(model.test_proba, manifest.confidence_level).sum(axis=1)
+    sizes = model.test_sets.sum(axis=1)
     for k, label in enumerate(manifest.classes):
         of_class = sizes[model.test_y_index == k]
         shares = np.bincount(of_class, minlength=len(manifest.classes) + 1) / max(of_class.size, 1)

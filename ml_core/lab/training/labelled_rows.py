@@ -19,8 +19,8 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, ColumnArrays, with_role
 from ml_core.lab.config import ModelConfig, SplitConfig
 from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import read_source
+from ml_core.lab.data.frames import columns_of, to_arrays
+from ml_core.lab.data.raw_tables import columns_beside, read_source
 from ml_core.lab.data.table_frames import column_names
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.model.manifest import TrainingFacts
@@ -138,6 +138,24 @@ class LabelledRows:
         """The feature columns as a transform takes them."""
         return to_arrays(self.frame, self.features)
 
+    def columns_with(self, beside: Sequence[Column]) -> ColumnArrays:
+        """The same with columns that only tell groups of patients.
+
+        Raises
+        ------
+        DataError
+            The rows have no such column.
+        InvalidRows
+            A value is none of its column.
+        """
+        missing = [column.name for column in beside if column.name not in self.frame.columns]
+        if missing:
+            raise DataError(
+                self.origin,
+                f"has no column {', '.join(missing)}, which conformal.groups looks at: run `surety features run` again",
+            )
+        return {**self.columns, **columns_of(self.frame, beside)} if beside else self.columns
+
     @cached_property
     def matrix(self) -> npt.NDArray[np.float32]:
         """The transformed rows, float32 (n, d)."""
@@ -185,7 +203,8 @@ def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
     adapter = config.data.adapter
     if _has_label(path, config.feature_version):
         adapter = "columns"
-    frame = read_source(path, adapter, config.feature_version).frame
+    beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
+    frame = read_source(path, adapter, config.feature_version, beside).frame
     return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
 
 

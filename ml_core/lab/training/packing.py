@@ -19,8 +19,8 @@ from ml_core.base.errors import DataError
 from ml_core.features.columns import Column, table_hash
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough
-from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.evaluation import Evaluation, evaluate
+from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, groups_of
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.training_reference import SHARED_BY, reference_bytes
 from ml_core.serve.model.bundle import (
@@ -30,12 +30,13 @@ from ml_core.serve.model.bundle import (
     ONNX_FILE,
     REFERENCE_FILE,
     Bundle,
+    Calibrations,
     pack_calibration,
     read_bundle,
     write_bundle,
 )
-from ml_core.serve.model.manifest import Source
-from ml_core.serve.model.prediction_sets import ConformalCalibration
+from ml_core.serve.model.manifest import GroupFacts, Source
+from ml_core.serve.model.prediction_sets import ConformalCalibration, Guarantee
 from ml_core.serve.model.predictor import Predictor, check_golden, golden_entries
 from ml_core.serve.model.scorer import OnnxScorer, Scorecard, check_probabilities
 
@@ -94,14 +95,15 @@ class PackedModel:
     folder : where it lies
     bundle : its content
     evaluation : on the test rows
-    test_proba, test_y_index, test_groups : probabilities (n, K), labels (n,) and patients (n,) of the test rows, for
-        plots and ranges
+    test_proba, test_sets, test_y_index, test_groups : probabilities and sets (n, K), labels (n,) and patients (n,) of
+        the test rows, for plots and ranges
     """
 
     folder: Path
     bundle: Bundle
     evaluation: Evaluation
     test_proba: npt.NDArray[np.float64]
+    test_sets: npt.NDArray[np.bool_]
     test_y_index: npt.NDArray[np.int64]
     test_groups: npt.NDArray[np.generic]
 
@@ -113,10 +115,15 @@ class PackedModel:
 
 @dataclass(frozen=True)
 class _Calibrated:
-    """One scorer's probabilities on the calibration rows, and the calibration made of them."""
+    """One scorer's probabilities on the calibration rows, and the calibrations made of them."""
 
     proba: npt.NDArray[np.float64]
-    calibration: ConformalCalibration
+    calibrations: Calibrations
+
+    @property
+    def calibration(self) -> ConformalCalibration:
+        """Of all rows."""
+        return self.calibrations.whole
 
 
 def pack_model(
@@ -144,27 +151,34 @@ def pack_model(
     fitted, calibration_rows, test = (rows.part(*p) for p in (candidate.fitted_on, ("calibration",), ("test",)))
     scorer = OnnxScorer(candidate.onnx, len(features.feature_names), len(classes))
     note(f"calibrating on {len(calibration_rows)} rows, checked by MAPIE")
-    model = _calibrated(config, calibration_rows, check_probabilities(scorer.proba(calibration_rows.matrix)))
+    groups = groups_of(config, calibration_rows)
+    model = _calibrated(config, calibration_rows, check_probabilities(scorer.proba(calibration_rows.matrix)), groups)
     content = fit_scorecard(_common_columns(fitted), fitted.y_index, len(classes))
-    scorecard = _calibrated(config, calibration_rows, Scorecard(content).proba(calibration_rows.matrix))
+    scorecard = _calibrated(config, calibration_rows, Scorecard(content).proba(calibration_rows.matrix), groups)
     note(f"evaluating on {len(test)} rows of patients never seen")
     proba = check_probabilities(scorer.proba(test.matrix))
     normal = calibration_rows if config.split.by == "time" else fitted.recent()
     level = config.conformal.confidence_level
-    evaluation = evaluate(proba, test.y_index, model.calibration, level, test.groups, classes, test.returning)
+    cells, by = cell_rows(groups, model.calibration, model.calibrations.grouped(groups), test)
+    sets = cells.sets(proba, level)
+    evaluation = evaluate(
+        proba, test.y_index, model.calibration, level, test.groups, classes, test.returning, sets=sets, by=by
+    )
     files = {
         **candidate.files,
         ONNX_FILE: candidate.onnx,
-        CALIBRATION_FILE: pack_calibration(model.calibration, scorecard.calibration),
+        CALIBRATION_FILE: pack_calibration(
+            model.calibration, scorecard.calibration, model.calibrations.cells, scorecard.calibrations.cells
+        ),
         FALLBACK_FILE: _json({"prior": _prior(fitted), "scorecard": content}),
         REFERENCE_FILE: reference_bytes(
             features.features, normal.columns, normal.groups, model.proba, calibration_rows.groups, classes
         ),
     }
-    metrics = evaluation.metrics | _calibration_effects(model, calibration_rows, level)
-    facts = _facts(config, rows, candidate, model.calibration, metrics)
+    metrics = evaluation.metrics | _calibration_effects(model, groups, calibration_rows, level)
+    facts = _facts(config, rows, candidate, model.calibrations, groups, metrics)
     bundle = _write_with_golden(folder, facts, files, config.seed)
-    return PackedModel(folder, bundle, evaluation, proba, test.y_index, test.groups)
+    return PackedModel(folder, bundle, evaluation, proba, sets, test.y_index, test.groups)
 
 
 def split_shares(config: ModelConfig) -> dict[str, float]:
@@ -172,18 +186,24 @@ def split_shares(config: ModelConfig) -> dict[str, float]:
     return {part: getattr(config.split, part) for part in PARTS}
 
 
-def _calibrated(config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.float64]) -> _Calibrated:
+def _calibrated(
+    config: ModelConfig, rows: LabelledRows, proba: npt.NDArray[np.float64], groups: GroupFacts | None
+) -> _Calibrated:
     level, guarantee = config.conformal.confidence_level, config.conformal.guarantee
     confidence = config.conformal.training_conditional
-    calibration = calibrate(proba, rows.y_index, len(rows.classes), guarantee, confidence)
+    of_rows: Guarantee = "marginal" if guarantee == "marginal" else "class_conditional"
+    calibration = calibrate(proba, rows.y_index, len(rows.classes), of_rows, confidence)
     check_large_enough(calibration, level, rows.classes)
     agree_with_mapie(calibration, proba, rows.y_index, level, rows.classes)
-    return _Calibrated(proba, calibration)
+    return _Calibrated(proba, Calibrations(calibration, calibrate_cells(groups, rows, proba, confidence)))
 
 
-def _calibration_effects(model: _Calibrated, rows: LabelledRows, level: Decimal) -> dict[str, float]:
+def _calibration_effects(
+    model: _Calibrated, groups: GroupFacts | None, rows: LabelledRows, level: Decimal
+) -> dict[str, float]:
     """How much less the calibration rows say than independent ones would, since patients repeat; monitors need it."""
-    effects = design_effects(model.calibration, model.proba, rows.y_index, rows.groups, level)
+    cells, _ = cell_rows(groups, model.calibration, model.calibrations.grouped(groups), rows)
+    effects = cells.design_effects(model.proba, rows.y_index, rows.groups, level)
     by_class = zip(rows.classes, effects.per_class, strict=True)
     found = {f"calibration_effect_class_{label}": effect for label, effect in by_class}
     return {"calibration_effect": effects.marginal, **found}
@@ -205,7 +225,8 @@ def _facts(
     config: ModelConfig,
     rows: LabelledRows,
     candidate: ScorerCandidate,
-    calibration: ConformalCalibration,
+    calibrations: Calibrations,
+    groups: GroupFacts | None,
     metrics: Mapping[str, float],
 ) -> dict[str, Any]:
     """Every field of the manifest but those ``write_bundle`` adds. No time, host, run id or path."""
@@ -216,14 +237,14 @@ def _facts(
         "column_table_sha256": table_hash(rows.features.columns),
         "n_features": len(rows.features.feature_names),
         "classes": rows.classes,
-        "guarantee": calibration.guarantee,
+        "guarantee": config.conformal.guarantee,
         "confidence_level": config.conformal.confidence_level,
-        "training_conditional": calibration.confidence,
+        "training_conditional": calibrations.whole.confidence,
         "inner_levels": None
-        if calibration.confidence is None
-        else calibration.inner_levels(config.conformal.confidence_level),
+        if calibrations.whole.confidence is None
+        else calibrations.whole.inner_levels(config.conformal.confidence_level),
         "label_horizon_days": config.labels.horizon_days,
-        "calibration_id": calibration.calibration_id,
+        "calibration_id": calibrations.id_with(groups),
         "libraries": {**{name: _version(name) for name in _DECIDING_LIBRARIES}, **candidate.libraries},
         "training": {
             "table": rows.table,
@@ -236,6 +257,7 @@ def _facts(
         },
         "metrics": dict(metrics),
         "source": candidate.source,
+        "groups": groups,
     }
 
 
@@ -262,7 +284,7 @@ def _write_with_golden(folder: Path, facts: Mapping[str, Any], files: Mapping[st
     with tempfile.TemporaryDirectory(prefix="surety-draft-") as draft:
         write_bundle(Path(draft), facts, {**files, GOLDEN_FILE: _json([])})
         predictor = Predictor(read_bundle(Path(draft)))
-        records = golden_records(predictor.bundle.features.features, GOLDEN_RECORDS, seed)
+        records = golden_records((*predictor.bundle.features.features, *predictor.bundle.beside), GOLDEN_RECORDS, seed)
         golden = golden_entries(predictor, records)
     write_bundle(folder, facts, {**files, GOLDEN_FILE: _json(golden)})
     bundle = read_bundle(folder)

@@ -18,6 +18,7 @@ from ml_core.features.columns import ColumnArrays
 from ml_core.serve.answering.envelope import InferenceLineage, InferenceResponse
 from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serve.features.record import Record
+from ml_core.serve.model.groupings import Promise
 from ml_core.serve.model.prediction_sets import Predictions, RowPrediction
 from ml_core.serve.rollout.monitor_state import Validity
 from ml_core.serve.rollout.rollout_state import Slot
@@ -145,6 +146,15 @@ class Answers:
         ):
             yield ORIGINS[origin], REASONS[reason], row
 
+    def group_names(self) -> npt.NDArray[np.object_]:
+        """The group in which each answer's coverage is promised, (n,); None where its model has no such groups."""
+        found = np.full(len(self), None, dtype=np.object_)
+        for origin, model in self.named().items():
+            if model.grouped is not None:
+                given = self.origins == _ORIGIN_NUMBER[origin]
+                found[given] = np.array(model.grouped.names, dtype=np.object_)[model.grouped.cells(self.columns)[given]]
+        return found
+
     def count(self) -> None:
         """Add them to what the guards of a canary watch."""
         for call, rows in self.calls:
@@ -193,6 +203,7 @@ class Answer:
     validity : what the monitor says of the model, and why
     record, input_hash : what was asked, and the sha256 (hex) of its canonical JSON
     elapsed_ms : time the model took
+    groups : position of its row's cell in each grouping of the model; None for a model without groups
     client_request_id, subject : the caller's own name for it, and whom it is about, or None
     batch_id, batch_index : the batch call it was part of, and its place there
     """
@@ -208,6 +219,7 @@ class Answer:
     record: Record
     input_hash: str
     elapsed_ms: float
+    groups: tuple[int, ...] | None = None
     client_request_id: str | None = None
     subject: str | None = None
     batch_id: UUID | None = None
@@ -218,6 +230,11 @@ class Answer:
         model, (proba, p_values, members, prediction) = self.model, self.row
         classes = model.classes
         validity, validity_reasons = self.validity
+        cell, group = None, None
+        guarantee: Promise = model.calibration.guarantee
+        if model.grouped is not None and self.groups is not None:
+            cell = model.grouped.cell(self.groups)
+            group, guarantee = model.grouped.names[cell], model.grouped.promise(cell)
         return InferenceResponse(
             request_id=str(self.request_id),
             prediction=classes[prediction],
@@ -226,26 +243,34 @@ class Answer:
             prediction_set=list(map(classes.__getitem__, members)),
             p_values=dict(zip(model.keys, p_values, strict=True)),
             confidence_level=self.level,
-            guarantee=model.calibration.guarantee,
+            guarantee=guarantee,
             validity=validity,
             validity_reasons=validity_reasons,
             fallback_used=self.reason is not None,
             fallback_reason=self.reason,
             error=None,
-            lineage=lineage_of(model, self.origin, self.input_hash, bento, self.at),
+            lineage=lineage_of(model, self.origin, self.input_hash, bento, self.at, cell),
             client_request_id=self.client_request_id,
+            group=group,
         )
 
 
-def lineage_of(model: LiveModel, origin: Origin, input_hash: str, bento: str | None, at: datetime) -> InferenceLineage:
-    """Lineage of an answer that was given then to the input of that hash."""
+def lineage_of(
+    model: LiveModel, origin: Origin, input_hash: str, bento: str | None, at: datetime, cell: int | None = None
+) -> InferenceLineage:
+    """Lineage of an answer that was given then to the input of that hash.
+
+    Parameters
+    ----------
+    cell : the calibrated group of the row; None for rows of several groups, which name what all of them are made with
+    """
     manifest = model.manifest
     return InferenceLineage(
         model_name=manifest.name,
         model_version=model.model.version,
         model_hash=model.model_hash,
         feature_version=manifest.feature_version,
-        calibration_id=model.calibration_ids[origin],
+        calibration_id=model.calibration_ids[origin] if cell is None else model.behind(origin, cell).calibration_id,
         input_hash=input_hash,
         slot=origin,
         bento=bento,

@@ -21,7 +21,7 @@ class InferenceLineage:
     ----------
     model_name, model_version, model_hash : the registered version, and the sha256 of its manifest
     feature_version : edition of the features
-    calibration_id : sha256 of the calibration scores
+    calibration_id : sha256 of the calibration scores behind the answer, which are those of its group where it has one
     input_hash : sha256 over the canonical JSON of the validated feature columns
     slot : which place the model held, e.g. ``champion``
     bento : tag of the bento that ran it, None outside a bento
@@ -52,6 +52,7 @@ class InferenceResponse:
         with a confidence (``training_conditional``); may be empty
     p_values : conformal p-value of every label, in (0, 1]
     guarantee : what the set promises
+    group : the group of patients in which it is promised, such as ``age=80 and above``; None for a model without groups
     validity : ``valid``, ``suspect`` while an alarm is on, ``unverified`` while missing outcomes leave coverage open,
         ``unmonitored`` while no monitor watches the model
     """
@@ -71,6 +72,7 @@ class InferenceResponse:
     error: None
     lineage: InferenceLineage
     client_request_id: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

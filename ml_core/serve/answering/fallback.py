@@ -9,7 +9,9 @@ import numpy as np
 
 from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ArtefactError
+from ml_core.features.columns import ColumnArrays
 from ml_core.serve.model.bundle import Bundle
+from ml_core.serve.model.groupings import GroupedCalibration
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions
 from ml_core.serve.model.scorer import Scorecard
 from ml_core.serve.running.runner import checked
@@ -27,14 +29,25 @@ class FallbackStrategy:
     scorecard : trained beside the model on the same rows; None where it must not answer
     calibration : made with the scorecard's own scores, so that its sets keep the promise by themselves
     prior : share of each class among the training rows, shape (K,)
+    grouped : the scorecard's calibrations by group, where groups have a promise
     """
 
     def __init__(
-        self, scorecard: Scorecard | None, calibration: ConformalCalibration, prior: tuple[float, ...]
+        self,
+        scorecard: Scorecard | None,
+        calibration: ConformalCalibration,
+        prior: tuple[float, ...],
+        grouped: GroupedCalibration | None = None,
     ) -> None:
         self._scorecard = scorecard
         self._prior = prior
         self.calibration = calibration
+        self.grouped = grouped
+
+    @property
+    def calibration_id(self) -> str:
+        """sha256 (hex) over all calibration scores of the scorecard."""
+        return self.calibration.calibration_id if self.grouped is None else self.grouped.calibration_id
 
     @classmethod
     def from_baseline(cls, bundle: Bundle, *, with_scorecard: bool = True) -> FallbackStrategy:
@@ -50,13 +63,17 @@ class FallbackStrategy:
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError("fallback.json", "holds no prior for every class") from error
         scorecard = Scorecard(bundle.fallback.get("scorecard", {})) if with_scorecard else None
-        return cls(scorecard, bundle.scorecard_calibration, shares)
+        return cls(scorecard, bundle.scorecard_calibration, shares, bundle.grouped_scorecard)
 
-    def by_scorecard(self, features: FeatureMatrix, level: Decimal) -> Predictions | None:
+    def by_scorecard(self, features: FeatureMatrix, level: Decimal, columns: ColumnArrays) -> Predictions | None:
         """Answers of the scorecard with sets of its own calibration; None where it gives none.
 
         Valid for rows that were turned to it before anything about them was known. A row that broke the model is not
         such a row: see :meth:`by_prior`.
+
+        Parameters
+        ----------
+        features, columns : the same n rows, as the model's matrix and as raw columns, which tell their groups
         """
         if self._scorecard is None:
             return None
@@ -67,7 +84,9 @@ class FallbackStrategy:
             return None
         if scored.fault is not None:
             return None
-        return self.calibration.rows(scored.proba, level)
+        if self.grouped is None:
+            return self.calibration.rows(scored.proba, level)
+        return self.grouped.rows(scored.proba, level, self.grouped.cells(columns))
 
     def by_prior(self, rows: int) -> Predictions:
         """Every label for every row, which covers whatever the row is; the probabilities are the class shares."""

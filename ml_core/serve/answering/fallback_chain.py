@@ -52,7 +52,7 @@ async def _chain(question: Question, call: GuardedCall, reason: FallbackReason) 
             if found is not None:
                 return found
         elif step == "scorecard":
-            predictions = baseline.by_scorecard(question.features, question.level)
+            predictions = baseline.by_scorecard(question.features, question.level, question.columns)
             if predictions is not None:
                 return Answers.by(question, call, predictions, "scorecard", reason)
         else:
@@ -96,8 +96,7 @@ def _own_or_prior(
     if given.proba is not None:
         good = ~np.isnan(given.proba[:, 0])
         if good.any():
-            own = given.proba[good]
-            answers.put(good, model.calibration.rows(own, question.level), slot, reason)
+            answers.put(good, model.sets(given.proba, question.columns, question.level, good), slot, reason)
     return answers
 
 

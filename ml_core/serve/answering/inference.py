@@ -117,7 +117,8 @@ class InferenceService:
         origin: Origin = slot
         reason = None
         if call.reason is None and call.proba is not None:
-            row = model.calibration.row(call.proba[0].tolist(), level)
+            calibration = model.calibration if model.grouped is None else model.grouped.of_record(record)
+            row = calibration.row(call.proba[0].tolist(), level)
         else:
             answers = await fall_back(Question(live, slot, columns, features, level), call)
             ((origin, reason, row),) = answers.rows()
@@ -197,7 +198,8 @@ class InferenceService:
     ) -> Answers:
         """Answers for rows that are already columns, from one slot of a moment of the rollout.
 
-        They are to be handed to :meth:`record_bulk` before anybody gets them.
+        The columns may hold those beside the features that tell groups. The answers are to be handed to
+        :meth:`record_bulk` before anybody gets them.
 
         Raises
         ------
@@ -211,7 +213,7 @@ class InferenceService:
             question = Question(live, slot, block, features, chosen)
             call = await _asked(live, slot, features)
             if call.reason is None and call.proba is not None:
-                predictions = model.calibration.rows(call.proba, chosen)
+                predictions = model.sets(call.proba, block, chosen)
                 parts.append(Answers.by(question, call, predictions, slot))
             else:
                 parts.append(await fall_back(question, call))
@@ -303,6 +305,7 @@ class InferenceService:
             record=record,
             input_hash=hashlib.sha256(model.reader.canonical(record)).hexdigest(),
             elapsed_ms=elapsed_ms,
+            groups=None if model.groupings is None else model.groupings.of_record(record),
         )
 
     def _shadow_rows(self, answers: Answers, ids: Sequence[str] | None) -> None:

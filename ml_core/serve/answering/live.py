@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from ml_core.base.arrays import Label
-from ml_core.features.columns import with_role
+from ml_core.base.arrays import BoolArray, Label, Probabilities
+from ml_core.features.columns import ColumnArrays, with_role
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
 from ml_core.serve.model.loader import LoadedModel
+from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions
 from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits, Mode, Slot, takes_challenger
 from ml_core.serve.running.runner import FallbackReason, GuardedCall, GuardedRunner, without_rows
 
@@ -34,7 +35,9 @@ class LiveModel:
     Attributes
     ----------
     order : what its circuit was told last
-    calibration_ids : of the calibration behind an answer, by origin; a prior has none, and names the model's
+    calibration_ids : of all that an origin's answers are made with; a prior has none, and names the model's
+    accepted : raw columns that a record may have: those of the feature version, and those that only tell its group
+    groupings, grouped : the groups of patients it knows, and its calibrations by group; None without any
     group : the column that says whom a record is about, None where there is none
     """
 
@@ -50,17 +53,46 @@ class LiveModel:
         self.transform = bundle.features.transform
         self.feature_version = bundle.features.name
         self.columns = bundle.features.columns
+        self.accepted = (*self.columns, *bundle.beside)
         group = with_role(self.columns, "group")
         self.group = None if group is None else group.name
         self.calibration = bundle.calibration
+        self.groupings, self.grouped = bundle.groupings, bundle.grouped
         self.level = model.predictor.level
         self.manifest = bundle.manifest
         self.classes: tuple[Label, ...] = model.predictor.classes
         self.keys = tuple(str(label) for label in model.predictor.classes)
         self.is_binary = len(self.classes) == 2
-        own, scorecards = self.manifest.calibration_id, self.baseline.calibration.calibration_id
-        self.calibration_ids = {origin: scorecards if origin == "scorecard" else own for origin in ORIGINS}
+        own = self.manifest.calibration_id
+        self.calibration_ids = {o: self.baseline.calibration_id if o == "scorecard" else own for o in ORIGINS}
         self._counters: dict[tuple[Origin, FallbackReason | None], Callable[[float], None]] = {}
+
+    def behind(self, origin: Origin, cell: int | None = None) -> ConformalCalibration:
+        """The calibration behind an answer from there; a prior has none, and names the model's.
+
+        Parameters
+        ----------
+        cell : the calibrated group of its row; None for that of all rows
+        """
+        of_scorecard = origin == "scorecard"
+        grouped = self.baseline.grouped if of_scorecard else self.grouped
+        if grouped is None or cell is None:
+            return self.baseline.calibration if of_scorecard else self.calibration
+        return grouped.calibrations[cell]
+
+    def sets(
+        self, proba: Probabilities, columns: ColumnArrays, level: Decimal, rows: BoolArray | slice = slice(None)
+    ) -> Predictions:
+        """Answers to n rows, or to those of them that are marked in ``rows``, by the model's own calibration.
+
+        Parameters
+        ----------
+        proba : (n, K)
+        columns : of the n rows, each (n,)
+        """
+        if self.grouped is None:
+            return self.calibration.rows(proba[rows], level)
+        return self.grouped.rows(proba[rows], level, self.grouped.cells(columns)[rows])
 
     def count(self, origin: Origin, reason: FallbackReason | None, n: int = 1) -> None:
         """Count ``n`` answers in the metrics."""

@@ -11,10 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from uuid_utils import UUID
 
 from ml_core.base.clock import microseconds
-from ml_core.features.columns import features_of
+from ml_core.features.columns import Column, features_of
 from ml_core.serve.answering.answers import REASONS, Answer, Answers
 from ml_core.serve.answering.live import ORIGINS, LiveModel, Origin
 from ml_core.serve.answering.requests import IdArray
@@ -23,9 +25,12 @@ from ml_core.serve.log.log_files import day_of
 from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.prediction_store import PredictionStore
 from ml_core.serve.log.segments import Segment, write_segment
+from ml_core.serve.model.groupings import Groupings
 from ml_core.serve.rollout.monitor_state import Validity
 
 __all__ = ["BulkCall", "Recorder"]
+
+_Slots = npt.NDArray[np.int8] | npt.NDArray[np.int16]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class Recorder:
         self._pseudonyms = pseudonyms
         self._keep_inputs = keep_inputs
         self._bento = bento
-        self._lineages: dict[tuple[str, Origin], Lineage] = {}
+        self._lineages: dict[tuple[str, Origin, int | None], Lineage] = {}
 
     async def store(self, rows: Sequence[Row]) -> None:
         """Store rows before their answers are given.
@@ -89,6 +94,11 @@ class Recorder:
         """The row of one answer."""
         (validity, validity_reasons), record = answer.validity, answer.record
         proba, p_values, members, prediction = answer.row
+        groups = group_values = cell = None
+        if answer.groups is not None and (groupings := answer.model.groupings) is not None:
+            groups = groupings.text(answer.groups)
+            group_values = _sent_beside(answer, groupings) if self._keep_inputs else None
+            cell = None if answer.model.grouped is None else answer.model.grouped.cell(answer.groups)
         subject = answer.subject
         if subject is None and answer.model.group is not None:
             group = record.ids.get(answer.model.group)
@@ -100,7 +110,7 @@ class Recorder:
             subject=None if subject is None else self._pseudonyms.of(subject),
             batch_id=None if answer.batch_id is None else answer.batch_id.bytes,
             batch_index=answer.batch_index,
-            lineage=self._lineage(answer.model, answer.origin),
+            lineage=self._lineage(answer.model, answer.origin, cell),
             answer=answer_json(
                 prediction=prediction,
                 probabilities=proba,
@@ -114,6 +124,8 @@ class Recorder:
                 input_hash=answer.input_hash,
             ),
             input=as_json(list(record.values.values())) if self._keep_inputs else None,
+            groups=groups,
+            group_values=group_values,
         )
 
     def segment(self, answers: Answers, call: BulkCall) -> Row | None:
@@ -127,9 +139,8 @@ class Recorder:
             Strict mode, and it cannot be written.
         """
         live, asked, at_us = answers.live, answers.live.asked(answers.slot), microseconds(call.at)
-        lineages: dict[str, Any] = {
-            origin: self._lineage(model, origin).facts for origin, model in answers.named().items()
-        }
+        slots, slot_names, lineages = self._slots(answers)
+        groupings, beside = asked.groupings, _beside(answers)
         proba, p_values, sets, predictions = answers.predictions
         segment = Segment(
             ids=call.ids,
@@ -138,15 +149,18 @@ class Recorder:
             p_values=p_values,
             sets=sets,
             predictions=predictions,
-            slots=answers.origins,
+            slots=slots,
             reasons=answers.reasons,
-            slot_names=ORIGINS,
+            slot_names=slot_names,
             reason_names=REASONS,
             level=str(answers.level),
             validity=call.validity[0],
             validity_reasons=call.validity[1],
             input_hash=call.input_hash,
             lineages=lineages,
+            groups=None if groupings is None else groupings.of_columns(answers.columns).astype(np.int16),
+            group_cells={} if groupings is None else {g.name: g.cells for g in groupings.declared},
+            beside=[column.name for column in beside],
         )
         try:
             entry = write_segment(
@@ -154,7 +168,7 @@ class Recorder:
                 day_of(at_us),
                 str(call.batch_id),
                 segment,
-                features_of(asked.columns),
+                (*features_of(asked.columns), *beside),
                 durable=live.flags.log_mode == "strict",
                 elapsed_us=round(1000 * answers.elapsed_ms),
             )
@@ -171,23 +185,65 @@ class Recorder:
             lineage=self._lineage(asked, answers.slot),
             answer=as_json(entry),
             input=None,
+            groups=None,
+            group_values=None,
             kind=1,
             answers=len(segment),
         )
 
-    def _lineage(self, model: LiveModel, origin: Origin) -> Lineage:
-        key = (model.model_hash, origin)
+    def _slots(self, answers: Answers) -> tuple[_Slots, Sequence[str], dict[str, Any]]:
+        """Who gave each answer, as a position in the names that follow, and the lineage of each name.
+
+        Answers of one model to several groups of patients have a name, and a lineage, for each of them.
+        """
+        named = answers.named()
+        if all(model.grouped is None for model in named.values()):
+            return answers.origins, ORIGINS, {origin: self._lineage(m, origin).facts for origin, m in named.items()}
+        names: list[str] = []
+        lineages: dict[str, Any] = {}
+        slots = np.empty(len(answers), dtype=np.int16)
+        for origin, model in named.items():
+            given = answers.origins == ORIGINS.index(origin)
+            grouped = model.grouped
+            cells = np.full(len(answers), -1) if grouped is None else grouped.cells(answers.columns)
+            for cell in np.unique(cells[given]).tolist():
+                of_cell = None if grouped is None else cell
+                name = origin if grouped is None else f"{origin} {grouped.names[cell]}"
+                slots[given & (cells == cell)] = len(names)
+                names.append(name)
+                lineages[name] = self._lineage(model, origin, of_cell).facts
+        return slots, names, lineages
+
+    def _lineage(self, model: LiveModel, origin: Origin, cell: int | None = None) -> Lineage:
+        key = (model.model_hash, origin, cell)
         found = self._lineages.get(key)
         if found is None:
-            found = self._lineages[key] = Lineage.of(_facts(model, origin, self._bento))
+            found = self._lineages[key] = Lineage.of(_facts(model, origin, self._bento, cell))
         return found
 
 
-def _facts(model: LiveModel, origin: Origin, bento: str | None) -> dict[str, Any]:
-    """Everything that answers of one origin have in common."""
+def _sent_beside(answer: Answer, groupings: Groupings) -> bytes | None:
+    """What was sent beside the features to tell the groups, as JSON; None where nothing was."""
+    ids = answer.record.ids
+    sent = {c.name: value for c in groupings.beside if (value := ids.get(c.name)) is not None}
+    return as_json(sent) if sent else None
+
+
+def _beside(answers: Answers) -> tuple[Column, ...]:
+    """Columns beside the features that the rows have, and that the model that was asked has a grouping for."""
+    groupings = answers.live.asked(answers.slot).groupings
+    return () if groupings is None else tuple(c for c in groupings.beside if c.name in answers.columns)
+
+
+def _facts(model: LiveModel, origin: Origin, bento: str | None, cell: int | None) -> dict[str, Any]:
+    """Everything that answers of one origin have in common, where groups have a promise: those to one group."""
     manifest, loaded = model.manifest, model.model
-    calibration = model.baseline.calibration if origin == "scorecard" else model.calibration
+    calibration, grouped = model.behind(origin, cell), model.grouped
+    in_group = {} if cell is None or grouped is None else {"group": grouped.names[cell]}
+    names = {} if model.groupings is None else {"groupings": list(model.groupings.names)}
     return {
+        **names,
+        **in_group,
         "model_name": manifest.name,
         "model_version": loaded.version,
         "model_hash": loaded.model_hash,
@@ -195,14 +251,14 @@ def _facts(model: LiveModel, origin: Origin, bento: str | None) -> dict[str, Any
         "feature_version": manifest.feature_version,
         "feature_module_sha256": manifest.feature_module_sha256,
         "column_table_sha256": manifest.column_table_sha256,
-        "calibration_id": model.calibration_ids[origin],
+        "calibration_id": model.calibration_ids[origin] if cell is None else calibration.calibration_id,
         "calibration_sizes": list(calibration.sizes),
         "slot": origin,
         "bento": bento,
         "classes": list(manifest.classes),
         "level": str(manifest.confidence_level),
         **({} if (sure := manifest.training_conditional) is None else {"training_conditional": str(sure)}),
-        "guarantee": manifest.guarantee,
+        "guarantee": manifest.guarantee if cell is None or grouped is None else grouped.promise(cell),
         "columns": [column.name for column in features_of(model.columns)],
         "trained_on": {"table": manifest.training.table, "version": manifest.training.table_version},
         "libraries": manifest.libraries,

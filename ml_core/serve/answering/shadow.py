@@ -172,7 +172,8 @@ class Shadow:
         )
         good = ~np.isnan(scored.proba[:, 0])
         theirs = Predictions.joined([_as_arrays(part.answers, len(champion.classes)) for part in rows]).only(good)
-        ours = challenger.calibration.rows(scored.proba[good], rows[0].level)
+        columns = {} if challenger.grouped is None else _joined_columns(rows)
+        ours = challenger.sets(scored.proba, columns, rows[0].level, good)
         difference = np.abs(theirs.proba - ours.proba)[np.arange(len(ours.proba)), theirs.predictions]
         found = _Compared(
             ids=list(compress(chain.from_iterable(part.ids for part in rows), good.tolist())),
@@ -264,8 +265,12 @@ def _matrix(challenger: LiveModel, champion: LiveModel, rows: list[ShadowRows]) 
     ready = [part.features for part in rows if part.features is not None] if same else []
     if len(ready) == len(rows):
         return np.concatenate(ready)
+    return challenger.transform(_joined_columns(rows))
+
+
+def _joined_columns(rows: list[ShadowRows]) -> ColumnArrays:
     names = rows[0].columns
-    return challenger.transform({name: np.concatenate([part.columns[name] for part in rows]) for name in names})
+    return {name: np.concatenate([part.columns[name] for part in rows]) for name in names}
 
 
 def _as_arrays(answers: RowPrediction | Predictions, n_classes: int) -> Predictions:

@@ -25,6 +25,7 @@ __all__ = [
     "integer_levels",
     "whole_number_limits",
     "as_moment",
+    "column_beside",
     "shown",
     "shown_name",
     "unknown_field_fault",
@@ -43,6 +44,15 @@ _MOMENT = re.compile(MOMENT_PATTERN)
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SHOWN_LEVELS = 10
 _LONGEST_WHOLE_NUMBER_BITS = 64
+
+
+def column_beside(name: str, levels: tuple[str, ...] | tuple[int, ...], doc: str) -> Column:
+    """A raw column beside the column table, which only tells a group of patients: a category, or a number.
+
+    A request may leave it out. It never reaches a transform.
+    """
+    text = doc or "Only tells which group of patients a record belongs to; never a feature."
+    return Column(name, "category" if levels else "float", text, nullable=True, levels=levels)
 
 
 class Fault(NamedTuple):

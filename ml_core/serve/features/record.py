@@ -42,7 +42,8 @@ class Record:
     Attributes
     ----------
     values : every feature column in table order; None where a nullable one is missing
-    ids : the id, group and time columns that were sent, kept apart so that none reaches a transform, a hash or a log
+    ids : the id, group and time columns that were sent, and columns beside the table, kept apart so that none reaches a
+        transform or a hash
     """
 
     values: dict[str, Value]
@@ -57,13 +58,20 @@ class RecordReader:
 
     The happy path is one call into pydantic-core, which accepts only what ``column_rules.fault_of`` accepts; what it
     refuses is looked at again, value by value, for words a person can act on.
+
+    Parameters
+    ----------
+    columns : the column table
+    beside : further columns that a record may have, numbers and categories that may be missing; no features
     """
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[Column], beside: Sequence[Column] = ()) -> None:
         self._columns = tuple(columns)
         self._features = features_of(columns)
-        self._accepted = (*self._features, *(c for c in columns if c.role in OPTIONAL_ROLES))
-        self._id_names = tuple(c.name for c in self._accepted if c.role in OPTIONAL_ROLES)
+        self._beside = tuple(beside)
+        self._accepted = (*self._features, *self._beside, *(c for c in columns if c.role in OPTIONAL_ROLES))
+        self._id_names = tuple(c.name for c in self._accepted[len(self._features) :])
+        self._of_beside = [(c.name, code_of_level(c) if c.dtype == "category" else None) for c in self._beside]
         self._validator = SchemaValidator(_core_schema(self._accepted))
         self._numbers = _Picker(c.name for c in self._features if c.dtype in ("int", "float"))
         self._texts = _Picker(c.name for c in self._features if c.dtype == "text")
@@ -90,7 +98,7 @@ class RecordReader:
         return Record(values, ids)
 
     def arrays(self, records: Sequence[Record]) -> ColumnArrays:
-        """The feature columns of n records, each of shape (n,), as ``ColumnArrays`` says."""
+        """The feature columns of n records and the columns beside them, each of shape (n,): see ``ColumnArrays``."""
         rows = list(map(_VALUES, records))
         n = len(rows)
         arrays: dict[str, npt.NDArray[Any]] = {}
@@ -106,6 +114,12 @@ class RecordReader:
             arrays.update(zip(names, texts.T, strict=True))
         elif names:
             arrays |= dict.fromkeys(names, np.empty(0, dtype=np.object_))
+        for name, codes_of in self._of_beside:
+            given = [record.ids.get(name) for record in records]
+            if codes_of is None:
+                arrays[name] = np.array(given, dtype=np.float64)
+            else:
+                arrays[name] = np.array([codes_of[value] for value in given], dtype=np.int64)
         return arrays
 
     def canonical(self, record: Record) -> bytes:

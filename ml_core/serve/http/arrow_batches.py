@@ -69,7 +69,7 @@ async def answer_stream(
     """
     live = service.ready()
     slot = live.route(None, None)
-    columns = live.champion.columns
+    columns = live.champion.accepted
     tables: list[EncodedTable] = await elsewhere(lambda: _read(body, columns, limits))
     if on_error == "reject":
         _reject(tables)
@@ -153,7 +153,7 @@ def _write(head: _Head, parts: Sequence[_Part]) -> bytes:
     metadata = {
         "batch_id": str(head.call.batch_id),
         "confidence_level": str(head.level),
-        "guarantee": asked.calibration.guarantee,
+        "guarantee": asked.manifest.guarantee,
         "validity": validity,
         "validity_reasons": ",".join(validity_reasons),
         "fallback_used": "true" if any(one.reasons.any() for one in answers) else "false",
@@ -162,8 +162,10 @@ def _write(head: _Head, parts: Sequence[_Part]) -> bytes:
     others = {origin: model for one in answers for origin, model in one.named().items() if origin != head.slot}
     for origin, model in sorted(others.items()):
         metadata |= _lineage(head, model, origin, f"lineage_of.{origin}")
-    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=_fields(asked.classes), metadata=metadata, nullable=False))
-    batches = [_record_batch(schema, asked.classes, part) for part in parts]
+    by_group = asked.grouped is not None
+    fields = _fields(asked.classes, by_group=by_group)
+    schema = na.c_schema(na.Schema(na.Type.STRUCT, fields=fields, metadata=metadata, nullable=False))
+    batches = [_record_batch(schema, asked.classes, part, by_group=by_group) for part in parts]
     out = io.BytesIO()
     ipc.StreamWriter.from_writable(out).serialize_stream(CArrayStream.from_c_arrays(batches, schema))
     return out.getvalue()
@@ -174,7 +176,7 @@ def _lineage(head: _Head, model: LiveModel, origin: Origin, prefix: str) -> dict
     return {f"{prefix}.{k}": "" if v is None else str(v) for k, v in facts.items()}
 
 
-def _fields(classes: Sequence[Label]) -> dict[str, Any]:
+def _fields(classes: Sequence[Label], *, by_group: bool = False) -> dict[str, Any]:
     label = na.int64() if isinstance(classes[0], int) else na.string()
     return {
         "request_id": na.string(nullable=False),
@@ -183,13 +185,14 @@ def _fields(classes: Sequence[Label]) -> dict[str, Any]:
         "confidence": na.float64(),
         **{f"p_value_{c}": na.float64() for c in classes},
         **{f"in_set_{c}": na.bool_() for c in classes},
+        **({"group": na.string()} if by_group else {}),
         "slot": na.string(),
         "fallback_reason": na.string(),
         "error": na.string(),
     }
 
 
-def _record_batch(schema: Any, classes: Sequence[Label], part: _Part) -> Any:
+def _record_batch(schema: Any, classes: Sequence[Label], part: _Part, *, by_group: bool = False) -> Any:
     table, n, k = part.table, part.table.n_rows, len(classes)
     found, origins, reasons = _spread(part, k)
     valid = None if not table.problems else _bits(table.good)
@@ -202,6 +205,7 @@ def _record_batch(schema: Any, classes: Sequence[Label], part: _Part) -> Any:
         [valid, found.confidence()],
         *([valid, np.ascontiguousarray(found.p_values[:, c])] for c in range(k)),
         *([valid, _bits(found.sets[:, c])] for c in range(k)),
+        *([_group_buffers(part)] if by_group else []),
         _coded_buffers(ORIGINS, origins, table.good),
         _coded_buffers(REASONS, reasons, table.good & (reasons > 0)),
         _error_buffers(table),
@@ -223,6 +227,18 @@ def _spread(part: _Part, n_classes: int) -> tuple[Predictions, npt.NDArray[np.in
         found.put(table.good, answers.predictions)
         origins[table.good], reasons[table.good] = answers.origins, answers.reasons
     return found, origins, reasons
+
+
+def _group_buffers(part: _Part) -> list[Any]:
+    """Buffers of the column that names each row's group; null for a bad row, and for a model without such groups."""
+    n = part.table.n_rows
+    names = np.full(n, None, dtype=np.object_)
+    if part.answers is not None:
+        names[part.table.good] = part.answers.group_names()
+    rows = np.array([row for row, name in enumerate(names) if name is not None], dtype=np.intp)
+    present = np.zeros(n, dtype=np.bool_)
+    present[rows] = True
+    return _text_buffers(names[rows].tolist(), rows, n, _bits(present))
 
 
 def _coded_buffers(texts: Sequence[str | None], codes: npt.NDArray[np.int8], present: BoolArray) -> list[Any]:

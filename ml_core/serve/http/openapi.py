@@ -181,7 +181,7 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
             "required": [str(c) for c in classes],
         },
         "confidence_level": _NUMBER,
-        "guarantee": {"enum": ["class_conditional", "marginal"]},
+        "guarantee": {"enum": ["class_conditional", "marginal", "class_and_group"]},
         "validity": {
             "enum": list(get_args(Validity)),
             "description": "suspect while an alarm is on for the model; unverified while none is, but missing outcomes "
@@ -193,6 +193,10 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
         "error": {"type": "null"},
         "lineage": LINEAGE,
         "client_request_id": {"type": ["string", "null"]},
+        "group": {
+            "type": ["string", "null"],
+            "description": "The group of patients in which the coverage is promised; null for a model without groups.",
+        },
     }
     return {"type": "object", "properties": properties, "required": list(properties)}
 

@@ -73,6 +73,9 @@ class Row(NamedTuple):
     lineage : where it came from
     answer : JSON, see ``answer_json``; of a bulk call, see ``segments.SegmentEntry``
     input : JSON list of the feature values in the lineage's column order; None where inputs are not kept
+    groups : JSON object, cell by grouping; None for a model without groups of patients
+    group_values : JSON object, values of columns that are no features and were sent to tell the groups; None where
+        nothing was, or where inputs are not kept
     kind : 0 for an answer, 1 for a bulk call whose rows lie in a segment
     answers : how many answers it stands for
     """
@@ -86,6 +89,8 @@ class Row(NamedTuple):
     lineage: Lineage
     answer: bytes
     input: bytes | None
+    groups: bytes | None
+    group_values: bytes | None
     kind: int = 0
     answers: int = 1
 
@@ -155,10 +160,11 @@ def row_digest(row: Row, salt: bytes) -> bytes:
 
     Without its salt a digest tells nothing about what was erased, however few values a field can have.
     """
-    later = fields.LAYOUT.later_in_digest
+    layout = fields.LAYOUT
+    later = layout.later_of(row)
     rest = _rest(
         row.client_request_id, row.subject, row.batch_id, row.batch_index, row.lineage.digest,
-        {name: getattr(row, name) for name in later} if later else None,
+        None if later == layout.none_later else dict(zip(layout.later_in_digest, later, strict=True)),
     )  # fmt: skip
     return _digest(salt, row.request_id, row.at_us, row.answer, row.input, rest)
 

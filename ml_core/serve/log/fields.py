@@ -17,13 +17,15 @@ from ml_core.serve.log.tables import FileFormat, StoredTable, TableField
 
 __all__ = ["FIELDS", "KEY_FACT", "LAYOUT", "LogLayout", "StoredField", "ValueKind"]
 
-ValueKind = Literal["id", "hash", "text", "whole", "moment", "label", "labels", "reals", "texts", "record", "bytes"]
+ValueKind = Literal[
+    "id", "hash", "text", "whole", "moment", "label", "labels", "reals", "texts", "record", "object", "bytes"
+]
 """What a field holds. ``label`` is stored as a position in the lineage's classes, ``record`` as the values of its
-columns; ``moment`` is in microseconds since 1970."""
+columns, ``object`` as JSON with its names; ``moment`` is in microseconds since 1970."""
 
 _SQL: Mapping[ValueKind, str] = {
     "id": "BLOB", "hash": "BLOB", "text": "TEXT", "whole": "INTEGER", "moment": "INTEGER", "record": "BLOB",
-    "bytes": "BLOB",
+    "object": "BLOB", "bytes": "BLOB",
 }  # fmt: skip
 _APPLICATION_ID = 0x53724C67
 KEY_FACT = "key"
@@ -116,11 +118,20 @@ FIELDS = (
     _said("elapsed_us", "whole"),
     StoredField("input", "record"),
     _said("input_hash"),
+    StoredField("groups", "object", since=3),
+    StoredField("group_values", "object", since=3),
     _own("salt", "bytes", "NOT NULL", left="x''"),
     _own("digest", "bytes", "NOT NULL"),
     _own("head", "bytes", ""),
 )  # fmt: skip
 """What the log stores of an answer, in the order of the table and of the sealed copy."""
+
+
+def _values_of(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Takes the attributes of these names out of an object, always as a tuple."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda row: tuple(getattr(row, name) for name in names)
 
 
 class LogLayout:
@@ -137,6 +148,7 @@ class LogLayout:
     sealed : fields of the sealed copy
     by_caller : fields that callers send beside a record
     later_in_digest : names of fields that the digest covers and that came after version 1
+    later_of, none_later : takes their values out of the writer's row; and what it takes of a row that has none
     """
 
     OWN = ("seq", "lineage", "salt", "digest", "head")
@@ -157,6 +169,7 @@ class LogLayout:
         self.sealed = [each for each in fields if each.is_sealed]
         self.by_caller = [each for each in fields if each.is_by_caller]
         self.later_in_digest = [each.name for each in columns if each.in_digest and each.since > 1]
+        self.later_of, self.none_later = _values_of(self.later_in_digest), (None,) * len(self.later_in_digest)
         self.format = FileFormat(
             "prediction log",
             _APPLICATION_ID,

@@ -47,6 +47,9 @@ class LoggedAnswer:
     elapsed_us : time the model took
     input : feature values by column, None where inputs are not kept
     input_hash : sha256 of the input's canonical JSON, hex
+    groups : cell of the row in each grouping of the model, by its name; None for a model without groups
+    group_values : values that were sent beside the features to tell the groups, by column; None as ``input``, or where
+        nothing was sent
     file : name of the database it lies in
     """
 
@@ -68,6 +71,8 @@ class LoggedAnswer:
     elapsed_us: int
     input: Mapping[str, Any] | None
     input_hash: str
+    groups: Mapping[str, str] | None
+    group_values: Mapping[str, Any] | None
     file: str
 
     @property
@@ -158,6 +163,7 @@ _READ: Mapping[fields.ValueKind, _Read | None] = {
     "reals": lambda stored, _: tuple(stored),
     "texts": lambda stored, _: tuple(stored),
     "record": _record,
+    "object": lambda stored, _: None if stored is None else orjson.loads(stored),
 }
 """What a stored value says, given the facts of its lineage; None where that is the value itself."""
 
@@ -169,7 +175,7 @@ def answers_in_segment(
     at, batch_id = moment_of(row["at_us"]), id_text(row["request_id"])
     elapsed_us = orjson.loads(row["answer"])["elapsed_us"]
     of_call = {each.shown_as: row[each.name] for each in fields.LAYOUT.by_caller}
-    for n, values in zip(places, segment.records(places), strict=True):
+    for n, values, beside in zip(places, segment.records(places), segment.sent_beside(places), strict=True):
         facts = segment.lineages[segment.slot_names[segment.slots[n]]]
         classes = facts["classes"]
         yield LoggedAnswer(
@@ -189,6 +195,8 @@ def answers_in_segment(
             elapsed_us=elapsed_us,
             input=values,
             input_hash=segment.input_hash,
+            groups=segment.groups_of(n),
+            group_values=beside or None,
             file=file.path.name,
             **of_call,
         )

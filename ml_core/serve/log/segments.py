@@ -28,6 +28,7 @@ from ml_core.features.columns import Column, ColumnArrays
 __all__ = ["Segment", "SegmentEntry", "read_segment", "write_segment"]
 
 _META = "surety"
+_GROUP = "group."
 _OF_CALL = ("slot_names", "reason_names", "level", "validity", "validity_reasons", "input_hash", "lineages")
 """What all rows of a segment have in common; it stands in the file's metadata."""
 _DTYPES: Mapping[str, Any] = {"double": np.float64, "int32": np.int32, "int16": np.int16, "int8": np.int8}
@@ -63,11 +64,14 @@ class Segment:
     ids : uint8 (n, 16)
     inputs : feature columns as in ``ColumnArrays``, each (n,); None where inputs are not kept
     probabilities, p_values : float64 (n, K); ``sets`` : bool (n, K); ``predictions`` : int (n,), class positions
-    slots, reasons : int8 (n,), positions in ``slot_names`` and ``reason_names``
+    slots, reasons : int8 or int16 (n,), positions in ``slot_names`` and ``reason_names``
     level : confidence level of the sets, decimal text
     validity, validity_reasons : of the whole call
     input_hash : sha256 of the request's body, hex
     lineages : facts by slot name
+    groups : int16 (n, groupings), positions in ``group_cells``; None for a model without groups of patients
+    group_cells : names of the cells by grouping
+    beside : names of the input columns that are no features
     kinds, levels : what an input column holds, and what the codes of a category stand for; known once it was read
     """
 
@@ -77,7 +81,7 @@ class Segment:
     p_values: npt.NDArray[np.float64]
     sets: npt.NDArray[np.bool_]
     predictions: npt.NDArray[Any]
-    slots: npt.NDArray[np.int8]
+    slots: npt.NDArray[np.int8] | npt.NDArray[np.int16]
     reasons: npt.NDArray[np.int8]
     slot_names: Sequence[str]
     reason_names: Sequence[str | None]
@@ -86,6 +90,9 @@ class Segment:
     validity_reasons: Sequence[str]
     input_hash: str
     lineages: Mapping[str, Mapping[str, Any]]
+    groups: npt.NDArray[np.int16] | None = None
+    group_cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    beside: Sequence[str] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
@@ -96,10 +103,28 @@ class Segment:
         """Feature values of some rows as a request has them; None where inputs are not kept."""
         if self.inputs is None:
             return iter([None] * len(places))
-        columns = [
-            _plain(kind, self.inputs[name][places], self.levels.get(name, ())) for name, kind in self.kinds.items()
-        ]
-        return (dict(zip(self.kinds, values, strict=True)) for values in zip(*columns, strict=True))
+        names = [name for name in self.kinds if name not in self.beside]
+        return (dict(zip(names, values, strict=True)) for values in self._values(names, places))
+
+    def sent_beside(self, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """What was sent beside the features to tell the groups of some rows; nothing where inputs are not kept."""
+        if self.inputs is None or not self.beside:
+            return iter([{}] * len(places))
+        pairs = (zip(self.beside, values, strict=True) for values in self._values(self.beside, places))
+        return ({name: value for name, value in row if value is not None} for row in pairs)
+
+    def groups_of(self, place: int) -> dict[str, str] | None:
+        """The cell of a row by grouping; None for a model without groups of patients."""
+        if self.groups is None:
+            return None
+        cells = zip(self.group_cells.items(), self.groups[place].tolist(), strict=True)
+        return {name: names[at] for (name, names), at in cells}
+
+    def _values(self, names: Sequence[str], places: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """The values of these columns, row by row."""
+        inputs: ColumnArrays = self.inputs or {}
+        columns = [_plain(self.kinds[name], inputs[name][places], self.levels.get(name, ())) for name in names]
+        return zip(*columns, strict=True)
 
 
 def write_segment(
@@ -170,11 +195,14 @@ def _encoded(segment: Segment, columns: Sequence[Column]) -> bytes:
         arrays[f"probability.{c}"] = np.ascontiguousarray(segment.probabilities[:, c])
         arrays[f"p_value.{c}"] = np.ascontiguousarray(segment.p_values[:, c])
         arrays[f"in_set.{c}"] = segment.sets[:, c].astype(np.int8)
+    for g, name in enumerate(segment.group_cells if segment.groups is not None else ()):
+        arrays[f"{_GROUP}{name}"] = np.ascontiguousarray(segment.groups[:, g])  # type: ignore[index]
     arrays |= {"prediction": segment.predictions.astype(np.int32), "slot": segment.slots, "reason": segment.reasons}
     meta = {
         "levels": levels,
         "kinds": {column.name: column.dtype for column in columns} if segment.inputs is not None else None,
         **{name: getattr(segment, name) for name in _OF_CALL},
+        **({} if segment.groups is None else {"group_cells": segment.group_cells, "beside": segment.beside}),
     }
     fields = {
         "request_id": na.fixed_size_binary(16, nullable=False),
@@ -222,6 +250,7 @@ def _decoded(raw: bytes) -> Segment:
         inputs = {
             name: _uncoded(kind, arrays[f"input.{name}"], meta["levels"].get(name)) for name, kind in kinds.items()
         }
+    group_cells: dict[str, list[str]] = meta.get("group_cells", {})
     return Segment(
         ids=ids,
         inputs=inputs,
@@ -232,6 +261,9 @@ def _decoded(raw: bytes) -> Segment:
         slots=arrays["slot"],
         reasons=arrays["reason"],
         **{name: meta[name] for name in _OF_CALL},
+        groups=np.stack([arrays[f"{_GROUP}{name}"] for name in group_cells], axis=1) if group_cells else None,
+        group_cells=group_cells,
+        beside=meta.get("beside", ()),
         kinds=kinds or {},
         levels=meta["levels"],
     )

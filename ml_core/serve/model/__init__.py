@@ -3,6 +3,7 @@
 __all__ = [
     "bundle",
     "conformity_scores",
+    "groupings",
     "loader",
     "manifest",
     "model_home",

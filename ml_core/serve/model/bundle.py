@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -16,9 +16,10 @@ import orjson
 
 from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, InvalidCalibration
 from ml_core.base.files import read_plain_file
-from ml_core.features.columns import table_hash
+from ml_core.features.columns import Column, table_hash
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
-from ml_core.serve.model.manifest import MANIFEST_FILE, FileEntry, Manifest, parse_manifest
+from ml_core.serve.model.groupings import GroupedCalibration, Groupings
+from ml_core.serve.model.manifest import MANIFEST_FILE, FileEntry, GroupFacts, Manifest, parse_manifest
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "REQUIRED_FILES",
     "XGBOOST_FILE",
     "Bundle",
+    "Calibrations",
     "copy_verified",
     "pack_calibration",
     "read_baseline",
@@ -65,6 +67,8 @@ class Bundle:
     fallback : content of ``fallback.json`` (prior and scorecard)
     scorecard_calibration : what the scorecard's sets are made with
     golden : records and the exact answers they must give
+    groupings : the groups of patients that it knows; None for a model without any
+    grouped, grouped_scorecard : calibrations by group, of the model and of the scorecard, where groups have a promise
     """
 
     manifest: Manifest
@@ -75,14 +79,63 @@ class Bundle:
     fallback: dict[str, Any]
     scorecard_calibration: ConformalCalibration
     golden: list[dict[str, Any]]
+    groupings: Groupings | None = None
+    grouped: GroupedCalibration | None = None
+    grouped_scorecard: GroupedCalibration | None = None
+
+    @property
+    def beside(self) -> tuple[Column, ...]:
+        """Raw columns that are no features and are asked for because of a grouping."""
+        return () if self.groupings is None else self.groupings.beside
 
 
-def pack_calibration(model: ConformalCalibration, scorecard: ConformalCalibration) -> bytes:
-    """Bytes of ``calibration.npz``: sorted float64 scores per class, of the model and of the scorecard."""
+@dataclass(frozen=True)
+class Calibrations:
+    """What one scorer's sets are made with.
+
+    Attributes
+    ----------
+    whole : of all calibration rows
+    cells : of the groups that have a calibration of their own, in the order of the manifest
+    """
+
+    whole: ConformalCalibration
+    cells: tuple[ConformalCalibration, ...] = ()
+
+    def id_with(self, groups: GroupFacts | None) -> str:
+        """sha256 (hex) over all of them, as the manifest names it."""
+        grouped = self.grouped(groups)
+        return self.whole.calibration_id if grouped is None else grouped.calibration_id
+
+    def grouped(self, groups: GroupFacts | None) -> GroupedCalibration | None:
+        """The calibrations by group, where a group has a promise.
+
+        Raises
+        ------
+        InvalidCalibration
+            They are not those that the facts describe.
+        """
+        if groups is None or groups.calibrated_by is None:
+            return None
+        return GroupedCalibration.of(groups, Groupings(groups), self.whole, self.cells)
+
+
+def pack_calibration(
+    model: ConformalCalibration,
+    scorecard: ConformalCalibration,
+    model_cells: Sequence[ConformalCalibration] = (),
+    scorecard_cells: Sequence[ConformalCalibration] = (),
+) -> bytes:
+    """Bytes of ``calibration.npz``: sorted float64 scores per class, of the model and of the scorecard.
+
+    ``model_1`` holds the scores of the second class, and ``model_1_cell_0`` those of its rows in the first group that
+    has a calibration of its own.
+    """
     arrays: dict[str, Any] = {"guarantee": np.array([model.guarantee])}
-    for part, calibration in (("model", model), ("scorecard", scorecard)):
-        for k, scores in enumerate(calibration.scores):
-            arrays[f"{part}_{k}"] = scores
+    for part, whole, cells in (("model", model, model_cells), ("scorecard", scorecard, scorecard_cells)):
+        for where, calibration in (("", whole), *((f"_cell_{c}", cell) for c, cell in enumerate(cells))):
+            for k, scores in enumerate(calibration.scores):
+                arrays[f"{part}_{k}{where}"] = scores
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
@@ -156,23 +209,31 @@ def read_baseline(folder: Path, expected_hash: str | None, admit: Callable[[str]
 
 def _baseline(manifest: Manifest, model_hash: str, content: Mapping[str, bytes]) -> Bundle:
     features = _matching_features(manifest)
-    calibration, scorecard_calibration = _parse_calibration(
-        content[CALIBRATION_FILE], len(manifest.classes), manifest.training_conditional
+    facts = manifest.groups
+    groupings = None if facts is None else _groupings(facts, features)
+    n_cells = 0 if facts is None else sum(cell.is_own for cell in facts.cells)
+    model, scorecard = _parse_calibration(
+        content[CALIBRATION_FILE], len(manifest.classes), n_cells, manifest.training_conditional
     )
-    if calibration.calibration_id != manifest.calibration_id:
+    grouped, grouped_scorecard = (_grouped(facts, each) for each in (model, scorecard))
+    found = model.whole.calibration_id if grouped is None else grouped.calibration_id
+    if found != manifest.calibration_id:
         raise ChecksumMismatch(CALIBRATION_FILE, "is not the calibration that the manifest names")
     promised = manifest.inner_levels
-    if manifest.training_conditional and promised != calibration.inner_levels(manifest.confidence_level):
+    if manifest.training_conditional and promised != model.whole.inner_levels(manifest.confidence_level):
         raise ArtefactError(MANIFEST_FILE, "its inner levels are not those of its calibration")
     return Bundle(
         manifest=manifest,
         model_hash=model_hash,
         features=features,
         onnx=b"",
-        calibration=calibration,
+        calibration=model.whole,
         fallback=_parse_json(FALLBACK_FILE, content[FALLBACK_FILE], dict),
-        scorecard_calibration=scorecard_calibration,
+        scorecard_calibration=scorecard.whole,
         golden=[],
+        groupings=groupings,
+        grouped=grouped,
+        grouped_scorecard=grouped_scorecard,
     )
 
 
@@ -270,16 +331,38 @@ def _matching_features(manifest: Manifest) -> FeatureVersion:
     return features
 
 
+def _groupings(facts: GroupFacts, features: FeatureVersion) -> Groupings:
+    """The declared groupings, which look at columns as the feature version has them."""
+    columns = {column.name: column for column in features.columns}
+    for grouping in facts.declared:
+        column = columns.get(grouping.column)
+        is_feature = column is not None and column.role == "feature"
+        levels = column.levels if is_feature and column is not None else grouping.levels
+        if grouping.is_feature != is_feature or (column is not None and not is_feature) or grouping.levels != levels:
+            raise ArtefactError(
+                MANIFEST_FILE, f"the grouping {grouping.name} does not fit the columns of {features.name}"
+            )
+    return Groupings(facts)
+
+
+def _grouped(facts: GroupFacts | None, calibrations: Calibrations) -> GroupedCalibration | None:
+    try:
+        return calibrations.grouped(facts)
+    except InvalidCalibration as error:
+        raise ArtefactError(MANIFEST_FILE, str(error)) from error
+
+
 def _parse_calibration(
-    raw: bytes, n_classes: int, confidence: Decimal | None
-) -> tuple[ConformalCalibration, ConformalCalibration]:
+    raw: bytes, n_classes: int, n_cells: int, confidence: Decimal | None
+) -> tuple[Calibrations, Calibrations]:
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in arrays.files}
         guarantee = str(content.pop("guarantee")[0])
     except (ValueError, KeyError, OSError, EOFError, IndexError) as error:
         raise ArtefactError(CALIBRATION_FILE, "is no table of calibration scores") from error
-    names = {f"{part}_{k}" for part in ("model", "scorecard") for k in range(n_classes)}
+    parts, places = ("model", "scorecard"), ("", *(f"_cell_{c}" for c in range(n_cells)))
+    names = {f"{part}_{k}{where}" for part in parts for k in range(n_classes) for where in places}
     if content.keys() != names or guarantee not in ("class_conditional", "marginal"):
         raise ArtefactError(CALIBRATION_FILE, f"does not hold the scores of {n_classes} classes")
     kind = cast("Literal['class_conditional', 'marginal']", guarantee)
@@ -287,12 +370,15 @@ def _parse_calibration(
         raise ArtefactError(CALIBRATION_FILE, "has scores that are not float64")
     try:
         model, scorecard = (
-            ConformalCalibration(kind, tuple(content[f"{part}_{k}"] for k in range(n_classes)), confidence)
-            for part in ("model", "scorecard")
+            [
+                ConformalCalibration(kind, tuple(content[f"{part}_{k}{where}"] for k in range(n_classes)), confidence)
+                for where in places
+            ]
+            for part in parts
         )
     except InvalidCalibration as error:
         raise ArtefactError(CALIBRATION_FILE, str(error)) from error
-    return model, scorecard
+    return Calibrations(model[0], tuple(model[1:])), Calibrations(scorecard[0], tuple(scorecard[1:]))
 
 
 def _parse_json(name: str, raw: bytes, kind: type) -> Any:

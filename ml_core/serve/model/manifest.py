@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ml_core.base.errors import ArtefactError
 
-__all__ = ["MANIFEST_FILE", "FileEntry", "Manifest", "Source", "TrainingFacts", "parse_manifest"]
+__all__ = [
+    "MANIFEST_FILE",
+    "CellFacts",
+    "FileEntry",
+    "GroupFacts",
+    "GroupingFacts",
+    "Manifest",
+    "Source",
+    "TrainingFacts",
+    "parse_manifest",
+]
 
 MANIFEST_FILE = "manifest.json"
 
@@ -56,6 +66,82 @@ class Source(_Part):
     model_sha256: str
 
 
+class GroupingFacts(_Part):
+    """One declared grouping: the rule from a raw column to a few cells.
+
+    Attributes
+    ----------
+    name, column : of the grouping, and of the raw column it looks at
+    is_feature : whether the column is one of the feature version's; otherwise it is asked for because of the grouping
+    cells : names of the cells in their order; rows without a value are in ``unknown``, which is not listed
+    levels, level_cells : of a category, its levels and the position of each one's cell
+    cuts : of a number, where one cell ends and the next begins, ascending; a value at a cut is in the upper cell
+    doc : one sentence for people
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    column: str
+    is_feature: bool
+    cells: tuple[str, ...] = Field(min_length=1, max_length=100)
+    levels: tuple[int, ...] | tuple[str, ...] = ()
+    level_cells: tuple[int, ...] = ()
+    cuts: tuple[float, ...] = ()
+    doc: str = ""
+
+    @model_validator(mode="after")
+    def _cells_fit(self) -> GroupingFacts:
+        numbers = bool(self.cuts) and not self.levels and list(self.cuts) == sorted(set(self.cuts))
+        fits = (
+            len(self.cells) == len(self.cuts) + 1 if numbers else set(self.level_cells) == set(range(len(self.cells)))
+        )
+        if not fits or len(self.levels) != len(self.level_cells) or len({*self.cells, "unknown"}) <= len(self.cells):
+            raise ValueError(f"the cells of the grouping {self.name} do not fit its column")
+        return self
+
+
+class CellFacts(_Part):
+    """One cell of the grouping by which sets are calibrated.
+
+    Attributes
+    ----------
+    name : as answers name it
+    of : the declared cells that are in it; more than one where cells with too few rows were pooled
+    rows : calibration rows by class
+    is_own : whether it is calibrated with these rows; otherwise with all calibration rows
+    """
+
+    name: str
+    of: tuple[str, ...] = Field(min_length=1)
+    rows: dict[str, int]
+    is_own: bool
+
+
+class GroupFacts(_Part):
+    """The groups of patients that a model knows.
+
+    Attributes
+    ----------
+    declared : every grouping; all are measured
+    calibrated_by : the grouping in whose cells coverage is promised; None where no group has a promise
+    min_rows : fewest calibration rows of each class for a cell of its own
+    cells : the calibrated cells, which hold every declared one once; empty where no group has a promise
+    """
+
+    declared: tuple[GroupingFacts, ...] = Field(min_length=1)
+    calibrated_by: str | None = None
+    min_rows: int = Field(0, ge=0)
+    cells: tuple[CellFacts, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> GroupFacts:
+        names = [grouping.name for grouping in self.declared]
+        if len(set(names)) < len(names) or self.calibrated_by not in (None, *names):
+            raise ValueError("groupings need names of their own, and calibrated_by is one of them")
+        if (self.calibrated_by is None) != (not self.cells):
+            raise ValueError("there are calibrated cells where a grouping is calibrated by, and nowhere else")
+        return self
+
+
 class Manifest(_Part):
     """The manifest of a model folder. Its own sha256 is the ``model_hash``, so it holds no time, host or run id.
 
@@ -64,6 +150,9 @@ class Manifest(_Part):
     training_conditional : confidence over calibrations with which the true coverage is at least ``confidence_level``;
         None where that level is promised in the mean over calibrations
     inner_levels : then the level that each class is calibrated at inside, in class order; else None
+    guarantee : what the sets promise: ``class_and_group`` where a grouping is calibrated by
+    calibration_id : sha256 (hex) over all calibration scores that the model answers with
+    groups : the groups of patients it knows; None for a model without any
     label_horizon_days : how long after an answer its label is certain; None for what ``SURETY_LABEL_HORIZON_DAYS`` says
     """
 
@@ -74,7 +163,7 @@ class Manifest(_Part):
     column_table_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     n_features: int = Field(ge=1)
     classes: tuple[int, ...] | tuple[str, ...] = Field(min_length=2)
-    guarantee: Literal["class_conditional", "marginal"]
+    guarantee: Literal["class_conditional", "marginal", "class_and_group"]
     confidence_level: Decimal = Field(ge=Decimal("0.5"), le=Decimal("0.999"))
     training_conditional: Decimal | None = Field(None, ge=Decimal("0.5"), lt=1)
     inner_levels: tuple[Decimal, ...] | None = None
@@ -84,18 +173,22 @@ class Manifest(_Part):
     metrics: dict[str, float]
     source: Source | None = None
     label_horizon_days: float | None = Field(None, ge=0, le=36_500)
+    groups: GroupFacts | None = None
     files: dict[str, FileEntry]
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Manifest:
         if len(set(map(str, self.classes))) != len(self.classes):
             raise ValueError("two classes have the same name")
+        by_group = self.groups is not None and self.groups.calibrated_by is not None
+        if by_group != (self.guarantee == "class_and_group"):
+            raise ValueError("class_and_group is promised where a grouping is calibrated by, and nowhere else")
         return self
 
     def content(self) -> dict[str, Any]:
         """What is written, as JSON values."""
         content = self.model_dump(mode="json")
-        for name in ("label_horizon_days", "training_conditional", "inner_levels"):
+        for name in ("label_horizon_days", "training_conditional", "inner_levels", "groups"):
             if content[name] is None:  # as in manifests from before there was this field
                 del content[name]
         return content

@@ -31,7 +31,7 @@ class Predictor:
     def __init__(self, bundle: Bundle, scorer: Scorer | None = None) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
-        self.reader = RecordReader(bundle.features.columns)
+        self.reader = RecordReader(bundle.features.columns, bundle.beside)
         self.scorer: Scorer = scorer or OnnxScorer(bundle.onnx, manifest.n_features, len(manifest.classes))
         self.classes: tuple[Label, ...] = manifest.classes
         self.level: Decimal = manifest.confidence_level
@@ -51,8 +51,24 @@ class Predictor:
         return check_probabilities(self.scorer.proba(features))
 
     def predict(self, columns: ColumnArrays, level: Decimal | None = None) -> Predictions:
-        """Full answers for the rows in these columns, at ``level`` or the configured one; errors as :meth:`proba`."""
-        return self.bundle.calibration.rows(self.proba(columns), self.level if level is None else level)
+        """Full answers for the rows in these columns, at ``level`` or the configured one; errors as :meth:`proba`.
+
+        Parameters
+        ----------
+        columns : the feature columns, and those beside them that a grouping looks at; without one its rows are in the
+            cell ``unknown``
+        """
+        return self.sets(self.proba(columns), columns, level)
+
+    def sets(
+        self, proba: Probabilities, columns: ColumnArrays, level: Decimal | None = None, *, of_scorecard: bool = False
+    ) -> Predictions:
+        """The same from probabilities that are known already, (n, K), of the model or of its scorecard."""
+        bundle, chosen = self.bundle, self.level if level is None else level
+        grouped = bundle.grouped_scorecard if of_scorecard else bundle.grouped
+        if grouped is None:
+            return (bundle.scorecard_calibration if of_scorecard else bundle.calibration).rows(proba, chosen)
+        return grouped.rows(proba, chosen, grouped.cells(columns))
 
 
 def golden_entries(predictor: Predictor, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

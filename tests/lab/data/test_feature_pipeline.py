@@ -6,7 +6,7 @@ import pytest
 
 from ml_core.base.errors import DataError, InvalidRows
 from ml_core.base.settings import Settings
-from ml_core.lab.config import DataConfig, ModelConfig
+from ml_core.lab.config import ConformalConfig, DataConfig, ModelConfig
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.feature_pipeline import FeaturePipeline, PipelineConfig
 from ml_core.lab.data.feature_store import FeatureStore
@@ -181,3 +181,48 @@ def test_the_matrix_of_the_version_is_ready_after_the_run(tmp_path, settings):
     result = FeaturePipeline(config(path), settings).run()
     assert FeatureStore(settings.feature_store, "m").matrix("v1", result.version).shape == (300, 11)
     assert list((settings.feature_store / "models" / "m" / "cache" / "v1").glob("*.npy"))
+
+
+def grouped(source, **group):
+    groups = [{"name": "ward", "levels": ["north", "south"], **group}]
+    return config(source).model_copy(update={"conformal": ConformalConfig.model_validate({"groups": groups})})
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_column_that_only_tells_a_group_is_kept_beside_the_features(tmp_path, settings, suffix):
+    wards = np.where(np.arange(300) % 3 == 0, "north", np.where(np.arange(300) % 3 == 1, "south", None))
+    _, path = cohort(tmp_path, suffix, ward=wards)
+    result = FeaturePipeline(grouped(path), settings).run()
+    assert (result.rows_kept, result.ignored) == (300, ())
+    stored = FeatureStore(settings.feature_store, "m").read("v1")
+    assert [None if pd.isna(ward) else ward for ward in stored["ward"]] == wards.tolist()
+    assert FeaturePipeline(grouped(path), settings).run().version == result.version
+    assert FeatureStore(settings.feature_store, "m").matrix("v1", result.version).shape == (300, 11)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_number_or_whole_level_that_only_tells_a_group_is_kept_too(tmp_path, settings, suffix):
+    incomes = np.where(np.arange(300) % 4 == 0, np.nan, np.arange(300) / 7)
+    _, path = cohort(tmp_path, suffix, income=incomes, site=np.arange(300) % 2 + 1)
+    groups = [{"name": "income", "cuts": [10, 20]}, {"name": "site", "levels": [1, 2]}]
+    chosen = config(path).model_copy(update={"conformal": ConformalConfig.model_validate({"groups": groups})})
+    FeaturePipeline(chosen, settings).run()
+    stored = FeatureStore(settings.feature_store, "m").read("v1")
+    assert np.array_equal(stored["income"].to_numpy(), incomes, equal_nan=True)
+    assert stored["site"].tolist() == (np.arange(300) % 2 + 1).tolist()
+
+
+def test_a_group_column_is_judged_like_every_other(tmp_path, settings):
+    wards = np.full(300, "north", dtype=object)
+    wards[[4, 5]] = "west"
+    _, path = cohort(tmp_path, ward=wards)
+    with pytest.raises(InvalidRows, match=r"ward: not a level"):
+        FeaturePipeline(grouped(path), settings).run()
+    result = FeaturePipeline(grouped(path), settings).run(tmp_path / "aside.csv")
+    assert (result.rows_kept, result.quarantined) == (298, 2)
+
+
+def test_a_file_without_a_declared_group_column_is_refused_by_its_name(tmp_path, settings):
+    _, path = cohort(tmp_path)
+    with pytest.raises(DataError, match="has no column ward"):
+        FeaturePipeline(grouped(path), settings).run()

@@ -10,7 +10,16 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from ml_core.base.errors import BadModelOutput, InvalidCalibration
 from ml_core.lab.measuring.calibration import calibrate
-from ml_core.lab.measuring.evaluation import brier_score, calibration_curve, evaluate, log_losses, roc_auc
+from ml_core.lab.measuring.evaluation import (
+    brier_score,
+    calibration_curve,
+    calibration_slope,
+    evaluate,
+    log_losses,
+    roc_auc,
+)
+from ml_core.serve.model.groupings import GroupedRows, Groupings
+from ml_core.serve.model.manifest import GroupFacts, GroupingFacts
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 from tests.toy_scores import ScoredRows, binary_rows, many_class_rows, repeated_patients
 
@@ -189,3 +198,53 @@ def test_patients_seen_before_are_measured_by_themselves_where_there_are_any():
     assert found == plain
     nobody = np.zeros(3_000, dtype=np.bool_)
     assert evaluate(rows.proba, rows.y, of, NINETY, None, (0, 1), nobody).metrics == plain
+
+
+def test_metrics_by_group_are_the_metrics_of_the_groups_rows():
+    rows, rng = binary_rows(3_000, seed=41), np.random.default_rng(42)
+    facts = GroupFacts(
+        declared=(
+            GroupingFacts(
+                name="w", column="w", is_feature=False, cells=("a", "b"), levels=("a", "b"), level_cells=(0, 1)
+            ),
+            GroupingFacts(name="n", column="n", is_feature=False, cells=("low", "high"), cuts=(0.5,)),
+        )
+    )
+    positions = rng.integers(0, 2, (3_000, 2))
+    calibration = calibrate(rows.proba, rows.y, 2)
+    by = GroupedRows(Groupings(facts), positions)
+    found = evaluate(rows.proba, rows.y, calibration, Decimal("0.9"), None, (0, 1), by=by).by_group
+    assert [(one.grouping, one.cell) for one in found] == [("w", "a"), ("w", "b"), ("n", "low"), ("n", "high")]
+    for one in found:
+        g = ["w", "n"].index(one.grouping)
+        inside = positions[:, g] == by.groupings.declared[g].cells.index(one.cell)
+        alone = evaluate(rows.proba[inside], rows.y[inside], calibration, Decimal("0.9"), None, (0, 1)).metrics
+        assert one.n == inside.sum()
+        assert {name: one.metrics[name] for name in alone if name in one.metrics} == {
+            name: value for name, value in alone.items() if name not in ("n_test", "n_groups")
+        }
+        assert one.metrics["calibration_slope"] == calibration_slope(rows.proba[inside], rows.y[inside])
+
+
+def test_the_calibration_slope_is_that_of_an_unpenalised_logistic_regression():
+    from sklearn.linear_model import LogisticRegression
+
+    rows = binary_rows(4_000, seed=43)
+    for power in (0.5, 1.0, 2.0):
+        odds = power * np.log(rows.proba[:, 1] / rows.proba[:, 0]) + 0.3
+        p1 = 1 / (1 + np.exp(-odds))
+        fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(odds[:, None], rows.y)
+        assert calibration_slope(np.column_stack([1 - p1, p1]), rows.y) == pytest.approx(fitted.coef_[0, 0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("p1", "y"),
+    [
+        ([0.2, 0.4, 0.6], [1, 1, 1]),  # one class only
+        ([0.3, 0.3, 0.3], [0, 1, 0]),  # no variation
+        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]),  # separated: no finite slope
+    ],
+)
+def test_a_calibration_slope_without_a_finite_value_is_missing(p1, y):
+    assert calibration_slope(np.column_stack([1 - np.array(p1), p1]), y) is None
+    assert calibration_slope(np.full((3, 3), 1 / 3), [0, 1, 2]) is None

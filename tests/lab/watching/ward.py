@@ -167,9 +167,10 @@ def records_of(rows: pd.DataFrame) -> tuple[list[dict[str, Any]], list[int]]:
     names = [column.name for column in version.features]
     whole = {column.name for column in version.features if column.dtype == "int"}
     group = next(column.name for column in version.columns if column.role == "group")
+    beside = [name for name in rows.columns if name not in {column.name for column in version.columns}]
     records = []
     for row in rows.to_dict("records"):
-        record: dict[str, Any] = {group: str(row[group])}
+        record: dict[str, Any] = {group: str(row[group]), **{n: None if pd.isna(row[n]) else row[n] for n in beside}}
         for name in names:
             value = row[name]
             missing = value is None or (isinstance(value, float) and np.isnan(value))

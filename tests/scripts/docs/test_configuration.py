@@ -9,11 +9,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from ml_core.lab.config import ModelConfig, load_config
+from ml_core.lab.config import GroupConfig, ModelConfig, load_config
 from scripts.docs.configuration import render
 
 ROOT = Path(__file__).resolve().parents[3]
-SECTIONS = dict(re.findall(r"^## ([\w ]+)\n(.*?)(?=^## |\Z)", render(), re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^## ([\w ]+)\n(.*?)(?=^###? |\Z)", render(), re.MULTILINE | re.DOTALL))
 
 
 def rows(section: str) -> dict[str, str]:
@@ -24,6 +24,11 @@ def rows(section: str) -> dict[str, str]:
 def test_every_section_is_told() -> None:
     sections = {name for name, field in ModelConfig.model_fields.items() if is_section(field.annotation)}
     assert set(SECTIONS) == {"The model", *sections}
+
+
+def test_the_fields_of_a_list_are_told() -> None:
+    assert "### Each of conformal.groups" in render()
+    assert all(f"| `{name}` |" in render() for name in GroupConfig.model_fields)
 
 
 def is_section(kind: object) -> bool:

@@ -93,6 +93,8 @@ def row(n: int, day: str = DAY, **facts: Any) -> Row:
             input_hash=f"{n:064x}",
         ),
         "input": orjson.dumps([40 + n % 50, "east" if n % 2 else None, note]),
+        "groups": None,
+        "group_values": None,
     }
     return Row(**{**given, **facts})
 

@@ -240,6 +240,8 @@ def test_an_answer_is_read_as_it_was_given(tmp_path: Path) -> None:
         elapsed_us=80,
         input=dict(zip(COLUMNS, [71, 182.5, None], strict=True)),
         input_hash=stored["input_hash"],
+        groups=None,
+        group_values=None,
         file=f"predictions-{DAY}-w01.db",
     )
     assert whole.is_the_models_own

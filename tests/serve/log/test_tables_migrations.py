@@ -260,13 +260,13 @@ def test_new_answers_are_appended_to_an_old_file(old: Settings) -> None:
 
 def test_an_old_home_lives_on_with_a_field_more(old: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same once the next field has come: verified before anything is changed, erased and verified afterwards."""
-    monkeypatch.setattr(fields, "LAYOUT", LogLayout((*FIELDS, StoredField("site", "text", attribute=None, since=3))))
+    monkeypatch.setattr(fields, "LAYOUT", LogLayout((*FIELDS, StoredField("site", "text", attribute=None, since=4))))
     monkeypatch.setattr(fields.LAYOUT, "sealed", [each for each in fields.LAYOUT.sealed if each.name != "site"])
     assert surety("log", "verify")["ok"]
     assert surety("log", "erase-subject", PERSON, "--yes")["erased"] == OF_PERSON
     (file,) = PredictionLog(old.log).files()
     with closing(open_for_reading(file.path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 4
     assert surety("log", "verify")["files"][0]["erased"] == OF_PERSON
     (day,) = log_days(old.log)
     assert seal_day(old, day).outcome == "sealed"
@@ -304,6 +304,9 @@ def write_ledger(settings: Settings) -> None:
         pass
 
 
+VERSIONS = {"prediction log": 3, "label store": 2, "monitor's ledger": 2}
+
+
 @pytest.mark.parametrize(
     ("use", "path_of", "kind"),
     [
@@ -322,7 +325,9 @@ def test_a_newer_file_is_refused_in_one_line_and_left_as_it_is(
     with pytest.raises(LogDamaged) as refused:
         use(old)
     said = str(refused.value)
-    assert said.startswith(f"{path.name}: is a {kind} of version {NEWER}, and this release knows versions up to 2: use")
+    assert said.startswith(
+        f"{path.name}: is a {kind} of version {NEWER}, and this release knows versions up to {VERSIONS[kind]}: use"
+    )
     assert "\n" not in said
     assert path.read_bytes() == before
 

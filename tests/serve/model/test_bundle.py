@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 import ml_core.serve.model.bundle as bundle_module
 from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, GoldenMismatch
@@ -23,9 +24,9 @@ from ml_core.serve.model.bundle import (
     verify_folder,
     write_bundle,
 )
-from ml_core.serve.model.manifest import MANIFEST_FILE, parse_manifest
+from ml_core.serve.model.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from ml_core.serve.model.predictor import Predictor, check_golden
-from tests.toy_models import copied_bundle, toy_model, toy_record
+from tests.toy_models import copied_bundle, grouped_toy, toy_model, toy_record
 
 
 @pytest.fixture
@@ -168,3 +169,57 @@ def test_one_row_and_many_give_the_same_bits() -> None:
         assert np.array_equal(alone.proba[0], together.proba[i])
         assert np.array_equal(alone.p_values[0], together.p_values[i])
         assert np.array_equal(alone.sets[0], together.sets[i])
+
+
+@pytest.fixture
+def by_group(tmp_path: Path) -> Path:
+    shutil.copytree(grouped_toy().folder, tmp_path / "grouped")
+    return tmp_path / "grouped"
+
+
+def test_an_artefact_with_groups_is_read_whole_and_reproduces_its_golden_answers(by_group: Path) -> None:
+    bundle = read_bundle(by_group, grouped_toy().model_hash)
+    check_golden(Predictor(bundle))
+    assert bundle.grouped is not None
+    assert bundle.grouped_scorecard is not None
+    assert bundle.grouped.calibration_id == bundle.manifest.calibration_id != bundle.calibration.calibration_id
+    assert bundle.grouped.names == bundle.grouped_scorecard.names
+    assert [column.name for column in bundle.beside] == ["sex"]
+
+
+def test_cells_of_another_calibration_are_refused(by_group: Path, tmp_path: Path) -> None:
+    bundle = read_bundle(by_group)
+    assert bundle.grouped is not None
+    assert bundle.grouped_scorecard is not None
+    own, scorecards = bundle.grouped.calibrations[:2], bundle.grouped_scorecard.calibrations[:2]
+    for cells in (own[::-1], scorecards, own[:1], (*own, own[0]), ()):
+        raw = pack_calibration(bundle.calibration, bundle.scorecard_calibration, cells, scorecards)
+        with pytest.raises(ArtefactError, match=CALIBRATION_FILE):
+            read_bundle(rewritten(by_group, tmp_path / f"other-{len(list(tmp_path.iterdir()))}", calibration__npz=raw))
+
+
+def test_groups_that_do_not_fit_the_columns_are_refused(by_group: Path, tmp_path: Path) -> None:
+    manifest, _, files = verify_folder(by_group)
+    facts = manifest.model_dump(exclude={"files", "format_version"})
+    for n, (which, change) in enumerate(
+        [
+            (0, {"column": "age"}),
+            (0, {"column": "patient_id"}),
+            (1, {"column": "no_feature"}),
+            (1, {"is_feature": False}),
+        ]
+    ):
+        declared = [dict(one) for one in facts["groups"]["declared"]]
+        declared[which] |= change
+        other = {**facts, "groups": {**facts["groups"], "declared": declared}}
+        write_bundle(tmp_path / f"other-{n}", other, files)
+        with pytest.raises(ArtefactError, match="does not fit the columns"):
+            read_bundle(tmp_path / f"other-{n}")
+
+
+def test_a_promise_by_group_without_groups_is_no_manifest(by_group: Path) -> None:
+    manifest, _, _ = verify_folder(by_group)
+    facts = manifest.model_dump()
+    for change in ({"groups": None}, {"guarantee": "class_conditional"}):
+        with pytest.raises(ValidationError):
+            Manifest.model_validate({**facts, **change})

@@ -1,0 +1,180 @@
+"""Coverage by group on Diabetes 130-US hospitals: calibrated by class and group, every large group is covered as promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xgboost
+
+from ml_core.lab.config import ConformalConfig, ModelConfig, load_config
+from ml_core.lab.data.frames import columns_of, to_arrays
+from ml_core.lab.data.raw_tables import columns_beside, read_source
+from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.measuring.coverage_law import design_effect
+from ml_core.lab.measuring.group_coverage import CellRows
+from ml_core.lab.training.declared_groups import group_facts, pooled_cells
+from ml_core.lab.training.labelled_rows import split_of
+from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows, Groupings
+from tests.toy_scores import ScoredRows
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DATA.exists(), reason="the published data set is not beside this folder"),
+]
+
+NINETY = Decimal("0.9")
+GROUPINGS = ("age_band", "sex", "race", "disposition")
+SEEDS = (1, 2)
+LARGE = 200
+"""Calibration rows of a class in a group, from which on the group must be covered as promised."""
+
+
+@dataclass(frozen=True)
+class Encounters:
+    """Encounters of patients whom one model has not seen: scores, labels and patients, and their groups."""
+
+    rows: ScoredRows
+    by: GroupedRows
+    conformal: ConformalConfig
+
+
+@cache
+def unseen() -> Encounters:
+    """Calibration and test patients of the shipped configuration, scored by one model that saw neither."""
+    config: ModelConfig = load_config(ROOT / "configs" / "diabetes130.yaml")
+    version = get_feature_version("v2")
+    beside = columns_beside(config.conformal.groups, version.columns)
+    frame = read_source(DATA, "diabetes130", "v2", beside).frame
+    columns = to_arrays(frame, version)
+    matrix = version.transform(columns)
+    y, patients = frame["readmission_30d"].to_numpy(dtype=np.int64), frame["patient_nbr"].to_numpy(dtype=np.int64)
+    part = split_of(patients, config.split)
+    train, validation, kept = part == "train", part == "validation", np.isin(part, ["calibration", "test"])
+    params = {**config.training.params, "objective": "binary:logistic", "eval_metric": "logloss", "seed": config.seed}
+    booster = xgboost.train(
+        {**params, "nthread": 1},
+        xgboost.QuantileDMatrix(matrix[train], y[train], nthread=1),
+        num_boost_round=config.training.rounds,
+        evals=[(xgboost.DMatrix(matrix[validation], y[validation]), "validation")],
+        early_stopping_rounds=config.training.early_stopping_rounds,
+        verbose_eval=False,
+    )
+    p1 = booster.inplace_predict(matrix[kept], iteration_range=(0, booster.best_iteration + 1)).astype(np.float64)
+    facts = group_facts(config.conformal, version)
+    assert facts is not None
+    groupings = Groupings(facts)
+    positions = groupings.of_columns({**columns, **columns_of(frame, beside)})[kept]
+    rows = ScoredRows(np.column_stack([1.0 - p1, p1]), y[kept], patients[kept])
+    return Encounters(rows, GroupedRows(groupings, positions), config.conformal)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One half of the patients calibrates, the other is covered."""
+
+    calibration: np.ndarray
+    test: np.ndarray
+
+
+def split(seed: int) -> Split:
+    patients = unseen().rows.groups
+    names = np.unique(patients)
+    half = np.random.default_rng(seed).permutation(names)[: names.size // 2]
+    inside = np.isin(patients, half)
+    return Split(np.flatnonzero(inside), np.flatnonzero(~inside))
+
+
+def calibrated_by(name: str | None, halves: Split) -> tuple[CellRows, dict[int, str]]:
+    """The calibrations behind the test half, by class and group or by class alone; and the cells that have their own."""
+    rows, by = unseen().rows, unseen().by
+    cal = rows[halves.calibration]
+    whole = calibrate(cal.proba, cal.y, 2)
+    if name is None:
+        return CellRows((whole,), np.zeros(len(halves.test), dtype=np.int64)), {}
+    at = by.groupings.names.index(name)
+    grouping, group = by.groupings.declared[at], next(g for g in unseen().conformal.groups if g.name == name)
+    positions = by.positions[halves.calibration, at]
+    counts = np.zeros((len(grouping.cells), 2), dtype=np.int64)
+    np.add.at(counts, (positions, cal.y), 1)
+    cells = pooled_cells(grouping.cells, counts, (0, 1), LARGE, group.pooling)
+    names = np.array(grouping.cells)[positions]
+    own = [calibrate(cal.proba[i], cal.y[i], 2) for i in (np.isin(names, c.of) for c in cells if c.is_own)]
+    facts = group_facts(unseen().conformal, get_feature_version("v2"))
+    assert facts is not None
+    facts = facts.model_copy(update={"calibrated_by": name, "min_rows": LARGE, "cells": cells})
+    grouped = GroupedCalibration.of(facts, Groupings(facts), whole, own)
+    test = GroupedRows(by.groupings, by.positions[halves.test])
+    own_names = {cell: name for cell, name in enumerate(grouped.names) if grouped.is_own[cell]}
+    return CellRows.of(whole, grouped, test, len(halves.test)), own_names
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Coverage of one class in one calibrated cell, how far it is from what is promised, and the labels in its sets."""
+
+    cell: str
+    label: int
+    n_calibration: int
+    n_test: int
+    coverage: float
+    error: float
+
+
+def covered_by(name: str, seed: int) -> list[Covered]:
+    halves = split(seed)
+    rows, cells = calibrated_by(name, halves)
+    test = unseen().rows[halves.test]
+    covered, _ = rows.covered(test.proba, test.y, NINETY)
+    found = []
+    for cell, in_words in cells.items():
+        for k in (0, 1):
+            inside = (rows.cells == cell) & (test.y == k)
+            n, n_calibration = int(inside.sum()), rows.calibrations[cell].sizes[k]
+            effect = design_effect(covered[inside], test.groups[inside])
+            error = float(np.sqrt(0.09 * effect * (1 / n + 1 / n_calibration)))
+            found.append(Covered(in_words, k, n_calibration, n, float(covered[inside].mean()), error))
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", GROUPINGS)
+def test_every_large_group_is_covered_as_promised(name: str, seed: int) -> None:
+    found = covered_by(name, seed)
+    assert len(found) >= 4
+    beyond = [one for one in found if abs(one.coverage - 0.9) > 3 * one.error]
+    assert not beyond
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_calibrating_by_class_alone_leaves_groups_far_from_the_promise(seed: int) -> None:
+    halves = split(seed)
+    rows, _ = calibrated_by(None, halves)
+    test, by = unseen().rows[halves.test], unseen().by
+    covered, _ = rows.covered(test.proba, test.y, NINETY)
+    at = by.groupings.names.index("disposition")
+    cells = by.groupings.declared[at].cells
+    for name, label, measured in (("home", 1, 0.842), ("other hospital", 0, 0.579)):  # the higher of the two seeds
+        inside = (by.positions[halves.test, at] == cells.index(name)) & (test.y == label)
+        error = np.sqrt(0.09 / inside.sum())
+        assert covered[inside].mean() < 0.9 - 3 * error
+        assert covered[inside].mean() == pytest.approx(measured, abs=0.03)
+
+
+@pytest.mark.parametrize(("name", "most"), [("age_band", 0.03), ("sex", 0.01), ("race", 0.02), ("disposition", 0.05)])
+def test_a_promise_for_every_group_costs_few_labels(name: str, most: float) -> None:
+    sizes = {}
+    for by in (None, name):
+        found = []
+        for seed in SEEDS:
+            halves = split(seed)
+            found.append(calibrated_by(by, halves)[0].sets(unseen().rows.proba[halves.test], NINETY).sum(axis=1).mean())
+        sizes[by] = float(np.mean(found))
+    assert -0.01 < sizes[name] - sizes[None] < most
