@@ -162,6 +162,13 @@ class Settings(BaseSettings):
         "the coverage of a class by more than this.",
     )
     drift_window_rows: int = Field(1_000, ge=100, le=1_000_000, description="Answers in one window of the drift alarm.")
+    drift_block_rows: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        description="Consecutive answers that are one piece of evidence of the drift alarm: at least as many as come "
+        "together, such as a ward's batch.",
+    )
     drift_alarm_windows: float = Field(
         1_000.0, ge=10, le=1e12, description="Mean number of windows to a false drift alarm, at least."
     )

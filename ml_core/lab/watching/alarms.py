@@ -41,7 +41,7 @@ __all__ = [
 DRIFT, GATE = "drift", "gate"
 COVERAGE = "coverage:"
 """With a label behind it the name of a coverage detector and its alarm."""
-_LATEST_ANSWERS, _MOST_NAMES = 500, 6
+_LATEST_ANSWERS = 500
 _ANNOUNCED, _REFUSED, _REFUSED_SEEN = "told:", "refused:", "refused-seen:"
 _HELD, _STARTED = "held:", "started:"
 
@@ -131,7 +131,7 @@ def alarms_of(ledger: Ledger, model_hash: str) -> tuple[Alarm, ...]:
         if since is None or name in held:
             continue
         if name == DRIFT:
-            found.append(_drift_alarm(DriftState(**state), since, _drifted_lately(ledger, model_hash)))
+            found.append(_drift_alarm(DriftState(**state), since))
         else:
             label = name.removeprefix(COVERAGE)
             lately = coverage_lately(ledger, model_hash, None if label == "all" else label)
@@ -215,12 +215,6 @@ def _streams(
     return found
 
 
-def _drifted_lately(ledger: Ledger, model_hash: str) -> list[str]:
-    """Features that drifted in the newest window."""
-    newest = ledger.windows(model_hash, 1)
-    return [report["feature"] for window in newest for report in window["reports"]["features"] if report["drifted"]]
-
-
 def _coverage_alarm(name: str, state: DetectorState, since: str, lately: tuple[int, int]) -> Alarm:
     label = name.removeprefix(COVERAGE)
     which = "answers" if label == "all" else f"answers with label {label}"
@@ -236,14 +230,18 @@ def _coverage_alarm(name: str, state: DetectorState, since: str, lately: tuple[i
     )
 
 
-def _drift_alarm(state: DriftState, since: str, names: Sequence[str]) -> Alarm:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    which = f"; drifted in the newest window: {', '.join(names[:_MOST_NAMES])}{more}" if names else ""
+def _drift_alarm(state: DriftState, since: str) -> Alarm:
+    # a detector of an earlier version knows neither blocks nor columns
+    blocks = f", in blocks of {state.block_rows:,} answers," if state.block_rows else ""
+    which = f"; most of the evidence lies in {', '.join(state.leading)}" if state.leading else ""
+    within = f", if no more than {state.block_rows:,} answers come together (a ward's batch, a patient's stays)"
     return Alarm(
         reason=DRIFT,
         since=since,
-        says=f"inputs no longer look like the data the model was trained on (alarm at window {state.alarm_at}){which}",
-        false_alarm=f"at most once in {state.threshold:,.0f} windows on average while inputs do not change",
+        says=f"inputs{blocks} no longer look like the data the model was trained on (alarm at window {state.alarm_at})"
+        f"{which}",
+        false_alarm=f"at most once in {state.threshold:,.0f} windows on average while inputs do not change"
+        f"{within if state.block_rows else ''}",
     )
 
 

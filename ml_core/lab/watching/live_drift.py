@@ -13,6 +13,7 @@ from ml_core.base.clock import microseconds, utc_text
 from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, ColumnArrays, features_of
+from ml_core.lab.drift.block_means import BlockStatistics, blocks_of
 from ml_core.lab.drift.detect import detect_drift, detect_score_drift
 from ml_core.lab.drift.reference_window import ReferenceWindow
 from ml_core.lab.drift.sequential import DriftState, update_drift, window_p
@@ -128,11 +129,12 @@ class DriftMonitor:
     """Reads new answers of the champion, and compares them with its reference window by window.
 
     The ledger keeps where the last complete window ended. A new monitor reads on from there; this object also keeps the
-    answers read since then.
+    answers read since then. In a window, blocks of consecutive answers are the pieces of evidence, and the answers on
+    one patient (``subject``) are in one block.
 
     Parameters
     ----------
-    settings : window size and threshold
+    settings : window size, block size and threshold
     loader : finds the champion's reference
     log : the prediction log
     """
@@ -142,6 +144,7 @@ class DriftMonitor:
         self._loader = loader
         self._log = log
         self._reference: ModelReference | None = None
+        self._statistics: BlockStatistics | None = None
         self._kept: Cursor = {}
         self._read_to: Cursor = {}
         self._rows: list[LoggedAnswer] = []
@@ -181,6 +184,11 @@ class DriftMonitor:
         self._reference, self._kept, self._read_to, self._rows = reference, kept, read_to, rows
         return windows
 
+    def _statistics_of(self, reference: ModelReference) -> BlockStatistics:
+        if self._statistics is None or self._statistics.window is not reference.window:
+            self._statistics = BlockStatistics.of(reference.window)
+        return self._statistics
+
     def _next(self, read_to: Cursor, limit: int) -> tuple[list[LoggedAnswer], Cursor]:
         """The answers after the cursor. A file that cannot be read is skipped, so that the others are still read."""
         while True:
@@ -196,24 +204,26 @@ class DriftMonitor:
         self, ledger: Ledger, reference: ModelReference, window: Sequence[LoggedAnswer], now: datetime
     ) -> None:
         columns = reference.columns
-        reports = detect_drift(reference.window, inputs_of(window, columns), rule="extended", columns=columns)
+        inputs = inputs_of(window, columns)
+        reports = detect_drift(reference.window, inputs, rule="extended", columns=columns)
         own = [answer for answer in window if answer.is_the_models_own]
         scores = detect_score_drift(reference.window, scores_of(own), rule="extended") if own else []
-        p_value = window_p(reports)
+        statistics = self._statistics_of(reference)
+        blocks = blocks_of([answer.subject for answer in window], self._settings.drift_block_rows)
         state, since = ledger.detectors(reference.model_hash).get(DRIFT, (None, None))
         before = DriftState(self._settings.drift_alarm_windows) if state is None else DriftState(**state)
-        after = update_drift(before, p_value)
+        after = update_drift(before, statistics, statistics.block_means(inputs, blocks), len(window))
         if after.is_alarmed and since is None:
             since = utc_text(now)
         ledger.keep_detector(reference.model_hash, DRIFT, asdict(after), since)
-        times = [microseconds(answer.at) for answer in window]
-        first, last = min(times), max(times)  # answers are read file by file, not in order of time
+        first, last = microseconds(window[0].at), microseconds(window[-1].at)
         ledger.add_evidence(reference.model_hash, DRIFT, last, after.evidence)
         found = {"features": [asdict(r) for r in reports], "scores": [asdict(r) for r in scores]}
-        ledger.keep_window(reference.model_hash, first, last, len(window), p_value, found)
+        ledger.keep_window(reference.model_hash, first, last, len(window), window_p(reports), found)
 
 
 def _split(rows: Sequence[LoggedAnswer], size: int) -> list[Sequence[LoggedAnswer]]:
-    """Rows in windows of that size; the last window takes the remainder as well."""
+    """Rows by time, in windows of that size; the last window takes the remainder as well."""
+    rows = sorted(rows, key=lambda answer: answer.at)  # they are read file by file
     n = max(1, len(rows) // size)
     return [rows[i * size : (i + 1) * size if i < n - 1 else None] for i in range(n)]

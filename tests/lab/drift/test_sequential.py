@@ -2,80 +2,118 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.integrate import quad
+from scipy.stats import binom
 
+from ml_core.lab.drift.block_means import BlockStatistics
 from ml_core.lab.drift.detect import detect_drift
-from ml_core.lab.drift.sequential import DriftState, e_value, update_drift, window_p
+from ml_core.lab.drift.reference_window import ReferenceWindow
+from ml_core.lab.drift.sequential import _SAFE, DriftState, update_drift, window_p
 
-P = st.floats(0.0, 1.0)
+STATISTICS = BlockStatistics.of(ReferenceWindow.of({"x": np.random.default_rng(0).normal(size=20_000)}, ["x"]))
+MEANS = np.array([s.mean for s in STATISTICS.statistics])
+BLOCKS = 10
+MOST = st.lists(st.floats(0.0, 1.0), min_size=len(MEANS), max_size=len(MEANS))
 
 
-def after(p_values, threshold=1_000.0):
-    state = DriftState(threshold)
-    for p in p_values:
-        state = update_drift(state, p)
+def windows_of(n, seed=0, shift=0.0, like=1):
+    """Windows of ten blocks of 100 rows, of which ``like`` at a time are one and the same."""
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        x = np.repeat(rng.normal(size=BLOCKS * 100 // like), like) + shift
+        yield STATISTICS.block_means({"x": x}, np.arange(BLOCKS * 100) // 100)
+
+
+def after(windows, state=None):
+    state = DriftState(1_000.0) if state is None else state
+    for means in windows:
+        state = update_drift(state, STATISTICS, means, BLOCKS * 100)
     return state
 
 
-def test_the_mean_e_value_of_a_uniform_p_value_is_at_most_one():
-    edges = np.geomspace(1e-30, 1.0, 400)  # 1 / (p log(p)^2) falls too steeply for one step
-    mean = sum(quad(e_value, low, high)[0] for low, high in pairwise(edges))
-    assert 0.95 < mean <= 1.0
+def test_windows_like_the_reference_do_not_alarm():
+    state = after(windows_of(60))
+    assert (state.is_alarmed, state.windows, state.blocks, state.block_rows) == (False, 60, 600, 100)
+    assert state.evidence < 60
 
 
-@given(P, P)
-def test_a_smaller_p_value_is_never_worth_less(first, second):
-    low, high = sorted((first, second))
-    assert e_value(low) >= e_value(high) * (1 - 1e-9)
+def test_rows_that_come_in_batches_do_not_alarm():
+    assert not any(after(windows_of(39, seed, like=50)).is_alarmed for seed in range(5))
 
 
-@pytest.mark.parametrize("p", [1.0 - 1e-3, 1.0 - 0.999e-3, 1.0 - 1.001e-3])
-def test_the_series_near_one_meets_the_formula(p):
-    assert e_value(p) == pytest.approx(0.5 + (1 - p) / 6, rel=1e-6)
+def test_a_unit_error_alarms_in_the_first_window_and_names_its_column():
+    state = after(windows_of(1, shift=8.0))
+    assert (state.alarm_at, state.leading) == (1, ("x",))
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
-def test_what_is_no_p_value_is_refused(p):
-    with pytest.raises(ValueError, match="p-value"):
-        update_drift(DriftState(100.0), p)
+def test_a_late_drift_is_found_as_fast_as_an_early_one_or_faster():
+    early = after(windows_of(30, shift=0.6)).alarm_at
+    late = after(windows_of(30, 1, shift=0.6), after(windows_of(100))).alarm_at
+    assert early is not None
+    assert late is not None
+    assert late - 100 <= early
 
 
-@given(st.lists(P, max_size=40))
-def test_a_state_survives_json_to_the_bit(p_values):
-    state = after(p_values)
-    assert DriftState(**json.loads(json.dumps(asdict(state), allow_nan=False))) == state
+def test_no_safe_stake_can_lose_all_or_gain_on_average_while_the_means_are_within_tolerance():
+    """The mean of a factor is linear in the mean of the block, so the edges of the tolerance decide."""
+    for s in STATISTICS.statistics:
+        for sign, largest in ((1.0, 1.0 / (s.mean + s.tolerance)), (-1.0, 1.0 / (1.0 - s.mean + s.tolerance))):
+            for stake in _SAFE * largest:
+                factors = [1.0 + stake * (sign * (block - s.mean) - s.tolerance) for block in (0.0, 1.0)]
+                assert min(factors) > 0.0
+                for edge in (s.mean - s.tolerance, s.mean + s.tolerance):
+                    share = min(max(edge, 0.0), 1.0)  # of blocks that are 1, where the others are 0
+                    assert (1.0 - share) * factors[0] + share * factors[1] <= 1.0 + 1e-12
 
 
-def test_windows_without_evidence_never_alarm():
-    state = after([1.0] * 5_000)
-    assert (state.is_alarmed, state.evidence) == (False, pytest.approx(1.0))
-
-
-def test_windows_with_a_tiny_p_value_alarm_at_once_and_late_drift_as_fast_as_early():
-    assert after([1e-9]).alarm_at == 1
-    assert after([1.0] * 500 + [1e-9]).alarm_at == 501
-
-
-def test_evidence_that_just_reaches_the_threshold_raises_the_alarm():
-    assert update_drift(DriftState(e_value(0.001)), 0.001).alarm_at == 1
-    assert update_drift(DriftState(e_value(0.001) * 1.000001), 0.001).alarm_at is None
-
-
-def test_weak_evidence_adds_up():
-    assert after([0.01] * 20).is_alarmed
-    assert not after([0.01] * 2).is_alarmed
+@given(st.lists(st.lists(MOST, min_size=1, max_size=4), max_size=4))
+def test_a_state_survives_json_to_the_bit_and_goes_on_the_same(windows):
+    state = again = DriftState(1e6)
+    for blocks in windows:
+        state = update_drift(state, STATISTICS, np.array(blocks), 100)
+        again = DriftState(**json.loads(json.dumps(asdict(again), allow_nan=False)))
+        again = update_drift(again, STATISTICS, np.array(blocks), 100)
+        assert again == state
 
 
 def test_an_alarm_stays_and_the_evidence_rests():
-    state = after([0.0])
-    later = update_drift(update_drift(state, 1.0), 0.0)
+    state = after(windows_of(1, shift=8.0))
+    later = after(windows_of(2), state)
     assert (later.alarm_at, later.evidence, later.windows) == (1, state.evidence, 3)
+
+
+def test_a_state_of_an_earlier_version_keeps_its_alarm_and_else_begins_to_bet():
+    told = {"threshold": 1_000.0, "evidence": 5_000.0, "windows": 7, "alarm_at": 7}
+    assert after(windows_of(1), DriftState(**told)).alarm_at == 7
+    calm = after(windows_of(1), DriftState(1_000.0, evidence=900.0, windows=7))
+    assert (calm.windows, calm.is_alarmed, calm.evidence < 2) == (8, False, True)
+
+
+def test_bets_on_other_statistics_begin_anew():
+    state = replace(after(windows_of(3, shift=0.4)), key="another")
+    assert after(windows_of(1), state).blocks == BLOCKS
+
+
+def test_a_window_that_cannot_be_judged_is_no_evidence():
+    nothing = BlockStatistics.of(ReferenceWindow.of({}, []))
+    state = update_drift(DriftState(10.0), nothing, nothing.block_means({}, np.zeros(5, dtype=np.int64)), 5)
+    assert (state.windows, state.evidence, state.is_alarmed) == (1, 0.0, False)
+
+
+def test_false_alarms_within_a_tenth_of_the_stated_time_are_at_most_a_tenth_whatever_a_block_holds():
+    """Blocks that are all alike inside: each mean is 0 or 1, which no test on rows survives."""
+    rng, threshold, streams, alarms = np.random.default_rng(3), 20.0, 400, 0
+    for _ in range(streams):
+        state = DriftState(threshold)
+        for _ in range(2):
+            blocks = (rng.random((BLOCKS, len(MEANS))) < MEANS).astype(np.float64)
+            state = update_drift(state, STATISTICS, blocks, 1_000)
+        alarms += state.is_alarmed
+    assert alarms <= binom.ppf(1 - 1e-6, streams, 2 / threshold)
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.0, float("inf"), float("nan")])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ml_core.base.clock import utc_text
-from ml_core.lab.drift.sequential import DriftState, update_drift
+from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_detector import DetectorState, highest_miss_rate
 from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.alarms import (
@@ -161,13 +161,21 @@ def test_a_threshold_that_changes_does_not_change_a_detector_that_is_at_work(led
     assert [alarm.reason for alarm in alarms_of(ledger, A)] == ["coverage:1"]
 
 
-def test_the_drift_detector_has_an_alarm_of_its_own(ledger: Ledger) -> None:
-    state = DriftState(100.0)
-    while not state.is_alarmed:
-        state = update_drift(state, 1e-6)
+def test_the_drift_alarm_says_what_a_block_is_and_where_the_evidence_lies(ledger: Ledger) -> None:
+    state = DriftState(100.0, 200.0, windows=3, alarm_at=3, block_rows=50, blocks=60, leading=("glucose", "age"))
     ledger.keep_detector(A, "drift", asdict(state), utc_text(NOON))
     (alarm,) = alarms_of(ledger, A)
-    assert (alarm.reason, "100 windows" in alarm.false_alarm) == ("drift", True)
+    assert (alarm.reason, "window 3" in alarm.says, "glucose, age" in alarm.says) == ("drift", True, True)
+    assert "blocks of 50 answers" in alarm.says
+    assert "100 windows" in alarm.false_alarm
+    assert "no more than 50 answers come together" in alarm.false_alarm
+
+
+def test_a_drift_alarm_of_an_earlier_version_stays_on(ledger: Ledger) -> None:
+    told = {"threshold": 100.0, "evidence": 150.0, "windows": 9, "alarm_at": 9}
+    ledger.keep_detector(A, "drift", told, utc_text(NOON))
+    (alarm,) = alarms_of(ledger, A)
+    assert (alarm.since, "block" in alarm.says + alarm.false_alarm) == (utc_text(NOON), False)
 
 
 def test_evidence_of_every_feeding_can_be_looked_at(ledger: Ledger) -> None:

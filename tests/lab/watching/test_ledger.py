@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import LogDamaged
-from ml_core.lab.drift.sequential import DriftState, update_drift
+from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_detector import DetectorState, update
 from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.ledger import Ledger, Waiting
@@ -250,11 +250,10 @@ def test_rows_come_back_as_they_entered_and_in_the_order_they_were_given(found: 
 
 
 @settings(deadline=None)
-@given(misses=st.lists(st.booleans(), max_size=300), p_values=st.lists(shares, max_size=30))
-def test_detectors_come_back_to_the_bit(misses: list[bool], p_values: list[float]) -> None:
-    coverage, drift = update(DetectorState(0.1123456789, 500.0), misses), DriftState(10.0)
-    for p_value in p_values:
-        drift = update_drift(drift, p_value)
+@given(misses=st.lists(st.booleans(), max_size=300), bets=st.lists(shares, max_size=30))
+def test_detectors_come_back_to_the_bit(misses: list[bool], bets: list[float]) -> None:
+    coverage = update(DetectorState(0.1123456789, 500.0), misses)
+    drift = DriftState(10.0, sum(bets), 3, block_rows=100, blocks=30, leading=("age",), key="a", bets=tuple(bets))
     with in_memory() as ledger:
         ledger.keep_detector(A, "coverage:1", asdict(coverage), "then")
         ledger.keep_detector(A, "drift", asdict(drift), None)
