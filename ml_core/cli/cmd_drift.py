@@ -55,6 +55,12 @@ def command() -> None:
     help="Feature version that gives the column types, e.g. v2 (default: the configuration's).",
 )
 @click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two tables apart.")
+@click.option(
+    "--patient",
+    default=None,
+    metavar="COLUMN",
+    help="Column that says of whom a row is, so that his rows count once (default: the feature version's).",
+)
 @click.option("--output", "--output-file", "output", type=Report(),
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
 def check(
@@ -65,11 +71,15 @@ def check(
     rule: str | None,
     config_path: Path | None,
     feature_version: str | None,
+    patient: str | None,
     output: str | Path | None,
     *,
     with_domain: bool,
 ) -> None:
     """Compare every feature of the current rows with the reference. Exit status 3 if retraining is advised.
+
+    It is advised where many features drifted, where the drifted ones are important to the model, where the model's
+    probabilities drifted, and where outcomes show that skill was lost. The last two are known of live answers only.
 
     Each feature ends in a named state; one that could not be tested is never called ok. Without a feature version the
     columns of both files are compared as their cells look. Without --current the live log is looked at.
@@ -78,6 +88,7 @@ def check(
     Example: surety drift check --model readmission_risk --output drift.json
     Example: surety drift check --reference data/cohort.parquet --current data/week.parquet --rule extended
     Example: surety drift check --reference reference.npz --feature-version v1 --current week.csv
+    Example: surety drift check --reference then.parquet --current now.parquet --patient patient_id --domain
     """
     from ml_core.base.errors import CannotJudge
     from ml_core.lab.drift.drift_check import check_files
@@ -87,27 +98,42 @@ def check(
     if current is None:
         if with_domain:
             raise click.UsageError("--domain compares rows with rows: give --reference FILE and --current FILE.")
+        if patient is not None:
+            raise click.UsageError("--patient names a column of --current FILE; live answers have a subject instead.")
         found = _check_live(reference, config, settings, rows)
     elif reference is None:
         raise click.UsageError("Give --reference FILE with --current FILE.")
     else:
-        found = check_files(reference, current, config, columns, with_domain=with_domain, seed=seed)
+        named = patient or _group_column(version, reference, current)
+        found = check_files(reference, current, config, columns, with_domain=with_domain, seed=seed, patient=named)
     _tell(found, output)
     if not found.features_tested:
         raise CannotJudge("drift", "no feature has 30 values on both sides of a kind the rule compares")
     if found.retrain_advised:
-        refuse(f"retraining is advised: {found.features_drifted} of {found.features_tested} tested features drifted")
+        refuse(f"retraining is advised: {'; '.join(found.reasons)}")
 
 
 def _check_live(reference: Path | None, config: DriftConfig, settings: Settings, rows: int) -> DriftCheck:
     """The newest answers of the live model against its own reference, or against a file."""
-    from ml_core.lab.drift.drift_check import check_table, read_reference
-    from ml_core.lab.watching.live_drift import live_window
+    from ml_core.lab.drift.drift_check import also_advised, read_reference
+    from ml_core.lab.watching.live_drift import check_live, live_window
+    from ml_core.lab.watching.live_performance import lost_skill
 
     live = live_window(settings, rows)
-    window = live.reference.window if reference is None else read_reference(reference, live.reference.columns)
+    window = None if reference is None else read_reference(reference, live.reference.columns)
     told = f"{live.rows} answers of {live.reference.tag} from {live.since.isoformat()} to {live.until.isoformat()}"
-    return check_table(window, live.inputs, config, probabilities=live.scores, notes=[told])
+    lost = lost_skill(settings, rows)
+    return also_advised(check_live(live, config, window, notes=[told]), () if lost is None else (lost,))
+
+
+def _group_column(version: FeatureVersion | None, *tables: Path) -> str | None:
+    """The feature version's column that says of whom a row is, where every table of rows has it."""
+    from ml_core.features.columns import with_role
+    from ml_core.lab.data.table_frames import column_names
+
+    group = None if version is None else with_role(version.columns, "group")
+    of_rows = [table for table in tables if table.suffix.lower() != ".npz"]
+    return group.name if group is not None and all(group.name in column_names(table) for table in of_rows) else None
 
 
 def _asked(
@@ -156,7 +182,7 @@ def _summary(found: DriftCheck) -> dict[str, Any]:
     domain = found.domain
     if domain is not None:
         told["domain"] = f"AUC {domain.auc:.3f}, p {domain.p_value:.2g}: {'drifted' if domain.drifted else 'alike'}"
-    return {**told, "notes": "; ".join(found.notes)}
+    return {**told, "reasons": "; ".join(found.reasons), "notes": "; ".join(found.notes)}
 
 
 def _write(path: Path, report: dict[str, Any]) -> None:

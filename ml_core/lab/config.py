@@ -249,6 +249,13 @@ class DriftConfig(_Section):
     threshold_fraction: float = Field(
         0.20, gt=0, le=1, description="Share of the tested features that must drift before retraining is advised."
     )
+    importance_fraction: float = Field(
+        0.20,
+        gt=0,
+        le=1,
+        description="Share of the model's importance that drifted features must hold together before retraining is "
+        "advised, however few they are.",
+    )
 
 
 class RetrainConfig(_Section):

@@ -46,7 +46,7 @@ __all__ = [
 
 CALM = CohortKnobs()
 DRIFT_THRESHOLD, SHARP_THRESHOLD = 100.0, 500.0
-_DAYS, _ROWS, _WINDOW = 4, 250, 150
+_DAYS, _ROWS, _WINDOW, _BLOCK = 4, 250, 150, 15  # each row is a patient of his own
 _LAW_ROWS = 30_000
 _ERRORS = 5.0  # standard errors that a miss rate must stay away from its limit to be taken as below it
 
@@ -190,7 +190,9 @@ def replay(seed: int, model: Toy, shift: CohortKnobs, lost: int, successor: Toy,
     lost : the class that loses its coverage by the shift
     """
     champion = model.packed.folder
-    ward = Ward(folder, 2, champion, drift_window_rows=_WINDOW, drift_alarm_windows=DRIFT_THRESHOLD)
+    ward = Ward(
+        folder, 2, champion, drift_window_rows=_WINDOW, drift_block_rows=_BLOCK, drift_alarm_windows=DRIFT_THRESHOLD
+    )
     settings = ward.home.settings
     try:
         windows = _answered(ward, 10_000 + 100 * seed, CALM)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ml_core.lab.drift.ks import KsDistance, distance_of_counts, distance_of_sor
 from ml_core.lab.drift.reference_window import (
     CategoryReference,
     NumberReference,
+    ReferenceColumn,
     ReferenceWindow,
     UnjudgedReference,
 )
@@ -29,9 +31,11 @@ __all__ = [
     "UnjudgedCurrent",
     "category_current",
     "comparable",
+    "independent_share",
     "level_counts",
     "level_current",
     "summarised",
+    "thinned",
 ]
 
 FEWEST = 30
@@ -136,6 +140,81 @@ def summarised(window: ReferenceWindow, table: Table, *, extended: bool) -> Mapp
             else level_current(column, table[name])
             for name, column in window.columns.items()
         }
+
+
+def independent_share(patients: Sequence[Hashable], reference: tuple[int, int] = (0, 0)) -> float:
+    """Share of the rows that independent rows could be, so as to say as much as rows in which patients repeat.
+
+    A patient's rows count as if they were all alike, which is the most they can hang together: n rows with m of each
+    patient are worth n**2 / sum(m**2) (Kish).
+
+    Parameters
+    ----------
+    patients : shape (n,), of whom each row is; None where nobody knows, then the row stands alone
+    reference : its rows, and what they are worth by the same count, where its patients are known
+
+    Returns
+    -------
+    float
+        In (0, 1]. If the reference's rows are worth less than they are, that is taken from this side.
+
+    References
+    ----------
+    Kish (1965), Survey Sampling, chapter 5.
+
+    Examples
+    --------
+    >>> independent_share(["a", "a", "b", "b"]), independent_share(["a", None, None, "b"])
+    (0.5, 1.0)
+    """
+    n, rows, worth = len(patients), *reference
+    repeats = Counter(patient for patient in patients if patient is not None)
+    squares = sum(m * m for m in repeats.values()) + n - sum(repeats.values())
+    if not n:
+        return 1.0
+    spread = squares / n**2 + (1.0 / worth - 1.0 / rows if rows else 0.0)  # of a mean, in units of a row's variance
+    return min(1.0, 1.0 / (spread * n))
+
+
+def thinned(reference: ReferenceColumn, current: CurrentColumn, share: float) -> CurrentColumn:
+    """The same column as if only that share of its rows had been seen, so that tests count no row twice.
+
+    Shares of levels, means and distances stay as they are, up to whole rows.
+
+    Parameters
+    ----------
+    share : in (0, 1]; at 1 the column is returned as it is
+    """
+    if share >= 1.0:
+        return current
+    rows = round(current.rows * share)
+    if isinstance(current, CategoryCurrent) and isinstance(reference, CategoryReference):
+        counts = _whole(np.append(current.counts, current.other), share)
+        found = category_current(reference, counts[:-1], int(counts[-1]), max(rows, int(counts.sum())))
+        return replace(found, mean=current.mean)
+    if isinstance(current, NumberCurrent):
+        count, infinite = round(current.count * share), round(current.infinite * share)
+        known = comparable(reference, count) if isinstance(reference, NumberReference) else False
+        distance = current.distance
+        if distance is not None:
+            i, j = distance.at
+            distance = KsDistance(round(distance.value * distance.n * count), distance.n, count, (i, round(j * share)))
+        return replace(
+            current,
+            rows=rows,
+            count=count,
+            infinite=infinite,
+            distance=distance if known else None,
+            spread=None if current.spread is None else current.spread.scaled_to(count),
+            cells=None if current.cells is None else _whole(current.cells, share),
+        )
+    return UnjudgedCurrent(rows, round(current.missing * share), round(current.count * share), current.mean)
+
+
+def _whole(counts: IntArray, share: float) -> IntArray:
+    """That share of each count in whole rows, of the whole sum as well."""
+    upto = np.round(np.cumsum(counts) * share).astype(np.int64)
+    return np.diff(np.append(0, upto))
 
 
 def comparable(reference: NumberReference, count: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ml_core.features.columns import Column
-from ml_core.lab.drift.current_window import FEWEST, CategoryCurrent, CurrentColumn, NumberCurrent, summarised
+from ml_core.lab.drift.current_window import FEWEST, CategoryCurrent, CurrentColumn, NumberCurrent, summarised, thinned
 from ml_core.lab.drift.drift_columns import Table
 from ml_core.lab.drift.drift_report import DriftReport, Finding, Rule
 from ml_core.lab.drift.drift_rules import (
@@ -96,6 +96,7 @@ def detect_score_drift(
     min_shift_fraction: float = 0.10,
     *,
     rule: Rule = "ks_mean_shift",
+    share: float = 1.0,
 ) -> list[DriftReport]:
     """One report for the distribution of P(label) of each label.
 
@@ -105,6 +106,7 @@ def detect_score_drift(
     ----------
     reference : with ``scores``, as a model's own reference has
     probabilities : one column per label, in [0, 1]; labels that the reference lacks are not looked at
+    share : of the rows that count as independent, in (0, 1]; see ``current_window.independent_share``
 
     Raises
     ------
@@ -114,13 +116,20 @@ def detect_score_drift(
         A limit is out of its range.
     """
     limits, window = Limits(alpha, min_shift_fraction), ReferenceWindow(reference.rows, reference.scores)
-    return judged(window, summarised(window, probabilities, extended=rule == "extended"), limits, rule)
+    return judged(window, summarised(window, probabilities, extended=rule == "extended"), limits, rule, share)
 
 
 def judged(
-    window: ReferenceWindow, current: Mapping[str, CurrentColumn], limits: Limits, rule: Rule
+    window: ReferenceWindow, current: Mapping[str, CurrentColumn], limits: Limits, rule: Rule, share: float = 1.0
 ) -> list[DriftReport]:
-    """The reports on columns that are already summarised, in memory or from a stream."""
+    """The reports on columns that are already summarised, in memory or from a stream.
+
+    Parameters
+    ----------
+    share : of the current rows that count as independent, in (0, 1]; ``n_current`` counts these
+    """
+    if share < 1.0:
+        current = {name: thinned(window.columns[name], column, share) for name, column in current.items()}
     distances = {name: c.distance for name, c in current.items() if c.distance is not None}
     ks = dict(zip(distances, p_values(list(distances.values())).tolist(), strict=True))
     pairs = {name: (column, current[name]) for name, column in window.columns.items()}

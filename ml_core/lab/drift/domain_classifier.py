@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xgboost as xgb
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, norm
 
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.base.errors import CannotJudge, DataError
 from ml_core.features.columns import Column
 from ml_core.lab.drift.drift_columns import MISSING, Feature, Table, features_in, numbers_in, positions_in
+from ml_core.lab.measuring.comparison import paired_auc_difference
 
 __all__ = ["SAMPLE_ROWS", "DomainReport", "domain_classifier"]
 
@@ -57,12 +59,15 @@ def domain_classifier(
     alpha: float = 0.05,
     most_rows: int = SAMPLE_ROWS,
     seed: int = 0,
+    patients: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
 ) -> DomainReport:
     """Train on one half of both windows, rank the other half, and vice versa.
 
     Held-out rows of two windows of one law are exchangeable, so the Mann-Whitney test of their ranks is valid whatever
-    the model is; twice the mean of two p-values is one, however they hang together. Rows are taken to be independent:
-    a patient who stands in both halves makes them look more alike.
+    the model is; twice the mean of two p-values is one, however they hang together.
+
+    Where the patients are known, patients are halved and not rows: a model that has seen one stay of a patient knows
+    his next one, and would find his side. The area under the curve is then tested with an error by patient.
 
     Parameters
     ----------
@@ -70,18 +75,21 @@ def domain_classifier(
     alpha : unitless, in (0, 1)
     most_rows : random rows of each side that are looked at
     seed : decides rows and halves
+    patients : of whom each row of the reference and of the current window is (None: the row stands alone); without
+        them every row is taken to be independent of every other
 
     Raises
     ------
     CannotJudge
-        A side has fewer than 60 rows, or there is no column to compare.
+        A side has fewer than 60 rows or patients, or there is no column to compare.
     DataError
         A column is missing on one side.
 
     References
     ----------
     Lopez-Paz & Oquab (2017), Revisiting classifier two-sample tests, ICLR; Vovk & Wang (2020), Combining p-values via
-    averaging, Biometrika 107(4), 791-808.
+    averaging, Biometrika 107(4), 791-808; Obuchowski (1997), Nonparametric analysis of clustered ROC curve data,
+    Biometrics 53(2), 567-578.
     """
     rng = np.random.default_rng(seed)
     names = [str(name) for name in reference] if feature_cols is None else list(feature_cols)
@@ -91,13 +99,25 @@ def domain_classifier(
     missing = [f.name for f in features if f.name not in current]
     if missing:
         raise DataError("current window", f"has no column {', '.join(missing)}")
-    x = np.concatenate(_matrices(features, reference, current, most_rows, rng))
-    n = min(len(reference[features[0].name]), most_rows)
+    chosen = [_chosen(len(side[features[0].name]), most_rows, rng) for side in (reference, current)]
+    x = np.concatenate([m[rows] for m, rows in zip(_matrices(features, reference, current), chosen, strict=True)])
+    n = len(chosen[0])
     y = np.arange(len(x)) >= n
     if min(n, len(x) - n) < _FEWEST_ROWS:
         raise CannotJudge("domain", f"{n} and {len(x) - n} rows; {_FEWEST_ROWS} are needed on each side")
-    half = np.concatenate([rng.permutation(n) % 2, rng.permutation(len(x) - n) % 2])
-    folds = [_fold(x, y, half == h, seed) for h in (0, 1)]
+    who = (
+        None
+        if patients is None
+        else _people([[side[i] for i in rows] for side, rows in zip(patients, chosen, strict=True)])
+    )
+    if who is None:
+        half = np.concatenate([rng.permutation(n) % 2, rng.permutation(len(x) - n) % 2])
+    else:
+        half = (rng.permutation(int(who.max()) + 1) % 2)[who]
+        fewest = min(np.unique(who[side]).size for side in (y, ~y))
+        if fewest < _FEWEST_ROWS:
+            raise CannotJudge("domain", f"{fewest} patients on a side; {_FEWEST_ROWS} are needed on each")
+    folds = [_fold(x, y, half == h, seed, who) for h in (0, 1)]
     auc, p_value = (float(np.mean([fold[k] for fold in folds])) for k in (0, 1))
     gain = np.sum([fold[2] for fold in folds], axis=0)
     first = np.argsort(-gain, kind="stable")[:_TOLD]
@@ -107,26 +127,52 @@ def domain_classifier(
 
 
 def _fold(
-    x: Matrix, y: npt.NDArray[np.bool_], held_out: npt.NDArray[np.bool_], seed: int
-) -> tuple[float, float, npt.NDArray[np.float64]]:
+    x: Matrix, y: BoolArray, held_out: BoolArray, seed: int, who: IntArray | None
+) -> tuple[float, float, FloatArray]:
     """AUC and one-sided p-value on the held-out rows, and each column's share of the gain."""
     params = {"max_depth": _DEPTH, "objective": "binary:logistic", "seed": seed, "nthread": 1}
     booster = xgb.train(params, xgb.DMatrix(x[~held_out], y[~held_out]), num_boost_round=_TREES)
-    scores = booster.predict(xgb.DMatrix(x[held_out]))
-    current, reference = scores[y[held_out]], scores[~y[held_out]]
-    test = mannwhitneyu(current, reference, alternative="greater", method="asymptotic")
+    scores, labels = booster.predict(xgb.DMatrix(x[held_out])).astype(np.float64), y[held_out]
+    auc, p_value = _told_apart(scores, labels, None if who is None else who[held_out])
     gain = booster.get_score(importance_type="total_gain")
     gains = np.array([gain.get(f"f{i}", 0.0) for i in range(x.shape[1])])
-    return float(test.statistic) / (len(current) * len(reference)), float(test.pvalue), gains
+    return auc, p_value, gains
 
 
-def _matrices(
-    features: Sequence[Feature], reference: Table, current: Table, most_rows: int, rng: np.random.Generator
-) -> list[Matrix]:
-    """Both windows as matrices of the same columns, each cut down to random rows."""
+def _told_apart(scores: FloatArray, is_current: BoolArray, who: IntArray | None) -> tuple[float, float]:
+    """AUC of the scores, and the p-value of "no better than chance"."""
+    if who is not None:
+        # compared with a constant score, whose area is one half without any error
+        found = paired_auc_difference(is_current, scores, np.zeros(scores.size), who)
+        auc, error = found.difference + 0.5, found.standard_error
+        if error > 0.0:
+            return auc, float(norm.sf(found.difference / error))
+        if not found.difference:
+            return auc, 1.0
+        _, first = np.unique(who, return_index=True)  # completely apart, without a variance: patients are ranked
+        scores, is_current = scores[first], is_current[first]
+    current, reference = scores[is_current], scores[~is_current]
+    test = mannwhitneyu(current, reference, alternative="greater", method="asymptotic")
+    area = float(test.statistic) / (len(current) * len(reference))
+    return area, float(test.pvalue)
+
+
+def _people(sides: Sequence[Sequence[Hashable]]) -> IntArray:
+    """Number of the patient of each row, of both sides: who stands on both has one number."""
+    number: dict[Hashable, int] = {}
+    rows = [row for side in sides for row in side]
+    found = [number.setdefault((i,) if p is None else p, len(number)) for i, p in enumerate(rows)]
+    return np.array(found, dtype=np.int64)
+
+
+def _chosen(rows: int, most: int, rng: np.random.Generator) -> IntArray:
+    return np.sort(rng.permutation(rows)[:most]).astype(np.int64)
+
+
+def _matrices(features: Sequence[Feature], reference: Table, current: Table) -> list[Matrix]:
+    """Both windows as matrices of the same columns."""
     pairs = [_encoded(f, reference[f.name], current[f.name]) for f in features]
-    sides = [np.column_stack([pair[side] for pair in pairs]) for side in (0, 1)]
-    return [rows[np.sort(rng.permutation(len(rows))[:most_rows])] for rows in sides]
+    return [np.column_stack([pair[side] for pair in pairs]) for side in (0, 1)]
 
 
 def _encoded(feature: Feature, reference: Any, current: Any) -> tuple[Matrix, Matrix]:

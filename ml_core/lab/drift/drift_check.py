@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
 from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift.current_stream import summarised_stream
-from ml_core.lab.drift.current_window import summarised
+from ml_core.lab.drift.current_window import independent_share, summarised
 from ml_core.lab.drift.detect import detect_score_drift, judged
 from ml_core.lab.drift.drift_columns import Table
 from ml_core.lab.drift.drift_report import DriftReport, counted, drifted_share, should_retrain
@@ -24,10 +25,12 @@ from ml_core.lab.drift.reference_window import ReferenceWindow
 if TYPE_CHECKING:
     from ml_core.lab.drift.domain_classifier import DomainReport
 
-__all__ = ["DriftCheck", "check_files", "check_table", "read_reference"]
+__all__ = ["DriftCheck", "also_advised", "check_files", "check_table", "read_reference"]
 
 _IN_MEMORY_CELLS = 20_000_000
 """Cells of a current table that are read at once (160 MB); a larger Parquet file is read a piece at a time."""
+
+_MOST_NAMES = 6
 
 _STATEMENTS = {
     "ks_mean_shift": "per check: every feature is tested at alpha {alpha:g} by itself, without a correction for their "
@@ -46,11 +49,13 @@ class DriftCheck:
     rule, alpha, min_shift_fraction, threshold_fraction : the configuration
     rows_reference, rows_current : rows on each side
     features_tested, features_drifted : how many; ``drifted_share`` is their ratio, 0.0 where none was tested
-    retrain_advised : the share reaches the threshold
+    retrain_advised : there is a reason
+    reasons : why retraining is advised, in words: many features drifted, drifted features are important to the model,
+        or its probabilities drifted
     false_alarms : how often the rule is wrong when nothing drifts, in words
     notes : columns that were not compared, in words
     features : one report for each feature
-    scores : one report for each label's probability; the advice does not depend on them
+    scores : one report for each label's probability
     domain : the domain classifier's report, if asked for; the advice does not depend on it
     """
 
@@ -67,6 +72,7 @@ class DriftCheck:
     false_alarms: str
     notes: tuple[str, ...]
     features: tuple[DriftReport, ...]
+    reasons: tuple[str, ...] = ()
     scores: tuple[DriftReport, ...] = ()
     domain: DomainReport | None = None
 
@@ -77,6 +83,7 @@ def check_table(
     config: DriftConfig,
     *,
     probabilities: Table | None = None,
+    patients: Sequence[Hashable] | None = None,
     notes: Sequence[str] = (),
 ) -> DriftCheck:
     """Compare rows in memory with a reference.
@@ -84,7 +91,8 @@ def check_table(
     Parameters
     ----------
     table : frame of raw values, or arrays; see ``columns.features_in``
-    probabilities : P(label) of the same rows, one column per label, if a model has scored them
+    probabilities : P(label) of these rows or of most, one column per label, if a model has scored them
+    patients : of whom each row is (None: the row stands alone); without them rows count as independent
     notes : kept in the result
 
     Raises
@@ -93,13 +101,21 @@ def check_table(
         A column or label of the reference is missing.
     """
     limits = Limits(config.alpha, config.min_shift_fraction)
-    reports = judged(window, summarised(window, table, extended=config.rule == "extended"), limits, config.rule)
+    share = 1.0 if patients is None else independent_share(patients)
+    current = summarised(window, table, extended=config.rule == "extended")
+    reports = judged(window, current, limits, config.rule, share)
     rows = max((len(table[name]) for name in window.columns), default=0)
-    check = _check(window, reports, rows, config, notes)
-    if probabilities is None or not window.scores:
-        return check
-    scores = detect_score_drift(window, probabilities, config.alpha, config.min_shift_fraction, rule=config.rule)
-    return replace(check, scores=tuple(scores))
+    scores: list[DriftReport] = []
+    if probabilities is not None and window.scores:
+        scores = detect_score_drift(
+            window, probabilities, config.alpha, config.min_shift_fraction, rule=config.rule, share=share
+        )
+    return _check(window, reports, rows, config, (*notes, *_repeats(rows, share)), scores)
+
+
+def also_advised(check: DriftCheck, reasons: Sequence[str]) -> DriftCheck:
+    """The check with further reasons to retrain, such as skill that was lost; the same without any."""
+    return replace(check, reasons=(*check.reasons, *reasons), retrain_advised=check.retrain_advised or bool(reasons))
 
 
 def read_reference(reference: Path, columns: Sequence[Column] = (), *, among: Sequence[str] = ()) -> ReferenceWindow:
@@ -139,6 +155,7 @@ def check_files(
     *,
     with_domain: bool = False,
     seed: int = 0,
+    patient: str | None = None,
 ) -> DriftCheck:
     """Compare a table file with another one, or with the ``reference.npz`` of a model.
 
@@ -152,6 +169,8 @@ def check_files(
         look
     with_domain : also train a domain classifier, on at most 5,000 random rows of each side
     seed : decides those rows
+    patient : column that says of whom a row is, in the current table and, for rows, in the reference; without it every
+        row counts as independent
 
     Raises
     ------
@@ -170,30 +189,56 @@ def check_files(
     absent = [name for name in names if name not in now.columns]
     if absent:
         raise DataError(str(current), f"has no column {', '.join(absent)}")
-    check = _check_file(window, now, names, config, _ignored(reference, now, names))
+    _check_has_patients(patient, now, *(() if _is_published(reference) else (DriftTable(reference),)))
+    check = _check_file(window, now, names, config, _ignored(reference, now, [*names, patient or ""]), patient)
     if not with_domain:
         return check
     from ml_core.lab.drift.domain_classifier import SAMPLE_ROWS, domain_classifier  # xgboost takes a moment to import
 
-    rng = np.random.default_rng(seed)
-    then, today = (side.sample(names, SAMPLE_ROWS, rng) for side in (DriftTable(reference, columns), now))
-    return replace(check, domain=domain_classifier(then, today, names, columns, alpha=config.alpha, seed=seed))
+    rng, wanted = np.random.default_rng(seed), list(dict.fromkeys([*names, *([] if patient is None else [patient])]))
+    then, today = (side.sample(wanted, SAMPLE_ROWS, rng) for side in (DriftTable(reference, columns), now))
+    people = None if patient is None else (_patients(then[patient]), _patients(today[patient]))
+    domain = domain_classifier(then, today, names, columns, alpha=config.alpha, seed=seed, patients=people)
+    return replace(check, domain=domain)
+
+
+def _check_has_patients(patient: str | None, *tables: DriftTable) -> None:
+    for table in tables:
+        if patient is not None and patient not in table.columns:
+            raise DataError(str(table.path), f"has no column {patient}, which is to say of whom a row is")
 
 
 def _check_file(
-    window: ReferenceWindow, now: DriftTable, names: Sequence[str], config: DriftConfig, notes: Sequence[str]
+    window: ReferenceWindow,
+    now: DriftTable,
+    names: Sequence[str],
+    config: DriftConfig,
+    notes: Sequence[str],
+    patient: str | None,
 ) -> DriftCheck:
+    people = None if patient is None else _patients(now.frame([patient])[patient])
     if now.rows * len(names) <= _IN_MEMORY_CELLS:
-        return check_table(window, now.frame(names), config, notes=notes)
+        return check_table(window, now.frame(names), config, patients=people, notes=notes)
+    share = 1.0 if people is None else independent_share(people)
     found = summarised_stream(window, lambda: now.batches(names), extended=config.rule == "extended")
-    reports = judged(window, found, Limits(config.alpha, config.min_shift_fraction), config.rule)
-    return _check(window, reports, now.rows, config, notes)
+    reports = judged(window, found, Limits(config.alpha, config.min_shift_fraction), config.rule, share)
+    return _check(window, reports, now.rows, config, (*notes, *_repeats(now.rows, share)))
+
+
+def _patients(cells: pd.Series[Any]) -> list[Hashable]:
+    return [None if missing else cell for cell, missing in zip(cells.tolist(), cells.isna().tolist(), strict=True)]
 
 
 def _check(
-    window: ReferenceWindow, reports: Sequence[DriftReport], rows: int, config: DriftConfig, notes: Sequence[str]
+    window: ReferenceWindow,
+    reports: Sequence[DriftReport],
+    rows: int,
+    config: DriftConfig,
+    notes: Sequence[str],
+    scores: Sequence[DriftReport] = (),
 ) -> DriftCheck:
     among = counted(reports)
+    reasons = _reasons(window, reports, scores, config)
     return DriftCheck(
         rule=config.rule,
         alpha=config.alpha,
@@ -204,11 +249,37 @@ def _check(
         features_tested=len(among),
         features_drifted=sum(report.drifted for report in among),
         drifted_share=drifted_share(reports),
-        retrain_advised=should_retrain(reports, config.threshold_fraction),
+        retrain_advised=bool(reasons),
         false_alarms=_STATEMENTS[config.rule].format(alpha=config.alpha),
         notes=tuple(notes),
         features=tuple(reports),
+        reasons=reasons,
+        scores=tuple(scores),
     )
+
+
+def _reasons(
+    window: ReferenceWindow, reports: Sequence[DriftReport], scores: Sequence[DriftReport], config: DriftConfig
+) -> tuple[str, ...]:
+    """Why retraining is advised. A change may matter though few features show it."""
+    among, drifted = counted(reports), [report.feature for report in reports if report.drifted]
+    important = sum(window.importance.get(name, 0.0) for name in drifted)
+    found = []
+    if should_retrain(reports, config.threshold_fraction):
+        found.append(f"{len(drifted)} of {len(among)} tested features drifted")
+    if important >= config.importance_fraction:
+        names = ", ".join(sorted(drifted, key=lambda name: -window.importance.get(name, 0.0))[:_MOST_NAMES])
+        found.append(f"what drifted carries {important:.0%} of the model's importance: {names}")
+    if any(report.drifted for report in scores):
+        found.append("the model's probabilities drifted")
+    return tuple(found)
+
+
+def _repeats(rows: int, share: float) -> tuple[str, ...]:
+    """How many rows the tests counted, where patients repeat."""
+    if share >= 1.0:
+        return ()
+    return (f"patients repeat: {rows} rows were tested as {round(rows * share)} independent ones",)
 
 
 def _is_published(reference: Path) -> bool:

@@ -240,11 +240,13 @@ class ReferenceWindow:
     rows : rows described
     columns : description by name
     scores : distribution of P(label) by label, as text; empty where there is no model
+    importance : share of the model's importance by column, in [0, 1]; empty where it is not known
     """
 
     rows: int
     columns: Mapping[str, ReferenceColumn]
     scores: Mapping[str, NumberReference] = field(default_factory=dict)
+    importance: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: Table, names: Sequence[str], columns: Sequence[Column] = ()) -> ReferenceWindow:
@@ -269,7 +271,7 @@ class ReferenceWindow:
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise DataError("reference", f"has no column {', '.join(missing)}")
-        return ReferenceWindow(self.rows, {name: self.columns[name] for name in names}, self.scores)
+        return ReferenceWindow(self.rows, {name: self.columns[name] for name in names}, self.scores, self.importance)
 
     @classmethod
     def read(cls, source: Path | bytes, columns: Sequence[Column]) -> ReferenceWindow:
@@ -297,7 +299,8 @@ class ReferenceWindow:
             raise ArtefactError(name, "is no reference of a model") from error
         labels = [part.removeprefix("scores/") for part in arrays if part.startswith("scores/")]
         scores = {label: _published_scores(arrays[f"scores/{label}"], scored) for label in labels}
-        return cls(rows, described, scores)
+        shares = {c.name: float(arrays[f"importance/{c.name}"][0]) for c in columns if f"importance/{c.name}" in arrays}
+        return cls(rows, described, scores, shares)
 
 
 def _places(levels: Sequence[object]) -> dict[object, int]:

@@ -21,7 +21,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.raw_tables import columns_beside
-from ml_core.lab.drift.drift_check import DriftCheck, check_table
+from ml_core.lab.drift.drift_check import DriftCheck
 from ml_core.lab.journeys.challenger import train_challenger
 from ml_core.lab.journeys.matured_rows import new_rows
 from ml_core.lab.judging.deployment_gate import validate_deployment
@@ -30,7 +30,8 @@ from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.packing import Note
 from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
 from ml_core.lab.watching.ledger import Ledger
-from ml_core.lab.watching.live_drift import live_window
+from ml_core.lab.watching.live_drift import check_live, live_window
+from ml_core.lab.watching.live_performance import lost_skill
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout import changes
@@ -65,7 +66,7 @@ class Decision:
     Attributes
     ----------
     go : whether
-    reasons : what speaks for it, such as ``drift: age, glucose`` or ``alarm coverage:1``
+    reasons : what speaks for it, such as ``drift: age, glucose (...)``, ``skill was lost: ...`` or ``alarm coverage:1``
     against : what forbids it for now, such as the cool-down
     new_labels : labels that matured since the last training
     drift : the check of the newest answers; None where they could not be judged
@@ -178,7 +179,7 @@ def decide(
 
     Parameters
     ----------
-    if_drift : only with a reason: drift of the newest answers, or an alarm that is on
+    if_drift : only with a reason: drift of the newest answers, skill that was lost, or an alarm that is on
     force : also with something against it
     unattended : answers whose drift cannot be judged are an error. Otherwise they count as not drifted, which a
         schedule must not do: it would never say that a log is not there
@@ -191,7 +192,7 @@ def decide(
         Unattended: nothing is live, its log has no inputs, or the newest answers are too few to test any feature.
     """
     drift = _drift(config, settings, must_judge=unattended and not force)
-    reasons = _reasons(drift, settings)
+    reasons = _reasons(drift, settings, config.retrain.live_rows)
     moment = now or utc_now()
     last = last_retraining(settings)
     new_labels = _new_labels(settings, last)
@@ -203,7 +204,7 @@ def decide(
     if new_labels < config.retrain.min_new_labels:
         against.append(f"{new_labels} new labels have matured, {config.retrain.min_new_labels} are wanted")
     if if_drift and not reasons:
-        against.append("neither drift nor an alarm")
+        against.append("neither drift, nor lost skill, nor an alarm")
     return Decision(force or not against, tuple(reasons), tuple(against), new_labels, drift)
 
 
@@ -282,7 +283,7 @@ def _drift(config: ModelConfig, settings: Settings, *, must_judge: bool) -> Drif
     """The newest answers against the champion's reference; None where there are none that can be compared."""
     try:
         live = live_window(settings, config.retrain.live_rows)
-        check = check_table(live.reference.window, live.inputs, config.drift)
+        check = check_live(live, config.drift)
     except DataError:
         if must_judge:
             raise
@@ -292,10 +293,14 @@ def _drift(config: ModelConfig, settings: Settings, *, must_judge: bool) -> Drif
     return check
 
 
-def _reasons(drift: DriftCheck | None, settings: Settings) -> list[str]:
+def _reasons(drift: DriftCheck | None, settings: Settings, rows: int) -> list[str]:
     reasons = []
     if drift is not None and drift.retrain_advised:
-        reasons.append(f"drift: {', '.join(report.feature for report in drift.features if report.drifted)}")
+        names = ", ".join(report.feature for report in drift.features if report.drifted)
+        reasons.append(f"drift: {names or 'no feature'} ({'; '.join(drift.reasons)})")
+    lost = lost_skill(settings, rows)
+    if lost is not None:
+        reasons.append(lost)
     view = MonitorView(settings)
     view.look()
     if view.state is not None:

@@ -17,14 +17,14 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift.current_window import level_counts
-from ml_core.lab.drift.drift_check import DriftCheck, check_table
+from ml_core.lab.drift.drift_check import DriftCheck
 from ml_core.lab.drift.drift_report import FEATURE_FLAGS, FEATURE_STATES, DriftReport, Finding, should_retrain
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference
 from ml_core.lab.report.facts import Detector, Drift, FeatureDrift, LevelShares, NumberShares, ScoreShift, Shares
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
-from ml_core.lab.watching.live_drift import LiveWindow, live_window
+from ml_core.lab.watching.live_drift import LiveWindow, check_live, live_window
 
 __all__ = ["drift_facts", "level_shares", "number_shares", "score_shares"]
 
@@ -77,8 +77,7 @@ def _last_window(path: Path, model_hash: str) -> dict[str, Any] | None:
 
 
 def _of_live(live: LiveWindow, detector: Detector | None) -> Drift:
-    window = live.reference.window
-    check = check_table(window, live.inputs, DriftConfig(), probabilities=live.scores)
+    check = check_live(live, DriftConfig())
     columns = {column.name: column for column in live.reference.columns}
     features = tuple(
         _feature(report, columns.get(report.feature), _shares(live, report, columns)) for report in check.features
@@ -93,6 +92,7 @@ def _of_live(live: LiveWindow, detector: Detector | None) -> Drift:
         features=features,
         retrain_share=check.threshold_fraction,
         retrain_advised=check.retrain_advised,
+        reasons=check.reasons,
         scores=_scores(live, check),
         detector=detector,
     )

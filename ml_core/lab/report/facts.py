@@ -236,7 +236,7 @@ class Drift:
     rule : its name; ``rule_in_words`` says what makes a feature drift by it and how often that is a false alarm
     since, until : period of the current rows
     retrain_share : share of tested features from which retraining is advised
-    retrain_advised : the rule's verdict, taken as it is
+    retrain_advised : the check's verdict, taken as it is; ``reasons`` say why, where they are known
     scores : one per label shown
     detector : the sequential drift detector; the only part that raises an alarm
     """
@@ -252,6 +252,7 @@ class Drift:
     retrain_advised: bool
     scores: tuple[ScoreShift, ...] = ()
     detector: Detector | None = None
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

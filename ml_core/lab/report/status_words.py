@@ -268,7 +268,8 @@ def _retraining(facts: ReportFacts) -> Iterator[Sentence]:
         yield Sentence("unknown", "Whether to retrain is not known: no feature could be judged. The table says why.")
     elif drift.retrain_advised:
         first = "Rule out a failing feed, then `surety retrain`."
-        yield Sentence("attention", f"Retraining is advised: {_share_drifted(drift)}.", first)
+        why = "; ".join((_share_drifted(drift), *(r for r in drift.reasons if "tested features" not in r)))
+        yield Sentence("attention", f"Retraining is advised: {why}.", first)
     else:
         yield Sentence("ok", f"Retraining is not advised: {_share_drifted(drift)}.")
     warned = [f.name for f in drift.features if f.is_warned]

@@ -22,7 +22,7 @@ from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check
 from ml_core.lab.measuring.evaluation import Evaluation, evaluate
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, groups_of
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
-from ml_core.lab.training.training_reference import SHARED_BY, reference_bytes
+from ml_core.lab.training.training_reference import SHARED_BY, column_importance, reference_bytes
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
     FALLBACK_FILE,
@@ -158,6 +158,7 @@ def pack_model(
     note(f"evaluating on {len(test)} rows of patients never seen")
     proba = check_probabilities(scorer.proba(test.matrix))
     normal = calibration_rows if config.split.by == "time" else fitted.recent()
+    importance = column_importance(features, calibration_rows.columns, scorer.proba, config.seed)
     level = config.conformal.confidence_level
     cells, by = cell_rows(groups, model.calibration, model.calibrations.grouped(groups), test)
     sets = cells.sets(proba, level)
@@ -172,7 +173,7 @@ def pack_model(
         ),
         FALLBACK_FILE: _json({"prior": _prior(fitted), "scorecard": content}),
         REFERENCE_FILE: reference_bytes(
-            features.features, normal.columns, normal.groups, model.proba, calibration_rows.groups, classes
+            features.features, normal.columns, normal.groups, model.proba, calibration_rows.groups, classes, importance
         ),
     }
     metrics = evaluation.metrics | _calibration_effects(model, groups, calibration_rows, level)

@@ -13,8 +13,10 @@ from ml_core.base.clock import microseconds, utc_text
 from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, ColumnArrays, features_of
+from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift.block_means import BlockStatistics, blocks_of
 from ml_core.lab.drift.detect import detect_drift, detect_score_drift
+from ml_core.lab.drift.drift_check import DriftCheck, check_table
 from ml_core.lab.drift.reference_window import ReferenceWindow
 from ml_core.lab.drift.sequential import DriftState, update_drift, window_p
 from ml_core.lab.watching.alarms import DRIFT
@@ -27,7 +29,16 @@ from ml_core.serve.model.bundle import REFERENCE_FILE
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
-__all__ = ["DriftMonitor", "LiveWindow", "ModelReference", "inputs_of", "live_window", "reference_of", "scores_of"]
+__all__ = [
+    "DriftMonitor",
+    "LiveWindow",
+    "ModelReference",
+    "check_live",
+    "inputs_of",
+    "live_window",
+    "reference_of",
+    "scores_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +71,8 @@ class LiveWindow:
     reference : of the champion
     rows : number of answers
     inputs : feature columns as ``ColumnArrays``, each (rows,)
-    scores : P(label) by label, as text, each (rows,)
+    scores : P(label) by label, as text, of the answers that the model gave itself; empty without any
+    patients : pseudonym of whom each answer is about, None where nobody said
     since, until : time of the first and the last answer, UTC
     """
 
@@ -68,6 +80,7 @@ class LiveWindow:
     rows: int
     inputs: ColumnArrays
     scores: ColumnArrays
+    patients: tuple[bytes | None, ...]
     since: datetime
     until: datetime
 
@@ -108,8 +121,28 @@ def live_window(settings: Settings, rows: int) -> LiveWindow:
     kept = [answer for answer in found if answer.input is not None]
     if not kept:
         raise DataError("the live log", "keeps no inputs (SURETY_LOG_INPUTS is false): give --current FILE")
-    inputs = inputs_of(kept, reference.columns)
-    return LiveWindow(reference, len(kept), inputs, scores_of(kept), kept[0].at, kept[-1].at)
+    inputs, own = inputs_of(kept, reference.columns), [answer for answer in kept if answer.is_the_models_own]
+    patients = tuple(answer.subject for answer in kept)
+    return LiveWindow(reference, len(kept), inputs, scores_of(own) if own else {}, patients, kept[0].at, kept[-1].at)
+
+
+def check_live(
+    live: LiveWindow, config: DriftConfig, reference: ReferenceWindow | None = None, notes: Sequence[str] = ()
+) -> DriftCheck:
+    """One check of the newest answers: a patient's answers are one piece of evidence, probabilities count as well.
+
+    Parameters
+    ----------
+    reference : another one than the model's own
+
+    Raises
+    ------
+    DataError
+        A column of the reference is missing.
+    """
+    window = live.reference.window if reference is None else reference
+    scores = live.scores or None
+    return check_table(window, live.inputs, config, probabilities=scores, patients=live.patients, notes=notes)
 
 
 def inputs_of(answers: Sequence[LoggedAnswer], columns: Sequence[Column]) -> ColumnArrays:

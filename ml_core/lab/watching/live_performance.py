@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from math import sqrt
 
 import numpy as np
 
@@ -27,7 +28,12 @@ from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.outcome_counts import HOUR_US
 from ml_core.serve.rollout.monitor_state import Alarm, Unverified
 
-__all__ = ["MaturedAnswers", "arrays_of", "bands_of", "matured_answers", "performance_of"]
+__all__ = ["MaturedAnswers", "arrays_of", "bands_of", "lost_skill", "matured_answers", "performance_of"]
+
+_LEAST_LOSS = 0.02
+"""Fall of the area under the curve that is worth a new model."""
+_LOSS_ERRORS = 2.58
+"""Standard errors of the fall: chance alone exceeds it once in 200 checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +130,37 @@ def performance_of(found: MaturedAnswers) -> MaturedPerformance | None:
     if found.target is None or not found.rows:
         return None
     return performance(arrays_of(found.rows), found.target)
+
+
+def lost_skill(settings: Settings, rows: int) -> str | None:
+    """In words, how far the area under the curve of the newest matured answers lies below that of training.
+
+    None where it does not (by more than 0.02 and 2.58 standard errors), and where too little is known to say: no
+    outcome has matured, fewer than 20 patients of a class have, there are more than two classes.
+
+    Parameters
+    ----------
+    rows : newest matured answers that are looked at
+
+    Raises
+    ------
+    LogDamaged, ArtefactError
+        Ledger or rollout cannot be read.
+    """
+    try:
+        found = matured_answers(settings)
+    except DataError:
+        return None
+    judged = performance_of(replace(found, rows=found.rows[-rows:]))
+    trained = found.model.manifest.metrics.get("roc_auc")
+    if judged is None or judged.auc is None or trained is None:
+        return None
+    # the test rows of training had an error too; it is taken to be like that of these rows, by their number
+    tested = found.model.manifest.training.rows.get("test", 0)
+    error = judged.auc.standard_error * sqrt(1.0 + judged.n / max(tested, 1))
+    fall = trained - judged.auc.value
+    if fall <= max(_LEAST_LOSS, _LOSS_ERRORS * error):
+        return None
+    return (
+        f"skill was lost: area under the curve {judged.auc.value:.2f} on {judged.n} outcomes, {trained:.2f} in training"
+    )

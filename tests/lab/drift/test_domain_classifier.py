@@ -34,6 +34,38 @@ def test_two_windows_of_one_law_look_alike():
     assert 0.4 < found.auc < 0.6
 
 
+def encounters(patients, seed):
+    """Two rows of each patient, alike up to a little, and of whom each is."""
+    x = np.repeat(correlated(patients, 0.5, seed).to_numpy(), 2, axis=0)
+    x += 0.01 * np.random.default_rng(seed + 1_000).normal(size=x.shape)
+    return pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), [(seed, p // 2) for p in range(2 * patients)]
+
+
+def test_repeated_patients_do_not_tell_the_windows_apart():
+    (before, who), (now, who_now) = encounters(250, 10), encounters(250, 11)
+    assert domain_classifier(before, now).drifted  # rows halved: the model has seen each patient's other row
+    assert not domain_classifier(before, now, patients=(who, who_now)).drifted
+
+
+def test_with_repeated_patients_a_change_is_still_found():
+    (before, who), (now, who_now) = encounters(250, 12), encounters(250, 13)
+    now["x0"] += 1.0
+    found = domain_classifier(before, now, patients=(who, who_now))
+    assert (found.drifted, found.telling[0][0]) == (True, "x0")
+
+
+def test_windows_that_one_value_tells_apart_are_told_apart_by_patients_too():
+    side = {"x0": np.zeros(200)}, {"x0": np.ones(200)}
+    who = [p // 2 for p in range(200)]
+    assert domain_classifier(*side, patients=([("a", p) for p in who], [("b", p) for p in who])).drifted
+
+
+def test_too_few_patients_cannot_be_judged():
+    (before, _), (now, _) = encounters(50, 14), encounters(50, 15)
+    with pytest.raises(CannotJudge, match="patients"):
+        domain_classifier(before, now, patients=([p // 2 for p in range(100)], [f"b{p // 2}" for p in range(100)]))
+
+
 def test_the_same_seed_gives_the_same_report_and_it_is_json():
     before, now = correlated(200, 0.5, 0), correlated(200, 0.5, 1)
     first, again = (domain_classifier(before, now, seed=4) for _ in range(2))

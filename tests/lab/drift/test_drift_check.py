@@ -10,7 +10,7 @@ import pytest
 from ml_core.base.errors import ArtefactError, DataError
 from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift import drift_check as check
-from ml_core.lab.drift.drift_check import check_files, check_table, read_reference
+from ml_core.lab.drift.drift_check import also_advised, check_files, check_table, read_reference
 from ml_core.lab.drift.reference_window import ReferenceWindow
 from tests.lab.drift.windows import COLUMNS, arrays, published
 
@@ -130,10 +130,53 @@ def test_a_domain_classifier_needs_rows(files):
         check_files(files / "reference.npz", files / "steady.parquet", BASIC, COLUMNS, with_domain=True)
 
 
-def test_scores_stand_beside_the_features_and_count_for_nothing():
+def test_scores_stand_beside_the_features_and_advise_by_themselves():
     window = ReferenceWindow.read(published(5_000), COLUMNS)
     scores = np.random.default_rng(0).uniform(size=900)
     found = check_table(window, arrays(900, 1), BASIC, probabilities={"0": 1 - scores, "1": scores})
     assert [r.state for r in found.scores] == ["drifted", "drifted"]
-    assert (found.features_drifted, found.retrain_advised) == (0, False)
-    assert check_table(window, arrays(900, 1), BASIC).scores == ()
+    assert (found.features_drifted, found.retrain_advised) == (0, True)
+    assert found.reasons == ("the model's probabilities drifted",)
+    without = check_table(window, arrays(900, 1), BASIC)
+    assert (without.scores, without.reasons, without.retrain_advised) == ((), (), False)
+
+
+@pytest.mark.parametrize(("share", "advised"), [(0.19, False), (0.2, True), (0.9, True)])
+def test_one_feature_advises_if_the_model_hangs_on_it(share, advised):
+    limits = BASIC.model_copy(update={"threshold_fraction": 0.5})
+    window = replace(ReferenceWindow.read(published(5_000), COLUMNS), importance={"age": share})
+    now = arrays(900, 1)
+    now["age"] = now["age"] + 15
+    found = check_table(window, now, limits)
+    assert (found.features_drifted, found.retrain_advised) == (1, advised)
+    assert all("importance: age" in reason for reason in found.reasons)
+
+
+def test_a_patients_rows_are_one_piece_of_evidence(files):
+    """The same row eight times: 40 patients are too few to tell, 320 rows would be enough."""
+    window = ReferenceWindow.read(published(5_000), COLUMNS)
+    few = {name: np.repeat(cells, 8) for name, cells in arrays(40, 3).items()}
+    few["age"] = few["age"] + 3
+    patients = np.repeat(np.arange(40), 8).tolist()
+    rows, people = check_table(window, few, BASIC), check_table(window, few, BASIC, patients=patients)
+    assert (rows.features[0].drifted, people.features[0].drifted) == (True, False)
+    assert people.features[0].n_current <= 40
+    assert people.notes == ("patients repeat: 320 rows were tested as 40 independent ones",)
+    alone = check_table(window, few, BASIC, patients=[None] * 320)
+    assert (alone.features, alone.notes) == (rows.features, ())
+
+
+def test_the_patients_of_a_table_are_named_by_a_column(files):
+    frame = raw(300)
+    twice = frame.loc[frame.index.repeat(2)].assign(who=np.repeat(np.arange(300), 2))
+    twice.to_parquet(files / "twice.parquet")
+    found = check_files(files / "reference.npz", files / "twice.parquet", EXTENDED, COLUMNS, patient="who")
+    assert found.notes[-1] == "patients repeat: 600 rows were tested as 300 independent ones"
+    with pytest.raises(DataError, match="no column who"):
+        check_files(files / "reference.parquet", files / "twice.parquet", EXTENDED, COLUMNS, patient="who")
+
+
+def test_reasons_from_elsewhere_advise_as_well():
+    found = check_table(ReferenceWindow.read(published(5_000), COLUMNS), arrays(900, 1), BASIC)
+    assert also_advised(found, ()) == found
+    assert (also_advised(found, ("skill was lost",)).retrain_advised, found.retrain_advised) == (True, False)

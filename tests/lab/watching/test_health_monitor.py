@@ -413,7 +413,7 @@ def test_an_alarm_reaches_the_journal_though_its_monitor_was_killed_before_it_co
 
 
 def test_inputs_unlike_those_of_training_raise_the_drift_alarm(tmp_path: Path) -> None:
-    ward = Ward(tmp_path, drift_window_rows=200)
+    ward = Ward(tmp_path, drift_window_rows=200, drift_block_rows=20)
     ward.look()
     ward.answer(patients(400, seed=7))
     assert not ward.look().raised
