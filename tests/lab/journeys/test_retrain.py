@@ -13,6 +13,7 @@ from ml_core.base.errors import CannotJudge, DataError, RetrainBusy
 from ml_core.base.files import FileLock
 from ml_core.base.journal import Journal
 from ml_core.lab.config import ModelConfig, RetrainConfig
+from ml_core.lab.data.cohort import CohortKnobs
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.journeys import retrain as loop
 from ml_core.lab.journeys.matured_rows import new_rows
@@ -58,7 +59,7 @@ def test_too_few_new_labels_are_a_reason_to_wait(ward: Ward) -> None:
 def test_without_drift_or_alarm_nothing_is_trained_if_drift_is_asked_for(ward: Ward) -> None:
     known_outcomes(ward)
     found = retrain(config(), ward.home.settings, lambda _: None, if_drift=True)
-    assert (found.version, found.decision.against) == (None, ("neither drift nor an alarm",))
+    assert (found.version, found.decision.against) == (None, ("neither drift, nor lost skill, nor an alarm",))
     assert last_retraining(ward.home.settings) is None
 
 
@@ -70,6 +71,17 @@ def test_drift_of_the_newest_answers_is_a_reason_and_is_named(ward: Ward) -> Non
     assert found.go
     assert found.reasons[0].startswith("drift: ")
     assert "age" in found.reasons[0]
+
+
+def test_lost_skill_is_a_reason_though_no_input_has_changed(ward: Ward) -> None:
+    ward.answer(patients(800, seed=33, knobs=CohortKnobs(signal=0.0)))
+    ward.pass_days(31)
+    ward.look()
+    found = decide(config(), ward.home.settings, if_drift=True, force=False)
+    assert found.go
+    assert found.drift is not None
+    assert not found.drift.retrain_advised
+    assert any(reason.startswith("skill was lost") for reason in found.reasons)
 
 
 def test_it_trains_on_what_became_known_and_starts_the_shadow(ward: Ward) -> None:

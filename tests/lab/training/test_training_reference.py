@@ -5,8 +5,19 @@ import io
 import numpy as np
 import pytest
 
-from ml_core.features.columns import Column
-from ml_core.lab.training.training_reference import MOST_ORDER_STATISTICS, SHARED_BY, order_statistics, reference_bytes
+from ml_core.features.columns import Column, features_of
+from ml_core.lab.data.frames import to_arrays
+from ml_core.lab.drift.reference_window import ReferenceWindow
+from ml_core.lab.training.training_reference import (
+    MOST_ORDER_STATISTICS,
+    SHARED_BY,
+    column_importance,
+    order_statistics,
+    reference_bytes,
+)
+from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.model.bundle import REFERENCE_FILE
+from tests.toy_models import toy_frame, toy_model
 
 COLUMNS = (
     Column("age", "int", "Age.", low=0, high=120),
@@ -146,3 +157,35 @@ def test_the_same_rows_give_the_same_bytes():
     columns = {"age": np.arange(50.0), "sex": np.zeros(50, dtype=np.int64), "code": np.array(["a"] * 50, dtype=object)}
     args = (COLUMNS, columns, np.arange(50), np.full((50, 2), 0.5), np.arange(50), (0, 1))
     assert reference_bytes(*args) == reference_bytes(*args)
+
+
+# --- importance -------------------------------------------------------------------------------------------------------
+
+
+def of_a_model(proba, rows=500):
+    version = get_feature_version("v1")
+    return column_importance(version, to_arrays(toy_frame().head(rows), version), proba, seed=1)
+
+
+def test_a_column_is_important_if_the_answers_hang_on_it():
+    names = get_feature_version("v1").feature_names
+    by_age = of_a_model(lambda matrix: np.stack([matrix[:, names.index("age")] / 120.0] * 2, axis=1))
+    assert by_age == {"age": 1.0, "glucose": 0.0, "bmi": 0.0, "bp_systolic": 0.0}
+    nothing = of_a_model(lambda matrix: np.full((len(matrix), 2), 0.5))
+    assert set(nothing.values()) == {0.0}
+
+
+def test_shares_of_importance_travel_in_the_artefact_and_add_up():
+    columns = features_of(get_feature_version("v1").columns)
+    window = ReferenceWindow.read((toy_model().folder / REFERENCE_FILE).read_bytes(), columns)
+    assert set(window.importance) == {"age", "glucose", "bmi", "bp_systolic"}
+    assert sum(window.importance.values()) == pytest.approx(1.0, abs=0.002)
+    assert min(window.importance.values()) >= 0.0
+
+
+def test_a_reference_of_an_earlier_version_has_no_importance():
+    columns = {"x": np.random.default_rng(0).normal(size=500)}
+    raw = reference_bytes(
+        [Column("x", "float", "X.")], columns, np.arange(500), np.full((50, 1), 0.5), np.arange(50), (0,)
+    )
+    assert ReferenceWindow.read(raw, [Column("x", "float", "X.")]).importance == {}

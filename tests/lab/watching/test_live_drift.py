@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,19 @@ import pytest
 
 from ml_core.base.errors import ArtefactError, DataError, LogDamaged, NotLoaded
 from ml_core.base.settings import Settings
+from ml_core.lab.config import DriftConfig
+from ml_core.lab.drift.block_means import blocks_of
+from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.watching import live_drift as drifting
 from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
 from ml_core.lab.watching.ledger import Ledger
-from ml_core.lab.watching.live_drift import inputs_of, live_window, reference_of, scores_of
+from ml_core.lab.watching.live_drift import check_live, inputs_of, live_window, reference_of, scores_of
+from ml_core.serve.answering.requests import PredictRequest
 from ml_core.serve.model.bundle import REFERENCE_FILE
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
 from tests.lab.watching.ward import Ward, patients, records_of
+from tests.serve.answering.builders import until
 from tests.toy_models import toy_model
 
 
@@ -60,6 +66,62 @@ def test_a_request_sent_again_is_one_row_of_a_window(ward: Ward) -> None:
     ward.answer(patients(1, seed=2))
     assert ward.look().windows == 1
     assert [window["rows"] for window in windows(ward)] == [100]
+
+
+def asked_of(ward: Ward, seed: int, subjects: list[str | None]) -> None:
+    """One row of each subject, who sends it again and again."""
+    rows: dict[str | None, Any] = {}
+    for n, subject in enumerate(subjects):
+        (record,), _ = records_of(patients(1, seed=seed + n))
+        record = {**record, "patient_id": f"p{seed + n}"}  # whom an answer without a subject is about
+        record = record if subject is None else rows.setdefault(subject, record)
+        asyncio.run(ward.workers[0].service.predict(PredictRequest(record, subject=subject)))
+    until(lambda: ward.writers[0].counts.pending == 0)
+
+
+def detector(ward: Ward) -> DriftState:
+    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+        assert ledger is not None
+        return DriftState(**ledger.detectors(ward.home.hash_of(ward.home.v1))["drift"][0])
+
+
+def test_all_rows_of_a_subject_are_in_one_block(tmp_path: Path) -> None:
+    """Two subjects, one after the other in turns: in blocks of 10 answers there are two blocks, not ten."""
+    ward = Ward(tmp_path, drift_window_rows=100, drift_block_rows=10)
+    asked_of(ward, 500, ["a", "b"] * 50)
+    assert ward.look().windows == 1
+    assert detector(ward).blocks == 2
+    found = live_window(ward.home.settings, 100)
+    assert len(set(found.patients)) == 2
+    asked_of(ward, 700, [None] * 100)
+    ward.look()
+    assert detector(ward).blocks == 2 + 10
+    ward.close()
+
+
+def test_the_advice_counts_a_subject_once(ward: Ward) -> None:
+    asked_of(ward, 900, ["a"] * 60)
+    found = check_live(live_window(ward.home.settings, 60), DriftConfig())
+    assert found.features_tested == 0  # one patient is too few to test anything
+    assert "60 rows were tested as 1 independent" in found.notes[-1]
+
+
+def test_a_window_of_several_files_is_cut_into_blocks_by_time(shared: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[Any]] = []
+    monkeypatch.setattr(drifting, "blocks_of", lambda s, size: seen.append(list(s)) or blocks_of(s, size))
+    compare = drifting.DriftMonitor._compare
+
+    def spying(self: Any, ledger: Any, reference: Any, window: Any, now: Any) -> None:
+        assert [answer.at for answer in window] == sorted(answer.at for answer in window)
+        assert len({answer.at for answer in window}) > 5
+        compare(self, ledger, reference, window, now)
+
+    monkeypatch.setattr(drifting.DriftMonitor, "_compare", spying)
+    for n in range(50):
+        shared.answer(patients(20, seed=40 + n))
+        shared.pass_days(0.01)
+    assert shared.look().windows == 1
+    assert [len(subjects) for subjects in seen] == [1_000]
 
 
 def test_windows_go_on_where_they_were_after_a_restart(ward: Ward) -> None:

@@ -13,10 +13,18 @@ import pytest
 
 from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.settings import Settings
+from ml_core.lab.data.cohort import CohortKnobs
 from ml_core.lab.measuring.live_coverage import CoverageTarget
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import MaturedRow
-from ml_core.lab.watching.live_performance import MaturedAnswers, arrays_of, bands_of, matured_answers, performance_of
+from ml_core.lab.watching.live_performance import (
+    MaturedAnswers,
+    arrays_of,
+    bands_of,
+    lost_skill,
+    matured_answers,
+    performance_of,
+)
 from ml_core.serve.rollout import changes
 from tests.lab.watching.answered import matured_row
 from tests.lab.watching.ward import Ward, patients
@@ -150,3 +158,36 @@ def test_a_ledger_of_another_version_is_refused(ward: Ward) -> None:
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(LogDamaged, match="version"):
         matured_answers(ward.home.settings)
+
+
+# --- skill that was lost ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("signal", "lost"), [(1.0, False), (0.0, True)])
+def test_skill_is_lost_where_outcomes_no_longer_hang_on_what_is_asked(ward: Ward, signal: float, *, lost: bool) -> None:
+    ward.answer(patients(800, seed=61, knobs=CohortKnobs(signal=signal)))
+    ward.pass_days(DAYS)
+    ward.look()
+    told = lost_skill(ward.home.settings, 1_000)
+    assert (told is not None) == lost
+    assert told is None or ("skill was lost" in told and "800 outcomes" in told)
+
+
+def test_only_the_newest_outcomes_say_whether_skill_was_lost(ward: Ward) -> None:
+    for seed, signal in ((62, 1.0), (63, 0.0)):
+        ward.answer(patients(600, seed=seed, knobs=CohortKnobs(signal=signal)))
+        ward.pass_days(1)
+    ward.pass_days(DAYS)
+    ward.look()
+    told = lost_skill(ward.home.settings, 600)
+    assert told is not None
+    assert "600 outcomes" in told
+
+
+def test_where_too_little_is_known_no_skill_is_called_lost(ward: Ward, tmp_path: Path) -> None:
+    assert lost_skill(Settings(home=tmp_path / "elsewhere", model_name="toy"), 100) is None
+    assert lost_skill(ward.home.settings, 100) is None
+    ward.answer(patients(40, seed=64, knobs=CohortKnobs(signal=0.0)))
+    ward.pass_days(DAYS)
+    ward.look()
+    assert lost_skill(ward.home.settings, 100) is None
