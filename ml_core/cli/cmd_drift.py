@@ -128,12 +128,18 @@ def _check_live(reference: Path | None, config: DriftConfig, settings: Settings,
 
 def _group_column(version: FeatureVersion | None, *tables: Path) -> str | None:
     """The feature version's column that says of whom a row is, where every table of rows has it."""
-    from ml_core.features.columns import with_role
+    from ml_core.base.errors import DataError
+    from ml_core.lab.data.people import group_of
     from ml_core.lab.data.table_frames import column_names
 
-    group = None if version is None else with_role(version.columns, "group")
+    if version is None:
+        return None
+    try:
+        name = group_of(version).name
+    except DataError:
+        return None
     of_rows = [table for table in tables if table.suffix.lower() != ".npz"]
-    return group.name if group is not None and all(group.name in column_names(table) for table in of_rows) else None
+    return name if all(name in column_names(table) for table in of_rows) else None
 
 
 def _asked(

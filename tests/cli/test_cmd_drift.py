@@ -41,6 +41,30 @@ def test_advice_to_retrain_exits_with_three(run, files):
     assert "2 of 4" in told.err
 
 
+def test_one_feature_that_the_model_hangs_on_is_enough(run, files):
+    older = make_cohort(1_500, 3)[0]
+    older.assign(age=(older["age"] + 12).clip(upper=120)).to_parquet(files / "age.parquet", index=False)
+    config = toy_config(drift={"threshold_fraction": 0.9}).model_dump(mode="json")
+    (files / "model.yaml").write_text(yaml.safe_dump(config))
+    reference = str(toy_model().folder / REFERENCE_FILE)
+    told = run("drift", "check", "--reference", reference, "--current", "age.parquet", "--config", "model.yaml")
+    assert (told.code, told.result["features_drifted"]) == (3, 1)
+    assert "of the model's importance: age" in told.err
+
+
+def test_a_patients_rows_count_once_by_the_column_of_the_feature_version_or_a_named_one(run, files):
+    same = make_cohort(300, 6)[0]
+    twice = same.loc[same.index.repeat(2)].reset_index(drop=True)
+    twice.to_parquet(files / "twice.parquet", index=False)
+    told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--feature-version", "v1")
+    assert told.result["notes"][-1].startswith("patients repeat: 600 rows were tested as")
+    told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--patient", "patient_id")
+    assert told.result["notes"][-1].startswith("patients repeat: 600 rows were tested as")
+    told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--patient", "nobody")
+    assert (told.code, "no column nobody" in told.err) == (1, True)
+    assert run("drift", "check", "--patient", "patient_id").code == 2
+
+
 @pytest.mark.parametrize("option", ["--output", "--output-file"])
 def test_a_path_gets_the_json_report_and_the_screen_the_result(run, files, option):
     told = run("drift", "check", *BEFORE, "--current", "older.parquet", option, "reports/drift.json")

@@ -120,14 +120,17 @@ def _with_unit_error(held_out: Rows, name: str, factor: float) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("factor", [10.0, 1_000.0])
+@pytest.mark.parametrize("factor", [10.0, 1_000.0, 2.2046, 1 / 2.2046])
 @pytest.mark.parametrize("kind", ["random", "discharge_disposition_id", "number_inpatient"])
 def test_a_unit_error_in_any_number_is_found_within_two_windows_of_a_new_model(
     held_out: Rows, kind: str, factor: float
 ) -> None:
     """From the first answer on: nothing was learned of this stream before."""
-    numbers = [n for n, column in held_out.statistics.window.columns.items() if isinstance(column, NumberReference)]
-    assert len(numbers) == 8
+    references = held_out.statistics.window.columns
+    numbers = [n for n, column in references.items() if isinstance(column, NumberReference)]
+    if factor < 10.0:  # pounds for kilograms, or the other way: no column is a weight, but some are never near zero
+        numbers = [n for n in numbers if float(np.mean(held_out.inputs[n] == 0)) < 0.1]
+    assert len(numbers) == (8 if factor >= 10.0 else 4)
     for name in numbers:
         measured = _with_unit_error(held_out, name, factor)
         for seed in SEEDS:
