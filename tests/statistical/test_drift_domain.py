@@ -42,3 +42,31 @@ def test_windows_of_one_law_are_told_apart_in_at_most_5_percent(rho):
     rng = np.random.default_rng(33)
     found = sum(domain_classifier(rows(rng, rho), rows(rng, rho), seed=i).drifted for i in range(TIMES))
     assert found <= binom.ppf(1 - NOISE, TIMES, 0.05)
+
+
+def encounters(rng, side, patients=300, rows_each=2):
+    """Encounters of patients that are much alike, and of whom each is."""
+    x = np.repeat(rows(rng, 0.6, patients), rows_each, axis=0)
+    x = x + 0.05 * rng.normal(size=x.shape)
+    return pd.DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), np.repeat(
+        [f"{side}{p}" for p in range(patients)], rows_each
+    ).tolist()
+
+
+@pytest.mark.parametrize("seed", [34, 35])
+def test_windows_of_one_law_in_which_patients_repeat_are_told_apart_in_at_most_5_percent(seed):
+    rng, found = np.random.default_rng(seed), 0
+    for i in range(TIMES):
+        (before, who), (now, who_now) = encounters(rng, "a"), encounters(rng, "b")
+        found += domain_classifier(before, now, patients=(who, who_now), seed=i).drifted
+    assert found <= binom.ppf(1 - NOISE, TIMES, 0.05)
+
+
+def test_with_repeated_patients_a_change_of_correlation_is_still_found():
+    rng, found, times = np.random.default_rng(36), 0, 40
+    for i in range(times):
+        (before, who), (now, who_now) = encounters(rng, "a", 500), encounters(rng, "b", 500)
+        for k in range(0, now.shape[1], 2):
+            now[f"x{k + 1}"] = now[f"x{k + 1}"].sample(frac=1.0, random_state=i).to_numpy()
+        found += domain_classifier(before, now, patients=(who, who_now), seed=i).drifted
+    assert found >= binom.ppf(NOISE, times, 0.95)
