@@ -142,21 +142,21 @@ def summarised(window: ReferenceWindow, table: Table, *, extended: bool) -> Mapp
         }
 
 
-def independent_share(patients: Sequence[Hashable], reference: tuple[int, int] = (0, 0)) -> float:
+def independent_share(patients: Sequence[Hashable], reference: Sequence[Hashable] = ()) -> float:
     """Share of the rows that independent rows could be, so as to say as much as rows in which patients repeat.
 
-    A patient's rows count as if they were all alike, which is the most they can hang together: n rows with m of each
-    patient are worth n**2 / sum(m**2) (Kish).
+    A patient's rows count as if they were all alike, which is the most they can resemble each other: n rows with m of
+    each patient are worth n**2 / sum(m**2) (Kish).
 
     Parameters
     ----------
     patients : shape (n,), of whom each row is; None where nobody knows, then the row stands alone
-    reference : its rows, and what they are worth by the same count, where its patients are known
+    reference : the same of the reference's rows, where it is known; what they lack is taken from this side
 
     Returns
     -------
     float
-        In (0, 1]. If the reference's rows are worth less than they are, that is taken from this side.
+        In (0, 1].
 
     References
     ----------
@@ -167,13 +167,17 @@ def independent_share(patients: Sequence[Hashable], reference: tuple[int, int] =
     >>> independent_share(["a", "a", "b", "b"]), independent_share(["a", None, None, "b"])
     (0.5, 1.0)
     """
-    n, rows, worth = len(patients), *reference
-    repeats = Counter(patient for patient in patients if patient is not None)
-    squares = sum(m * m for m in repeats.values()) + n - sum(repeats.values())
-    if not n:
+    if not patients:
         return 1.0
-    spread = squares / n**2 + (1.0 / worth - 1.0 / rows if rows else 0.0)  # of a mean, in units of a row's variance
-    return min(1.0, 1.0 / (spread * n))
+    # variance of a mean in units of that of a row: of these rows, and what repeats add to that of the reference
+    more = _mean_variance(reference) - 1.0 / len(reference) if reference else 0.0
+    return min(1.0, 1.0 / ((_mean_variance(patients) + more) * len(patients)))
+
+
+def _mean_variance(patients: Sequence[Hashable]) -> float:
+    repeats = Counter(patient for patient in patients if patient is not None)
+    squares = sum(m * m for m in repeats.values()) + len(patients) - sum(repeats.values())
+    return squares / len(patients) ** 2
 
 
 def thinned(reference: ReferenceColumn, current: CurrentColumn, share: float) -> CurrentColumn:

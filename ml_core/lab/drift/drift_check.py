@@ -83,7 +83,8 @@ def check_table(
     config: DriftConfig,
     *,
     probabilities: Table | None = None,
-    patients: Sequence[Hashable] | None = None,
+    patients: Sequence[Hashable] = (),
+    reference_patients: Sequence[Hashable] = (),
     notes: Sequence[str] = (),
 ) -> DriftCheck:
     """Compare rows in memory with a reference.
@@ -92,7 +93,8 @@ def check_table(
     ----------
     table : frame of raw values, or arrays; see ``columns.features_in``
     probabilities : P(label) of these rows or of most, one column per label, if a model has scored them
-    patients : of whom each row is (None: the row stands alone); without them rows count as independent
+    patients, reference_patients : of whom each row of the table is, and of the reference, where that is known (None:
+        the row stands alone); without them rows count as independent
     notes : kept in the result
 
     Raises
@@ -101,7 +103,7 @@ def check_table(
         A column or label of the reference is missing.
     """
     limits = Limits(config.alpha, config.min_shift_fraction)
-    share = 1.0 if patients is None else independent_share(patients)
+    share = independent_share(patients, reference_patients)
     current = summarised(window, table, extended=config.rule == "extended")
     reports = judged(window, current, limits, config.rule, share)
     rows = max((len(table[name]) for name in window.columns), default=0)
@@ -189,23 +191,32 @@ def check_files(
     absent = [name for name in names if name not in now.columns]
     if absent:
         raise DataError(str(current), f"has no column {', '.join(absent)}")
-    _check_has_patients(patient, now, *(() if _is_published(reference) else (DriftTable(reference),)))
-    check = _check_file(window, now, names, config, _ignored(reference, now, [*names, patient or ""]), patient)
+    before = None if _is_published(reference) else DriftTable(reference, columns)
+    people, people_before = _patients(now, patient), _patients(before, patient)
+    notes = _ignored(reference, now, [*names, patient or ""])
+    check = _check_file(window, now, names, config, notes, people, people_before)
     if not with_domain:
         return check
     from ml_core.lab.drift.domain_classifier import SAMPLE_ROWS, domain_classifier  # xgboost takes a moment to import
 
     rng, wanted = np.random.default_rng(seed), list(dict.fromkeys([*names, *([] if patient is None else [patient])]))
     then, today = (side.sample(wanted, SAMPLE_ROWS, rng) for side in (DriftTable(reference, columns), now))
-    people = None if patient is None else (_patients(then[patient]), _patients(today[patient]))
-    domain = domain_classifier(then, today, names, columns, alpha=config.alpha, seed=seed, patients=people)
+    sampled = None if patient is None else (_hashable(then[patient]), _hashable(today[patient]))
+    domain = domain_classifier(then, today, names, columns, alpha=config.alpha, seed=seed, patients=sampled)
     return replace(check, domain=domain)
 
 
-def _check_has_patients(patient: str | None, *tables: DriftTable) -> None:
-    for table in tables:
-        if patient is not None and patient not in table.columns:
-            raise DataError(str(table.path), f"has no column {patient}, which is to say of whom a row is")
+def _patients(table: DriftTable | None, patient: str | None) -> list[Hashable]:
+    """Of whom each row of a table is; empty where that is not asked."""
+    if table is None or patient is None:
+        return []
+    if patient not in table.columns:
+        raise DataError(str(table.path), f"has no column {patient}, which is to say of whom a row is")
+    return _hashable(table.frame([patient])[patient])
+
+
+def _hashable(cells: pd.Series[Any]) -> list[Hashable]:
+    return [None if missing else cell for cell, missing in zip(cells.tolist(), cells.isna().tolist(), strict=True)]
 
 
 def _check_file(
@@ -214,19 +225,16 @@ def _check_file(
     names: Sequence[str],
     config: DriftConfig,
     notes: Sequence[str],
-    patient: str | None,
+    patients: Sequence[Hashable],
+    reference_patients: Sequence[Hashable],
 ) -> DriftCheck:
-    people = None if patient is None else _patients(now.frame([patient])[patient])
     if now.rows * len(names) <= _IN_MEMORY_CELLS:
-        return check_table(window, now.frame(names), config, patients=people, notes=notes)
-    share = 1.0 if people is None else independent_share(people)
+        table = now.frame(names)
+        return check_table(window, table, config, patients=patients, reference_patients=reference_patients, notes=notes)
+    share = independent_share(patients, reference_patients)
     found = summarised_stream(window, lambda: now.batches(names), extended=config.rule == "extended")
     reports = judged(window, found, Limits(config.alpha, config.min_shift_fraction), config.rule, share)
     return _check(window, reports, now.rows, config, (*notes, *_repeats(now.rows, share)))
-
-
-def _patients(cells: pd.Series[Any]) -> list[Hashable]:
-    return [None if missing else cell for cell, missing in zip(cells.tolist(), cells.isna().tolist(), strict=True)]
 
 
 def _check(

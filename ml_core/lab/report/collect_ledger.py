@@ -96,8 +96,8 @@ def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Seq
     if name == DRIFT:
         drift = DriftState(**state)
         windows = f"{drift.threshold:,.0f} windows of answers"
-        within = f", in blocks of {drift.block_rows:,} that hold what comes together" if drift.block_rows else ""
-        promise = f"On average at most one false alarm in {windows}{within}, while what is asked stays alike."
+        within = f", if no more than {drift.block_rows:,} come together" if drift.block_rows else ""
+        promise = f"On average at most one false alarm in {windows} while what is asked stays alike{within}."
         return Detector(drift.evidence, drift.threshold, drift.windows, promise, alarm_at, points)
     found = DetectorState(**state)
     whose = "outcomes" if name == "coverage:all" else "outcomes of this class"

@@ -172,6 +172,11 @@ def test_the_patients_of_a_table_are_named_by_a_column(files):
     twice.to_parquet(files / "twice.parquet")
     found = check_files(files / "reference.npz", files / "twice.parquet", EXTENDED, COLUMNS, patient="who")
     assert found.notes[-1] == "patients repeat: 600 rows were tested as 300 independent ones"
+    again = check_files(
+        files / "twice.parquet", files / "twice.parquet", EXTENDED, COLUMNS, patient="who", with_domain=True
+    )
+    assert again.notes[-1] == "patients repeat: 600 rows were tested as 200 independent ones"  # both sides repeat
+    assert not again.domain.drifted
     with pytest.raises(DataError, match="no column who"):
         check_files(files / "reference.parquet", files / "twice.parquet", EXTENDED, COLUMNS, patient="who")
 
