@@ -93,7 +93,7 @@ def update_drift(state: DriftState, statistics: BlockStatistics, means: FloatArr
 
     *Stakes.* Three of six are shares of the largest that leaves no factor below 0, so for them the promise is exact.
     The other three are measured by how much the blocks of this very stream have varied so far, and find a small change
-    of a steady column two to four times as soon. A block that lies far off may then lose more than all, which a factor
+    of a steady column two to three times as soon. A block that lies far off may then lose more than all, which a factor
     never does; the tolerance outweighs it unless the distribution of blocks is very skewed, and so the variance counts
     in blocks that vary as much as blocks can, the more the more skewed the statistic. Tested in natural orders of real
     rows (statistical suite).
