@@ -22,6 +22,7 @@ LONG: dict[str, tuple[str, ...]] = {
     ),
     "cli/test_cmd_sign.py": ("test_a_model_signed_by_its_tag_is_verified_here_and_by_the_tool",),
     "cli/test_hostile_files.py": (),
+    "cli/test_cmd_recalibrate.py": ("test_dry_run_then_passed_then_refused",),
     "cli/test_main_light_verbs.py": ("test_the_monitor_loads_statistics_and_nothing_that_trains",),
     "cli/test_model_verbs.py": (
         "test_the_road_from_table_to_bento_store",
@@ -58,6 +59,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_native_xgboost_models_need_no_trust",
         "test_what_cannot_become_one_of_ours_is_refused_in_one_line",
     ),
+    "lab/journeys/test_recalibrate.py": (),
     "lab/journeys/test_retrain.py": (
         "test_it_trains_on_what_became_known_and_starts_the_shadow",
         "test_the_promise_can_be_about_the_newest_rows_alone",

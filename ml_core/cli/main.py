@@ -45,6 +45,10 @@ VERBS = {
     "replay": ("ml_core.cli.cmd_replay", "Old answers given again, bit for bit, by the model that gave them."),
     "audit": ("ml_core.cli.cmd_audit", "Everything known about one answer."),
     "retrain": ("ml_core.cli.cmd_retrain", "Decide, train on what became known, gate, register."),
+    "recalibrate": (
+        "ml_core.cli.cmd_recalibrate",
+        "Calibrate the champion anew on the newest outcomes.",
+    ),
     "report": ("ml_core.cli.cmd_report", "Everything a model has to say for itself, on one page."),
     "status": ("ml_core.cli.cmd_status", "Where a model stands, and what to do next."),
     "example": ("ml_core.cli.cmd_example", "Make whatever of the example is missing, so that it can be served."),

@@ -21,6 +21,7 @@ __all__ = [
     "LabelsConfig",
     "ModelConfig",
     "PromotionConfig",
+    "RecalibrateConfig",
     "RetrainConfig",
     "SplitConfig",
     "TrainingConfig",
@@ -266,6 +267,18 @@ class RetrainConfig(_Section):
     live_rows: int = Field(5_000, ge=30, description="Newest answers that the drift check looks at.")
 
 
+class RecalibrateConfig(_Section):
+    """Calibrating the champion's scorer anew, on answers whose outcome is known."""
+
+    rows: int = Field(2_000, ge=100, description="Newest answers of known outcome that are used, at most.")
+    min_held_out: int = Field(
+        10,
+        ge=1,
+        description="Fewest rows of any class among the answers that do not calibrate and judge the new coverage. "
+        "gate.min_positives asks for that many of each class among all answers used, which judge the scorer.",
+    )
+
+
 class LabelsConfig(_Section):
     """What is known of the labels that come later."""
 
@@ -302,6 +315,7 @@ class ModelConfig(_Section):
     gate: GateConfig = GateConfig()
     promotion: PromotionConfig = PromotionConfig()
     retrain: RetrainConfig = RetrainConfig()
+    recalibrate: RecalibrateConfig = RecalibrateConfig()
     drift: DriftConfig = DriftConfig()
     labels: LabelsConfig = LabelsConfig()
     card: CardConfig = CardConfig()

@@ -1,4 +1,7 @@
-"""The feature store: one Delta Lake table of validated raw columns per model and feature version, with time travel.
+"""The feature store: Delta Lake tables of validated raw columns, one per model and feature version, with time travel.
+
+Beside the table ``v2`` of raw rows, ``v2-outcomes`` holds the answered records that calibrated a model anew; both have
+the columns of the feature version.
 
 A Delta version number names one training set and never another: rows are only added or replaced by a new version.
 Versions stay until somebody's rows are erased; then only the newest one is left. A commit appears by one atomic rename,
@@ -34,9 +37,9 @@ from ml_core.base.errors import DataError
 from ml_core.base.files import FileLock, write_whole
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.people import group_of
+from ml_core.lab.data.people import group_of, version_of
 from ml_core.serve.features.column_rules import as_moment, integer_levels
-from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.serve.features.versions import FeatureVersion
 
 __all__ = ["FeatureStore", "StoredRows"]
 
@@ -80,7 +83,7 @@ class StoredRows:
 
 
 class FeatureStore:
-    """Validated rows of one model under a folder, one Delta table per feature version.
+    """Validated rows of one model under a folder; a table is named by its feature version, or by that and a word.
 
     Writers of one table wait for each other (a lock file, released by the system when its holder dies). Reading raises
     DataError where there is no such table or version.
@@ -106,7 +109,7 @@ class FeatureStore:
         return [cls(root), *(cls(root, path.name) for path in (sorted(own.iterdir()) if own.is_dir() else ()))]
 
     def table(self, version_name: str) -> Path:
-        """Folder of the Delta table of a feature version."""
+        """Folder of a Delta table."""
         own = self._root / version_name
         if self._shared is None or own.is_dir() or not (self._shared / version_name).is_dir():
             return own
@@ -170,7 +173,7 @@ class FeatureStore:
             return ()
         stored = pa.schema(self._open(version_name, None).schema().to_arrow())
         before = {field.name: field.type for field in stored if field.name != _ORDER}
-        now = {column.name: _arrow_type(column) for column in (*get_feature_version(version_name).columns, *beside)}
+        now = {column.name: _arrow_type(column) for column in (*version_of(version_name).columns, *beside)}
         return (
             *(f"column {name} is new" for name in now if name not in before),
             *(f"column {name} is gone" for name in before if name not in now),
@@ -202,7 +205,7 @@ class FeatureStore:
         The copy on disk is named by table, Delta version and the sha256 of the feature module, so a changed transform
         never meets an old matrix.
         """
-        version = get_feature_version(version_name)
+        version = version_of(version_name)
         delta = self._open(version_name, delta_version)
         name = f"{delta.metadata().id}-{delta.version()}-{version.module_hash[:16]}.npy"
         cached = self._cache(version_name) / name
@@ -217,7 +220,7 @@ class FeatureStore:
         return matrix
 
     def tables(self) -> list[str]:
-        """Feature versions that have a table here."""
+        """Names of the tables that are here."""
         if not self._root.is_dir():
             return []
         found = (path.name for path in self._root.iterdir() if (path / "_delta_log").is_dir())
@@ -225,7 +228,7 @@ class FeatureStore:
 
     def find_people(self, version_name: str, names: Collection[str]) -> StoredRows:
         """What the table, with all its versions, holds of the people of these names (as texts)."""
-        delta, group = self._open(version_name, None), group_of(get_feature_version(version_name)).name
+        delta, group = self._open(version_name, None), group_of(version_of(version_name)).name
         files = [path for path in _data_files(self.table(version_name)) if _holds(path, group, names)]
         rows = sum(self._is_one_of(version_name, names)) if files else 0
         return StoredRows(version_name, int(rows), len(files), int(delta.version()), self._model)
@@ -236,7 +239,7 @@ class FeatureStore:
         Where no version of the table holds a row of them, nothing is changed. Afterwards no file of the table, its log
         included, and no cached matrix says anything of them. Killed anywhere, it ends its work when it is run again.
         """
-        group = group_of(get_feature_version(version_name)).name
+        group = group_of(version_of(version_name)).name
         with self._only_writer(version_name):
             for path in _data_files(self.table(version_name)):
                 if _people_in(path, group) is None:  # left behind by a writer that was killed
@@ -247,7 +250,7 @@ class FeatureStore:
             frame = self.read(version_name)
             kept = frame[~self._is_one_of(version_name, names)]
             facts = {_UPTO: str(upto)} if (upto := self.extended_upto(version_name)) else {}
-            version = get_feature_version(version_name)
+            version = version_of(version_name)
             self._commit(version_name, _arrow_table(kept, version, _beside_in(kept, version)), "erase", 0, facts)
             self._forget_older_versions(version_name)
             return found
@@ -262,7 +265,7 @@ class FeatureStore:
         return self.table(version_name).parent / "cache" / version_name
 
     def _is_one_of(self, version_name: str, names: Collection[str]) -> npt.NDArray[np.bool_]:
-        group = group_of(get_feature_version(version_name)).name
+        group = group_of(version_of(version_name)).name
         found: npt.NDArray[np.bool_] = self.read(version_name)[group].astype(str).isin(list(names)).to_numpy()
         return found
 
@@ -310,7 +313,7 @@ class FeatureStore:
         beside: Sequence[Column],
         more: Mapping[str, str] | None = None,
     ) -> int:
-        version = get_feature_version(version_name)
+        version = version_of(version_name)
         rows = _arrow_table(frame, version, beside)
         batch = _sha256(rows)
         with self._only_writer(version_name):

@@ -1,8 +1,11 @@
-"""Matured answers as rows of the feature store: what retraining adds to the rows of the first training."""
+"""Matured answers as rows of the feature store: what retraining adds to the rows of the first training.
+
+The newest of them calibrate a model anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +25,7 @@ from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
-__all__ = ["NewRows", "new_rows"]
+__all__ = ["NewRows", "Outcomes", "new_rows", "newest_outcomes"]
 
 _AT_A_TIME = 10_000
 
@@ -66,11 +69,81 @@ def new_rows(settings: Settings, feature_version: str, after: int, beside: Seque
         matured = [] if ledger is None else ledger.matured_after(after)
     if not matured:
         return NewRows(pd.DataFrame(), after, 0)
+    frame = _frame(settings, version, [row for _, row in matured], beside)
+    return NewRows(frame, matured[-1][0], len(matured) - len(frame))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """The newest answers whose outcome is known, as rows of the feature version.
+
+    Attributes
+    ----------
+    frame : the oldest first, people named as in ``NewRows``
+    of_trained : answers left out because their person's rows trained the scorer
+    without_input : answers left out as in ``NewRows``
+    """
+
+    frame: pd.DataFrame
+    of_trained: int
+    without_input: int
+
+
+def newest_outcomes(
+    settings: Settings,
+    feature_version: str,
+    most: int,
+    trained: Collection[str],
+    since_us: int = 0,
+    beside: Sequence[Column] = (),
+) -> Outcomes:
+    """The newest matured answers, of every model of that feature version but of no fallback.
+
+    A fallback's answer is left out because its record may be why the model failed. A ``client_request_id`` counts once.
+
+    Parameters
+    ----------
+    most : rows, at most
+    trained : names, as texts, of people whose answers are left out
+    since_us : answers given at that time or later, microseconds since 1970
+    beside : columns that only tell groups of patients
+
+    Raises
+    ------
+    DataError, LogDamaged, ConfigError
+        As ``new_rows``.
+    """
+    version = get_feature_version(feature_version)
+    group = group_of(version).name
+    frames: list[pd.DataFrame] = []
+    found = of_trained = without_input = 0
+    last: tuple[int, int] | None = None
+    with Ledger.reading(ledger_path(settings)) as ledger:
+        while ledger is not None and found < most:
+            part = ledger.newest_own(_AT_A_TIME, since_us, last)
+            if not part:
+                break
+            last = (part[-1][1].at_us, part[-1][0])
+            frame = _frame(settings, version, [row for _, row in part], beside)
+            without_input += len(part) - len(frame)
+            if len(frame):
+                known = frame[group].astype(str).isin(list(trained))
+                of_trained += int(known.sum())
+                frames.append(frame[~known])
+                found += len(frames[-1])
+    whole = pd.concat(frames, ignore_index=True).head(most) if frames else pd.DataFrame()
+    return Outcomes(whole.iloc[::-1].reset_index(drop=True), of_trained, without_input)
+
+
+def _frame(
+    settings: Settings, version: FeatureVersion, matured: Sequence[MaturedRow], beside: Sequence[Column]
+) -> pd.DataFrame:
+    """These answers as rows of the feature version, without repeats and without those whose input is not kept."""
     log = PredictionLog(settings.log)
     names = _names(settings, version)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(matured), _AT_A_TIME):
-        part = [row for _, row in matured[start : start + _AT_A_TIME]]
+        part = matured[start : start + _AT_A_TIME]
         answers = log.find_many([row.request_id for row in part])
         repeats = log.repeats([answer for answer in answers.values() if isinstance(answer, LoggedAnswer)])
         rows += [
@@ -78,7 +151,7 @@ def new_rows(settings: Settings, feature_version: str, after: int, beside: Seque
             for row in part
             if isinstance(answer := answers.get(row.request_id), LoggedAnswer)
             and answer.input is not None
-            and answer.lineage["feature_version"] == feature_version
+            and answer.lineage["feature_version"] == version.name
             and answer.request_id not in repeats
         ]
     frame = pd.DataFrame(rows)
@@ -86,10 +159,10 @@ def new_rows(settings: Settings, feature_version: str, after: int, beside: Seque
         for column in beside:  # a column of objects, in which a missing text is None and no number
             kind = np.float64 if column.dtype == "float" else object
             frame[column.name] = pd.Series([row[column.name] for row in rows], dtype=kind)
-        verdict = validate_frame(frame, feature_version, beside)
+        verdict = validate_frame(frame, version.name, beside)
         if not verdict.good.all():
             raise DataError("labelled answers", f"{int((~verdict.good).sum())} break the column table")
-    return NewRows(frame, matured[-1][0], len(matured) - len(frame))
+    return frame
 
 
 def _names(settings: Settings, version: FeatureVersion) -> Mapping[bytes, Any]:

@@ -38,7 +38,16 @@ from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorView
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
-__all__ = ["Decision", "Retrained", "Retraining", "decide", "last_retraining", "retrain"]
+__all__ = [
+    "Decision",
+    "Retrained",
+    "Retraining",
+    "alone",
+    "decide",
+    "last_retraining",
+    "retrain",
+    "start_shadow",
+]
 
 
 class Retraining(Document):
@@ -234,7 +243,7 @@ def retrain(
     DataError, CannotJudge, ArtefactError, RegistryError, CalibrationTooSmall
         A step failed; the next run begins where it left off.
     """
-    with _alone(settings):
+    with alone(settings):
         decision = decide(config, settings, if_drift=if_drift, force=force, unattended=unattended)
         if dry_run or not decision.go:
             return Retrained(decision)
@@ -256,7 +265,7 @@ def retrain(
         if gate.passed or shadow:
             note("bringing it into the Bento store")
             tag = import_version(registry, found.version, settings).tag
-        in_shadow = shadow and tag is not None and _start_shadow(settings, tag, done.reasons)
+        in_shadow = shadow and tag is not None and start_shadow(settings, tag, f"retrained: {'; '.join(done.reasons)}")
         write_document(_path(settings), done)
         facts = {"model": config.model, "table_version": table_version, "rows_added": added, "gate": gate.passed}
         Journal(settings.journal).append("model.retrained", {**facts, **done.model_dump(), "shadow": in_shadow})
@@ -335,17 +344,19 @@ def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[
     return version, len(found.frame), found.upto
 
 
-def _start_shadow(settings: Settings, tag: str, reasons: tuple[str, ...]) -> bool:
+def start_shadow(settings: Settings, tag: str, why: str) -> bool:
+    """Let a challenger score every request beside the champion; False where nothing is live."""
     store = RolloutStore(settings)
     state = store.read()
     if state is None or (state.challenger == tag and state.mode == "shadow"):
         return state is not None
-    store.change(changes.shadow(tag), why=f"retrained: {'; '.join(reasons)}")
+    store.change(changes.shadow(tag), why=why)
     return True
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def alone(settings: Settings) -> Iterator[None]:
+    """Keep a second run that makes a challenger of the same model out; ``RetrainBusy`` where one is at it."""
     try:
         lock = FileLock(_path(settings).with_suffix(".lock"))
     except BlockingIOError as error:

@@ -14,7 +14,13 @@ from ml_core.lab.judging.gate_rules import GateCase, gate_verdicts
 from ml_core.lab.judging.rule_verdicts import claim
 from ml_core.lab.registry.model_card import GATE_FOLDER, keep_card
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
-from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_file, rows_from_store
+from ml_core.lab.training.labelled_rows import (
+    LabelledRows,
+    outcome_rows_from_store,
+    rows_from_file,
+    rows_from_store,
+)
+from ml_core.lab.training.recalibrating import trained_people
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.manifest import MANIFEST_FILE, Manifest
 from ml_core.serve.model.predictor import Predictor, check_golden
@@ -79,6 +85,7 @@ def judge_folder(
             raise ArtefactError(MANIFEST_FILE, f"is of {manifest.name} on {manifest.feature_version}")
         rows = rows_of(manifest, config, settings, data)
         predictor = _checked_predictor(folder, expected_hash, rows)
+        trained = () if manifest.recalibration is None else trained_people(manifest, config, settings)
     except (ConfigError, DataError):
         raise
     except SuretyError as error:
@@ -87,13 +94,15 @@ def judge_folder(
     return _report(
         config,
         model_hash,
-        [whole, *gate_verdicts(GateCase(predictor, rows, config, folder))],
+        [whole, *gate_verdicts(GateCase(predictor, rows, config, folder, trained))],
         f"{rows.origin}, {'the newest rows' if config.split.by == 'time' else 'test patients'}",
     )
 
 
 def rows_of(manifest: Manifest, config: ModelConfig, settings: Settings, data: Path | None) -> LabelledRows:
-    """The rows a model is judged on: of its training table, or of a file, split as the configuration says.
+    """The rows a model is judged on: of its training table, of the answers that calibrated it anew, or of a file.
+
+    They are split as the configuration says.
 
     Raises
     ------
@@ -102,6 +111,8 @@ def rows_of(manifest: Manifest, config: ModelConfig, settings: Settings, data: P
     """
     if data is not None:
         return rows_from_file(data, config)
+    if manifest.recalibration is not None:
+        return outcome_rows_from_store(config, settings, manifest.recalibration.table_version)
     if not manifest.training.table:
         raise DataError(manifest.name, "is a foreign model without a training table: give the rows with --data FILE")
     return rows_from_store(config, settings, manifest.training.table_version)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ml_core.base.errors import CannotJudge
 from ml_core.lab.config import ModelConfig
+from ml_core.lab.judging.recalibration_rules import enough_outcomes_rules, skill_rules, strangers_rule
 from ml_core.lab.judging.rule_verdicts import (
     above,
     at_least,
@@ -61,12 +62,19 @@ class GateCase:
     rows : all parts of the split, which the configuration decides
     config : the gate's limits
     folder : where the artefact lies
+    trained : names, as texts, of people whose rows trained the scorer; looked at where it was calibrated anew
     """
 
     predictor: Predictor
     rows: LabelledRows
     config: ModelConfig
     folder: Path
+    trained: Collection[str] = ()
+
+    @property
+    def is_recalibrated(self) -> bool:
+        """Its scorer was judged before, by more rows than calibrated it now."""
+        return self.predictor.bundle.manifest.recalibration is not None
 
     @property
     def in_time(self) -> bool:
@@ -180,13 +188,18 @@ def _split(case: GateCase) -> RuleVerdict:
     asked = {name: value for name, value in split_facts(config, case.rows).items() if name in _OF_TIME}
     what = "salt, shares and times" if in_time or asked else "salt and shares"
     note = f"{what} of the manifest against those of the configuration"
-    return claim("split_matches", same and in_time == asked, note)
+    return claim("split_matches", same and (in_time == asked or case.is_recalibrated), note)
 
 
 def _enough(case: GateCase) -> list[RuleVerdict]:
     classes, manifest = case.predictor.classes, case.predictor.bundle.manifest
     level, needed = manifest.confidence_level, needed_rows(manifest.confidence_level, manifest.training_conditional)
-    rules = enough_rows_rules(case.test.y_index, classes, case.config.gate.min_positives)
+    if case.is_recalibrated:
+        counted = (case.rows.y_index, case.test.y_index)
+        rules = enough_outcomes_rules(*counted, classes, case.config.gate, case.config.recalibrate.min_held_out)
+        rules.append(strangers_rule(case.rows, case.trained))
+    else:
+        rules = enough_rows_rules(case.test.y_index, classes, case.config.gate.min_positives)
     counts = np.bincount(case.calibration.y_index, minlength=len(classes))
     note = f"calibration rows; fewer mean nothing at {level}"
     pairs = zip(classes, counts, strict=True)
@@ -194,7 +207,11 @@ def _enough(case: GateCase) -> list[RuleVerdict]:
 
 
 def _performance(case: GateCase) -> list[RuleVerdict]:
-    gate, metrics = case.config.gate, case.metrics
+    gate = case.config.gate
+    if case.is_recalibrated:
+        rows = case.rows
+        return skill_rules(gate, case.predictor.score(rows.matrix), rows.y_index, rows.groups)
+    metrics = case.metrics
     return [
         at_least("roc_auc", finite_metric(metrics, "roc_auc"), gate.min_roc_auc, gate.roc_auc_note),
         at_most("brier", finite_metric(metrics, "brier"), gate.max_brier),

@@ -18,6 +18,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.deployment_gate import rows_of, validate_deployment
 from ml_core.lab.judging.promotion_rules import compare, gate_rule, score, shared_rows
+from ml_core.lab.judging.recalibration_rules import CalibratedAnew, has_the_same_scorer, restores_coverage
 from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_rules
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.group_coverage import cells_verdict
@@ -154,6 +155,8 @@ class ModelPromoter:
         rows : all parts of the split
         """
         rules = [gate_rule(gate)]
+        if has_the_same_scorer(challenger, champion):
+            return [*rules, *self._recalibrated(challenger, champion, rows)]
         test, columns, shared = shared_rows(challenger, champion, rows.part("test"))
         rules += [shared, *enough_rows_rules(test.y_index, rows.classes, self._config.gate.min_positives)]
         if not all(rule.passed for rule in rules[1:]) or columns is None:
@@ -162,6 +165,13 @@ class ModelPromoter:
         old = score(champion, test, Predictor(champion).proba(columns))
         rules += compare(self._config.promotion, test.y_index, test.groups, new, old, self._alarms)
         return rules + coverage_floor_rules(self._coverage(challenger, test, new.proba))
+
+    def _recalibrated(self, challenger: Bundle, champion: Bundle, rows: LabelledRows) -> list[RuleVerdict]:
+        """The rules for a challenger that is the champion with another calibration."""
+        proba = Predictor(challenger).score(rows.matrix)
+        alarms = self._alarms if self._config.promotion.yield_to_alarm else ()
+        rules = restores_coverage(CalibratedAnew(challenger, champion, rows, proba), alarms)
+        return rules + coverage_floor_rules(self._coverage(challenger, rows.part("test"), proba[rows.parts == "test"]))
 
     def _rules(
         self,

@@ -143,6 +143,14 @@ def _retrained(entry: Entry) -> _Words:
     )
 
 
+def _recalibrated(entry: Entry) -> _Words:
+    verdict = "passed its gate" if entry.get("gate") else "refused by its gate"
+    where = ", scored in shadow from now on" if entry.get("shadow") else ""
+    rows = count(sum(entry.get("rows", {}).values()))
+    of = f"the scorer of version {_field(entry, 'recalibrated_from')} on {rows} outcomes"
+    return "recalibrated", f"{_version(entry)}, {of}: {verdict}{where}", ""
+
+
 def _plain(entry: Entry) -> _Words:
     named = entry.get("tag") or _version(entry)
     return _field(entry, "event").replace(".", " "), str(named), _field(entry, "why")
@@ -162,6 +170,7 @@ _WORDS: Mapping[str, Callable[[Entry], _Words]] = {
     ),
     "model.imported": lambda e: ("model imported", _field(e, "tag"), ""),
     "model.retrained": _retrained,
+    "model.recalibrated": _recalibrated,
     "alarm.raised": lambda e: ("alarm raised", f"{_field(e, 'alarm')}, {_field(e, 'tag')}", _field(e, "says")),
     "coverage.unverified": lambda e: (
         "coverage unverified", f"{', '.join(map(str, e.get('reasons', ())))}, {_field(e, 'tag')}", _field(e, "says")

@@ -242,8 +242,9 @@ def _coverage_alarm(facts: ReportFacts, judged: ClassCoverage, detector: Detecto
         f"(`coverage:{judged.label}`). {detector.promise}"
     )
     first = (
-        "See under drift who is scored differently now. Then train on newer rows (`surety retrain`), or, if it began "
-        "with a new version, go back (`surety rollout rollback`)."
+        "See under drift who is scored differently now. Then calibrate on the newest outcomes (`surety recalibrate`), "
+        "later train on them (`surety retrain`), or, if it began with a new version, go back "
+        "(`surety rollout rollback`)."
     )
     return Sentence("attention", text, first)
 

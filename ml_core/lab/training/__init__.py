@@ -7,5 +7,6 @@ __all__ = [
     "learner",
     "onnx_export",
     "packing",
+    "recalibrating",
     "training_reference",
 ]

@@ -29,6 +29,9 @@ __all__ = [
     "PARTS",
     "LabelledRows",
     "label_rows",
+    "outcome_rows",
+    "outcome_rows_from_store",
+    "outcome_table",
     "place_of",
     "rows_from_file",
     "rows_from_store",
@@ -206,6 +209,43 @@ def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
     beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
     frame = read_source(path, adapter, config.feature_version, beside).frame
     return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
+
+
+def outcome_table(feature_version: str) -> str:
+    """Table of the feature store with the answered records that calibrate a model of that feature version anew."""
+    return f"{feature_version}-outcomes"
+
+
+def outcome_rows_from_store(config: ModelConfig, settings: Settings, table_version: int) -> LabelledRows:
+    """The :func:`outcome_rows` of a version of their table; DataError where the store has no such version."""
+    table = outcome_table(config.feature_version)
+    frame = FeatureStore(settings.feature_store, config.model).read(table, table_version)
+    return outcome_rows(frame, config, table_version)
+
+
+def outcome_rows(frame: pd.DataFrame, config: ModelConfig, table_version: int = -1) -> LabelledRows:
+    """Answered records of known outcome, which calibrate and test a scorer that was trained on other patients.
+
+    Who is a test patient by the configured split is one here, and never calibrates. All others calibrate, since the
+    scorer knows none of them. Where the configuration splits in time, the newest answers test, as large a share as it
+    says, and the older ones calibrate.
+
+    Parameters
+    ----------
+    frame : the oldest answer first
+
+    Raises
+    ------
+    DataError
+        There is one class only.
+    """
+    table = outcome_table(config.feature_version)
+    split = config.split.model_copy(update={"newest_rows": None, "by": "group", "order_by": None})
+    rows = label_rows(frame, config.feature_version, split, f"matured answers, table {table} version {table_version}")
+    is_test = rows.parts == "test"
+    if config.split.by == "time":
+        is_test = rows.positions >= len(rows) - round(len(rows) * config.split.test)
+    return replace(rows, parts=np.where(is_test, "test", "calibration"), table=table, table_version=table_version)
 
 
 def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origin: str) -> LabelledRows:

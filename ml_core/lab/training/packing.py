@@ -35,7 +35,7 @@ from ml_core.serve.model.bundle import (
     read_bundle,
     write_bundle,
 )
-from ml_core.serve.model.manifest import GroupFacts, Source
+from ml_core.serve.model.manifest import GroupFacts, Recalibration, Source
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Guarantee
 from ml_core.serve.model.predictor import Predictor, check_golden, golden_entries
 from ml_core.serve.model.scorer import OnnxScorer, Scorecard, check_probabilities
@@ -76,6 +76,7 @@ class ScorerCandidate:
     files : further files of the artefact (``model.ubj``)
     libraries : further libraries that decide its bytes
     source : where a foreign model came from
+    scorer_of : the model whose scorer it is, where that is only calibrated anew; scorecard and training facts stay
     """
 
     onnx: bytes
@@ -84,6 +85,7 @@ class ScorerCandidate:
     files: Mapping[str, bytes] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
     source: Source | None = None
+    scorer_of: Bundle | None = None
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,9 @@ def pack_model(
     note(f"calibrating on {len(calibration_rows)} rows, checked by MAPIE")
     groups = groups_of(config, calibration_rows)
     model = _calibrated(config, calibration_rows, check_probabilities(scorer.proba(calibration_rows.matrix)), groups)
-    content = fit_scorecard(_common_columns(fitted), fitted.y_index, len(classes))
-    scorecard = _calibrated(config, calibration_rows, Scorecard(content).proba(calibration_rows.matrix), groups)
+    fallback = _fallback(fitted) if candidate.scorer_of is None else candidate.scorer_of.fallback
+    by_scorecard = Scorecard(fallback["scorecard"]).proba(calibration_rows.matrix)
+    scorecard = _calibrated(config, calibration_rows, by_scorecard, groups)
     note(f"evaluating on {len(test)} rows of patients never seen")
     proba = check_probabilities(scorer.proba(test.matrix))
     normal = calibration_rows if config.split.by == "time" else fitted.recent()
@@ -171,7 +174,7 @@ def pack_model(
         CALIBRATION_FILE: pack_calibration(
             model.calibration, scorecard.calibration, model.calibrations.cells, scorecard.calibrations.cells
         ),
-        FALLBACK_FILE: _json({"prior": _prior(fitted), "scorecard": content}),
+        FALLBACK_FILE: _json(fallback),
         REFERENCE_FILE: reference_bytes(
             features.features, normal.columns, normal.groups, model.proba, calibration_rows.groups, classes, importance
         ),
@@ -217,6 +220,11 @@ def _check_every_class(rows: LabelledRows, parts: tuple[str, ...]) -> None:
             raise DataError(rows.origin, f"its {' and '.join(parts)} patients have no row of class {label!r}: add rows")
 
 
+def _fallback(fitted: LabelledRows) -> dict[str, Any]:
+    scorecard = fit_scorecard(_common_columns(fitted), fitted.y_index, len(fitted.classes))
+    return {"prior": _prior(fitted), "scorecard": scorecard}
+
+
 def _prior(rows: LabelledRows) -> dict[str, float]:
     counts = np.bincount(rows.y_index, minlength=len(rows.classes))
     return {str(label): float(n / len(rows)) for label, n in zip(rows.classes, counts, strict=True)}
@@ -247,19 +255,32 @@ def _facts(
         "label_horizon_days": config.labels.horizon_days,
         "calibration_id": calibrations.id_with(groups),
         "libraries": {**{name: _version(name) for name in _DECIDING_LIBRARIES}, **candidate.libraries},
-        "training": {
-            "table": rows.table,
-            "table_version": rows.table_version,
-            "split_salt": config.split.salt,
-            "split_shares": split_shares(config),
-            "rows": rows.counts,
-            "seed": config.seed,
-            "params": dict(candidate.params) | split_facts(config, rows),
-        },
+        **_training(config, rows, candidate),
         "metrics": dict(metrics),
         "source": candidate.source,
         "groups": groups,
     }
+
+
+def _training(config: ModelConfig, rows: LabelledRows, candidate: ScorerCandidate) -> dict[str, Any]:
+    """Training facts; of a scorer calibrated anew those it had, and which rows calibrated and tested it."""
+    if candidate.scorer_of is not None:
+        trained = candidate.scorer_of.manifest.training
+        of_scorer = {part: n for part, n in trained.rows.items() if part in ("train", "validation")}
+        anew = Recalibration(
+            model_hash=candidate.scorer_of.model_hash, table=rows.table, table_version=rows.table_version
+        )
+        return {"training": trained.model_copy(update={"rows": of_scorer | rows.counts}), "recalibration": anew}
+    training = {
+        "table": rows.table,
+        "table_version": rows.table_version,
+        "split_salt": config.split.salt,
+        "split_shares": split_shares(config),
+        "rows": rows.counts,
+        "seed": config.seed,
+        "params": dict(candidate.params) | split_facts(config, rows),
+    }
+    return {"training": training}
 
 
 def split_facts(config: ModelConfig, rows: LabelledRows) -> dict[str, float | int | str]:

@@ -299,6 +299,22 @@ class Ledger:
         """Matured answers of all models after the ``n``-th, each with its number."""
         return [_matured(row) for row in self._connection.execute(f"{_MATURED.select} WHERE n > ? ORDER BY n", (n,))]
 
+    def newest_own(
+        self, limit: int, since_us: int = 0, before: tuple[int, int] | None = None
+    ) -> list[tuple[int, MaturedRow]]:
+        """Matured answers of all models, but of no fallback, the newest first, each with its number.
+
+        Parameters
+        ----------
+        since_us : given at that time or later, microseconds
+        before : time and number of the last one that is known already; what comes before it in this order
+        """
+        at_us, n = before or (_FOR_EVER, _FOR_EVER)
+        query = (
+            f"{_MATURED.select} WHERE own AND at_us >= ? AND (at_us, n) < (?, ?) ORDER BY at_us DESC, n DESC LIMIT ?"
+        )
+        return [_matured(row) for row in self._connection.execute(query, (since_us, at_us, n, limit))]
+
     def count_matured(self, since_n: int = 0) -> tuple[int, int]:
         """How many have matured after the ``since_n``-th, and the number of the last."""
         query = "SELECT count(*), coalesce(max(n), 0) FROM matured WHERE n > ?"

@@ -161,6 +161,8 @@ def _next_action(seen: _Records, name: str, config: str) -> str:
         return f"make serve MODEL={name} CONFIG={config}"
     if not seen.is_monitored:
         return f"surety monitor --every 5s --model {name}"
+    if any(reason.startswith("coverage:") for reason in seen.alarms):  # it takes the fewest outcomes
+        return f"surety recalibrate --config {config} --shadow"
     if _DRIFT in seen.alarms:
         return f"surety retrain --config {config} --if-drift --shadow"
     if seen.alarms:

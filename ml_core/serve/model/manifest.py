@@ -17,6 +17,7 @@ __all__ = [
     "GroupFacts",
     "GroupingFacts",
     "Manifest",
+    "Recalibration",
     "Source",
     "TrainingFacts",
     "parse_manifest",
@@ -142,6 +143,20 @@ class GroupFacts(_Part):
         return self
 
 
+class Recalibration(_Part):
+    """What calibrated a scorer anew (``surety recalibrate``). The training facts stay those of the scorer.
+
+    Attributes
+    ----------
+    model_hash : of the model whose scorer it is
+    table, table_version : Delta table and version of the answered records that calibrated and tested it
+    """
+
+    model_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    table: str
+    table_version: int
+
+
 class Manifest(_Part):
     """The manifest of a model folder. Its own sha256 is the ``model_hash``, so it holds no time, host or run id.
 
@@ -154,6 +169,7 @@ class Manifest(_Part):
     calibration_id : sha256 (hex) over all calibration scores that the model answers with
     groups : the groups of patients it knows; None for a model without any
     label_horizon_days : how long after an answer its label is certain; None for what ``SURETY_LABEL_HORIZON_DAYS`` says
+    recalibration : what calibrated it, where that was not its training table
     """
 
     format_version: Literal[1]
@@ -174,6 +190,7 @@ class Manifest(_Part):
     source: Source | None = None
     label_horizon_days: float | None = Field(None, ge=0, le=36_500)
     groups: GroupFacts | None = None
+    recalibration: Recalibration | None = None
     files: dict[str, FileEntry]
 
     @model_validator(mode="after")
@@ -188,7 +205,10 @@ class Manifest(_Part):
     def content(self) -> dict[str, Any]:
         """What is written, as JSON values."""
         content = self.model_dump(mode="json")
-        for name in ("label_horizon_days", "training_conditional", "inner_levels", "groups"):
+        later = ("label_horizon_days", "training_conditional", "inner_levels", "groups", "recalibration")
+        for name in later:  # as in manifests from before there were these fields
+            if content[name] is None:
+                del content[name]
             if content[name] is None:  # as in manifests from before there was this field
                 del content[name]
         return content

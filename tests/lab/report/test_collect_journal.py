@@ -104,6 +104,13 @@ def test_flags_are_told_where_they_differ_from_their_defaults(home):
             "drift: age; alarm drift",
         ),
         (
+            "model.recalibrated",
+            {"version": "6", "recalibrated_from": "5", "rows": {"calibration": 800, "test": 210}, "gate": True, "shadow": False},
+            "recalibrated",
+            "version 6, the scorer of version 5 on 1,010 outcomes: passed its gate",
+            "",
+        ),
+        (
             "alarm.acknowledged",
             {"alarm": "coverage:1", "model_hash": "ab" * 32, "why": "known", "who": "lee"},
             "alarm acknowledged",

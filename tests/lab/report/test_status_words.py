@@ -65,6 +65,7 @@ def test_alarms_say_what_they_mean_and_what_to_do_first():
     assert "hold this outcome for 90 %" in coverage.text
     assert "do not read a set without 1 as ruling it out" in coverage.text
     assert "less than one false alarm in 50,000 outcomes" in coverage.text
+    assert "`surety recalibrate`" in coverage.first
     assert "`surety retrain`" in coverage.first
     assert "since 20 Nov 2026, 06:15 UTC" in drift.text
     assert drift.first

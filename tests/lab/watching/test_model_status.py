@@ -37,7 +37,7 @@ def every_state(home: Home) -> Iterator[Home]:
     yield home
     watched(home)
     yield home
-    for alarm in ("coverage:1", "drift"):
+    for alarm in ("coverage:1", "drift", "gate"):
         watched(home, alarm)
         yield home
     watched(home, unverified=("outcomes:1",))
@@ -115,10 +115,15 @@ def test_alarms_are_told_and_only_drift_is_drift(home: Home) -> None:
     serving(home)
     watched(home, "coverage:1")
     found = model_status(home.settings, ENDPOINT)
-    assert (found.drift_status, found.next_action) == ("nominal", f"surety alarms show --model {NAME}")
+    recalibrate = "surety recalibrate --config configs/NAME.yaml --shadow"
+    assert (found.drift_status, found.next_action) == ("nominal", recalibrate)
     watched(home, "coverage:1", "drift")
     found = model_status(home.settings, ENDPOINT)
-    assert (found.drift_status, "retrain" in found.next_action) == ("drift_detected", True)
+    assert (found.drift_status, found.next_action) == ("drift_detected", recalibrate)
+    watched(home, "drift")
+    assert "surety retrain" in model_status(home.settings, ENDPOINT).next_action
+    watched(home, "gate")
+    assert model_status(home.settings, ENDPOINT).next_action == f"surety alarms show --model {NAME}"
 
 
 def test_missing_outcomes_are_to_be_looked_at_once_no_alarm_is_on(home: Home) -> None:
