@@ -280,3 +280,22 @@ def test_the_gate_judges_it_again_by_the_same_rows(ward: Ward) -> None:
     assert found.gate is not None
     assert again.rules == found.gate.rules
     assert ONNX_FILE in bundle(ward, found.version or "").manifest.files
+
+
+def test_a_model_split_in_time_is_judged_by_the_newest_answers(ward: Ward) -> None:
+    settings, timed = ward.home.settings, config(split={"by": "time"})
+    version = train_challenger(timed, settings, lambda _: None).version
+    registry = ModelRegistry(settings)
+    assert version is not None
+    registry.set_alias(version, "champion")
+    known_outcomes(ward, strangers(300, 60))
+    again = pd.concat([toy_frame().tail(200), strangers(300, 61)], ignore_index=True)  # whom the scorer knows too
+    known_outcomes(ward, again.sample(frac=1.0, random_state=1))
+    found = recalibrate(timed, settings, lambda _: None)
+    assert (found.as_dict()["failed_rules"], found.of_trained) == ([], 0)
+    assert found.rows == {"calibration": 640, "test": 160}
+    rows = outcome_rows_from_store(timed, settings, 0)
+    dates = rows.frame["encounter_date"]
+    assert dates[rows.parts == "test"].min() >= dates[rows.parts == "calibration"].max()
+    promotion = promote_version(registry, registry.by_version(NAME, found.version or ""), timed, settings)
+    assert refused(promotion) == ["recalibration_needed"]
