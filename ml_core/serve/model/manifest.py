@@ -209,8 +209,6 @@ class Manifest(_Part):
         for name in later:  # as in manifests from before there were these fields
             if content[name] is None:
                 del content[name]
-            if content[name] is None:  # as in manifests from before there was this field
-                del content[name]
         return content
 
     def to_bytes(self) -> bytes:
