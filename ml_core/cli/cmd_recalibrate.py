@@ -23,16 +23,31 @@ from ml_core.cli.output import emit, note, output_option
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
     help="Use answers given at that time (UTC) or later, such as the day on which the patients changed.",
 )
+@click.option(
+    "--weighted",
+    is_flag=True,
+    help="Ask for no outcomes: weigh the champion's calibration rows by how often such patients come now.",
+)
 @click.option("--shadow", is_flag=True, help="Let the new model score every request beside the champion.")
 @click.option("--dry-run", is_flag=True, help="Say what would be used; make nothing.")
 @output_option
 def command(
-    config_path: Path, rows: int | None, since: datetime | None, output: str, *, shadow: bool, dry_run: bool
+    config_path: Path,
+    rows: int | None,
+    since: datetime | None,
+    output: str,
+    *,
+    weighted: bool,
+    shadow: bool,
+    dry_run: bool,
 ) -> None:
     """Calibrate the champion's scorer on the newest answers whose outcome is known, and register it as challenger.
 
     Nothing is trained: the sets get their coverage back, the scores stay as they are. People who trained the scorer are
     left out, and test people of the split judge. Exit status 3 where the gate refuses what was made.
+
+    With --weighted no outcome is needed. It holds where only the mix of patients has changed, and not what the features
+    mean for the outcome; it is refused where too few calibration rows would count.
 
     \b
     Example: surety recalibrate --config configs/readmission_v1.yaml --since 2026-11-01
@@ -48,6 +63,7 @@ def command(
         note,
         rows=rows,
         since=None if since is None else since.replace(tzinfo=UTC),
+        weighted=weighted,
         shadow=shadow,
         dry_run=dry_run,
     )

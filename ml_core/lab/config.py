@@ -277,6 +277,13 @@ class RecalibrateConfig(_Section):
         description="Fewest rows of any class among the answers that do not calibrate and judge the new coverage. "
         "gate.min_positives asks for that many of each class among all answers used, which judge the scorer.",
     )
+    live_rows: int = Field(5_000, ge=500, description="Newest answers that show who comes now, for weighted sets.")
+    min_effective_rows: int = Field(
+        100,
+        ge=20,
+        description="Fewest equally weighted calibration rows that a class's weighted rows must be worth (Kish): with "
+        "fewer, the shift is too large to be weighted away.",
+    )
 
 
 class LabelsConfig(_Section):

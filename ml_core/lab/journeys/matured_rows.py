@@ -12,20 +12,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
-from ml_core.features.columns import Column, with_role
+from ml_core.features.columns import Column, features_of, with_role
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.people import group_of, made_name
 from ml_core.lab.data.schemas import validate_frame
+from ml_core.lab.training.weighting import LiveRows
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.live_drift import inputs_of
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
-__all__ = ["NewRows", "Outcomes", "new_rows", "newest_outcomes"]
+__all__ = ["NewRows", "Outcomes", "live_rows", "new_rows", "newest_outcomes"]
 
 _AT_A_TIME = 10_000
 
@@ -133,6 +137,35 @@ def newest_outcomes(
                 found += len(frames[-1])
     whole = pd.concat(frames, ignore_index=True).head(most) if frames else pd.DataFrame()
     return Outcomes(whole.iloc[::-1].reset_index(drop=True), of_trained, without_input)
+
+
+def live_rows(settings: Settings, feature_version: str, most: int, since_us: int = 0) -> LiveRows:
+    """The newest answers of every model of a feature version, whether their outcome is known or not.
+
+    A fallback's answers count, since they were asked for like any; a ``client_request_id`` counts once.
+
+    Parameters
+    ----------
+    most : rows, at most
+    since_us : answers given at that time or later, microseconds since 1970
+
+    Raises
+    ------
+    DataError
+        There is none, or the log keeps no inputs.
+    LogDamaged
+        The log cannot be read.
+    """
+    version = get_feature_version(feature_version)
+    log = PredictionLog(settings.log)
+    newest = [a for a in log.last(most) if a.lineage["feature_version"] == feature_version]
+    repeats = log.repeats(newest)
+    kept = [a for a in newest if a.input is not None and a.request_id not in repeats and microseconds(a.at) >= since_us]
+    if not kept:
+        raise DataError("the live log", f"holds no answer of {feature_version} with its input in that time")
+    columns = inputs_of(kept, features_of(version.columns))
+    groups = np.array([(a.subject or id_bytes(a.request_id)).hex() for a in kept])
+    return LiveRows(columns, version.transform(columns), groups)
 
 
 def _frame(

@@ -7,7 +7,7 @@ the coverage of the sets after the patients have changed. It makes the scores no
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,17 +21,19 @@ from ml_core.features.columns import Column
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.raw_tables import columns_beside
-from ml_core.lab.journeys.matured_rows import Outcomes, newest_outcomes
+from ml_core.lab.journeys.matured_rows import Outcomes, live_rows, newest_outcomes
 from ml_core.lab.journeys.retrain import alone, start_shadow
-from ml_core.lab.judging.deployment_gate import validate_deployment
+from ml_core.lab.judging.deployment_gate import rows_of, validate_deployment
 from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
 from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.labelled_rows import LabelledRows, outcome_rows, outcome_rows_from_store, outcome_table
 from ml_core.lab.training.packing import Note, PackedModel
 from ml_core.lab.training.recalibrating import recalibrate_model, trained_people
+from ml_core.lab.training.weighting import weight_model
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import verify_folder
+from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
 
 __all__ = ["Recalibrated", "recalibrate"]
@@ -47,6 +49,7 @@ class Recalibrated:
     rows : answered records by part (``calibration``, ``test``)
     class_rows : by part and label
     of_trained, without_input : answers left out: of people who trained the scorer; without a kept input, or repeated
+    live : answers whose outcomes were not asked for, which weigh the calibration rows; 0 where nothing is weighted
     version, model_hash, is_new : in the registry; None and "" after a dry run
     gate : the verdict on it
     tag : in the Bento store; None where the gate refused it and no shadow was asked for
@@ -59,6 +62,7 @@ class Recalibrated:
     class_rows: dict[str, dict[str, int]]
     of_trained: int
     without_input: int
+    live: int = 0
     version: str | None = None
     model_hash: str = ""
     is_new: bool = False
@@ -82,6 +86,7 @@ class Recalibrated:
             "recalibrated_from": self.champion,
             "rows": self.rows,
             "class_rows": self.class_rows,
+            "live_rows": self.live,
             "left_out": {"trained_the_scorer": self.of_trained, "without_input_or_repeated": self.without_input},
             "version": self.version,
             "model_hash": self.model_hash or None,
@@ -98,6 +103,8 @@ class Recalibrated:
         counts = " and ".join(
             f"{self.rows.get(part, 0):,} {to}" for part, to in (("calibration", "to calibrate"), ("test", "to judge"))
         )
+        if self.live:
+            counts += f", weighted by {self.live:,} answers"
         if self.gate is None:
             return f"The scorer of version {self.champion} can be calibrated anew: {counts}. Nothing was made."
         model = f"Version {self.version} has the scorer of version {self.champion}, calibrated anew ({counts})"
@@ -114,6 +121,7 @@ def recalibrate(
     *,
     rows: int | None = None,
     since: datetime | None = None,
+    weighted: bool = False,
     shadow: bool = False,
     dry_run: bool = False,
 ) -> Recalibrated:
@@ -124,8 +132,9 @@ def recalibrate(
 
     Parameters
     ----------
-    rows : newest answers used, at most; as configured if None
+    rows : newest answers used, at most; as configured if None (``recalibrate.rows``; weighted: ``live_rows``)
     since : use answers given then or later; None for all
+    weighted : without outcomes: weigh the rows that calibrated the champion by how often such patients come now
     shadow : let the new model score every request beside the champion
     dry_run : say what would be used; make nothing
 
@@ -135,6 +144,8 @@ def recalibrate(
         Another run makes a challenger of this model.
     DataError, CalibrationTooSmall
         There is no champion, its training rows cannot be read, or too few outcomes are known.
+    CannotJudge
+        Weighted: too few answers, or so large a shift that too few calibration rows would count.
     ArtefactError, RegistryError, LogDamaged
         A step failed.
     """
@@ -143,23 +154,30 @@ def recalibrate(
         champion = registry.by_alias(config.model, CHAMPION)
         with registry.bundle_folder(champion) as folder:
             manifest, _, _ = verify_folder(folder, champion.model_hash or None)
-            trained = trained_people(manifest, config, settings)
-            most, since_us = rows or config.recalibrate.rows, 0 if since is None else microseconds(since)
-            beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
-            found = newest_outcomes(settings, config.feature_version, most, trained, since_us, beside)
-            _tell_left_out(found, note)
-            if not len(found.frame):
-                raise DataError("matured answers", "none can calibrate: send outcomes in and run `surety monitor`")
-            kept = outcome_rows(found.frame, config)
-            left_out = (found.of_trained, found.without_input)
-            done = Recalibrated(champion.version, kept.counts, _class_rows(kept), *left_out)
+            since_us = 0 if since is None else microseconds(since)
+            make: Callable[[Path], PackedModel]
+            if weighted:
+                live = live_rows(settings, config.feature_version, rows or config.recalibrate.live_rows, since_us)
+                kept = rows_of(manifest, config, settings, None)
+                done = _counted(champion, kept, live=len(live.matrix))
+
+                def make(place: Path) -> PackedModel:
+                    return weight_model(folder, champion.model_hash or None, config, kept, live, place, note)
+
+            else:
+                found, beside = _newest(config, settings, manifest, rows, since_us, note)
+                kept = outcome_rows(found.frame, config)
+                done = _counted(champion, kept, found)
+                if not dry_run:
+                    kept = _stored(config, settings, found, beside)
+
+                def make(place: Path) -> PackedModel:
+                    return recalibrate_model(folder, champion.model_hash or None, config, kept, place, note)
+
             if dry_run:
                 return done
-            kept = _stored(config, settings, found, beside)
             with tempfile.TemporaryDirectory(prefix="surety-recalibrate-") as place:
-                model = recalibrate_model(
-                    folder, champion.model_hash or None, config, kept, Path(place) / "bundle", note
-                )
+                model = make(Path(place) / "bundle")
                 version, is_new = _register(registry, model, config, kept, champion, settings)
         note("judging it")
         gate = validate_deployment(registry, version, config, settings)
@@ -174,7 +192,7 @@ def recalibrate(
             "model_hash": model.model_hash,
             "recalibrated_from": champion.version,
             "table_version": kept.table_version,
-            "rows": kept.counts,
+            "rows": done.rows,
             "gate": gate.passed,
             "shadow": in_shadow,
         }
@@ -191,6 +209,29 @@ def recalibrate(
         )
 
 
+def _newest(
+    config: ModelConfig, settings: Settings, manifest: Manifest, rows: int | None, since_us: int, note: Note
+) -> tuple[Outcomes, tuple[Column, ...]]:
+    """The newest outcomes of people who did not train the scorer, and the columns that only tell groups."""
+    trained = trained_people(manifest, config, settings)
+    beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
+    most = rows or config.recalibrate.rows
+    found = newest_outcomes(settings, config.feature_version, most, trained, since_us, beside)
+    _tell_left_out(found, note)
+    if not len(found.frame):
+        raise DataError("matured answers", "none can calibrate: send outcomes in and run `surety monitor`")
+    return found, beside
+
+
+def _counted(
+    champion: RegisteredVersion, rows: LabelledRows, found: Outcomes | None = None, live: int = 0
+) -> Recalibrated:
+    """What is known before the model is made."""
+    judging = {part: n for part, n in rows.counts.items() if part in ("calibration", "test")}
+    left_out = (0, 0) if found is None else (found.of_trained, found.without_input)
+    return Recalibrated(champion.version, judging, _class_rows(rows, judging), *left_out, live=live)
+
+
 def _tell_left_out(found: Outcomes, note: Note) -> None:
     if found.of_trained:
         note(f"{found.of_trained} answers are left out: they are about people whose rows trained the scorer")
@@ -205,10 +246,10 @@ def _stored(config: ModelConfig, settings: Settings, found: Outcomes, beside: Se
     return outcome_rows_from_store(config, settings, version)
 
 
-def _class_rows(rows: LabelledRows) -> dict[str, dict[str, int]]:
+def _class_rows(rows: LabelledRows, parts: Iterable[str]) -> dict[str, dict[str, int]]:
     return {
         part: {str(label): int((rows.part(part).y_index == k).sum()) for k, label in enumerate(rows.classes)}
-        for part in sorted(rows.counts)
+        for part in sorted(parts)
     }
 
 

@@ -31,11 +31,13 @@ from ml_core.lab.measuring.coverage_law import DesignEffects
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict, same_law_verdict
 from ml_core.lab.measuring.evaluation import evaluate, log_losses
 from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict, group_verdict
+from ml_core.lab.measuring.weighted_coverage import weighted_verdict
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.learner import booster_proba
 from ml_core.lab.training.onnx_export import XGBOOST_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
+from ml_core.lab.training.weighting import row_weights, weighted_evaluation, weighted_rows
 from ml_core.serve.model.bundle import XGBOOST_FILE
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
 from ml_core.serve.model.manifest import GroupFacts
@@ -43,6 +45,7 @@ from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import RuleVerdict
 from ml_core.serve.model.scorer import Scorecard
+from ml_core.serve.model.weighted_sets import WeightedCalibration, effective_rows
 
 __all__ = ["GateCase", "gate_verdicts"]
 
@@ -106,6 +109,8 @@ class GateCase:
         """Metrics of the model, recomputed on the test rows."""
         bundle, test = self.predictor.bundle, self.test
         level = bundle.manifest.confidence_level
+        if bundle.weighted is not None:
+            return weighted_evaluation(bundle.weighted, level, test, self.test_proba).metrics
         sets = self.test_cells[0].sets(self.test_proba, level)
         return evaluate(
             self.test_proba,
@@ -154,8 +159,10 @@ def _promise(case: GateCase) -> RuleVerdict:
     known, by = manifest.groups, asked.promised_by
     if declared is not None and by is not None:
         declared = declared.model_copy(update={"calibrated_by": by.name})
+    weighs = "class_conditional" if manifest.weighting is not None else manifest.guarantee
     ours, theirs = (
-        (promise.guarantee, promise.confidence_level, promise.training_conditional) for promise in (manifest, asked)
+        (guarantee, promise.confidence_level, promise.training_conditional)
+        for guarantee, promise in ((weighs, manifest), (asked.guarantee, asked))
     )
     same = ours == theirs and _rules_of(known) == _rules_of(declared)
     found, wanted = (
@@ -226,6 +233,9 @@ def _coverage(case: GateCase) -> list[RuleVerdict]:
     claim to be is then shown by ``calibration_reproduces`` and ``metrics_reproduce`` alone.
     """
     gate, everybody = case.config.gate, np.ones(len(case.test), dtype=np.bool_)
+    weighted = case.predictor.bundle.weighted
+    if weighted is not None:
+        return _weighted_coverage(case, weighted)
     verdict = _verdict(case, everybody, gate.min_coverage)
     rules = coverage_floor_rules(verdict, notes=_of_returning(case))
     rules += coverage_proof_rules(verdict) if gate.prove else []
@@ -265,10 +275,29 @@ def _of_returning(case: GateCase) -> dict[object, str]:
     return found
 
 
+def _weighted_coverage(case: GateCase, weighted: WeightedCalibration) -> list[RuleVerdict]:
+    """Coverage among patients of the mix that comes now, and what the weighted calibration rows are worth."""
+    level = case.predictor.bundle.manifest.confidence_level
+    calibration = weighted_rows(weighted, level, case.calibration, case.calibration_proba)
+    test = weighted_rows(weighted, level, case.test, case.test_proba)
+    floors = coverage_floor_rules(
+        weighted_verdict(calibration, test, level, case.config.gate.min_coverage, case.predictor.classes)
+    )
+    again = row_weights(weighted.ratio, case.calibration, case.calibration_proba)
+    same = all(np.array_equal(mine, theirs) for mine, theirs in zip(again, weighted.weights, strict=True))
+    needed, note = case.config.recalibrate.min_effective_rows, "equally weighted calibration rows worth as much"
+    worth = zip(case.predictor.classes, weighted.weights, strict=True)
+    return [
+        *floors,
+        *(at_least(f"effective_rows_class_{label}", effective_rows(w), needed, note) for label, w in worth),
+        claim("weights_reproduce", passed=same, note="stored weights of the calibration rows against recomputed ones"),
+    ]
+
+
 def _coverage_by_group(case: GateCase) -> list[RuleVerdict]:
     """For each declared grouping, its class and cell that lies lowest against its floor."""
     rows, by = case.test_cells
-    if by is None:
+    if by is None or case.predictor.bundle.weighted is not None:  # which promises coverage in another mix
         return []
     gate, test, promised = case.config.gate, case.test, case.config.conformal.promised_by
     verdicts = group_verdict(

@@ -22,9 +22,11 @@ from ml_core.lab.judging.recalibration_rules import CalibratedAnew, has_the_same
 from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_rules
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.group_coverage import cells_verdict
+from ml_core.lab.measuring.weighted_coverage import weighted_verdict
 from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
+from ml_core.lab.training.weighting import weighted_rows
 from ml_core.serve.model.bundle import Bundle, read_bundle, verify_folder
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
@@ -164,14 +166,14 @@ class ModelPromoter:
         new = score(challenger, test, Predictor(challenger).proba(test.columns))
         old = score(champion, test, Predictor(champion).proba(columns))
         rules += compare(self._config.promotion, test.y_index, test.groups, new, old, self._alarms)
-        return rules + coverage_floor_rules(self._coverage(challenger, test, new.proba))
+        return rules + coverage_floor_rules(self._coverage(challenger, rows, new.proba))
 
     def _recalibrated(self, challenger: Bundle, champion: Bundle, rows: LabelledRows) -> list[RuleVerdict]:
         """The rules for a challenger that is the champion with another calibration."""
         proba = Predictor(challenger).score(rows.matrix)
         alarms = self._alarms if self._config.promotion.yield_to_alarm else ()
         rules = restores_coverage(CalibratedAnew(challenger, champion, rows, proba), alarms)
-        return rules + coverage_floor_rules(self._coverage(challenger, rows.part("test"), proba[rows.parts == "test"]))
+        return rules + coverage_floor_rules(self._coverage(challenger, rows, proba[rows.parts == "test"]))
 
     def _rules(
         self,
@@ -187,9 +189,16 @@ class ModelPromoter:
         with self._registry.bundle_folder(champion) as folder:
             return self.decide(challenger, read_bundle(folder, champion.model_hash or None), rows, gate)
 
-    def _coverage(self, bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> tuple[CoverageOf, ...]:
+    def _coverage(self, bundle: Bundle, rows: LabelledRows, proba: npt.NDArray[np.float64]) -> tuple[CoverageOf, ...]:
+        """Coverage on the test rows, of which the model gave these probabilities."""
         level: Decimal = bundle.manifest.confidence_level
+        test = rows.part("test")
         about = (proba, test.y_index, test.groups, level, self._config.promotion.min_coverage, test.classes)
+        if bundle.weighted is not None:
+            calibration = rows.part("calibration")
+            ours = weighted_rows(bundle.weighted, level, calibration, Predictor(bundle).score(calibration.matrix))
+            theirs = weighted_rows(bundle.weighted, level, test, proba)
+            return weighted_verdict(ours, theirs, level, self._config.promotion.min_coverage, test.classes)
         if bundle.grouped is None:
             return coverage_verdict(bundle.calibration, *about)
         cells, _ = cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, test)

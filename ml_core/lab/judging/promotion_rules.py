@@ -16,6 +16,7 @@ from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.evaluation import evaluate
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
+from ml_core.lab.training.weighting import sets_of_bundle
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.promotion_record import GateReport, RuleVerdict
 
@@ -131,8 +132,7 @@ def shared_rows(
 def score(bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) -> ScoredModel:
     """The model's metrics on test rows of which it gave these probabilities (n, K)."""
     manifest, level = bundle.manifest, bundle.manifest.confidence_level
-    cells, _ = cell_rows(manifest.groups, bundle.calibration, bundle.grouped, test)
-    sets = cells.sets(proba, level)
+    sets = sets_of_bundle(bundle, test, proba)
     found = evaluate(proba, test.y_index, bundle.calibration, level, test.groups, manifest.classes, sets=sets)
     return ScoredModel(proba, found.metrics)
 

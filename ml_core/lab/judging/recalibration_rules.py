@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,15 @@ from ml_core.base.errors import CannotJudge
 from ml_core.lab.config import GateConfig
 from ml_core.lab.judging.rule_verdicts import above, at_least, at_most, claim, enough_rows_rules
 from ml_core.lab.measuring.comparison import paired_auc_difference
-from ml_core.lab.measuring.coverage_law import DesignEffects, holds_label
+from ml_core.lab.measuring.coverage_law import DesignEffects
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.evaluation import score_metrics, squared_errors
+from ml_core.lab.measuring.group_coverage import cells_verdict
 from ml_core.lab.measuring.metric_ranges import mean_interval
+from ml_core.lab.measuring.weighted_coverage import WeightedRows, weighted_verdict
+from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
+from ml_core.lab.training.weighting import sets_of_bundle
 from ml_core.serve.model.bundle import ONNX_FILE, Bundle
 from ml_core.serve.model.promotion_record import RuleVerdict
 
@@ -110,7 +114,9 @@ def _auc_half(proba: FloatArray, y_index: IntArray, groups: npt.NDArray[np.gener
 def has_the_same_scorer(challenger: Bundle, champion: Bundle) -> bool:
     """The challenger was calibrated anew and has the very ``model.onnx`` of the champion."""
     ours, theirs = challenger.manifest.files[ONNX_FILE], champion.manifest.files[ONNX_FILE]
-    return challenger.manifest.recalibration is not None and ours.sha256 == theirs.sha256
+    manifest = challenger.manifest
+    is_anew = manifest.recalibration is not None or manifest.weighting is not None
+    return is_anew and ours.sha256 == theirs.sha256
 
 
 @dataclass(frozen=True)
@@ -129,14 +135,30 @@ class CalibratedAnew:
     rows: LabelledRows
     proba: FloatArray
 
+    def weighted(self, bundle: Bundle, part: str) -> WeightedRows:
+        """Rows of a part with a model's sets, weighted as the challenger weighs them: alike where it does not."""
+        rows, proba = self.rows.part(part), self.proba[self.rows.parts == part]
+        ratio = None if self.challenger.weighted is None else self.challenger.weighted.ratio
+        weights = np.ones(len(rows)) if ratio is None else ratio.weights(rows.matrix)
+        return WeightedRows(sets_of_bundle(bundle, rows, proba), rows.y_index, weights, rows.groups)
+
     def champions_coverage(self) -> tuple[CoverageOf, ...]:
         """Coverage of the champion's sets against the band of a valid model.
 
         On all records, since none of them calibrated it; where it was calibrated anew itself, on test people alone.
         """
         manifest, rows, proba = self.champion.manifest, self.rows, self.proba
+        level = manifest.confidence_level
+        if self.challenger.weighted is not None:
+            calibration, test = (self.weighted(self.champion, part) for part in ("calibration", "test"))
+            alike = replace(calibration, weights=np.ones(calibration.y_index.size))
+            return weighted_verdict(alike, test, level, float(level), manifest.classes)
         if manifest.recalibration is not None:
             proba, rows = proba[rows.parts == "test"], rows.part("test")
+        if self.champion.grouped is not None:
+            cells, _ = cell_rows(manifest.groups, self.champion.calibration, self.champion.grouped, rows)
+            about = (proba, rows.y_index, rows.groups, level, float(level), manifest.classes)
+            return cells_verdict(cells, *about)
         names = ["calibration_effect", *(f"calibration_effect_class_{label}" for label in manifest.classes)]
         effects = [manifest.metrics.get(name) for name in names]
         known = [effect for effect in effects if effect is not None]
@@ -145,8 +167,8 @@ class CalibratedAnew:
             proba,
             rows.y_index,
             rows.groups,
-            manifest.confidence_level,
-            float(manifest.confidence_level),
+            level,
+            float(level),
             manifest.classes,
             DesignEffects(known[0], tuple(known[1:])) if len(known) == len(names) else None,
         )
@@ -177,21 +199,18 @@ def restores_coverage(case: CalibratedAnew, alarms: tuple[str, ...]) -> list[Rul
         claim("same_scorer", passed=True, note="model.onnx is the champion's, so the scores of both are the same"),
         claim("recalibration_needed", passed=bool(reasons), note="; ".join(reasons) or nothing),
     ]
-    test = case.rows.parts == "test"
-    y, proba = case.rows.y_index[test], case.proba[test]
-    new, old = (
-        holds_label(b.calibration.sets(proba, b.manifest.confidence_level), y) for b in (case.challenger, case.champion)
-    )
+    new, old = (case.weighted(bundle, "test") for bundle in (case.challenger, case.champion))
     accused = {"all" if row.label is None else str(row.label) for row in low}
     accused |= {alarm.partition(":")[2] for alarm in alarms}
-    named = {str(c): (f"_class_{c}", y == k) for k, c in enumerate(case.challenger.manifest.classes)}
+    named = {str(label): (f"_class_{label}", k) for k, label in enumerate(case.challenger.manifest.classes)}
     if not accused & named.keys():
-        named["all"] = ("", np.ones(y.size, dtype=np.bool_))
+        named["all"] = ("", -1)
     for label in sorted(accused & named.keys()):
-        suffix, own = named[label]
-        if own.any():
-            note = f"{int(own.sum())} records that did not calibrate; the limit is the champion's"
-            rules.append(at_least(f"coverage_restored{suffix}", float(new[own].mean()), float(old[own].mean()), note))
+        suffix, k = named[label]
+        before, after = old.coverage(k), new.coverage(k)
+        if before is not None:
+            note = f"{int(new.of_class(k).sum())} records that did not calibrate; the limit is the champion's"
+            rules.append(at_least(f"coverage_restored{suffix}", after, before, note))
     return rules
 
 

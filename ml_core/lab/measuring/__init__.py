@@ -14,4 +14,5 @@ __all__ = [
     "metric_ranges",
     "performance",
     "returned_outcomes",
+    "weighted_coverage",
 ]

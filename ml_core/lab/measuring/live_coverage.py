@@ -21,7 +21,9 @@ from ml_core.lab.measuring.coverage_law import (
     holds_label,
     pooled_law,
 )
-from ml_core.serve.model.prediction_sets import Guarantee, misses_allowed
+from ml_core.serve.model.groupings import Promise
+from ml_core.serve.model.prediction_sets import misses_allowed
+from ml_core.serve.model.weighted_sets import sets_above
 
 __all__ = [
     "BAND_TAIL",
@@ -50,7 +52,7 @@ class CoverageTarget:
     classes : labels in class order
     sizes : calibration rows behind each class (for ``marginal``: all of them, for each)
     level : the model's configured confidence level
-    guarantee : ``class_conditional`` or ``marginal``
+    guarantee : what the sets promise
     effects : design effects of the calibration rows; None where every row was its own patient
     confidence : over calibrations, that the true coverage is at least ``level``; None for the mean over calibrations
     """
@@ -58,13 +60,17 @@ class CoverageTarget:
     classes: tuple[Label, ...]
     sizes: tuple[int, ...]
     level: Decimal
-    guarantee: Guarantee = "class_conditional"
+    guarantee: Promise = "class_conditional"
     effects: DesignEffects | None = None
     confidence: Decimal | None = None
 
 
 def sets_of(
-    p_values: npt.ArrayLike, sizes: Sequence[int], level: Decimal, confidence: Decimal | None = None
+    p_values: npt.ArrayLike,
+    sizes: Sequence[int],
+    level: Decimal,
+    confidence: Decimal | None = None,
+    guarantee: Promise = "class_conditional",
 ) -> BoolArray:
     """Prediction sets at a level from stored p-values, exactly as the calibration makes them; shape (n, K).
 
@@ -77,6 +83,7 @@ def sets_of(
     sizes : calibration rows behind each class
     level : the model's configured confidence level
     confidence : of a calibration that has one
+    guarantee : with ``weighted``, p-values are no ranks, and a label is in the set where its p-value is above alpha
 
     Raises
     ------
@@ -87,6 +94,10 @@ def sets_of(
     array = np.asarray(p_values, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != len(sizes):
         raise DataError("stored p-values", f"shape {array.shape}, expected one column for each of {len(sizes)} classes")
+    if guarantee == "weighted":
+        if not ((array > 0.0) & (array <= 1.0)).all():
+            raise DataError("stored p-values", "one is outside (0, 1]: take only answers of this calibration")
+        return sets_above(array, level)
     n_plus_1 = np.array(sizes, dtype=np.float64) + 1.0
     ranks = np.rint(array * n_plus_1)
     strange = ~((ranks >= 1.0) & (ranks <= n_plus_1) & (ranks / n_plus_1 == array))
@@ -105,12 +116,13 @@ def misses_of(
     sizes: Sequence[int],
     level: Decimal,
     confidence: Decimal | None = None,
+    guarantee: Promise = "class_conditional",
 ) -> BoolArray:
     """Whether each set misses its label, bool, shape (n,).
 
     Parameters
     ----------
-    p_values, sizes, level, confidence : as in :func:`sets_of`
+    p_values, sizes, level, confidence, guarantee : as in :func:`sets_of`
     labels : shape (n,), each one of ``classes``
     classes : labels in class order
 
@@ -124,7 +136,7 @@ def misses_of(
     >>> misses_of([[0.2, 0.7], [0.9, 0.1]], ["no", "yes"], ["no", "yes"], [9, 9], Decimal("0.9"))
     array([False,  True])
     """
-    sets = sets_of(p_values, sizes, level, confidence)
+    sets = sets_of(p_values, sizes, level, confidence, guarantee)
     index = class_indices(labels, classes)
     if index.size != sets.shape[0]:
         raise DataError("labels", f"{index.size} for {sets.shape[0]} answers")

@@ -162,7 +162,7 @@ def performance(matured: MaturedArrays, target: CoverageTarget, *, minimum: int 
 
 def _checked(matured: MaturedArrays, target: CoverageTarget) -> _Rows:
     proba = checked_probabilities(matured.proba, len(target.classes))
-    sets = sets_of(matured.p_values, target.sizes, target.level, target.confidence)
+    sets = sets_of(matured.p_values, target.sizes, target.level, target.confidence, target.guarantee)
     index = class_indices(matured.labels, target.classes)
     ids = group_ids(matured.groups)
     lengths = {proba.shape[0], sets.shape[0], index.size, index.size if ids is None else ids.size}

@@ -54,6 +54,9 @@ class PastModel:
     def calibration_id(self, slot: str, record: Record | None = None) -> str:
         """Id of the calibration that an answer from there to that record must name; None for that of all rows."""
         bundle, of_scorecard = self.predictor.bundle, slot == "scorecard"
+        weighted = bundle.weighted_scorecard if of_scorecard else bundle.weighted
+        if weighted is not None:
+            return weighted.calibration_id
         grouped = bundle.grouped_scorecard if of_scorecard else bundle.grouped
         if grouped is not None and record is not None:
             return grouped.of_record(record).calibration_id

@@ -9,4 +9,5 @@ __all__ = [
     "packing",
     "recalibrating",
     "training_reference",
+    "weighting",
 ]

@@ -49,6 +49,7 @@ __all__ = [
     "pack_model",
     "split_facts",
     "split_shares",
+    "write_with_golden",
 ]
 
 GOLDEN_RECORDS = 24
@@ -181,7 +182,7 @@ def pack_model(
     }
     metrics = evaluation.metrics | _calibration_effects(model, groups, calibration_rows, level)
     facts = _facts(config, rows, candidate, model.calibrations, groups, metrics)
-    bundle = _write_with_golden(folder, facts, files, config.seed)
+    bundle = write_with_golden(folder, facts, files, config.seed)
     return PackedModel(folder, bundle, evaluation, proba, sets, test.y_index, test.groups)
 
 
@@ -301,7 +302,7 @@ def split_facts(config: ModelConfig, rows: LabelledRows) -> dict[str, float | in
     return facts
 
 
-def _write_with_golden(folder: Path, facts: Mapping[str, Any], files: Mapping[str, bytes], seed: int) -> Bundle:
+def write_with_golden(folder: Path, facts: Mapping[str, Any], files: Mapping[str, bytes], seed: int) -> Bundle:
     """Write a draft, let it answer the golden records, and write the artefact with those answers."""
     with tempfile.TemporaryDirectory(prefix="surety-draft-") as draft:
         write_bundle(Path(draft), facts, {**files, GOLDEN_FILE: _json([])})

@@ -121,7 +121,8 @@ def bands_of(found: MaturedAnswers) -> tuple[CoverageBand, ...]:
     if target is None or not rows:
         return ()
     arrays = arrays_of(rows)
-    covered = ~misses_of(arrays.p_values, arrays.labels, target.classes, target.sizes, target.level, target.confidence)
+    of_target = (target.classes, target.sizes, target.level, target.confidence, target.guarantee)
+    covered = ~misses_of(arrays.p_values, arrays.labels, *of_target)
     return coverage_bands(covered, class_indices(arrays.labels, target.classes), target, arrays.groups)
 
 

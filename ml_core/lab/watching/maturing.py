@@ -232,8 +232,8 @@ def _missed(due: Sequence[_Due]) -> Sequence[bool | None]:
     facts, p_values = due[0][1].lineage, [answer.p_values for _, answer, _ in due]
     labels, level = [label for _, _, label in due], Decimal(facts["level"])
     try:
-        sizes, sure = facts["calibration_sizes"], confidence_of(facts)
-        found: list[bool] = misses_of(p_values, labels, facts["classes"], sizes, level, sure).tolist()
+        promised = (facts["classes"], facts["calibration_sizes"], level, confidence_of(facts), facts["guarantee"])
+        found: list[bool] = misses_of(p_values, labels, *promised).tolist()
     except (DataError, ValueError):  # an answer of another calibration, or of other classes
         return [None] if len(due) == 1 else [_missed([one])[0] for one in due]
     return found

@@ -231,7 +231,7 @@ class Answer:
         classes = model.classes
         validity, validity_reasons = self.validity
         cell, group = None, None
-        guarantee: Promise = model.calibration.guarantee
+        guarantee: Promise = model.calibration.guarantee if model.weighted is None else "weighted"
         if model.grouped is not None and self.groups is not None:
             cell = model.grouped.cell(self.groups)
             group, guarantee = model.grouped.names[cell], model.grouped.promise(cell)

@@ -14,6 +14,7 @@ from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.groupings import GroupedCalibration
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions
 from ml_core.serve.model.scorer import Scorecard
+from ml_core.serve.model.weighted_sets import WeightedCalibration
 from ml_core.serve.running.runner import checked
 
 __all__ = ["FallbackStrategy"]
@@ -30,6 +31,7 @@ class FallbackStrategy:
     calibration : made with the scorecard's own scores, so that its sets keep the promise by themselves
     prior : share of each class among the training rows, shape (K,)
     grouped : the scorecard's calibrations by group, where groups have a promise
+    weighted : the scorecard's calibration with weighted rows, where they are
     """
 
     def __init__(
@@ -38,16 +40,18 @@ class FallbackStrategy:
         calibration: ConformalCalibration,
         prior: tuple[float, ...],
         grouped: GroupedCalibration | None = None,
+        weighted: WeightedCalibration | None = None,
     ) -> None:
         self._scorecard = scorecard
         self._prior = prior
         self.calibration = calibration
         self.grouped = grouped
+        self.weighted = weighted
 
     @property
     def calibration_id(self) -> str:
         """sha256 (hex) over all calibration scores of the scorecard."""
-        return self.calibration.calibration_id if self.grouped is None else self.grouped.calibration_id
+        return (self.weighted or self.grouped or self.calibration).calibration_id
 
     @classmethod
     def from_baseline(cls, bundle: Bundle, *, with_scorecard: bool = True) -> FallbackStrategy:
@@ -63,7 +67,7 @@ class FallbackStrategy:
         except (KeyError, TypeError, ValueError) as error:
             raise ArtefactError("fallback.json", "holds no prior for every class") from error
         scorecard = Scorecard(bundle.fallback.get("scorecard", {})) if with_scorecard else None
-        return cls(scorecard, bundle.scorecard_calibration, shares, bundle.grouped_scorecard)
+        return cls(scorecard, bundle.scorecard_calibration, shares, bundle.grouped_scorecard, bundle.weighted_scorecard)
 
     def by_scorecard(self, features: FeatureMatrix, level: Decimal, columns: ColumnArrays) -> Predictions | None:
         """Answers of the scorecard with sets of its own calibration; None where it gives none.
@@ -84,6 +88,8 @@ class FallbackStrategy:
             return None
         if scored.fault is not None:
             return None
+        if self.weighted is not None:
+            return self.weighted.rows(scored.proba, level, self.weighted.ratio.weights(features))
         if self.grouped is None:
             return self.calibration.rows(scored.proba, level)
         return self.grouped.rows(scored.proba, level, self.grouped.cells(columns))

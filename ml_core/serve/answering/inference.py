@@ -117,8 +117,12 @@ class InferenceService:
         origin: Origin = slot
         reason = None
         if call.reason is None and call.proba is not None:
-            calibration = model.calibration if model.grouped is None else model.grouped.of_record(record)
-            row = calibration.row(call.proba[0].tolist(), level)
+            proba = call.proba[0].tolist()
+            if model.weighted is None:
+                calibration = model.calibration if model.grouped is None else model.grouped.of_record(record)
+                row = calibration.row(proba, level)
+            else:
+                row = model.weighted.row(proba, level, float(model.weighted.ratio.weights(features)[0]))
         else:
             answers = await fall_back(Question(live, slot, columns, features, level), call)
             ((origin, reason, row),) = answers.rows()

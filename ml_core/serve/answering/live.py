@@ -38,6 +38,7 @@ class LiveModel:
     calibration_ids : of all that an origin's answers are made with; a prior has none, and names the model's
     accepted : raw columns that a record may have: those of the feature version, and those that only tell its group
     groupings, grouped : the groups of patients it knows, and its calibrations by group; None without any
+    weighted : its calibration with weighted rows; None where all count alike
     group : the column that says whom a record is about, None where there is none
     """
 
@@ -57,7 +58,7 @@ class LiveModel:
         group = with_role(self.columns, "group")
         self.group = None if group is None else group.name
         self.calibration = bundle.calibration
-        self.groupings, self.grouped = bundle.groupings, bundle.grouped
+        self.groupings, self.grouped, self.weighted = bundle.groupings, bundle.grouped, bundle.weighted
         self.level = model.predictor.level
         self.manifest = bundle.manifest
         self.classes: tuple[Label, ...] = model.predictor.classes
@@ -66,6 +67,11 @@ class LiveModel:
         own = self.manifest.calibration_id
         self.calibration_ids = {o: self.baseline.calibration_id if o == "scorecard" else own for o in ORIGINS}
         self._counters: dict[tuple[Origin, FallbackReason | None], Callable[[float], None]] = {}
+
+    def sizes(self, origin: Origin, cell: int | None = None) -> tuple[int, ...]:
+        """Calibration rows behind each class of an answer from there; of weighted ones, what they are worth."""
+        weighted = self.baseline.weighted if origin == "scorecard" else self.weighted
+        return self.behind(origin, cell).sizes if weighted is None else weighted.sizes
 
     def behind(self, origin: Origin, cell: int | None = None) -> ConformalCalibration:
         """The calibration behind an answer from there; a prior has none, and names the model's.
@@ -90,6 +96,8 @@ class LiveModel:
         proba : (n, K)
         columns : of the n rows, each (n,)
         """
+        if self.weighted is not None:
+            return self.weighted.rows(proba[rows], level, self.weighted.ratio.weights(self.transform(columns))[rows])
         if self.grouped is None:
             return self.calibration.rows(proba[rows], level)
         return self.grouped.rows(proba[rows], level, self.grouped.cells(columns)[rows])

@@ -252,7 +252,7 @@ def _facts(model: LiveModel, origin: Origin, bento: str | None, cell: int | None
         "feature_module_sha256": manifest.feature_module_sha256,
         "column_table_sha256": manifest.column_table_sha256,
         "calibration_id": model.calibration_ids[origin] if cell is None else calibration.calibration_id,
-        "calibration_sizes": list(calibration.sizes),
+        "calibration_sizes": list(model.sizes(origin, cell)),
         "slot": origin,
         "bento": bento,
         "classes": list(manifest.classes),

@@ -181,7 +181,7 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
             "required": [str(c) for c in classes],
         },
         "confidence_level": _NUMBER,
-        "guarantee": {"enum": ["class_conditional", "marginal", "class_and_group"]},
+        "guarantee": {"enum": ["class_conditional", "marginal", "class_and_group", "weighted"]},
         "validity": {
             "enum": list(get_args(Validity)),
             "description": "suspect while an alarm is on for the model; unverified while none is, but missing outcomes "

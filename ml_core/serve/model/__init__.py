@@ -12,4 +12,5 @@ __all__ = [
     "promotion_record",
     "scorer",
     "vouching",
+    "weighted_sets",
 ]

@@ -21,6 +21,7 @@ from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.model.groupings import GroupedCalibration, Groupings
 from ml_core.serve.model.manifest import MANIFEST_FILE, FileEntry, GroupFacts, Manifest, parse_manifest
 from ml_core.serve.model.prediction_sets import ConformalCalibration
+from ml_core.serve.model.weighted_sets import DensityRatio, WeightedCalibration
 
 __all__ = [
     "CALIBRATION_FILE",
@@ -50,6 +51,8 @@ GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
 KNOWN_FILES = frozenset((*REQUIRED_FILES, XGBOOST_FILE))
 
+_PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
+_RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 30
 
@@ -69,6 +72,7 @@ class Bundle:
     golden : records and the exact answers they must give
     groupings : the groups of patients that it knows; None for a model without any
     grouped, grouped_scorecard : calibrations by group, of the model and of the scorecard, where groups have a promise
+    weighted, weighted_scorecard : calibrations whose rows are weighted as patients come now, where they are
     """
 
     manifest: Manifest
@@ -82,6 +86,8 @@ class Bundle:
     groupings: Groupings | None = None
     grouped: GroupedCalibration | None = None
     grouped_scorecard: GroupedCalibration | None = None
+    weighted: WeightedCalibration | None = None
+    weighted_scorecard: WeightedCalibration | None = None
 
     @property
     def beside(self) -> tuple[Column, ...]:
@@ -97,10 +103,12 @@ class Calibrations:
     ----------
     whole : of all calibration rows
     cells : of the groups that have a calibration of their own, in the order of the manifest
+    weighted : the same scores as ``whole`` with a weight for each; None where all count alike
     """
 
     whole: ConformalCalibration
     cells: tuple[ConformalCalibration, ...] = ()
+    weighted: WeightedCalibration | None = None
 
     def id_with(self, groups: GroupFacts | None) -> str:
         """sha256 (hex) over all of them, as the manifest names it."""
@@ -125,17 +133,22 @@ def pack_calibration(
     scorecard: ConformalCalibration,
     model_cells: Sequence[ConformalCalibration] = (),
     scorecard_cells: Sequence[ConformalCalibration] = (),
+    weighted: tuple[WeightedCalibration, WeightedCalibration] | None = None,
 ) -> bytes:
     """Bytes of ``calibration.npz``: sorted float64 scores per class, of the model and of the scorecard.
 
     ``model_1`` holds the scores of the second class, and ``model_1_cell_0`` those of its rows in the first group that
-    has a calibration of its own.
+    has a calibration of its own. ``model_1_weight`` are weights of ``model_1`` and ``ratio_…`` is the density ratio,
+    where calibrations are ``weighted`` (of the model, of the scorecard).
     """
     arrays: dict[str, Any] = {"guarantee": np.array([model.guarantee])}
     for part, whole, cells in (("model", model, model_cells), ("scorecard", scorecard, scorecard_cells)):
         for where, calibration in (("", whole), *((f"_cell_{c}", cell) for c, cell in enumerate(cells))):
             for k, scores in enumerate(calibration.scores):
                 arrays[f"{part}_{k}{where}"] = scores
+    for part, of_part in zip(_PARTS, weighted or (), strict=False):
+        arrays |= {f"{part}_{k}{_WEIGHT}": weights for k, weights in enumerate(of_part.weights)}
+        arrays |= {name: getattr(of_part.ratio, of) for name, of in _RATIO.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
@@ -212,11 +225,12 @@ def _baseline(manifest: Manifest, model_hash: str, content: Mapping[str, bytes])
     facts = manifest.groups
     groupings = None if facts is None else _groupings(facts, features)
     n_cells = 0 if facts is None else sum(cell.is_own for cell in facts.cells)
+    is_weighted, sure = manifest.weighting is not None, manifest.training_conditional
     model, scorecard = _parse_calibration(
-        content[CALIBRATION_FILE], len(manifest.classes), n_cells, manifest.training_conditional
+        content[CALIBRATION_FILE], len(manifest.classes), n_cells, sure, is_weighted=is_weighted
     )
     grouped, grouped_scorecard = (_grouped(facts, each) for each in (model, scorecard))
-    found = model.whole.calibration_id if grouped is None else grouped.calibration_id
+    found = (model.weighted or grouped or model.whole).calibration_id
     if found != manifest.calibration_id:
         raise ChecksumMismatch(CALIBRATION_FILE, "is not the calibration that the manifest names")
     promised = manifest.inner_levels
@@ -234,6 +248,8 @@ def _baseline(manifest: Manifest, model_hash: str, content: Mapping[str, bytes])
         groupings=groupings,
         grouped=grouped,
         grouped_scorecard=grouped_scorecard,
+        weighted=model.weighted,
+        weighted_scorecard=scorecard.weighted,
     )
 
 
@@ -353,7 +369,7 @@ def _grouped(facts: GroupFacts | None, calibrations: Calibrations) -> GroupedCal
 
 
 def _parse_calibration(
-    raw: bytes, n_classes: int, n_cells: int, confidence: Decimal | None
+    raw: bytes, n_classes: int, n_cells: int, confidence: Decimal | None, *, is_weighted: bool
 ) -> tuple[Calibrations, Calibrations]:
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as arrays:
@@ -361,8 +377,10 @@ def _parse_calibration(
         guarantee = str(content.pop("guarantee")[0])
     except (ValueError, KeyError, OSError, EOFError, IndexError) as error:
         raise ArtefactError(CALIBRATION_FILE, "is no table of calibration scores") from error
-    parts, places = ("model", "scorecard"), ("", *(f"_cell_{c}" for c in range(n_cells)))
-    names = {f"{part}_{k}{where}" for part in parts for k in range(n_classes) for where in places}
+    parts, places = _PARTS, ("", *(f"_cell_{c}" for c in range(n_cells)))
+    stored = (*places, _WEIGHT) if is_weighted else places
+    names = {f"{part}_{k}{where}" for part in parts for k in range(n_classes) for where in stored}
+    names |= set(_RATIO) if is_weighted else set()
     if content.keys() != names or guarantee not in ("class_conditional", "marginal"):
         raise ArtefactError(CALIBRATION_FILE, f"does not hold the scores of {n_classes} classes")
     kind = cast("Literal['class_conditional', 'marginal']", guarantee)
@@ -376,9 +394,19 @@ def _parse_calibration(
             ]
             for part in parts
         )
+        weighted = [_weighted(whole[0], part, content) for whole, part in zip((model, scorecard), parts, strict=True)]
     except InvalidCalibration as error:
         raise ArtefactError(CALIBRATION_FILE, str(error)) from error
-    return Calibrations(model[0], tuple(model[1:])), Calibrations(scorecard[0], tuple(scorecard[1:]))
+    return Calibrations(model[0], tuple(model[1:]), weighted[0]), Calibrations(
+        scorecard[0], tuple(scorecard[1:]), weighted[1]
+    )
+
+
+def _weighted(plain: ConformalCalibration, part: str, content: Mapping[str, Any]) -> WeightedCalibration | None:
+    if f"{part}_0{_WEIGHT}" not in content:
+        return None
+    weights = tuple(content[f"{part}_{k}{_WEIGHT}"] for k in range(plain.n_classes))
+    return WeightedCalibration(plain, weights, DensityRatio({of: content[name] for name, of in _RATIO.items()}))
 
 
 def _parse_json(name: str, raw: bytes, kind: type) -> Any:

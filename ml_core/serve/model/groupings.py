@@ -29,8 +29,8 @@ from ml_core.serve.model.prediction_sets import ConformalCalibration, Guarantee,
 
 __all__ = ["UNKNOWN", "GroupedCalibration", "GroupedRows", "Grouping", "Groupings", "Promise"]
 
-Promise = Guarantee | Literal["class_and_group"]
-"""What an answer's set promises: coverage of all rows, of each class, or of each class in each group."""
+Promise = Guarantee | Literal["class_and_group", "weighted"]
+"""What a set promises: coverage of all rows, of each class, of each class by group, or weighted as patients come."""
 
 UNKNOWN = "unknown"
 """Cell of the rows that have no value. It is calibrated with all rows, and promises what they promise."""

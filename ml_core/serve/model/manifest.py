@@ -20,6 +20,7 @@ __all__ = [
     "Recalibration",
     "Source",
     "TrainingFacts",
+    "Weighting",
     "parse_manifest",
 ]
 
@@ -157,6 +158,21 @@ class Recalibration(_Part):
     table_version: int
 
 
+class Weighting(_Part):
+    """How calibration rows are weighted as patients come now (``surety recalibrate --weighted``).
+
+    Attributes
+    ----------
+    model_hash : of the model whose scorer and calibration scores it has
+    live_rows : answered records, without their outcomes, that showed who comes now
+    effective_rows : equally weighted calibration rows that are worth as much, by class (Kish 1965)
+    """
+
+    model_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    live_rows: int = Field(ge=1)
+    effective_rows: dict[str, float]
+
+
 class Manifest(_Part):
     """The manifest of a model folder. Its own sha256 is the ``model_hash``, so it holds no time, host or run id.
 
@@ -170,6 +186,7 @@ class Manifest(_Part):
     groups : the groups of patients it knows; None for a model without any
     label_horizon_days : how long after an answer its label is certain; None for what ``SURETY_LABEL_HORIZON_DAYS`` says
     recalibration : what calibrated it, where that was not its training table
+    weighting : how its calibration rows are weighted, where they are (``guarantee`` is ``weighted``)
     """
 
     format_version: Literal[1]
@@ -179,7 +196,7 @@ class Manifest(_Part):
     column_table_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     n_features: int = Field(ge=1)
     classes: tuple[int, ...] | tuple[str, ...] = Field(min_length=2)
-    guarantee: Literal["class_conditional", "marginal", "class_and_group"]
+    guarantee: Literal["class_conditional", "marginal", "class_and_group", "weighted"]
     confidence_level: Decimal = Field(ge=Decimal("0.5"), le=Decimal("0.999"))
     training_conditional: Decimal | None = Field(None, ge=Decimal("0.5"), lt=1)
     inner_levels: tuple[Decimal, ...] | None = None
@@ -191,6 +208,7 @@ class Manifest(_Part):
     label_horizon_days: float | None = Field(None, ge=0, le=36_500)
     groups: GroupFacts | None = None
     recalibration: Recalibration | None = None
+    weighting: Weighting | None = None
     files: dict[str, FileEntry]
 
     @model_validator(mode="after")
@@ -202,10 +220,16 @@ class Manifest(_Part):
             raise ValueError("class_and_group is promised where a grouping is calibrated by, and nowhere else")
         return self
 
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Manifest:
+        if (self.weighting is None) == (self.guarantee == "weighted"):
+            raise ValueError("a weighted guarantee has a weighting, and no other one has")
+        return self
+
     def content(self) -> dict[str, Any]:
         """What is written, as JSON values."""
         content = self.model_dump(mode="json")
-        later = ("label_horizon_days", "training_conditional", "inner_levels", "groups", "recalibration")
+        later = ("label_horizon_days", "training_conditional", "inner_levels", "groups", "recalibration", "weighting")
         for name in later:  # as in manifests from before there were these fields
             if content[name] is None:
                 del content[name]

@@ -65,6 +65,9 @@ class Predictor:
     ) -> Predictions:
         """The same from probabilities that are known already, (n, K), of the model or of its scorecard."""
         bundle, chosen = self.bundle, self.level if level is None else level
+        weighted = bundle.weighted_scorecard if of_scorecard else bundle.weighted
+        if weighted is not None:
+            return weighted.rows(proba, chosen, weighted.ratio.weights(bundle.features.transform(columns)))
         grouped = bundle.grouped_scorecard if of_scorecard else bundle.grouped
         if grouped is None:
             return (bundle.scorecard_calibration if of_scorecard else bundle.calibration).rows(proba, chosen)

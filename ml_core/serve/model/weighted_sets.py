@@ -24,7 +24,7 @@ from ml_core.base.errors import BadModelOutput, InvalidCalibration
 from ml_core.serve.model.conformity_scores import checked_probabilities
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions, RowPrediction
 
-__all__ = ["DensityRatio", "WeightedCalibration", "effective_rows", "sets_above"]
+__all__ = ["WIDEST", "DensityRatio", "WeightedCalibration", "effective_rows", "sets_above"]
 
 WIDEST = 3.0
 """A feature counts as that many standard deviations from its mean at most: far rows must not decide alone."""

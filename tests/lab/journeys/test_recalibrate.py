@@ -11,7 +11,7 @@ import pytest
 
 from ml_core.base.clock import microseconds
 from ml_core.base.documents import read_document
-from ml_core.base.errors import CalibrationTooSmall, DataError, RegistryError
+from ml_core.base.errors import CalibrationTooSmall, CannotJudge, DataError, RegistryError
 from ml_core.base.journal import Journal
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
@@ -33,6 +33,7 @@ from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from tests.homes import bento_store
+from tests.lab.training.test_weighting import older
 from tests.lab.watching.ward import Ward, patients
 from tests.toy_models import NAME, toy_config, toy_frame
 
@@ -299,3 +300,53 @@ def test_a_model_split_in_time_is_judged_by_the_newest_answers(ward: Ward) -> No
     assert dates[rows.parts == "test"].min() >= dates[rows.parts == "calibration"].max()
     promotion = promote_version(registry, registry.by_version(NAME, found.version or ""), timed, settings)
     assert refused(promotion) == ["recalibration_needed"]
+
+
+# --- weighted: only the mix of patients has changed, and no outcome is known ------------------------------------------
+
+
+def weighing(**recalibration: int) -> ModelConfig:
+    return config(recalibrate={"min_effective_rows": 30, **recalibration})
+
+
+def test_weighted_needs_no_outcome_and_is_promoted_where_the_new_mix_is_covered_too_rarely(ward: Ward) -> None:
+    settings = ward.home.settings
+    ward.answer(older(1_500, 61))
+    planned = recalibrate(weighing(), settings, lambda _: None, weighted=True, dry_run=True)
+    assert (planned.outcome, planned.live) == ("possible", 1_500)
+    found = recalibrate(weighing(), settings, lambda _: None, weighted=True)
+    assert (found.outcome, found.live, found.version) == ("passed", 1_500, "2")
+    assert found.gate is not None
+    assert {"effective_rows_class_0", "weights_reproduce", "coverage_class_1"} <= {r.rule for r in found.gate.rules}
+    registry = ModelRegistry(settings)
+    assert registry.by_version(NAME, "2").tags["guarantee"] == "weighted"
+    promotion = promote_version(registry, registry.by_version(NAME, "2"), weighing(), settings)
+    assert (promotion.decision, refused(promotion)) == ("promoted", [])
+    rules = {rule.rule: rule for rule in promotion.rules}
+    assert "of class 0" in rules["recalibration_needed"].note
+    restored = rules["coverage_restored_class_0"]
+    assert restored.value > restored.limit
+
+
+def test_weighted_without_a_shift_there_is_nothing_to_promote(ward: Ward) -> None:
+    ward.answer(strangers(1_000, 62))
+    found = recalibrate(weighing(), ward.home.settings, lambda _: None, weighted=True)
+    assert found.outcome == "passed"
+    assert refused(promote(ward, found.version)) == ["recalibration_needed"]
+
+
+def test_weighted_is_refused_where_the_shift_is_too_large(ward: Ward) -> None:
+    ward.answer(older(600, 63))
+    with pytest.raises(CannotJudge, match="so large a shift"):
+        recalibrate(weighing(min_effective_rows=2_000), ward.home.settings, lambda _: None, weighted=True)
+    assert len(ModelRegistry(ward.home.settings).versions(NAME)) == 1
+
+
+def test_weighted_gate_refuses_by_the_limit_of_the_configuration(ward: Ward) -> None:
+    settings = ward.home.settings
+    ward.answer(older(1_500, 64))
+    found = recalibrate(weighing(), settings, lambda _: None, weighted=True)
+    registry = ModelRegistry(settings)
+    version = registry.by_version(NAME, found.version or "")
+    strict = validate_deployment(registry, version, weighing(min_effective_rows=700), settings)
+    assert "effective_rows_class_1" in strict.failed_rules
