@@ -53,6 +53,8 @@ def contest(n: int = 1_500, seed: int = 1, shift: float = 0.0, champion: Bundle 
         groups=np.arange(n),
         parts=parts,
         newest=np.ones(n, dtype=np.bool_),
+        returning=np.zeros(n, dtype=np.bool_),
+        positions=np.arange(n),
     )
     kept = parts == "calibration"
     old = champion or replace(toy_model().bundle, calibration=calibrate(before.proba, before.y, 2))
