@@ -40,7 +40,7 @@ def test_every_next_action_is_a_command_with_options_that_exist(tmp_path):
     told = [
         model_status.model_status(home.settings, "http://x").next_action for home in every_state(Home(tmp_path / "h"))
     ]
-    assert len(set(told)) == 11
+    assert len(set(told)) == 12
     for action in told:
         if action == "none":
             continue

@@ -161,7 +161,8 @@ def _next_action(seen: _Records, name: str, config: str) -> str:
         return f"make serve MODEL={name} CONFIG={config}"
     if not seen.is_monitored:
         return f"surety monitor --every 5s --model {name}"
-    if any(reason.startswith("coverage:") for reason in seen.alarms):  # it takes the fewest outcomes
+    is_told_all = seen.health is not None and not seen.health.unverified  # outcomes that came can stand for the others
+    if is_told_all and any(reason.startswith("coverage:") for reason in seen.alarms):
         return f"surety recalibrate --config {config} --shadow"
     if _DRIFT in seen.alarms:
         return f"surety retrain --config {config} --if-drift --shadow"
