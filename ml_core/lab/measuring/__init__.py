@@ -9,6 +9,7 @@ __all__ = [
     "coverage_power",
     "coverage_verdicts",
     "evaluation",
+    "expected_performance",
     "group_coverage",
     "live_coverage",
     "metric_ranges",
