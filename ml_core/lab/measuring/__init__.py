@@ -15,4 +15,5 @@ __all__ = [
     "metric_ranges",
     "performance",
     "returned_outcomes",
+    "sensitivity_threshold",
 ]
