@@ -36,7 +36,7 @@ from tests.statistical.encounters import DATA, unseen_encounters
 from tests.toy_models import toy_config, toy_model
 from tests.toy_scores import ScoredRows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]  # NannyML is installed when it is first asked
 
 logger = logging.getLogger(__name__)
 HERE = Path(__file__).parent
