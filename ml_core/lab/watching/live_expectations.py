@@ -28,6 +28,7 @@ from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import Cursor, PredictionLog
 from ml_core.serve.model.bundle import read_bundle
 from ml_core.serve.model.loader import ModelLoader
+from ml_core.serve.model.manifest import Manifest
 
 if TYPE_CHECKING:
     from ml_core.lab.watching.health_monitor import MonitoredModel
@@ -107,7 +108,7 @@ class ExpectationMonitor:
                     day = answer.at.astimezone(UTC).date().isoformat()
                     alike.setdefault((facts["model_hash"], day), []).append(answer)
             for (model_hash, day), answers in alike.items():
-                _add(ledger, model_hash, day, answers, ready[model_hash].manifest.confidence_level)
+                _add(ledger, model_hash, day, answers, ready[model_hash].manifest)
         ledger.remember(_CURSOR, read_to)
         for model_hash in ready:
             _forget_oldest(ledger, model_hash)
@@ -203,16 +204,24 @@ def _days(ledger: Ledger, model_hash: str) -> Iterator[tuple[datetime, ScoreSums
         yield datetime.fromisoformat(name.removeprefix(start)).replace(tzinfo=UTC), ScoreSums.from_json(kept)
 
 
-def _add(ledger: Ledger, model_hash: str, day: str, answers: Sequence[LoggedAnswer], level: Decimal) -> None:
+def _add(ledger: Ledger, model_hash: str, day: str, answers: Sequence[LoggedAnswer], manifest: Manifest) -> None:
     recalibration = _recalibration_of(ledger, model_hash)
     if recalibration is None:
         return
     proba = np.array([a.probabilities for a in answers], dtype=np.float64)
-    # a p-value and alpha are quotients rounded once, so comparing them as floats is comparing them exactly
-    sets = np.array([a.p_values for a in answers], dtype=np.float64) > float(1 - level)
+    sets = np.array([_members(answer, manifest) for answer in answers], dtype=np.bool_)
     name, sums = f"{_SUMS}{model_hash}:{day}", score_sums(recalibration, proba, sets)
     kept = ledger.fact(name)
     ledger.remember(name, (sums if kept is None else ScoreSums.from_json(kept) + sums).as_json())
+
+
+def _members(answer: LoggedAnswer, manifest: Manifest) -> list[bool]:
+    """Whether each label is in the answer's set at the model's configured level, whatever level a caller asked for."""
+    if Decimal(answer.level) == manifest.confidence_level:
+        return [label in answer.prediction_set for label in manifest.classes]
+    levels = manifest.inner_levels or (manifest.confidence_level,) * len(manifest.classes)
+    # a p-value and alpha are quotients rounded once, so comparing them as floats is comparing them exactly
+    return [p > float(1 - level) for p, level in zip(answer.p_values, levels, strict=True)]
 
 
 def _forget_oldest(ledger: Ledger, model_hash: str) -> None:
