@@ -1,4 +1,4 @@
-"""Other people's tools, in an environment of their own: what they write and accept is what our formats must be."""
+"""Other people's tools, in environments of their own: what they write, accept and find is what ours must be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -14,45 +15,55 @@ import pytest
 from ml_core.base.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACE = ROOT / "build" / "oracles"
-"""`make oracles` makes it from requirements/oracles.lock; a test that finds none does the same."""
+NAMES = ("oracles", "nannyml")
+"""`make oracles` makes build/<name> from requirements/<name>.lock; a test that finds none does the same."""
 
 
 @cache
-def _problem() -> str:
+def _problem(name: str) -> str:
     """What keeps the tools from being here; "" where they are."""
-    done = PLACE / "done"
-    with locked(ROOT / "build" / "oracles.lock"):  # the halves of `make test` run side by side
+    done = ROOT / "build" / name / "done"
+    with locked(ROOT / "build" / f"{name}.lock"):  # the halves of `make test` run side by side
         return "" if done.exists() else _made(done)
 
 
 def _made(done: Path) -> str:
-    made = subprocess.run([sys.executable, "-m", "venv", PLACE], capture_output=True, text=True)
+    place = done.parent
+    made = subprocess.run([sys.executable, "-m", "venv", place], capture_output=True, text=True)
     if made.returncode == 0:
-        pip = [PLACE / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        lock = ["--require-hashes", "-r", ROOT / "requirements" / "oracles.lock"]
+        pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        lock = ["--require-hashes", "-r", ROOT / "requirements" / f"{place.name}.lock"]
         made = subprocess.run([*pip, *lock], capture_output=True, text=True)
     if made.returncode == 0:
         done.touch()
         return ""
-    shutil.rmtree(PLACE, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
     return (made.stderr.strip().splitlines() or ["python -m venv failed"])[-1]
 
 
-def oracle(tool: str, *arguments: object, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def oracle(
+    tool: str,
+    *arguments: object,
+    text: str | None = None,
+    name: str = "oracles",
+    settings: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
     """Run a tool; skips the test where the tools cannot be installed, and fails it in CI.
 
     Parameters
     ----------
     tool : ``model_signing``, ``python``
     text : given on standard input
+    name : of the environment, one of ``NAMES``
+    settings : environment variables besides those of this process
     """
-    if _problem():
-        told = f"the tools of requirements/oracles.lock cannot be installed: {_problem()}"
+    if _problem(name):
+        told = f"the tools of requirements/{name}.lock cannot be installed: {_problem(name)}"
         pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
-    command = [PLACE / "bin" / tool, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=PLACE, input=text)
+    place = ROOT / "build" / name
+    command, variables = [place / "bin" / tool, *map(str, arguments)], {**os.environ, **(settings or {})}
+    return subprocess.run(command, capture_output=True, text=True, cwd=place, input=text, env=variables)
 
 
 if __name__ == "__main__":
-    sys.exit(_problem() or 0)
+    sys.exit(next(filter(None, map(_problem, NAMES)), 0))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +12,9 @@ from ml_core.cli.options import Duration, settings_option, slot_option
 from ml_core.cli.output import emit, note, output_option, refuse
 
 if TYPE_CHECKING:
+    from ml_core.base.arrays import Label
     from ml_core.base.settings import Settings
+    from ml_core.lab.watching.live_expectations import ExpectedStretch
 
 
 @click.group(name="performance")
@@ -37,15 +40,19 @@ def command() -> None:
 def check(since: float | None, slot: str, min_auc: float | None, settings: Settings, output: str) -> None:
     """Show AUC, Brier score, log loss and set sizes on matured labels beside what training found on its test rows.
 
+    ``expected`` is what the labels of the latest answers, or of those since then, are expected to show before they
+    come. It is blind where the same inputs now mean another outcome.
+
     \b
     Example: surety performance check --since 90d --min-auc 0.6
     """
     from datetime import timedelta
 
     from ml_core.base.clock import utc_now
-    from ml_core.lab.watching.live_performance import matured_answers, performance_of
+    from ml_core.lab.watching.live_performance import expected_of, matured_answers, performance_of
 
-    found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
+    first = None if since is None else utc_now() - timedelta(seconds=since)
+    found = matured_answers(settings, first, slot)
     judged = performance_of(found)
     if judged is None:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")
@@ -57,6 +64,7 @@ def check(since: float | None, slot: str, min_auc: float | None, settings: Setti
             "matured": len(found.rows),
             "waiting": found.waiting,
             "realised": None if judged is None else asdict(judged),
+            "expected": _expected(expected_of(settings, found.model.model_hash, first), found.model.manifest.classes),
             "at_training": {
                 name: trained.get(name) for name in ("roc_auc", "brier", "brier_skill", "log_loss", "mean_set_size")
             },
@@ -65,3 +73,21 @@ def check(since: float | None, slot: str, min_auc: float | None, settings: Setti
     )
     if min_auc is not None and judged is not None and judged.auc is not None and judged.auc.upper < min_auc:
         refuse(f"the AUC is below {min_auc:g}: its interval ends at {judged.auc.upper:.3f}")
+
+
+def _expected(stretch: ExpectedStretch | None, classes: Sequence[Label]) -> dict[str, Any] | None:
+    """What labels are expected to show, each number in its interval; None where nothing is expected."""
+    if stretch is None:
+        return None
+    from ml_core.base.clock import utc_text
+
+    found = stretch.found
+    named = {"auc": found.auc, "brier": found.brier} | {
+        f"coverage_class_{label}": each for label, each in zip(classes, found.coverage, strict=True)
+    }
+    return {
+        "since": utc_text(stretch.since),
+        "until": utc_text(stretch.until),
+        "answers": found.answers,
+        **{name: None if each is None else asdict(each) for name, each in named.items()},
+    }

@@ -38,6 +38,7 @@ VERBS = {
     "alarms": ("ml_core.cli.cmd_alarms", "Alarms of the monitor: which are on, and acknowledging them."),
     "coverage": ("ml_core.cli.cmd_coverage", "Coverage of answers whose outcome is known."),
     "performance": ("ml_core.cli.cmd_performance", "Realised performance of answers whose outcome is known."),
+    "threshold": ("ml_core.cli.cmd_threshold", "From which probability on to act, for a wanted sensitivity."),
     "labels": ("ml_core.cli.cmd_labels", "What turned out to be true: bring labels in, look at them."),
     "log": ("ml_core.cli.cmd_log", "The prediction log: verify, seal, prune, erase a person."),
     "score": ("ml_core.cli.cmd_score", "Answers for a whole table file, equal to the service's."),

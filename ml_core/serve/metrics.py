@@ -124,6 +124,13 @@ HEALTH = {
         "by class label.",
         "weighted_coverage": "Share covered of surety_due_answers by class label, if outcomes are missing at random "
         "given the set and the predicted class.",
+        "expected_answers": "Answers of the latest days, about 1,000 or one day, behind the surety_expected_* gauges.",
+        "expected_auc": "Area under the ROC curve that the labels of the latest answers are expected to show.",
+        "expected_auc_error": "Standard error of what they will show around surety_expected_auc.",
+        "expected_brier": "Brier score that the labels of the latest answers are expected to show.",
+        "expected_brier_error": "Standard error of what they will show around surety_expected_brier.",
+        "expected_coverage": "Coverage that the labels of the latest answers are expected to show, by class label.",
+        "expected_coverage_error": "Standard error of what they will show around surety_expected_coverage.",
     }.items()
 }
 """What the monitor measures of a model, by the name of its figure; NaN once it is no longer measured."""

@@ -35,6 +35,25 @@ def test_realised_performance_stands_beside_that_of_training(run, ward):
     assert told.result["at_training"] == {name: trained[name] for name in names}
 
 
+def test_performance_is_expected_before_any_label_has_come(run, ward):
+    ward.answer(patients(300, seed=7))
+    ward.look()
+    told = run("performance", "check")
+    found = told.result["expected"]
+    assert (told.code, told.result["realised"], found["answers"]) == (0, None, 300)
+    assert found.keys() == {"since", "until", "answers", "auc", "brier", "coverage_class_0", "coverage_class_1"}
+    for name in ("auc", "brier", "coverage_class_0"):
+        assert 0 < found[name]["lower"] < found[name]["value"] < found[name]["upper"] <= 1
+        assert found[name]["standard_error"] > 0
+    table = run("performance", "check", "--output", "table")
+    assert (table.code, "expected" in table.out, "coverage_class_0" in table.out) == (0, True, True)
+
+
+def test_before_the_monitor_has_seen_answers_nothing_is_expected(run, ward):
+    ward.look()
+    assert run("performance", "check").result["expected"] is None
+
+
 def test_an_area_surely_below_the_wanted_one_exits_with_three(run, ward):
     matured(ward, without_sense(400, seed=2))
     told = run("performance", "check", "--min-auc", "0.7")

@@ -9,10 +9,12 @@ __all__ = [
     "coverage_power",
     "coverage_verdicts",
     "evaluation",
+    "expected_performance",
     "group_coverage",
     "live_coverage",
     "metric_ranges",
     "performance",
     "returned_outcomes",
+    "sensitivity_threshold",
     "weighted_coverage",
 ]

@@ -15,7 +15,7 @@ from ml_core.base.arrays import BoolArray, FloatArray, IntArray, Label
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.coverage_law import holds_label
-from ml_core.lab.measuring.evaluation import roc_auc, score_metrics, set_metrics
+from ml_core.lab.measuring.evaluation import CurvePoint, calibration_curve, roc_auc, score_metrics, set_metrics
 from ml_core.lab.measuring.live_coverage import (
     CoverageBand,
     CoverageTarget,
@@ -30,6 +30,7 @@ __all__ = [
     "INTERVAL_LEVEL",
     "MINIMUM",
     "AucEstimate",
+    "CalibrationSlope",
     "MaturedArrays",
     "MaturedPerformance",
     "Reason",
@@ -47,6 +48,7 @@ scores for areas up to 0.8, in 92 to 94 at 0.9, and in 88 to 92 at 0.97. Be care
 patients.
 """
 
+_NEAREST, _STEPS, _STEEPEST = 1e-9, 50, 30.0  # of the fit of the calibration slope
 _MEANS = ("brier", "brier_skill", "log_loss", "mean_set_size", "singleton_share", "empty_share")
 
 Reason = Literal["too_few_rows", "too_few_of_a_class", "not_binary"]
@@ -84,6 +86,20 @@ class AucEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationSlope:
+    """Slope of the log odds of the second label on their predicted log odds (Cox 1958, Biometrika 45:562).
+
+    1 means that predictions spread as they should, less that they are too extreme. With its standard error (by
+    patient) and its 95 % interval.
+    """
+
+    value: float
+    standard_error: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True)
 class MaturedPerformance:
     """Performance of a model on matured answers. A number that the rows cannot give is None; ``unjudged`` says why.
 
@@ -98,6 +114,8 @@ class MaturedPerformance:
     coverage : of all rows, then of each class, at the model's configured level
     mean_set_size : labels per set
     singleton_share, empty_share : share of sets with one label, and with none
+    calibration_slope : of two classes; None as well where scores separate the classes or are all alike
+    reliability : of two classes, predicted and observed share of the second one in at most ten bins of rows
     unjudged : for each number that is None, the reason: ``too_few_rows``, ``too_few_of_a_class`` or ``not_binary``
     """
 
@@ -111,6 +129,8 @@ class MaturedPerformance:
     mean_set_size: float | None
     singleton_share: float | None
     empty_share: float | None
+    calibration_slope: CalibrationSlope | None
+    reliability: tuple[CurvePoint, ...]
     unjudged: dict[str, Reason]
 
 
@@ -154,6 +174,8 @@ def performance(matured: MaturedArrays, target: CoverageTarget, *, minimum: int 
         n=int(rows.index.size),
         n_per_class=tuple(int(c) for c in np.bincount(rows.index, minlength=n_classes)),
         auc=None if reasons["auc"] else _auc(rows.proba, rows.index, rows.ids),
+        calibration_slope=None if reasons["auc"] else _slope(rows.proba[:, 1], rows.index, rows.ids),
+        reliability=() if reasons["auc"] else calibration_curve(rows.proba[:, 1], rows.index == 1),
         coverage=coverage_bands(holds_label(rows.sets, rows.index), rows.index, target, rows.ids),
         unjudged={name: reason for name, reason in reasons.items() if reason},
         **known,
@@ -199,3 +221,30 @@ def _auc(proba: FloatArray, index: IntArray, ids: IntArray) -> AucEstimate:
     half = float(t.isf(outside, fewest - 1)) * error / (area * (1.0 - area))
     middle = float(logit(area))
     return AucEstimate(area, error, float(expit(middle - half)), float(expit(middle + half)))
+
+
+def _slope(probability: FloatArray, index: IntArray, ids: IntArray) -> CalibrationSlope | None:
+    """Logistic regression by Newton steps, with a sandwich estimate of the error over patients."""
+    odds = logit(np.clip(probability, _NEAREST, 1.0 - _NEAREST))
+    spread = float(odds.std())
+    if spread < _NEAREST:
+        return None
+    terms, at = np.stack([np.ones_like(odds), (odds - odds.mean()) / spread], axis=1), np.zeros(2)
+    for _ in range(_STEPS):
+        share = expit(terms @ at)
+        inverse = np.linalg.pinv((terms.T * (share * (1.0 - share))) @ terms)
+        step = inverse @ (terms.T @ (index - share))
+        at = at + step
+        if np.abs(step).max() < _NEAREST:
+            break
+        if np.abs(at).max() > _STEEPEST:  # classes that are separated
+            return None
+    else:
+        return None
+    pulls = terms * (index - share)[:, None]
+    patients = np.stack([np.bincount(ids, weights=pull) for pull in pulls.T], axis=1)
+    n = np.unique(ids).size
+    error = float(np.sqrt((inverse @ (patients.T @ patients) @ inverse)[1, 1] * n / (n - 1))) / spread
+    half = float(t.isf((1.0 - INTERVAL_LEVEL) / 2, min(np.unique(ids[index == k]).size for k in (0, 1)) - 1)) * error
+    value = float(at[1]) / spread
+    return CalibrationSlope(value, error, value - half, value + half)

@@ -13,7 +13,14 @@ from ml_core.features.columns import features_of
 from ml_core.lab.report.collect_answers import Lineages, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
 from ml_core.lab.report.collect_journal import Entry, rollout_facts
-from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, missing_outcomes, outcome_facts
+from ml_core.lab.report.collect_ledger import (
+    detectors_of,
+    expected_facts,
+    known_outcomes,
+    label_facts,
+    missing_outcomes,
+    outcome_facts,
+)
 from ml_core.lab.report.collect_models import KnownModel, known_models, label_words, model_facts
 from ml_core.lab.report.collect_period import Period, period_of
 from ml_core.lab.report.collect_service import circuits, monitoring, serving, store_facts
@@ -23,6 +30,7 @@ from ml_core.lab.report.facts import (
     Coverage,
     Detector,
     Drift,
+    ExpectedHistory,
     Labels,
     MissingOutcomes,
     PerformanceHistory,
@@ -99,6 +107,7 @@ def collect_facts(
         coverage=coverage,
         missing=missing,
         performance=performance,
+        expected=_expected(settings, champion, period, coverage, performance, gaps),
         shadow=gaps.asked(
             "shadow",
             lambda: shadow_pairs(settings.shadow_log, period.answers, _named(models, lineages), reports, state, gaps),
@@ -187,6 +196,25 @@ def _watched(
     columns = features_of(get_feature_version(manifest.feature_version).columns)
     drift = drift_facts(settings, model_hash, columns, detectors.get("drift"), gaps)
     return drift, coverage, missing, performance
+
+
+def _expected(
+    settings: Settings,
+    champion: KnownModel | None,
+    period: Period,
+    coverage: Coverage | None,
+    performance: PerformanceHistory | None,
+    gaps: Gaps,
+) -> ExpectedHistory | None:
+    """What the champion's answers lead to expect of their outcomes."""
+    if champion is None:
+        return None
+    ledger, model_hash = ledger_path(settings), champion.loaded.model_hash
+    return gaps.asked(
+        "performance",
+        lambda: expected_facts(ledger, model_hash, champion.manifest, period.expected, coverage, performance),
+        None,
+    )
 
 
 def _named(models: Sequence[KnownModel], lineages: Lineages) -> dict[str, NamedModel]:

@@ -16,6 +16,7 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_detector import DetectorState
+from ml_core.lab.measuring.expected_performance import Expectation
 from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget
 from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MaturedPerformance, performance
 from ml_core.lab.report.collect_answers import files_of
@@ -26,6 +27,9 @@ from ml_core.lab.report.facts import (
     CoverageBucket,
     Detector,
     EvidencePoint,
+    ExpectedBucket,
+    ExpectedHistory,
+    ExpectedSeries,
     Labels,
     MissingOutcomes,
     OpenCoverage,
@@ -38,18 +42,29 @@ from ml_core.lab.watching.alarms import DRIFT, held_alarms, target_of
 from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.live_expectations import expected_between
 from ml_core.lab.watching.live_performance import arrays_of
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
 
-__all__ = ["detectors_of", "known_outcomes", "label_facts", "missing_outcomes", "outcome_facts", "thinned"]
+__all__ = [
+    "detectors_of",
+    "expected_facts",
+    "known_outcomes",
+    "label_facts",
+    "missing_outcomes",
+    "outcome_facts",
+    "thinned",
+]
 
 MOST_POINTS = 400
 """Points of a trail; a picture cannot show more."""
 
 _Judged = Sequence[tuple[datetime, MaturedPerformance | None]]
 """When each bucket begins, and how the model did in it; None without any answer."""
+_Realised = Mapping[datetime, float | None]
+"""What outcomes have shown, by the begin of the bucket."""
 
 
 # --- detectors ------------------------------------------------------------------------------------------------------
@@ -200,6 +215,46 @@ def outcome_facts(
         ),
     )
     return coverage, _performance(judged, manifest, period) if any(found for _, found in judged) else None
+
+
+def expected_facts(
+    path: Path,
+    model_hash: str,
+    manifest: Manifest,
+    period: Stretch,
+    coverage: Coverage | None,
+    performance: PerformanceHistory | None,
+) -> ExpectedHistory | None:
+    """What the labels of a model's answers are expected to show, beside what they have shown; None without any."""
+    with Ledger.reading(path) as ledger:
+        found = [] if ledger is None else expected_between(ledger, model_hash, period.starts, period.bucket)
+    if not any(found):
+        return None
+    labels = [str(label) for label in manifest.classes]
+    past = () if performance is None else performance.buckets
+    covered = {} if coverage is None else {c.label: {b.start: b.observed for b in c.buckets} for c in coverage.classes}
+
+    def series(measure: str, label: str, each: list[Expectation | None], realised: _Realised) -> ExpectedSeries:
+        return ExpectedSeries(
+            measure, label, tuple(_expected_bucket(s, e, realised) for s, e in zip(period.starts, each, strict=True))
+        )
+
+    every = (
+        series("auc", "", [f.auc if f else None for f in found], {b.start: b.auc for b in past}),
+        series("brier", "", [f.brier if f else None for f in found], {b.start: b.brier for b in past}),
+        *(
+            series("coverage", label, [f.coverage[k] if f else None for f in found], covered.get(label, {}))
+            for k, label in enumerate(labels)
+        ),
+    )
+    known = tuple(one for one in every if any(b.expected is not None for b in one.buckets))
+    return ExpectedHistory(period.bucket.total_seconds(), INTERVAL_LEVEL, known) if known else None
+
+
+def _expected_bucket(start: datetime, found: Expectation | None, realised: _Realised) -> ExpectedBucket:
+    if found is None:
+        return ExpectedBucket(start, None, None, None, realised.get(start))
+    return ExpectedBucket(start, found.value, found.lower, found.upper, realised.get(start))
 
 
 def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> tuple[int, datetime | None]:

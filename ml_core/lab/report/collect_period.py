@@ -49,6 +49,7 @@ class Period:
     now : when the report is written
     answers : the time whose answers it shows
     outcomes : the time whose labelled answers it shows; earlier than ``answers``, since labels come a horizon later
+    expected : the time whose answers' labels are expected: that of ``outcomes`` and all since; without any, ``answers``
     asked_outcomes : where ``outcomes`` would begin if it were not cut to the first labelled answer
     horizon : time from an answer to the moment its label counts
     """
@@ -56,6 +57,7 @@ class Period:
     now: datetime
     answers: Stretch
     outcomes: Stretch
+    expected: Stretch
     asked_outcomes: datetime
     horizon: timedelta
 
@@ -98,10 +100,12 @@ def period_of(
     ended = ripe if known is None else max(ripe, min(known.last + timedelta(microseconds=1), now))
     few = known is None or known.per_day < _FEWEST_A_DAY
     outcomes = _stretch(began, ended, DAY if ended - began <= (_DAYS_ANYWAY if few else _DAYS_BELOW) else WEEK)
+    expected = _stretch(since if known is None else began, now, outcomes.bucket)
     return Period(
         now=now,
         answers=_stretch(since, now, HOUR if now - since < _HOURS_BELOW else DAY),
         outcomes=outcomes,
+        expected=expected,
         asked_outcomes=min(soonest, outcomes.since),
         horizon=horizon,
     )

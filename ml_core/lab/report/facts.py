@@ -28,6 +28,9 @@ __all__ = [
     "Detector",
     "Drift",
     "EvidencePoint",
+    "ExpectedBucket",
+    "ExpectedHistory",
+    "ExpectedSeries",
     "FeatureDrift",
     "GateVerdict",
     "JournalEntry",
@@ -421,6 +424,47 @@ class PerformanceHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpectedBucket:
+    """A number that the labels of one bucket's answers are expected to show, with what they have shown.
+
+    Attributes
+    ----------
+    expected, low, high : the number and its interval; None with too few answers
+    realised : what known outcomes show; None while they are not known, or too few
+    """
+
+    start: datetime
+    expected: float | None
+    low: float | None
+    high: float | None
+    realised: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedSeries:
+    """One number over time.
+
+    Attributes
+    ----------
+    measure : ``auc``, ``brier`` or ``coverage``
+    label : the class it is about; "" where it is about all
+    """
+
+    measure: str
+    label: str
+    buckets: tuple[ExpectedBucket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedHistory:
+    """Performance that answers lead to expect before their labels come, beside what labels have shown."""
+
+    bucket_s: float
+    interval_level: float
+    series: tuple[ExpectedSeries, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ShadowPair:
     """A challenger scored beside the champion, unseen.
 
@@ -584,6 +628,7 @@ class ReportFacts:
     coverage: Coverage | None = None
     missing: MissingOutcomes | None = None
     performance: PerformanceHistory | None = None
+    expected: ExpectedHistory | None = None
     shadow: tuple[ShadowPair, ...] = ()
     circuits: Circuits = field(default_factory=Circuits)
     rollout: Rollout = field(default_factory=Rollout)

@@ -16,6 +16,7 @@ from ml_core.lab.report.facts import (
     AnswerHistory,
     ClassCoverage,
     Detector,
+    ExpectedSeries,
     LevelShares,
     NumberShares,
     PerformanceHistory,
@@ -35,6 +36,7 @@ __all__ = [
     "differences",
     "distribution",
     "evidence",
+    "expected",
     "scores",
     "sizes",
     "small_distribution",
@@ -211,6 +213,26 @@ def brier(performance: PerformanceHistory) -> Markup:
         _over_time(axes, _NUMBER, edges[0], edges[-1])
 
     return picture("brier", f"Brier score over time. {_ends(found, 'score')}", draw)
+
+
+def expected(name: str, what: str, series: ExpectedSeries, bucket_s: float) -> Markup:
+    """A number that labels are expected to show, with its interval, and what they have shown."""
+    middle, low, high, realised = (
+        _values([getattr(b, part) for b in series.buckets]) for part in ("expected", "low", "high", "realised")
+    )
+    told = percent if series.measure == "coverage" else number
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        edges = _edges([b.start for b in series.buckets], bucket_s)
+        axes.stairs(high, edges, baseline=low, fill=True, color=COLOURS["reference"], alpha=0.45)
+        axes.stairs(middle, edges, baseline=None, color=COLOURS["ink"], linewidth=1.2)
+        axes.scatter((edges[:-1] + edges[1:]) / 2, realised, 20, color=COLOURS["current"], zorder=3)
+        axes.margins(y=0.15)
+        _over_time(axes, _PERCENT if series.measure == "coverage" else _NUMBER, edges[0], edges[-1])
+
+    said = f"{what} over time. {_ends(middle, 'expected', told)} {_ends(realised, 'realised', told)}"
+    return picture(name, said, draw)
 
 
 # --- distributions --------------------------------------------------------------------------------------------------

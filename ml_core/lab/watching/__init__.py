@@ -8,6 +8,7 @@ __all__ = [
     "health_monitor",
     "ledger",
     "live_drift",
+    "live_expectations",
     "live_performance",
     "model_status",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ml_core.lab.watching.alarms import coverage_lately
 from ml_core.lab.watching.due_outcomes import DueOutcomes
 from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.live_expectations import expected_lately
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.rollout.monitor_state import HealthFigure
 
@@ -20,7 +21,11 @@ def figures_of(ledger: Ledger, manifest: Manifest, model_hash: str, outcomes: Du
     ----------
     outcomes : of the latest due answers
     """
-    return (*_live_coverage(ledger, manifest, model_hash), *_outcomes(outcomes))
+    return (
+        *_live_coverage(ledger, manifest, model_hash),
+        *_outcomes(outcomes),
+        *_expected(ledger, manifest, model_hash),
+    )
 
 
 def _live_coverage(ledger: Ledger, manifest: Manifest, model_hash: str) -> Iterator[HealthFigure]:
@@ -45,3 +50,21 @@ def _outcomes(latest: DueOutcomes) -> Iterator[HealthFigure]:
             yield HealthFigure(name="highest_coverage", value=bounds.highest, label=label)
         if weighted is not None:
             yield HealthFigure(name="weighted_coverage", value=weighted.estimate, label=label)
+
+
+def _expected(ledger: Ledger, manifest: Manifest, model_hash: str) -> Iterator[HealthFigure]:
+    """What the labels of the latest answers are expected to show, each number with its standard error."""
+    lately = expected_lately(ledger, model_hash)
+    if lately is None:
+        return
+    found = lately.found
+    yield HealthFigure(name="expected_answers", value=found.answers)
+    coverage = zip(map(str, manifest.classes), found.coverage, strict=True)
+    for name, label, each in (
+        ("expected_auc", "", found.auc),
+        ("expected_brier", "", found.brier),
+        *(("expected_coverage", label, each) for label, each in coverage),
+    ):
+        if each is not None:
+            yield HealthFigure(name=name, value=each.value, label=label)
+            yield HealthFigure(name=f"{name}_error", value=each.standard_error, label=label)

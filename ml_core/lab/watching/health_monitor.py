@@ -24,6 +24,7 @@ from ml_core.lab.watching.due_outcomes import OutcomeCounter, judge_outcomes, un
 from ml_core.lab.watching.health_figures import figures_of
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import DriftMonitor
+from ml_core.lab.watching.live_expectations import ExpectationMonitor
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_records import LABELS_ERASED, LogRecords
@@ -100,6 +101,7 @@ class HealthMonitor:
         self._records = LogRecords(settings)
         self._drift = DriftMonitor(settings, self._loader, self._log)
         self._outcomes = OutcomeCounter(self._log, settings.log_retention_days)
+        self._expected = ExpectationMonitor(self._loader, self._log)
         self._known: dict[str, tuple[Manifest, str]] = {}
         self._now = now
         self._clock = clock
@@ -125,6 +127,7 @@ class HealthMonitor:
             self._outcomes.look(ledger, matured, now, horizons)
             champion = next((model for model in models if model.slot == "champion"), None)
             windows = 0 if champion is None else self._drift.look(ledger, champion.tag, champion.model_hash, now)
+            self._expected.look(ledger, models)
             health = {model.model_hash: self._health(ledger, model, now) for model in models}
             raised = {h: new for h, found in health.items() if (new := alarms.unannounced(ledger, h, found.alarms))}
         state = self._publish(health)

@@ -24,6 +24,8 @@ __all__ = ["Ledger", "MaturedRow", "Waiting"]
 _BUSY_S = 5.0
 _KEEP_WINDOWS = 1_000
 _FOR_EVER = 1 << 62
+_LAST = chr(0x10FFFF)
+"""Comes after every text in the order of names."""
 
 
 def _json(name: str, read: Callable[[bytes], Any] = orjson.loads) -> TableField:
@@ -201,6 +203,16 @@ class Ledger:
             f"{_FACT.insert} ON CONFLICT(name) DO UPDATE SET value=excluded.value",
             (name, orjson.dumps(value)),
         )
+
+    def facts(self, start: str) -> Iterator[tuple[str, Any]]:
+        """What was remembered under names that begin so, each with its name, the last name first."""
+        query = f"{_FACT.select} WHERE name >= ? AND name < ? ORDER BY name DESC"
+        for name, value in self._connection.execute(query, (start, f"{start}{_LAST}")):
+            yield name, orjson.loads(value)
+
+    def forget_facts(self, since: str, before: str) -> None:
+        """Forget what was remembered under names from the one to before the other."""
+        self._connection.execute("DELETE FROM fact WHERE name >= ? AND name < ?", (since, before))
 
     # --- labels on their way ---
 

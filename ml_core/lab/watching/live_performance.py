@@ -25,10 +25,11 @@ from ml_core.lab.watching.alarms import alarms_of, target_of
 from ml_core.lab.watching.due_outcomes import DueOutcomes, due_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel, ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_lately
 from ml_core.lab.watching.outcome_counts import HOUR_US
 from ml_core.serve.rollout.monitor_state import Alarm, Unverified
 
-__all__ = ["MaturedAnswers", "arrays_of", "bands_of", "lost_skill", "matured_answers", "performance_of"]
+__all__ = ["MaturedAnswers", "arrays_of", "bands_of", "expected_of", "lost_skill", "matured_answers", "performance_of"]
 
 _LEAST_LOSS = 0.02
 """Fall of the area under the curve that is worth a new model."""
@@ -165,3 +166,19 @@ def lost_skill(settings: Settings, rows: int) -> str | None:
     return (
         f"skill was lost: area under the curve {judged.auc.value:.2f} on {judged.n} outcomes, {trained:.2f} in training"
     )
+
+
+def expected_of(settings: Settings, model_hash: str, since: datetime | None = None) -> ExpectedStretch | None:
+    """What the labels of a model's answers are expected to show; None where nothing is expected of it.
+
+    Parameters
+    ----------
+    since : answers of that UTC day and later; None for those of the latest days that hold 1,000
+
+    Raises
+    ------
+    LogDamaged
+        The ledger cannot be read.
+    """
+    with Ledger.reading(ledger_path(settings)) as ledger:
+        return None if ledger is None else expected_lately(ledger, model_hash, since)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
 from scipy.stats import binom, norm
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from ml_core.base.errors import BadModelOutput, DataError
@@ -17,7 +19,7 @@ from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.evaluation import evaluate
 from ml_core.lab.measuring.live_coverage import CoverageTarget, coverage_bands
-from ml_core.lab.measuring.performance import MINIMUM, MaturedArrays, performance
+from ml_core.lab.measuring.performance import MINIMUM, MaturedArrays, MaturedPerformance, performance
 from tests.toy_scores import ScoredRows, binary_rows, many_class_rows, repeated_patients
 
 NINETY = Decimal("0.9")
@@ -255,3 +257,55 @@ def test_columns_that_do_not_fit_are_refused():
         performance(MaturedArrays([[0.5, 0.5]], [[0.123, 1.0]], [1]), BOTH)
     with pytest.raises(BadModelOutput):
         performance(MaturedArrays([[0.5, float("nan")]], np.ones((1, 2)), [1]), BOTH)
+
+
+# --- calibration ----------------------------------------------------------------------------------------------------
+
+
+def judged_rows(rows: ScoredRows, groups: np.ndarray | None = None) -> MaturedPerformance:
+    target = CoverageTarget((0, 1), (9, 9), Decimal("0.9"))
+    return performance(MaturedArrays(rows.proba, np.full((len(rows.y), 2), 0.5), rows.y, groups), target)
+
+
+def stretched(rows: ScoredRows, by: float) -> ScoredRows:
+    p1 = expit(by * logit(rows.proba[:, 1]))
+    return ScoredRows(np.column_stack([1 - p1, p1]), rows.y, rows.groups)
+
+
+def test_the_slope_is_one_over_what_the_log_odds_were_stretched_by():
+    rows = binary_rows(5_000, seed=1)
+    plain, bold = (judged_rows(each).calibration_slope for each in (rows, stretched(rows, 2.0)))
+    assert plain.lower < 1.0 < plain.upper
+    assert (2 * bold.value, 2 * bold.standard_error) == pytest.approx((plain.value, plain.standard_error), rel=1e-6)
+    fitted = LogisticRegression(C=1e9, tol=1e-10).fit(logit(rows.proba[:, [1]]), rows.y)
+    assert plain.value == pytest.approx(fitted.coef_[0, 0], rel=1e-4)
+
+
+def test_the_interval_of_the_slope_holds_the_true_one_as_often_as_it_says():
+    inside = 0
+    for seed in range(300):
+        found = judged_rows(binary_rows(600, seed=100 + seed)).calibration_slope
+        inside += found.lower <= 1.0 <= found.upper
+    assert binom.ppf(1e-3, 300, 0.93) <= inside <= binom.ppf(1 - 1e-3, 300, 0.97)
+
+
+def test_copies_of_a_patient_make_the_slope_no_surer():
+    rows = binary_rows(500, seed=2)
+    twice = ScoredRows(np.repeat(rows.proba, 3, axis=0), np.repeat(rows.y, 3), np.repeat(rows.groups, 3))
+    once, together = judged_rows(rows).calibration_slope, judged_rows(twice, twice.groups).calibration_slope
+    assert together.standard_error == pytest.approx(once.standard_error, rel=1e-6)
+    assert judged_rows(twice).calibration_slope.standard_error < 0.6 * once.standard_error
+
+
+def test_reliability_has_every_row_once():
+    rows = binary_rows(1_000, seed=3)
+    points = judged_rows(rows).reliability
+    assert sum(p.n for p in points) == 1_000
+    assert sum(p.n * p.observed for p in points) == pytest.approx(rows.y.sum())
+    assert sum(p.n * p.predicted for p in points) == pytest.approx(rows.proba[:, 1].sum())
+
+
+@pytest.mark.parametrize("p1", [np.full(60, 0.3), np.repeat([0.2, 0.8], 30)])
+def test_scores_that_are_alike_or_separate_the_classes_have_no_slope(p1):
+    rows = ScoredRows(np.column_stack([1 - p1, p1]), np.repeat([0, 1], 30), np.arange(60))
+    assert judged_rows(rows).calibration_slope is None

@@ -19,6 +19,9 @@ from ml_core.lab.report.facts import (
     Detector,
     Drift,
     EvidencePoint,
+    ExpectedBucket,
+    ExpectedHistory,
+    ExpectedSeries,
     FeatureDrift,
     GateVerdict,
     JournalEntry,
@@ -105,6 +108,7 @@ def example_facts(features: int = 14, days: int = 122) -> ReportFacts:
             ),
         ),
         performance=performance(rng, since, days),
+        expected=expected(since, days),
         shadow=(shadow(rng),),
         circuits=circuits(),
         rollout=Rollout(journal(), {"shadow_share": "0.5"}),
@@ -393,6 +397,30 @@ def performance(rng: np.random.Generator, since: datetime, days: int) -> Perform
             PerformanceBucket(start, 2_220, 520, area, area - 0.024, area + 0.024, 0.152 + float(rng.normal(0, 0.004)))
         )
     return PerformanceHistory(WEEK_S, 0.95, tuple(found), trained_auc=0.774, trained_brier=0.151)
+
+
+def expected(since: datetime, days: int) -> ExpectedHistory:
+    """Follows the realised numbers, and goes on where outcomes end; draws on randomness of its own."""
+    rng, weeks = np.random.default_rng(20261124), days // 7
+
+    def series(measure: str, label: str, middle: float, half: float) -> ExpectedSeries:
+        found = []
+        for n in range(weeks):
+            value = middle + float(rng.normal(0, half / 4))
+            realised = None if n >= weeks - 4 else value + float(rng.normal(0, half / 2))
+            found.append(ExpectedBucket(since + timedelta(weeks=n), value, value - half, value + half, realised))
+        return ExpectedSeries(measure, label, tuple(found))
+
+    return ExpectedHistory(
+        WEEK_S,
+        0.95,
+        (
+            series("auc", "", 0.772, 0.024),
+            series("brier", "", 0.152, 0.009),
+            series("coverage", "0", 0.902, 0.013),
+            series("coverage", "1", 0.894, 0.027),
+        ),
+    )
 
 
 def shadow(rng: np.random.Generator) -> ShadowPair:

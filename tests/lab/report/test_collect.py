@@ -155,6 +155,19 @@ def test_performance_is_told_beside_what_training_found(facts, known):
     assert told.trained_auc == known.model.manifest.metrics["roc_auc"]
 
 
+def test_what_is_expected_goes_on_where_outcomes_end(facts):
+    told = {(s.measure, s.label): s.buckets for s in facts.expected.series}
+    assert told.keys() == {("auc", ""), ("brier", ""), ("coverage", "0"), ("coverage", "1")}
+    known = {b.start: b.brier for b in facts.performance.buckets if b.brier is not None}
+    assert {b.start: b.realised for b in told["brier", ""] if b.realised is not None} == known
+    still_open = [b for b in told["brier", ""] if b.expected is not None and b.realised is None]
+    assert still_open
+    assert min(b.start for b in still_open) > max(known)
+    for b in told["brier", ""]:
+        assert b.expected is None or b.low <= b.expected <= b.high
+        assert b.expected is None or b.realised is None or abs(b.expected - b.realised) < 2 * (b.high - b.low)
+
+
 def test_outcomes_are_counted_and_those_that_wait_have_a_day(facts, lived):
     assert (facts.labels.counted, facts.labels.waiting, facts.labels.missing) == (DAYS * ROWS, 4 * ROWS, 0)
     first = lived.now - timedelta(days=4) + timedelta(days=HORIZON_DAYS)

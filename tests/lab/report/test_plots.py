@@ -15,6 +15,8 @@ from ml_core.lab.report.facts import (
     CoverageBucket,
     Detector,
     EvidencePoint,
+    ExpectedBucket,
+    ExpectedSeries,
     LevelShares,
     NumberShares,
     PerformanceBucket,
@@ -153,6 +155,27 @@ def test_performance_says_its_ends():
 def test_performance_that_is_not_known_is_drawn_empty(drawn, recwarn):
     unknown = replace(PERFORMANCE, buckets=PERFORMANCE.buckets[1:], trained_auc=None, trained_brier=None)
     assert says(drawn(unknown)).endswith("not known.")
+    assert not recwarn.list
+
+
+def expected(measure, *found):
+    return ExpectedSeries(
+        measure, "", tuple(ExpectedBucket(at, *each) for at, each in zip(days(len(found)), found, strict=True))
+    )
+
+
+def test_what_was_expected_is_said_beside_what_came():
+    series = expected("coverage", (0.91, 0.88, 0.94, 0.9), (0.85, 0.8, 0.9, None))
+    assert says(plots.expected("e", "Coverage", series, DAY_S)) == (
+        "Coverage over time. expected: 91 % first, 85 % last. realised: 90 % first, 90 % last."
+    )
+    area = expected("auc", (0.71, 0.7, 0.72, 0.69), (0.705, 0.7, 0.71, 0.68))
+    assert len(marks(plots.expected("e", "Area", area, DAY_S), "current")) == 2
+
+
+def test_days_of_which_nothing_is_expected_are_drawn_empty(recwarn):
+    svg = plots.expected("e", "Area", expected("auc", (None, None, None, None)), DAY_S)
+    assert says(svg).endswith("expected: not known. realised: not known.")
     assert not recwarn.list
 
 

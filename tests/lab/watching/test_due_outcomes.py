@@ -435,4 +435,5 @@ def test_a_retry_is_one_due_answer(ward_of: Callable[..., Ward]) -> None:
     assert [(f.name, f.value) for f in health.figures if not f.label] == [
         ("due_answers", 1.0),
         ("missing_outcomes", 1.0),
+        ("expected_answers", 1.0),
     ]

@@ -41,6 +41,31 @@ def by_definition(calibration_scores, score, level):
     return p, p > 1 - Fraction(level)
 
 
+# --- the information limit ----------------------------------------------------------------------------------------
+
+
+def bent(p1, how):
+    """A strictly rising function of P(1); of multiples of 1/64 the results stay apart and in order."""
+    return {"squared": p1**2, "root": np.sqrt(p1), "sharpened": p1**3 / (p1**3 + (1 - p1) ** 3), "halved": p1 / 2}[how]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 63), st.integers(0, 1)), min_size=2, max_size=60),
+    st.lists(st.integers(1, 63), min_size=1, max_size=30),
+    st.sampled_from(["squared", "root", "sharpened", "halved"]),
+    level_strategy,
+)
+def test_of_two_classes_every_score_of_the_same_order_has_the_same_sets(calibration_rows, asked, how, level):
+    p1, y = np.array([p for p, _ in calibration_rows]) / 64, np.array([label for _, label in calibration_rows])
+    new = np.array(asked) / 64
+
+    def sets(change):
+        before, now = change(p1), change(new)
+        return calibrate(np.column_stack([1 - before, before]), y, 2).sets(np.column_stack([1 - now, now]), level)
+
+    assert np.array_equal(sets(lambda p: p), sets(lambda p: bent(p, how)))
+
+
 # --- against the definition and by hand ---------------------------------------------------------------------------
 
 
