@@ -163,7 +163,7 @@ security: $(READY) ## The security tests, and docs/security-figures.md from what
 	$(BIN)/python -m pytest tests/security
 	$(BIN)/python -m tests.security.document
 
-oracles: $(READY) ## Other people's tools that tests hold ours against, in build/oracles and build/nannyml
+oracles: $(READY) ## Other people's tools that tests hold ours against, in build/oracles; slow tests make build/nannyml too
 	$(BIN)/python -m tests.oracles
 
 floors: $(READY) ## The locks against requirements/floors.toml: no known hole, every file by hash, no index named

@@ -16,7 +16,7 @@ from ml_core.base.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("oracles", "nannyml")
-"""`make oracles` makes build/<name> from requirements/<name>.lock; a test that finds none does the same."""
+"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; the first one by `make oracles` too."""
 
 
 @cache
@@ -66,4 +66,4 @@ def oracle(
 
 
 if __name__ == "__main__":
-    sys.exit(next(filter(None, map(_problem, NAMES)), 0))
+    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:1])), 0))
