@@ -19,10 +19,10 @@ from tests.serve.log.filled import (
     NEXT,
     bulk_row,
     fill,
+    head_of,
     held,
     row,
     settings_in,
-    stored,
     subject,
     tampering,
     today,
@@ -144,7 +144,7 @@ def test_a_whole_log_is_ok(run, settings):
     (found,) = told.result["files"]
     assert found == {
         "file": FILE, "state": "closed", "rows": 6, "answers": 6, "commits": 2, "erased": 0,
-        "head": stored(file)[-1][-1].hex(), "ok": True, "row": None, "problem": None,
+        "head": head_of(file).hex(), "ok": True, "row": None, "problem": None,
         "key": LogKeys.of(settings).used()[0].id,
     }  # fmt: skip
     assert told.result["findings"] == []

@@ -23,6 +23,7 @@ from tests.serve.log.filled import (
     THIRD,
     bulk_row,
     fill,
+    head_of,
     held,
     row,
     stored,
@@ -54,7 +55,7 @@ def test_what_was_stored_is_sound_and_counted(settings):
     found = one(verify_log(settings))
     assert (found.is_sound, found.row, found.problem, found.is_live) == (True, None, "", False)
     assert (found.rows, found.answers, found.commits) == (ROWS + 1, ROWS + 6, 7)
-    assert found.head == stored(file)[-1][-1]
+    assert found.head == head_of(file)
 
 
 def test_the_head_of_an_empty_file_names_the_file(settings):
@@ -356,7 +357,7 @@ def test_an_end_cut_off_at_a_commit_is_found_once_its_day_was_sealed(settings):
         connection.execute("DELETE FROM entry WHERE seq > 20")
     assert one(verify_log(settings)).is_sound
     with tampering(file) as connection:
-        connection.executemany(f"INSERT INTO entry VALUES({','.join('?' * 14)})", rows[20:])
+        connection.executemany(f"INSERT INTO entry VALUES({','.join('?' * len(rows[0]))})", rows[20:])
     seal_all(settings)
     with tampering(file) as connection:
         connection.execute("DELETE FROM entry WHERE seq > 20")

@@ -85,8 +85,10 @@ def test_what_stays_of_an_erased_row_is_number_id_time_lineage_digest_and_head(s
     before = stored(file)
     erase(settings, [subject(settings, "anna")])
     after = stored(file)
-    seq, kind, request_id, at_us, *_, lineage, _answer, _input, _salt, digest, head = before[1]
-    assert after[1] == (seq, kind, request_id, at_us, None, None, None, None, lineage, b"", None, b"", digest, head)
+    seq, kind, request_id, at_us, *_, lineage, _answer, _input, _salt, digest, head, _groups, _values = before[1]
+    assert after[1] == (
+        seq, kind, request_id, at_us, None, None, None, None, lineage, b"", None, b"", digest, head, None, None,
+    )  # fmt: skip
     assert (after[0], after[2]) == (before[0], before[2])
     assert verify_log(settings).is_sound
 

@@ -17,7 +17,7 @@ from ml_core.lab.log_care.retention import old_days, prune_day
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.reader import PredictionLog
-from tests.serve.log.filled import DAY, NEXT, THIRD, bulk_row, fill, held, row, stored, today
+from tests.serve.log.filled import DAY, NEXT, THIRD, bulk_row, fill, head_of, held, row, today
 
 
 def filled_day(settings, name: str = DAY, *, seal: bool = True) -> LogDay:
@@ -50,7 +50,7 @@ def test_nothing_of_a_day_is_left_and_nothing_of_the_others_is_touched(settings)
 def test_the_journal_has_the_last_head(settings):
     day = filled_day(settings)
     (file,) = day.files
-    head = stored(file)[-1][-1].hex()
+    head = head_of(file).hex()
     prune_day(settings, day, unsealed=False)
     (entry,) = prunings(settings)
     assert (entry["file"], entry["rows"], entry["head"], entry["day"]) == (file.path.name, 6, head, DAY)

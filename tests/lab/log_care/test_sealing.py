@@ -33,6 +33,7 @@ from tests.serve.log.filled import (
     bulk_row,
     files_with,
     fill,
+    head_of,
     held,
     row,
     stored,
@@ -65,13 +66,16 @@ def as_copied(answer) -> dict:
         "classes": answer.lineage["classes"],
         "subject": None if answer.subject is None else answer.subject.hex(),
         "input": answer.input,
+        "groups": answer.groups,
+        "group_values": answer.group_values,
     }
 
 
 def copied(settings, day: str = DAY) -> list[dict]:
     """Rows of the copy, its JSON read."""
     rows = pq.read_table(day_in(settings, day).sealed).to_pylist()
-    return [{**r, "input": None if r["input"] is None else orjson.loads(r["input"])} for r in rows]
+    as_json = ("input", "groups", "group_values")
+    return [{**r, **{name: None if r[name] is None else orjson.loads(r[name]) for name in as_json}} for r in rows]
 
 
 def test_the_copy_has_the_rows_of_the_log_to_the_bit(settings):
@@ -131,7 +135,7 @@ def test_heads_go_into_the_journal(settings):
     (entry,) = sealings(settings)
     (sealed,) = entry["files"]
     assert (entry["model"], sealed["file"], sealed["rows"]) == (settings.model_name, file.path.name, 10)
-    assert sealed["head"] == stored(file)[-1][-1].hex()
+    assert sealed["head"] == head_of(file).hex()
 
 
 def test_what_is_sealed_as_it_is_stays_untouched(settings):

@@ -190,6 +190,13 @@ def stored(file: LogFile) -> list[tuple[Any, ...]]:
         return connection.execute("SELECT * FROM entry ORDER BY seq").fetchall()
 
 
+def head_of(file: LogFile) -> bytes:
+    """The head that the last row ends with."""
+    with closing(sqlite3.connect(f"file:{file.path}?mode=ro", uri=True)) as connection:
+        (head,) = connection.execute("SELECT head FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+    return bytes(head)
+
+
 def files_with(folder: Path, needle: bytes) -> list[str]:
     """Names of all files below a folder whose bytes hold that, hidden ones too.
 
