@@ -36,7 +36,7 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        builder = _begun(self._name, self._name, self._key.public_key(), timedelta(days=1))
+        builder = self._begun(self._name, self._key.public_key(), timedelta(days=1))
         signed = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True).add_extension(
             _usage(signs_certificates=True), critical=True
         )
@@ -56,7 +56,7 @@ class Authority:
         self, name: str, usage: x509.ObjectIdentifier, names: list[x509.GeneralName], lasts: timedelta
     ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _begun(_name(name), self._name, key.public_key(), lasts)
+        builder = self._begun(_name(name), key.public_key(), lasts)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -67,24 +67,26 @@ class Authority:
         pair.key.chmod(0o600)
         return pair
 
+    def _begun(
+        self, subject: x509.Name, public: ec.EllipticCurvePublicKey, lasts: timedelta
+    ) -> x509.CertificateBuilder:
+        """With the identifiers of both keys, which Python 3.13 and newer ask for."""
+        ends, authority = datetime.now(UTC) + lasts, self._key.public_key()
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(ends - timedelta(days=2))
+            .not_valid_after(ends)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority), critical=False)
+        )
+
 
 def _name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _begun(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, lasts: timedelta
-) -> x509.CertificateBuilder:
-    ends = datetime.now(UTC) + lasts
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(ends - timedelta(days=2))
-        .not_valid_after(ends)
-    )
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
