@@ -105,7 +105,8 @@ def feed_coverage(
 
     Parameters
     ----------
-    facts : lineage of the answers
+    facts : lineage of the answers; where groups are calibrated, with the fewest rows of any cell
+    rows : of the whole model, in the order in which they are to count
     metrics : of the model's manifest, with the design effects of its calibration rows; empty if unknown
     threshold : smallest mean number of labels between false alarms
     """

@@ -212,19 +212,38 @@ class HealthMonitor:
         return Horizons(self._settings.label_horizon_days, known)
 
     def _feed(self, ledger: Ledger, matured: NewlyMatured, now: datetime) -> None:
-        for calibration, facts in matured.lineages.items():
-            rows = [r for r in matured.rows if r.own and (r.model_hash, r.calibration_id) == calibration]
-            metrics = self._metrics_of(facts)
-            alarms.keep_target(ledger, facts, metrics)
-            alarms.feed_coverage(ledger, facts, rows, metrics, self._settings.coverage_alarm_labels, now)
+        threshold = self._settings.coverage_alarm_labels
+        for facts in matured.lineages.values():
+            alarms.keep_target(ledger, facts, self._metrics_of(facts))
+        for model_hash in {facts["model_hash"]: None for facts in matured.lineages.values()}:
+            rows = [r for r in matured.rows if r.own and r.model_hash == model_hash]
+            calibrations = [matured.lineages[model_hash, i] for i in {r.calibration_id: None for r in rows}]
+            if calibrations:  # of several cells where groups are calibrated; their rows stay in the order of time
+                facts = {**calibrations[0], "calibration_sizes": self._fewest(calibrations)}
+                alarms.feed_coverage(ledger, facts, rows, self._metrics_of(facts), threshold, now)
+
+    def _fewest(self, calibrations: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Fewest rows of each class that calibrated any cell of a model: they decide what its detectors put up with."""
+        sizes = [facts["calibration_sizes"] for facts in calibrations]
+        manifest = self._manifest_of(calibrations[0])
+        if manifest is not None and manifest.groups is not None:
+            own = [cell for cell in manifest.groups.cells if cell.is_own]
+            sizes += [[cell.rows[str(label)] for label in manifest.classes] for cell in own]
+        return [min(of_class) for of_class in zip(*sizes, strict=True)]
 
     def _metrics_of(self, facts: Mapping[str, Any]) -> Mapping[str, float]:
         """Metrics of the model that was calibrated; empty if it is gone, or if the calibration is of its scorecard."""
-        try:
-            manifest, _ = self._facts(facts["bento_tag"])
-        except SuretyError:
+        manifest = self._manifest_of(facts)
+        if manifest is None:
             return {}
-        return manifest.metrics if manifest.calibration_id == facts["calibration_id"] else {}
+        by_cell = manifest.groups is not None and bool(manifest.groups.cells) and facts["slot"] != "scorecard"
+        return manifest.metrics if by_cell or manifest.calibration_id == facts["calibration_id"] else {}
+
+    def _manifest_of(self, facts: Mapping[str, Any]) -> Manifest | None:
+        try:
+            return self._facts(facts["bento_tag"])[0]
+        except SuretyError:
+            return None
 
     def _publish(self, health: Mapping[str, ModelHealth]) -> MonitorState:
         state = MonitorState(

@@ -10,12 +10,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.journal import Journal
-from ml_core.lab.measuring.coverage_detector import highest_miss_rate
+from ml_core.lab.measuring.coverage_detector import DetectorState, highest_miss_rate, update
 from ml_core.lab.watching import health_monitor as module
 from ml_core.lab.watching.health_monitor import HealthMonitor, acknowledge_alarm, ledger_path
 from ml_core.lab.watching.ledger import Ledger
@@ -29,7 +30,7 @@ from ml_core.serve.rollout.rollout_state import GuardLimits
 from tests.homes import remade
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients, records_of, unforeseen
 from tests.statistical.replays import Toy
-from tests.toy_models import toy_model
+from tests.toy_models import grouped_toy, toy_model
 
 GUARDS = GuardLimits(set_size=1.9)
 
@@ -231,6 +232,27 @@ def test_a_marginal_promise_is_watched_as_one(tmp_path: Path) -> None:
         "coverage:all": 300
     }
     assert [band.promised is None for band in bands_of(matured_answers(ward.home.settings))] == [False, True, True]
+    ward.close()
+
+
+def test_cells_of_a_model_feed_one_detector_a_class_in_the_order_of_time(tmp_path: Path) -> None:
+    ward = Ward(tmp_path, champion=grouped_toy().folder)
+    manifest = grouped_toy().bundle.manifest
+    rows = patients(400, seed=6)
+    matured(ward, rows.assign(sex=np.random.default_rng(5).choice(["female", "male"], len(rows))))
+    ward.look()
+    tag = ward.home.store.read().champion
+    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+        assert ledger is not None
+        kept = [row for _, row in ledger.matured_after(0)]
+    assert len({row.calibration_id for row in kept}) == 2
+    for label in (0, 1):
+        found = ward.detectors(tag)[f"coverage:{label}"]
+        fewest = min(cell.rows[str(label)] for cell in manifest.groups.cells if cell.is_own)
+        effect = manifest.metrics[f"calibration_effect_class_{label}"]
+        mu0 = highest_miss_rate(fewest, Decimal("0.9"), effect)
+        as_they_matured = [bool(row.missed) for row in kept if row.label == label]
+        assert found == update(DetectorState(mu0, found.threshold, block=found.block), as_they_matured)
     ward.close()
 
 
