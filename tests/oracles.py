@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -24,18 +25,20 @@ def _problem(name: str) -> str:
     """What keeps the tools from being here; "" where they are."""
     done = ROOT / "build" / name / "done"
     with locked(ROOT / "build" / f"{name}.lock"):  # the halves of `make test` run side by side
-        return "" if done.exists() else _made(done)
+        lock = hashlib.sha256((ROOT / "requirements" / f"{name}.lock").read_bytes()).hexdigest()
+        return "" if done.is_file() and done.read_text() == lock else _made(done, lock)
 
 
-def _made(done: Path) -> str:
+def _made(done: Path, lock_hash: str) -> str:
     place = done.parent
+    shutil.rmtree(place, ignore_errors=True)  # of another lock, or of a run that was killed
     made = subprocess.run([sys.executable, "-m", "venv", place], capture_output=True, text=True)
     if made.returncode == 0:
         pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         lock = ["--require-hashes", "-r", ROOT / "requirements" / f"{place.name}.lock"]
         made = subprocess.run([*pip, *lock], capture_output=True, text=True)
     if made.returncode == 0:
-        done.touch()
+        done.write_text(lock_hash)
         return ""
     shutil.rmtree(place, ignore_errors=True)
     return (made.stderr.strip().splitlines() or ["python -m venv failed"])[-1]

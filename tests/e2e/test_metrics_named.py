@@ -17,9 +17,10 @@ from prometheus_client.samples import Sample
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.documents import write_document
+from ml_core.serve import metrics
 from ml_core.serve.http.traffic import OTHER
 from ml_core.serve.rollout import changes
-from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.monitor_state import Alarm, HealthFigure, ModelHealth, MonitorState, boot_id
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from tests.deploy.queries import (
     CONFIG,
@@ -126,15 +127,17 @@ def eventful(running: Running) -> Running:
     seen("surety_circuit_transitions_total", after="open")
     publish_alarm(home)
     seen("surety_alarm", reason="coverage:1")
+    seen("surety_live_coverage", label="1")
     (home.settings.rollouts / f"{NAME}.json").write_text("{")
     seen("surety_home_failures_total", what="rollout.unreadable")
     return running
 
 
 def publish_alarm(home: Home) -> None:
-    """What the monitor publishes about a champion whose sets miss too often."""
+    """What the monitor publishes about a champion whose sets miss too often, with every figure that it may know."""
     alarm = Alarm(reason="coverage:1", since="2026-11-24T08:00:00Z", says="too many misses", false_alarm="rarely")
-    health = ModelHealth(model_version="1", alarms=(alarm,))
+    figures = tuple(HealthFigure(name=name, value=0.5, label="1") for name in metrics.HEALTH)
+    health = ModelHealth(model_version="1", alarms=(alarm,), figures=figures)
     state = MonitorState(
         model_name=NAME, published_at="2026-11-24T08:00:00Z", boot=boot_id(), beat_s=time.monotonic(),
         models={home.hash_of(home.v1): health},

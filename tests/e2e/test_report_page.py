@@ -22,8 +22,13 @@ pytestmark = [
 ]
 
 ROWS, STRANGE = 400, 400
-AT_ONCE = {"SURETY_LABEL_HORIZON_DAYS": "0", "SURETY_DRIFT_WINDOW_ROWS": "200", "SURETY_DRIFT_ALARM_WINDOWS": "100"}
-"""Labels count at once, and a window has few answers, so that a month passes in a minute."""
+AT_ONCE = {
+    "SURETY_LABEL_HORIZON_DAYS": "0",
+    "SURETY_DRIFT_WINDOW_ROWS": "200",
+    "SURETY_DRIFT_BLOCK_ROWS": "20",
+    "SURETY_DRIFT_ALARM_WINDOWS": "100",
+}
+"""Labels count at once, and windows and blocks have few answers, so that a month passes in a minute."""
 MOST_BYTES = 5_000_000
 
 

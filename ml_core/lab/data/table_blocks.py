@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
-from ml_core.lab.data.table_frames import column_names, csv_options, exact_type, is_csv, numbers_of_text
+from ml_core.lab.data.table_frames import column_names, csv_options, exact_type, is_csv, numbers_of_text, whole_number
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
 from ml_core.serve.features.table import Cells
 
@@ -256,4 +256,5 @@ def _as_written(text: str | None, number: Any) -> Any:
     """The number as JSON would read it, 45 or 45.0, so that an error shows it as it was written."""
     if text is None or not isinstance(number, float | int):
         return text
-    return int(text) if text.strip().lstrip("+-").isdecimal() else float(number)
+    whole = whole_number(text)
+    return float(number) if whole is None else whole

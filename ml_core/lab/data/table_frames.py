@@ -29,6 +29,7 @@ __all__ = [
     "numbers_of_text",
     "read_table",
     "type_text",
+    "whole_number",
     "write_table",
 ]
 
@@ -37,7 +38,7 @@ _CSV_BLOCK_BYTES = 1 << 24  # no row may be longer
 
 _DIGITS_OF_INT64 = 18
 _INT64 = range(-(2**63), 2**63)
-_WHOLE = r"[+-]?[0-9]+"
+_WHOLE = r"[+-]?[0-9]{1,20}"  # one with more digits has more than 64 bits, and is read as a float
 _NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
 
 
@@ -130,6 +131,12 @@ def numbers_of_text(values: pd.Series[Any]) -> pd.Series[Any]:
     if not null.any() and (np.abs(numbers) < EXACT).all() and (np.trunc(numbers) == numbers).all():
         return pd.Series(numbers.astype(np.int64), name=values.name)
     return pd.Series(numbers, name=values.name)
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text writes without point or exponent; None for others, and for one beyond 64 bits."""
+    written = text.strip()
+    return int(written) if re.fullmatch(_WHOLE, written) else None
 
 
 def _large_numbers(values: pd.Series[Any], text: pd.Series[Any], is_whole: npt.NDArray[np.bool_]) -> pd.Series[Any]:
