@@ -23,7 +23,7 @@ from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.evaluation import brier_score, roc_auc
 from ml_core.lab.measuring.expected_performance import (
     ExpectedPerformance,
-    Recalibration,
+    ProbabilityMap,
     expected_performance,
     recalibration_of,
     score_sums,
@@ -60,7 +60,7 @@ class Watched:
     """A model's calibration, and what is expected by it."""
 
     calibration: ConformalCalibration
-    recalibration: Recalibration
+    recalibration: ProbabilityMap
 
     @classmethod
     def by(cls, rows: ScoredRows) -> Watched:

@@ -11,9 +11,9 @@ from scipy.stats import binom, norm
 from ml_core.lab.measuring.returned_outcomes import (
     OutcomeCell,
     coverage_bounds,
+    inverse_chance_coverage,
     observed_coverage,
     return_test,
-    weighted_coverage,
 )
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_the_weighted_interval_holds_the_true_coverage_as_often_as_it_says(
     inside, estimates, within = 0, [], 0
     for _ in range(REPLAYS):
         cells, of_these = law.draw(rng)
-        found, bounds = weighted_coverage(cells, 1), coverage_bounds(cells, 1)
+        found, bounds = inverse_chance_coverage(cells, 1), coverage_bounds(cells, 1)
         assert found is not None
         assert bounds is not None
         inside += found.lower <= law.coverage <= found.upper
@@ -92,7 +92,7 @@ def test_in_the_recipe_what_is_seen_is_wrong_and_the_weighted_estimate_is_not(rn
     seen, weighted, told = [], [], 0
     for _ in range(200):
         cells, _ = RECIPE.draw(rng)
-        observed, found = observed_coverage(cells, 1), weighted_coverage(cells, 1)
+        observed, found = observed_coverage(cells, 1), inverse_chance_coverage(cells, 1)
         assert observed is not None
         assert found is not None
         seen.append(observed)

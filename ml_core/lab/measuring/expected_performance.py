@@ -30,7 +30,7 @@ __all__ = [
     "FEWEST_OF_A_CLASS",
     "Expectation",
     "ExpectedPerformance",
-    "Recalibration",
+    "ProbabilityMap",
     "ScoreSums",
     "expected_performance",
     "recalibration_of",
@@ -52,7 +52,7 @@ _Z = float(norm.isf((1.0 - INTERVAL_LEVEL) / 2.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recalibration:
+class ProbabilityMap:
     """Beta calibration of each class's probability against all others, fitted on a model's calibration rows.
 
     P(label k | p) = 1 / (1 + exp(-(c + a log(p) - b log(1 - p)))), with a, b >= 0.
@@ -82,14 +82,14 @@ class Recalibration:
         }
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Recalibration:
+    def from_json(cls, kept: Mapping[str, Any]) -> ProbabilityMap:
         """What :meth:`as_json` gave."""
         return cls(*(np.array(kept[part], dtype=np.float64) for part in ("coefficients", "covariance", "edges")))
 
 
 def recalibration_of(
     calibration: ConformalCalibration, distributions: Sequence[npt.ArrayLike] | None = None
-) -> Recalibration | None:
+) -> ProbabilityMap | None:
     """The recalibration that a model's conformal calibration allows; None where it does not tell labels apart.
 
     The scores of class k are 1 - P(k) of the calibration rows of that class. For two classes they are all pairs of
@@ -126,7 +126,7 @@ def recalibration_of(
     fits = [_fitted(mine, every, rows / every.size) for mine, every in zip(own, everybody, strict=True)]
     ranks = np.arange(1, _CELLS) / _CELLS
     edges = [np.quantile(every, ranks, method="inverted_cdf") for every in everybody]
-    return Recalibration(np.stack([f for f, _ in fits]), np.stack([v for _, v in fits]), np.stack(edges))
+    return ProbabilityMap(np.stack([f for f, _ in fits]), np.stack([v for _, v in fits]), np.stack(edges))
 
 
 def _terms(probability: FloatArray) -> FloatArray:
@@ -184,7 +184,7 @@ def _maximum(total: FloatArray, terms: FloatArray, weight: float, centre: FloatA
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreSums:
-    """Answers of one model as sums in the cells of its :class:`Recalibration`; sums of days may be added.
+    """Answers of one model as sums in the cells of its :class:`ProbabilityMap`; sums of days may be added.
 
     Attributes
     ----------
@@ -232,7 +232,7 @@ class ScoreSums:
         return cls(kept["answers"], **found)
 
 
-def score_sums(recalibration: Recalibration, proba: npt.ArrayLike, sets: npt.ArrayLike) -> ScoreSums:
+def score_sums(recalibration: ProbabilityMap, proba: npt.ArrayLike, sets: npt.ArrayLike) -> ScoreSums:
     """Answers as sums.
 
     Parameters
@@ -298,7 +298,7 @@ class ExpectedPerformance:
     coverage: tuple[Expectation | None, ...]
 
 
-def expected_performance(recalibration: Recalibration, sums: ScoreSums) -> ExpectedPerformance:
+def expected_performance(recalibration: ProbabilityMap, sums: ScoreSums) -> ExpectedPerformance:
     """What the labels of these answers are expected to show.
 
     Errors are to first order: of independent labels, and of the recalibration's coefficients. Errors of several classes
@@ -332,7 +332,7 @@ def _means(sums: ScoreSums, k: int) -> FloatArray:
     return found
 
 
-def _brier(recalibration: Recalibration, sums: ScoreSums, shares: Sequence[FloatArray]) -> Expectation:
+def _brier(recalibration: ProbabilityMap, sums: ScoreSums, shares: Sequence[FloatArray]) -> Expectation:
     value = variance = 0.0
     classes = [1] if len(shares) == 2 else range(len(shares))
     for k in classes:
@@ -343,7 +343,7 @@ def _brier(recalibration: Recalibration, sums: ScoreSums, shares: Sequence[Float
     return _interval(value, variance, highest=1.0 if len(shares) == 2 else 2.0)
 
 
-def _coverage(recalibration: Recalibration, sums: ScoreSums, k: int, share: FloatArray) -> Expectation:
+def _coverage(recalibration: ProbabilityMap, sums: ScoreSums, k: int, share: FloatArray) -> Expectation:
     n, held = sums.counts[k], sums.held[k]
     of_class = float(share @ n)
     value = float(share @ held) / of_class
@@ -352,7 +352,7 @@ def _coverage(recalibration: Recalibration, sums: ScoreSums, k: int, share: Floa
     return _interval(value, _variance(recalibration, sums, k, share, pulls, squared))
 
 
-def _auc(recalibration: Recalibration, sums: ScoreSums, share: FloatArray) -> Expectation:
+def _auc(recalibration: ProbabilityMap, sums: ScoreSums, share: FloatArray) -> Expectation:
     """Chance that an answer of the second class has the larger probability; pairs in one cell count half."""
     n = sums.counts[1]
     positives, negatives = share * n, (1.0 - share) * n
@@ -366,7 +366,7 @@ def _auc(recalibration: Recalibration, sums: ScoreSums, share: FloatArray) -> Ex
 
 
 def _variance(
-    recalibration: Recalibration, sums: ScoreSums, k: int, share: FloatArray, pulls: FloatArray, squared: FloatArray
+    recalibration: ProbabilityMap, sums: ScoreSums, k: int, share: FloatArray, pulls: FloatArray, squared: FloatArray
 ) -> float:
     """Variance of what the labels will show.
 

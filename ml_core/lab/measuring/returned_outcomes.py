@@ -19,7 +19,7 @@ __all__ = [
     "coverage_bounds",
     "observed_coverage",
     "return_test",
-    "weighted_coverage",
+    "inverse_chance_coverage",
 ]
 
 _FEW = 10
@@ -223,7 +223,9 @@ class WeightedCoverage:
     rows: int
 
 
-def weighted_coverage(cells: Sequence[OutcomeCell], k: int | None, effect: float = 1.0) -> WeightedCoverage | None:
+def inverse_chance_coverage(
+    cells: Sequence[OutcomeCell], k: int | None, effect: float = 1.0
+) -> WeightedCoverage | None:
     """Coverage of class ``k`` with each returned outcome weighted by the inverse of the share returned in its cell.
 
     It is right if outcomes are missing at random given the prediction set and the predicted class: among answers with

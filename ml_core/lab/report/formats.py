@@ -6,7 +6,7 @@ import math
 from datetime import UTC, datetime
 
 __all__ = [
-    "UNKNOWN",
+    "NOT_KNOWN",
     "age",
     "between",
     "code",
@@ -21,7 +21,7 @@ __all__ = [
     "size",
 ]
 
-UNKNOWN = "\N{EN DASH}"
+NOT_KNOWN = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _STEPS_S = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "second"))
@@ -29,13 +29,13 @@ _STEPS_S = ((86_400.0, "day"), (3_600.0, "hour"), (60.0, "minute"), (1.0, "secon
 
 def count(value: float | None) -> str:
     """A whole number with its thousands set apart: ``1,234,567``."""
-    return UNKNOWN if value is None else f"{value:,.0f}"
+    return NOT_KNOWN if value is None else f"{value:,.0f}"
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number to so many significant digits, without powers of ten from 0.0001 to a million: ``0.765``, ``12,346``."""
     if value is None or math.isnan(value):
-        return UNKNOWN
+        return NOT_KNOWN
     if math.isinf(value):
         text = f"{'-' if value < 0 else ''}∞"
     elif 10**digits <= abs(value) < 1e6:
@@ -48,7 +48,7 @@ def number(value: float | None, digits: int = 3) -> str:
 def with_sign(value: float | None, digits: int = 2) -> str:
     """A difference with its sign, to so many decimals: ``+0.46``."""
     if value is None or math.isnan(value):
-        return UNKNOWN
+        return NOT_KNOWN
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", _MINUS)
 
@@ -56,7 +56,7 @@ def with_sign(value: float | None, digits: int = 2) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in percent, never rounded to all or nothing: ``90.3 %``, ``< 0.1 %``, ``> 99.9 %``."""
     if share is None or math.isnan(share):
-        return UNKNOWN
+        return NOT_KNOWN
     text = f"{100 * share:.{digits}f}"
     if share > 0 and float(text) == 0:
         return f"< {10**-digits:g} %"
@@ -68,21 +68,21 @@ def percent(share: float | None, digits: int = 1) -> str:
 def p_value(value: float | None) -> str:
     """A p value: ``0.034``, ``< 0.001``."""
     if value is None or math.isnan(value):
-        return UNKNOWN
+        return NOT_KNOWN
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def day(at: datetime | None) -> str:
     """The UTC day, e.g. ``23 Nov 2026``."""
     if at is None:
-        return UNKNOWN
+        return NOT_KNOWN
     utc = at.astimezone(UTC)
     return f"{utc.day} {_MONTHS[utc.month - 1]} {utc.year}"
 
 
 def moment(at: datetime | None) -> str:
     """The UTC minute, e.g. ``23 Nov 2026, 10:15 UTC``."""
-    return UNKNOWN if at is None else f"{day(at)}, {at.astimezone(UTC):%H:%M} UTC"
+    return NOT_KNOWN if at is None else f"{day(at)}, {at.astimezone(UTC):%H:%M} UTC"
 
 
 def between(since: datetime, until: datetime) -> str:

@@ -85,7 +85,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {"plots": plots, "class_words": class_words}
-    environment.filters |= {name: getattr(formats, name) for name in formats.__all__ if name != "UNKNOWN"}
+    environment.filters |= {name: getattr(formats, name) for name in formats.__all__ if name != "NOT_KNOWN"}
     environment.filters |= {
         "bands": _bands,
         "breakable": _breakable,

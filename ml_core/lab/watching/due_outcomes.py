@@ -24,9 +24,9 @@ from ml_core.lab.measuring.returned_outcomes import (
     ReturnTest,
     WeightedCoverage,
     coverage_bounds,
+    inverse_chance_coverage,
     observed_coverage,
     return_test,
-    weighted_coverage,
 )
 from ml_core.lab.watching.alarms import COVERAGE, confidence_of, hold, restart_detector, started_hour
 from ml_core.lab.watching.ledger import Ledger
@@ -232,7 +232,7 @@ def due_outcomes(
             label=label,
             observed=observed_coverage(cells, k),
             bounds=coverage_bounds(cells, k),
-            weighted=weighted_coverage(cells, k, effect),
+            weighted=inverse_chance_coverage(cells, k, effect),
             returned=return_test(cells, k),
         )
         for (k, label), effect in zip(whose, effects, strict=True)

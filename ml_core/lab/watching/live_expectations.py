@@ -16,7 +16,7 @@ import numpy as np
 from ml_core.base.errors import LogDamaged, SuretyError
 from ml_core.lab.measuring.expected_performance import (
     ExpectedPerformance,
-    Recalibration,
+    ProbabilityMap,
     ScoreSums,
     expected_performance,
     recalibration_of,
@@ -128,7 +128,7 @@ class ExpectationMonitor:
             ledger.remember(name, kept)
         return kept is not None
 
-    def _recalibration(self, model: MonitoredModel) -> Recalibration | None:
+    def _recalibration(self, model: MonitoredModel) -> ProbabilityMap | None:
         bundle = read_bundle(self._loader.artefact(model.tag), model.model_hash)
         classes = bundle.manifest.classes
         if len(classes) == 2:
@@ -192,9 +192,9 @@ def _together(days: Sequence[ScoreSums]) -> ScoreSums:
     return reduce(add, days)
 
 
-def _recalibration_of(ledger: Ledger, model_hash: str) -> Recalibration | None:
+def _recalibration_of(ledger: Ledger, model_hash: str) -> ProbabilityMap | None:
     kept: Mapping[str, object] | None = ledger.fact(f"{_RECALIBRATION}{model_hash}")
-    return None if kept is None else Recalibration.from_json(kept)
+    return None if kept is None else ProbabilityMap.from_json(kept)
 
 
 def _days(ledger: Ledger, model_hash: str) -> Iterator[tuple[datetime, ScoreSums]]:

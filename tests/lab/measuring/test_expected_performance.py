@@ -13,7 +13,7 @@ from ml_core.base.errors import DataError
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.evaluation import roc_auc
 from ml_core.lab.measuring.expected_performance import (
-    Recalibration,
+    ProbabilityMap,
     ScoreSums,
     expected_performance,
     recalibration_of,
@@ -23,16 +23,16 @@ from ml_core.serve.model.prediction_sets import ConformalCalibration
 from tests.toy_scores import ScoredRows, binary_rows, many_class_rows
 
 
-def fitted(rows: ScoredRows, distributions: list[np.ndarray] | None = None) -> Recalibration:
+def fitted(rows: ScoredRows, distributions: list[np.ndarray] | None = None) -> ProbabilityMap:
     found = recalibration_of(calibrate(rows.proba, rows.y, rows.proba.shape[1]), distributions)
     assert found is not None
     return found
 
 
-def certain(recalibration: Recalibration) -> Recalibration:
+def certain(recalibration: ProbabilityMap) -> ProbabilityMap:
     """The same as if infinitely many rows had been there to fit it."""
     nothing = np.zeros_like(recalibration.covariance)
-    return Recalibration(recalibration.coefficients, nothing, recalibration.edges)
+    return ProbabilityMap(recalibration.coefficients, nothing, recalibration.edges)
 
 
 def two(p1: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def test_days_can_be_added_and_kept(cut, seed):
 
 def test_a_recalibration_is_kept_to_the_bit():
     found = fitted(binary_rows(500, seed=10))
-    again = Recalibration.from_json(json.loads(json.dumps(found.as_json())))
+    again = ProbabilityMap.from_json(json.loads(json.dumps(found.as_json())))
     for part in ("coefficients", "covariance", "edges"):
         assert np.array_equal(getattr(again, part), getattr(found, part))
 

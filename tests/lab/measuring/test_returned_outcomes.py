@@ -10,9 +10,9 @@ from scipy.stats import chi2_contingency
 from ml_core.lab.measuring.returned_outcomes import (
     OutcomeCell,
     coverage_bounds,
+    inverse_chance_coverage,
     observed_coverage,
     return_test,
-    weighted_coverage,
 )
 
 CLASSES = 3
@@ -66,7 +66,11 @@ def test_both_bounds_are_reached_by_some_outcomes(answers, k):
 @given(st.lists(ANSWER, max_size=40), st.sampled_from([None, 0, 1, 2]))
 def test_without_missing_outcomes_nothing_is_open(answers, k):
     cells = cells_of([(*answer[:3], True) for answer in answers])
-    observed, bounds, weighted = observed_coverage(cells, k), coverage_bounds(cells, k), weighted_coverage(cells, k)
+    observed, bounds, weighted = (
+        observed_coverage(cells, k),
+        coverage_bounds(cells, k),
+        inverse_chance_coverage(cells, k),
+    )
     assert (observed is None) == (bounds is None)
     if observed is not None:
         assert bounds is not None
@@ -127,7 +131,7 @@ def test_rare_sets_are_tested_together_with_the_next_one_if_need_be():
 def test_each_returned_outcome_stands_for_the_missing_ones_of_its_cell():
     """Of class 1: 70 x 100/80 covered, and 5 x 100/20 missed."""
     cells = two((10, 70, 20), (15, 5, 80))
-    found = weighted_coverage(cells, 1)
+    found = inverse_chance_coverage(cells, 1)
     assert found is not None
     assert found.estimate == pytest.approx(87.5 / (87.5 + 25))
     assert found.lower < found.estimate < found.upper < (observed_coverage(cells, 1) or 0.0)
@@ -136,7 +140,7 @@ def test_each_returned_outcome_stands_for_the_missing_ones_of_its_cell():
 
 def test_repeated_patients_widen_the_interval():
     cells = two((10, 70, 20), (15, 5, 80))
-    once, repeated = weighted_coverage(cells, 1), weighted_coverage(cells, 1, effect=2.0)
+    once, repeated = inverse_chance_coverage(cells, 1), inverse_chance_coverage(cells, 1, effect=2.0)
     assert once is not None
     assert repeated is not None
     assert repeated.estimate == once.estimate
@@ -147,11 +151,11 @@ def test_repeated_patients_widen_the_interval():
     "cells", [[], two((10, 70, 20), (0, 0, 80)), two((50, 0, 0), (50, 0, 0))], ids=["no answer", "a side", "no outcome"]
 )
 def test_no_estimate_is_made_where_nothing_stands_for_the_missing(cells):
-    assert weighted_coverage(cells, 1) is None
+    assert inverse_chance_coverage(cells, 1) is None
 
 
 def test_a_cell_with_few_outcomes_borrows_from_its_side():
     cells = [OutcomeCell((1,), 1, (0, 20), 20), OutcomeCell((0, 1), 0, (0, 0), 2), OutcomeCell((0,), 0, (9, 1), 10)]
-    found = weighted_coverage(cells, 1)
+    found = inverse_chance_coverage(cells, 1)
     assert found is not None
     assert found.estimate == pytest.approx(42 / (42 + 2))

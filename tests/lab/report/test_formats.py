@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_core.lab.report.formats import (
-    UNKNOWN,
+    NOT_KNOWN,
     age,
     between,
     code,
@@ -27,12 +27,12 @@ MINUS = "\N{MINUS SIGN}"
 
 @pytest.mark.parametrize("shown", [count, number, with_sign, percent, p_value, day, moment])
 def test_what_is_not_known_is_a_dash(shown):
-    assert shown(None) == UNKNOWN
+    assert shown(None) == NOT_KNOWN
 
 
 @pytest.mark.parametrize("shown", [number, with_sign, percent, p_value])
 def test_nan_is_not_known(shown):
-    assert shown(float("nan")) == UNKNOWN
+    assert shown(float("nan")) == NOT_KNOWN
 
 
 @pytest.mark.parametrize(
