@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.e2e.conftest import walk, written_config
 from tests.e2e.workplace import Workplace
 from tests.long_tests import is_long
 
 TESTS = Path(__file__).parent
+settings.register_profile("surety", settings(), deadline=None)  # no test judges how fast the machine is
+settings.load_profile("surety")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
