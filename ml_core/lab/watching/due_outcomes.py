@@ -6,7 +6,6 @@ answer, and erased ones are none. An outcome that comes later moves its answer f
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from typing import Any
 
 from ml_core.base.arrays import Label
 from ml_core.base.clock import microseconds, moment_of
-from ml_core.base.errors import DataError, LogDamaged
+from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.lab.measuring.live_coverage import sets_of
 from ml_core.lab.measuring.returned_outcomes import (
@@ -32,6 +31,7 @@ from ml_core.lab.watching.alarms import COVERAGE, confidence_of, hold, restart_d
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured
 from ml_core.lab.watching.outcome_counts import HOUR_US, DueAnswer
+from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import Cursor, PredictionLog
@@ -50,7 +50,6 @@ __all__ = [
     "unverified_of",
 ]
 
-logger = logging.getLogger(__name__)
 
 JUDGED_ROWS = 1_000
 """Missing outcomes are judged on the latest hours that hold so many due answers."""
@@ -74,7 +73,7 @@ class OutcomeCounter:
     def __init__(self, log: PredictionLog, keep_days: float) -> None:
         self._log = log
         self._keep_days = keep_days
-        self._unreadable: set[str] = set()
+        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, matured: NewlyMatured, now: datetime, horizons: Horizons) -> None:
         """Count what has become due since the last look, and outcomes that came late.
@@ -98,7 +97,7 @@ class OutcomeCounter:
         for days in {horizons.usual, *horizons.by_model.values()}:
             until_us, place = microseconds(now - timedelta(days=days)), repr(float(days))
             while True:
-                found, after = self._next(cursors.get(place, {}), until_us)
+                found, after = self._readable.after(cursors.get(place, {}), _AT_A_TIME, until_us)
                 if after == cursors.get(place, {}):
                     break
                 cursors[place] = after
@@ -120,17 +119,6 @@ class OutcomeCounter:
         repeats = self._log.repeats(due)
         answers = _as_counted([answer for answer in due if answer.request_id not in repeats])
         ledger.outcomes.add(answers, ledger.labels_of([answer.request_id for answer in answers]))
-
-    def _next(self, read_to: Cursor, until_us: int) -> tuple[list[LoggedAnswer], Cursor]:
-        """The due answers after the cursor. A file that cannot be read is skipped, so that the others still are."""
-        while True:
-            try:
-                return self._log.after(read_to, _AT_A_TIME, self._unreadable, until_us)
-            except LogDamaged as error:
-                if error.file not in {file.path.name for file in self._log.files()} - self._unreadable:
-                    raise
-                self._unreadable.add(error.file)
-                logger.error("log.unreadable", extra={"file": error.file, "reason": str(error)})  # noqa: TRY400 - one line
 
 
 def _as_counted(answers: Sequence[LoggedAnswer]) -> list[DueAnswer]:

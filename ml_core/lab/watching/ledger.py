@@ -17,13 +17,13 @@ import orjson
 from ml_core.base.arrays import Label
 from ml_core.base.errors import LogDamaged
 from ml_core.lab.watching.outcome_counts import MISSING_OUTCOME, OUTCOME_COUNT, OutcomeCounts
+from ml_core.serve.log.reader import FOR_EVER
 from ml_core.serve.log.tables import FileFormat, StoredTable, TableField, Transaction
 
 __all__ = ["Ledger", "MaturedRow", "Waiting"]
 
 _BUSY_S = 5.0
 _KEEP_WINDOWS = 1_000
-_FOR_EVER = 1 << 62
 _LAST = chr(0x10FFFF)
 """Comes after every text in the order of names."""
 
@@ -278,7 +278,7 @@ class Ledger:
         """Forget that they wait."""
         self._connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids])
 
-    def matured(self, model_hash: str, since_us: int = 0, until_us: int = _FOR_EVER) -> list[MaturedRow]:
+    def matured(self, model_hash: str, since_us: int = 0, until_us: int = FOR_EVER) -> list[MaturedRow]:
         """Matured answers of a model that were given in that time, in the order they were given."""
         query = f"{_MATURED.select} WHERE model_hash=? AND at_us >= ? AND at_us < ? ORDER BY at_us, n"
         return [_matured(row)[1] for row in self._connection.execute(query, (model_hash, since_us, until_us))]
@@ -321,7 +321,7 @@ class Ledger:
         since_us : given at that time or later, microseconds
         before : time and number of the last one that is known already; what comes before it in this order
         """
-        at_us, n = before or (_FOR_EVER, _FOR_EVER)
+        at_us, n = before or (FOR_EVER, FOR_EVER)
         query = (
             f"{_MATURED.select} WHERE own AND at_us >= ? AND (at_us, n) < (?, ?) ORDER BY at_us DESC, n DESC LIMIT ?"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,7 +9,7 @@ from datetime import datetime
 import numpy as np
 
 from ml_core.base.clock import microseconds, utc_text
-from ml_core.base.errors import DataError, LogDamaged
+from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, ColumnArrays, features_of
 from ml_core.lab.config import DriftConfig
@@ -21,6 +20,7 @@ from ml_core.lab.drift.reference_window import ReferenceWindow
 from ml_core.lab.drift.sequential import DriftState, update_drift, window_p
 from ml_core.lab.watching.alarms import DRIFT
 from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.features.record import Record, RecordReader
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log.logged_answers import LoggedAnswer
@@ -40,7 +40,6 @@ __all__ = [
     "scores_of",
 ]
 
-logger = logging.getLogger(__name__)
 
 _CURSOR = "drift_cursor"
 
@@ -181,7 +180,7 @@ class DriftMonitor:
         self._kept: Cursor = {}
         self._read_to: Cursor = {}
         self._rows: list[LoggedAnswer] = []
-        self._unreadable: set[str] = set()
+        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, tag: str, model_hash: str, now: datetime) -> int:
         """Compare every window that is complete by now; return how many there were.
@@ -199,7 +198,7 @@ class DriftMonitor:
             reference, rows = reference_of(self._loader, tag), []
         size, windows = self._settings.drift_window_rows, 0
         while True:
-            found, after = self._next(read_to, size - len(rows))
+            found, after = self._readable.after(read_to, size - len(rows))
             if after == read_to:
                 break
             read_to = after
@@ -221,17 +220,6 @@ class DriftMonitor:
         if self._statistics is None or self._statistics.window is not reference.window:
             self._statistics = BlockStatistics.of(reference.window)
         return self._statistics
-
-    def _next(self, read_to: Cursor, limit: int) -> tuple[list[LoggedAnswer], Cursor]:
-        """The answers after the cursor. A file that cannot be read is skipped, so that the others are still read."""
-        while True:
-            try:
-                return self._log.after(read_to, limit, self._unreadable)
-            except LogDamaged as error:
-                if error.file not in {file.path.name for file in self._log.files()} - self._unreadable:
-                    raise
-                self._unreadable.add(error.file)
-                logger.error("log.unreadable", extra={"file": error.file, "reason": str(error)})  # noqa: TRY400 - one line
 
     def _compare(
         self, ledger: Ledger, reference: ModelReference, window: Sequence[LoggedAnswer], now: datetime

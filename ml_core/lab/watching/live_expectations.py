@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ml_core.base.errors import LogDamaged, SuretyError
+from ml_core.base.errors import SuretyError
 from ml_core.lab.measuring.expected_performance import (
     ExpectedPerformance,
     ProbabilityMap,
@@ -24,6 +24,7 @@ from ml_core.lab.measuring.expected_performance import (
 )
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import reference_of
+from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import Cursor, PredictionLog
 from ml_core.serve.model.bundle import read_bundle
@@ -81,7 +82,7 @@ class ExpectationMonitor:
     def __init__(self, loader: ModelLoader, log: PredictionLog) -> None:
         self._loader = loader
         self._log = log
-        self._unreadable: set[str] = set()
+        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, models: Sequence[MonitoredModel]) -> None:
         """Take in what was answered since the last look: answers of the models themselves, repeats left out.
@@ -94,7 +95,7 @@ class ExpectationMonitor:
         ready = {m.model_hash: m for m in models if self._is_recalibrated(ledger, m)}
         read_to: Cursor = dict(ledger.fact(_CURSOR, {}))
         while True:
-            found, after = self._next(read_to)
+            found, after = self._readable.after(read_to, _AT_A_TIME)
             if after == read_to:
                 break
             read_to = after
@@ -135,17 +136,6 @@ class ExpectationMonitor:
             return recalibration_of(bundle.calibration)
         scores = reference_of(self._loader, model.tag).window.scores
         return recalibration_of(bundle.calibration, [scores[str(label)].points for label in classes])
-
-    def _next(self, read_to: Cursor) -> tuple[list[LoggedAnswer], Cursor]:
-        """The answers after the cursor. A file that cannot be read is skipped, so that the others still are."""
-        while True:
-            try:
-                return self._log.after(read_to, _AT_A_TIME, self._unreadable)
-            except LogDamaged as error:
-                if error.file not in {file.path.name for file in self._log.files()} - self._unreadable:
-                    raise
-                self._unreadable.add(error.file)
-                logger.error("log.unreadable", extra={"file": error.file, "reason": str(error)})  # noqa: TRY400 - one line
 
 
 def expected_between(

@@ -26,12 +26,13 @@ from ml_core.serve.log.logged_answers import (
 )
 from ml_core.serve.log.segments import Segment, read_segment
 
-__all__ = ["Cursor", "PredictionLog"]
+__all__ = ["FOR_EVER", "Cursor", "PredictionLog"]
 
 _CHUNK = 500
 _PAGE = 1_000
 _DAY_S = 86_400
-_FOR_EVER = 1 << 62
+FOR_EVER = 1 << 62
+"""A time in microseconds that no answer reaches."""
 _NOT_ERASED = "e.answer != x''"
 _GIVEN = "SELECT count(*), min(at_us) FROM entry WHERE kind = 0 AND at_us >= ? AND at_us < ? AND answer != x''"
 
@@ -183,7 +184,7 @@ class PredictionLog:
             A file cannot be read.
         """
         low = 0 if since is None else microseconds(since)
-        high = _FOR_EVER if until is None else microseconds(until)
+        high = FOR_EVER if until is None else microseconds(until)
         first = "" if since is None else day_of(low - _DAY_S * 1_000_000)
         last = "9999-99-99" if until is None else day_of(high + LATE_DAYS * _DAY_S * 1_000_000)
         for file in self.files():
@@ -250,7 +251,7 @@ class PredictionLog:
         return [entry.rows for row in bulk if (entry := entry_of(row, file)) is not None]
 
     def after(
-        self, cursor: Cursor, limit: int, without: Collection[str] = (), until_us: int = _FOR_EVER
+        self, cursor: Cursor, limit: int, without: Collection[str] = (), until_us: int = FOR_EVER
     ) -> tuple[list[LoggedAnswer], Cursor]:
         """Up to about ``limit`` answers that a cursor has not seen, and the cursor after them.
 
@@ -268,7 +269,7 @@ class PredictionLog:
         """
         found: list[LoggedAnswer] = []
         now = {name: seq for name, seq in cursor.items() if (self._folder / name).exists()}
-        last = day_of(until_us + _DAY_S * 1_000_000) if until_us < _FOR_EVER else "9999-99-99"
+        last = day_of(until_us + _DAY_S * 1_000_000) if until_us < FOR_EVER else "9999-99-99"
         for file in self.files():
             if file.path.name in without or file.day > last:
                 continue
