@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -9,14 +10,15 @@ import numpy as np
 import pandas as pd
 import xgboost
 
-from ml_core.lab.config import load_config
+from ml_core.features.columns import ColumnArrays
+from ml_core.lab.config import ModelConfig, load_config
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import read_source
+from ml_core.lab.data.raw_tables import columns_beside, read_source
 from ml_core.lab.training.labelled_rows import split_of
 from ml_core.serve.features.versions import get_feature_version
 from tests.toy_scores import ScoredRows
 
-__all__ = ["BATCH", "DATA", "NATURAL_ORDERS", "arrivals", "held_out_rows"]
+__all__ = ["BATCH", "DATA", "NATURAL_ORDERS", "Encounters", "arrivals", "configured", "unseen_encounters"]
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
@@ -35,33 +37,51 @@ NATURAL_ORDERS = {
 neighbours by encounter id."""
 
 
-@cache
-def held_out_rows(salt: str | None = None) -> tuple[ScoredRows, pd.DataFrame]:
-    """Calibration and test patients of the configured split, scored by one model that saw neither, and their columns.
+@dataclass(frozen=True)
+class Encounters:
+    """Encounters of calibration and test patients.
 
-    Parameters
+    Attributes
     ----------
-    salt : of another split than the configured one
+    rows : scores, labels and patients
+    frame : raw columns, with those that only groupings look at
+    columns, matrix : the feature columns as a transform takes them, and transformed (n, d)
     """
-    config = load_config(ROOT / "configs" / "diabetes130.yaml")
-    split = config.split if salt is None else config.split.model_copy(update={"salt": salt})
-    version = get_feature_version("v2")
-    frame = read_source(DATA, "diabetes130", "v2").frame
-    matrix = version.transform(to_arrays(frame, version))
+
+    rows: ScoredRows
+    frame: pd.DataFrame
+    columns: ColumnArrays
+    matrix: np.ndarray
+
+
+def configured() -> ModelConfig:
+    """The shipped configuration."""
+    return load_config(ROOT / "configs" / "diabetes130.yaml")
+
+
+@cache
+def unseen_encounters() -> Encounters:
+    """Scored by one model of the shipped configuration, which saw none of these patients."""
+    config, version = configured(), get_feature_version("v2")
+    frame = read_source(DATA, "diabetes130", "v2", columns_beside(config.conformal.groups, version.columns)).frame
+    columns = to_arrays(frame, version)
+    matrix = version.transform(columns)
     y, patients = frame["readmission_30d"].to_numpy(dtype=np.int64), frame["patient_nbr"].to_numpy(dtype=np.int64)
-    part = split_of(patients, split)
+    part = split_of(patients, config.split)
     train, validation, kept = part == "train", part == "validation", np.isin(part, ["calibration", "test"])
     params = {**config.training.params, "objective": "binary:logistic", "eval_metric": "logloss", "seed": config.seed}
     booster = xgboost.train(
-        params,
-        xgboost.DMatrix(matrix[train], y[train]),
+        {**params, "nthread": 1},
+        xgboost.QuantileDMatrix(matrix[train], y[train], nthread=1),
         num_boost_round=config.training.rounds,
         evals=[(xgboost.DMatrix(matrix[validation], y[validation]), "validation")],
         early_stopping_rounds=config.training.early_stopping_rounds,
         verbose_eval=False,
     )
     p1 = booster.inplace_predict(matrix[kept], iteration_range=(0, booster.best_iteration + 1)).astype(np.float64)
-    return ScoredRows(np.column_stack([1.0 - p1, p1]), y[kept], patients[kept]), frame[kept].reset_index(drop=True)
+    rows = ScoredRows(np.column_stack([1.0 - p1, p1]), y[kept], patients[kept])
+    of_kept = {name: values[kept] for name, values in columns.items()}
+    return Encounters(rows, frame[kept].reset_index(drop=True), of_kept, matrix[kept])
 
 
 def arrivals(

@@ -19,7 +19,7 @@ from ml_core.lab.measuring.coverage_detector import THRESHOLD, block_for, highes
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.live_coverage import misses_of
 from tests.statistical.coverage_streams import alarm_labels
-from tests.statistical.diabetes_rows import BATCH, DATA, NATURAL_ORDERS, arrivals, held_out_rows
+from tests.statistical.diabetes_rows import BATCH, DATA, NATURAL_ORDERS, arrivals, unseen_encounters
 from tests.statistical.resplits import halves_of_the_groups
 
 pytestmark = [
@@ -45,7 +45,7 @@ class Split:
 
 @cache
 def splits(seed: int) -> list[Split]:
-    rows, _ = held_out_rows()
+    rows = unseen_encounters().rows
     found = []
     for cal, live in halves_of_the_groups(rows, seed, SPLITS):
         calibration = calibrate(rows.proba[cal], rows.y[cal], 2)
@@ -60,7 +60,7 @@ def splits(seed: int) -> list[Split]:
 @cache
 def streams(order: str, label: int, seed: int, batch: int = BATCH) -> tuple[np.ndarray, np.ndarray, int]:
     """Misses of the class in order of arrival, shape (splits, labels), the detectors' limits (splits,), their block."""
-    rows, frame = held_out_rows()
+    rows, frame = unseen_encounters().rows, unseen_encounters().frame
     rng, found = np.random.default_rng(seed), []
     for split in splits(seed):
         came = arrivals(order, frame, split.live, rng, batch)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from ml_core.lab.config import load_config
-from ml_core.lab.data.raw_tables import read_source
+from ml_core.lab.data.raw_tables import columns_beside, read_source
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.lab.measuring.coverage_verdicts import coverage_verdict, same_law_verdict
@@ -18,8 +17,9 @@ from ml_core.lab.measuring.evaluation import evaluate
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.lab.training.learner import train_model
 from ml_core.lab.training.packing import PackedModel
+from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.predictor import Predictor
-from tests.statistical.diabetes_rows import DATA, held_out_rows
+from tests.statistical.diabetes_rows import DATA, configured, unseen_encounters
 from tests.statistical.resplits import coverages, halves_of_the_groups
 from tests.toy_scores import ScoredRows
 from tests.verdicts import is_covered, is_plausible, is_same
@@ -37,7 +37,7 @@ RESPLITS = 200
 @pytest.fixture(scope="module")
 def held_out() -> ScoredRows:
     """Calibration and test patients of the configured split, scored by one model that saw neither."""
-    return held_out_rows()[0]
+    return unseen_encounters().rows
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,9 @@ def test_calibrating_on_one_encounter_per_patient_would_not_cover_the_live_mix(h
 @pytest.fixture(scope="module")
 def halves_in_time(tmp_path_factory: pytest.TempPathFactory) -> tuple[PackedModel, LabelledRows, LabelledRows]:
     """A model trained and calibrated by patient on the older half by encounter id, its rows, and the newer half."""
-    config = load_config(ROOT / "configs" / "diabetes130.yaml")
-    frame = read_source(DATA, "diabetes130", "v2").frame.sort_values("encounter_id").reset_index(drop=True)
+    config = configured()
+    beside = columns_beside(config.conformal.groups, get_feature_version("v2").columns)
+    frame = read_source(DATA, "diabetes130", "v2", beside).frame.sort_values("encounter_id").reset_index(drop=True)
     half = len(frame) // 2
     older, newer = (label_rows(part, "v2", config.split, "half") for part in (frame[:half], frame[half:]))
     return train_model(config, older, tmp_path_factory.mktemp("half") / "b", lambda _: None), older, newer

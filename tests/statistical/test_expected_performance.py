@@ -32,7 +32,7 @@ from ml_core.lab.training.labelled_rows import label_rows
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor
 from tests.oracles import oracle
-from tests.statistical.encounters import DATA, unseen_encounters
+from tests.statistical.diabetes_rows import DATA, unseen_encounters
 from tests.toy_models import toy_config, toy_model
 from tests.toy_scores import ScoredRows
 

@@ -5,26 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
-import xgboost
 
-from ml_core.lab.config import ConformalConfig, ModelConfig, load_config
-from ml_core.lab.data.frames import columns_of, to_arrays
-from ml_core.lab.data.raw_tables import columns_beside, read_source
+from ml_core.lab.config import ConformalConfig
+from ml_core.lab.data.frames import columns_of
+from ml_core.lab.data.raw_tables import columns_beside
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import design_effect
 from ml_core.lab.measuring.group_coverage import CellRows
 from ml_core.lab.training.declared_groups import group_facts, pooled_cells
-from ml_core.lab.training.labelled_rows import split_of
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows, Groupings
+from tests.statistical.diabetes_rows import DATA, configured, unseen_encounters
 from tests.toy_scores import ScoredRows
 
-ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not DATA.exists(), reason="the published data set is not beside this folder"),
@@ -38,7 +34,7 @@ LARGE = 200
 
 
 @dataclass(frozen=True)
-class Encounters:
+class Grouped:
     """Encounters of patients whom one model has not seen: scores, labels and patients, and their groups."""
 
     rows: ScoredRows
@@ -47,33 +43,15 @@ class Encounters:
 
 
 @cache
-def unseen() -> Encounters:
-    """Calibration and test patients of the shipped configuration, scored by one model that saw neither."""
-    config: ModelConfig = load_config(ROOT / "configs" / "diabetes130.yaml")
-    version = get_feature_version("v2")
-    beside = columns_beside(config.conformal.groups, version.columns)
-    frame = read_source(DATA, "diabetes130", "v2", beside).frame
-    columns = to_arrays(frame, version)
-    matrix = version.transform(columns)
-    y, patients = frame["readmission_30d"].to_numpy(dtype=np.int64), frame["patient_nbr"].to_numpy(dtype=np.int64)
-    part = split_of(patients, config.split)
-    train, validation, kept = part == "train", part == "validation", np.isin(part, ["calibration", "test"])
-    params = {**config.training.params, "objective": "binary:logistic", "eval_metric": "logloss", "seed": config.seed}
-    booster = xgboost.train(
-        {**params, "nthread": 1},
-        xgboost.QuantileDMatrix(matrix[train], y[train], nthread=1),
-        num_boost_round=config.training.rounds,
-        evals=[(xgboost.DMatrix(matrix[validation], y[validation]), "validation")],
-        early_stopping_rounds=config.training.early_stopping_rounds,
-        verbose_eval=False,
-    )
-    p1 = booster.inplace_predict(matrix[kept], iteration_range=(0, booster.best_iteration + 1)).astype(np.float64)
-    facts = group_facts(config.conformal, version)
+def unseen() -> Grouped:
+    """Calibration and test patients of the shipped configuration, with the groups that it declares."""
+    found, conformal, version = unseen_encounters(), configured().conformal, get_feature_version("v2")
+    facts = group_facts(conformal, version)
     assert facts is not None
     groupings = Groupings(facts)
-    positions = groupings.of_columns({**columns, **columns_of(frame, beside)})[kept]
-    rows = ScoredRows(np.column_stack([1.0 - p1, p1]), y[kept], patients[kept])
-    return Encounters(rows, GroupedRows(groupings, positions), config.conformal)
+    beside = columns_of(found.frame, columns_beside(conformal.groups, version.columns))
+    positions = groupings.of_columns({**found.columns, **beside})
+    return Grouped(found.rows, GroupedRows(groupings, positions), conformal)
 
 
 @dataclass(frozen=True)

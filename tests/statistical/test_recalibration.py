@@ -13,7 +13,7 @@ from scipy.stats import beta, binom
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import design_effects
 from ml_core.serve.model.prediction_sets import misses_allowed
-from tests.statistical.encounters import DATA, unseen_encounters
+from tests.statistical.diabetes_rows import DATA, unseen_encounters
 from tests.toy_scores import ScoredRows
 
 pytestmark = [

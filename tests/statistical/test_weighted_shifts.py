@@ -12,7 +12,7 @@ import pytest
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.training.density_ratio import fit_density_ratio
 from ml_core.serve.model.weighted_sets import DensityRatio, WeightedCalibration, effective_rows
-from tests.statistical.encounters import DATA, unseen_encounters
+from tests.statistical.diabetes_rows import DATA, unseen_encounters
 
 pytestmark = [
     pytest.mark.slow,
