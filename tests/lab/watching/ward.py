@@ -26,7 +26,7 @@ from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile
-from ml_core.serve.log.log_keys import Pseudonyms
+from ml_core.serve.log.log_keys import KEY_BYTES, Pseudonyms, make_key_file
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter
@@ -53,6 +53,8 @@ class Ward:
         self.home.promote(self.home.v1 if champion is None else self.home.add("4", champion))
         self.now = START
         chosen = self.home.settings
+        if not chosen.subject_key.exists():  # who is a test patient hangs on the pseudonym, so on the key
+            make_key_file(chosen.subject_key, bytes(range(KEY_BYTES)))
         self.workers = [Worker(self.home, index) for index in range(1, workers + 1)]
         self.writers = [LogWriter(chosen.log, records=LogRecords(chosen)) for _ in self.workers]
         for worker, writer in zip(self.workers, self.writers, strict=True):
