@@ -73,6 +73,11 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
             f"surety: {done.counts.refused} labels were not stored: too many name answers that are not in the log. "
             "`surety monitor` drops those that wait longest"
         )
+    if done.counts.over_limit:
+        note(
+            f"surety: {done.counts.over_limit} labels were not stored: the label of their answer changed too often. "
+            "`surety labels show ID` shows all that are kept of one; the last holds"
+        )
     emit(
         {
             "model": settings.model_name,

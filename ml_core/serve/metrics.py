@@ -141,7 +141,9 @@ MONITOR_AGE = Gauge(
     multiprocess_mode="livemax",
 )
 LABELS = Counter(
-    "surety_labels", "Labels sent over HTTP, by outcome: accepted, duplicate, conflict, unknown, refused.", ("outcome",)
+    "surety_labels",
+    "Labels sent over HTTP, by outcome: accepted, duplicate, conflict, unknown, refused, over_limit.",
+    ("outcome",),
 )
 LABELS_IMPORTED = Gauge(
     "surety_labels_imported",
