@@ -24,12 +24,12 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="check")
 @click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
 @slot_option()
 @settings_option()
 @output_option
-def check(since: float | None, slot: str, settings: Settings, output: str) -> None:
+def check_coverage(since: float | None, slot: str, settings: Settings, output: str) -> None:
     """Compare coverage per class with the band of a valid model; exit status 3 if a coverage alarm is on.
 
     A band says what chance explains in one look. Only the detector, which may be looked at as often as one likes,

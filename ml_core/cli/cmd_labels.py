@@ -93,7 +93,7 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
 @click.argument("request_id", metavar="ID")
 @settings_option()
 @output_option
-def show(request_id: str, settings: Settings, output: str) -> None:
+def show_history(request_id: str, settings: Settings, output: str) -> None:
     """The label of the answer with that request_id, and every one it had before.
 
     \b

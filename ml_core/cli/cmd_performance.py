@@ -26,7 +26,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="check")
 @click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
 @slot_option()
 @click.option(
@@ -37,7 +37,7 @@ def command() -> None:
 )
 @settings_option()
 @output_option
-def check(since: float | None, slot: str, min_auc: float | None, settings: Settings, output: str) -> None:
+def check_performance(since: float | None, slot: str, min_auc: float | None, settings: Settings, output: str) -> None:
     """Show AUC, Brier score, log loss and set sizes on matured labels beside what training found on its test rows.
 
     ``expected`` is what the labels of the latest answers, or of those since then, are expected to show before they

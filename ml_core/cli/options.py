@@ -32,7 +32,7 @@ __all__ = [
     "slot_option",
     "sound_no",
     "tag_of",
-    "version_of",
+    "wanted_version",
     "version_in",
 ]
 
@@ -145,7 +145,7 @@ def config_of(model: str | None, path: Path | None) -> ModelConfig:
     return found[0][1]
 
 
-def version_of(
+def wanted_version(
     registry: ModelRegistry, name: str, alias: str | None, version: str | None, run_id: str | None = None
 ) -> RegisteredVersion:
     """The version that was asked for by number, run or alias; one of them at most is given."""

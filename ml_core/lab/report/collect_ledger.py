@@ -55,7 +55,7 @@ __all__ = [
     "label_facts",
     "missing_outcomes",
     "outcome_facts",
-    "thinned",
+    "thinned_trail",
 ]
 
 MOST_POINTS = 400
@@ -89,12 +89,12 @@ def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Dete
     }
 
 
-def thinned(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+def thinned_trail(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
     """At most about so many points of a trail, its peaks and its end among them.
 
     Examples
     --------
-    >>> thinned([(1, 0.0), (2, 7.0), (3, 1.0), (4, 2.0)], most=2)
+    >>> thinned_trail([(1, 0.0), (2, 7.0), (3, 1.0), (4, 2.0)], most=2)
     [(2, 7.0), (4, 2.0)]
     """
     if len(trail) <= most:
@@ -107,7 +107,7 @@ def thinned(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list
 
 def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Sequence[tuple[int, float]]) -> Detector:
     alarm_at = None if alarm is None else datetime.fromisoformat(alarm)
-    points = tuple(EvidencePoint(moment_of(us), value) for us, value in thinned(trail))
+    points = tuple(EvidencePoint(moment_of(us), value) for us, value in thinned_trail(trail))
     if name == DRIFT:
         drift = DriftState(**state)
         windows = f"{drift.threshold:,.0f} windows of answers"

@@ -15,7 +15,7 @@ from ml_core.lab.report.collect_ledger import (
     label_facts,
     missing_outcomes,
     outcome_facts,
-    thinned,
+    thinned_trail,
 )
 from ml_core.lab.report.collect_period import DAY, Known, Stretch, period_of
 from ml_core.lab.report.facts import Detector, Labels
@@ -179,7 +179,7 @@ TRAILS = st.lists(st.floats(0.0, 1e9), max_size=200).map(lambda values: list(enu
 
 @given(TRAILS, st.integers(1, 50))
 def test_a_thinned_trail_keeps_its_peak_its_end_and_its_order(trail, most):
-    kept = thinned(trail, most)
+    kept = thinned_trail(trail, most)
     assert len(kept) <= most + 1
     assert kept == sorted(kept)
     assert set(kept) <= set(trail)
