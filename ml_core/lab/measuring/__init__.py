@@ -14,6 +14,7 @@ __all__ = [
     "live_coverage",
     "metric_ranges",
     "performance",
+    "reliability",
     "returned_outcomes",
     "sensitivity_threshold",
     "weighted_coverage",

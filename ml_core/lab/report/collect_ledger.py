@@ -18,7 +18,8 @@ from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_detector import DetectorState
 from ml_core.lab.measuring.expected_performance import Expectation
 from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget
-from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MaturedPerformance, performance
+from ml_core.lab.measuring.performance import MaturedPerformance, performance
+from ml_core.lab.measuring.reliability import INTERVAL_LEVEL
 from ml_core.lab.report.collect_answers import files_of
 from ml_core.lab.report.collect_period import Known, Period, Stretch
 from ml_core.lab.report.facts import (
