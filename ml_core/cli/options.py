@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from ml_core.lab.config import ModelConfig
     from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
     from ml_core.serve.model.loader import ModelLoader
+    from ml_core.serve.model.manifest import GroupFacts
 
 __all__ = [
     "CONFIGS",
     "Duration",
     "Moment",
+    "asked_grouping",
+    "by_option",
     "config_of",
     "config_option",
     "file_option",
@@ -104,6 +107,19 @@ def slot_option(told: str = "Whose answers.") -> Callable[[F], F]:
     """``--slot``, the champion's unless told otherwise."""
     slots = click.Choice(["champion", "challenger", "previous"])
     return click.option("--slot", type=slots, default="champion", show_default=True, help=told)
+
+
+def by_option(told: str) -> Callable[[F], F]:
+    """``--by``, the name of a grouping of patients."""
+    return click.option("--by", "grouping", metavar="GROUPING", default=None, help=told)
+
+
+def asked_grouping(model: str, facts: GroupFacts | None, grouping: str) -> None:
+    """Refuse a grouping that the model does not declare."""
+    known = [] if facts is None else [each.name for each in facts.declared]
+    if grouping not in known:
+        told = f"it declares {', '.join(known)}" if known else "it declares no groups (conformal.groups)"
+        raise click.BadParameter(f"{model} does not know the grouping {grouping!r}: {told}.", param_hint="--by")
 
 
 def judged_version(command: F) -> F:

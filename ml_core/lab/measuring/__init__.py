@@ -2,6 +2,7 @@
 
 __all__ = [
     "calibration",
+    "cell_measures",
     "comparison",
     "coverage_detector",
     "coverage_law",

@@ -76,6 +76,16 @@ class MaturedArrays:
     labels: Sequence[Label] | npt.NDArray[np.generic]
     groups: Sequence[Hashable] | npt.NDArray[np.generic] | None = None
 
+    def only(self, rows: BoolArray) -> MaturedArrays:
+        """Some of the rows, by a mask of shape (n,)."""
+        places = rows.nonzero()[0].tolist()
+        return MaturedArrays(
+            proba=np.asarray(self.proba, dtype=np.float64)[places],
+            p_values=np.asarray(self.p_values, dtype=np.float64)[places],
+            labels=[self.labels[n] for n in places],
+            groups=None if self.groups is None else [self.groups[n] for n in places],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AucEstimate:

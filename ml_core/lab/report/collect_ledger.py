@@ -39,12 +39,12 @@ from ml_core.lab.report.facts import (
 )
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.report.status_words import ALL
-from ml_core.lab.watching.alarms import DRIFT, held_alarms, target_of
+from ml_core.lab.watching.alarms import DRIFT, held_alarms, targets_of
 from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_expectations import expected_between
-from ml_core.lab.watching.live_performance import arrays_of
+from ml_core.lab.watching.live_performance import arrays_of, judged_rows, row_targets
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
@@ -199,20 +199,20 @@ def outcome_facts(
 ) -> tuple[Coverage | None, PerformanceHistory | None]:
     """Coverage and performance of a model's own answers by the day they were given; None while none counts."""
     with Ledger.reading(path) as ledger:
-        promise = None if ledger is None else target_of(ledger, model_hash, manifest.calibration_id)
-    if promise is None:
+        targets = {} if ledger is None else targets_of(ledger, model_hash)
+    if not targets:
         return None, None
     judged = [
-        (start, performance(arrays_of(rows), promise) if rows else None)
-        for start, rows in _rows(path, model_hash, manifest.calibration_id, period)
+        (start, performance(arrays_of(rows), row_targets(rows, targets)) if rows else None)
+        for start, rows in _rows(path, model_hash, targets, period)
     ]
     coverage = Coverage(
-        level=float(promise.level),
+        level=float(manifest.confidence_level),
         tail=BAND_TAIL,
         bucket_s=period.bucket.total_seconds(),
         classes=tuple(
-            _class_coverage(label, place, promise, judged, detectors.get(f"coverage:{label}"))
-            for label, place in _promised(promise)
+            _class_coverage(label, place, manifest, judged, detectors.get(f"coverage:{label}"))
+            for label, place in _promised(manifest)
         ),
     )
     return coverage, _performance(judged, manifest, period) if any(found for _, found in judged) else None
@@ -273,32 +273,32 @@ def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> 
 
 
 def _rows(
-    path: Path, model_hash: str, calibration_id: str, period: Stretch
+    path: Path, model_hash: str, targets: Mapping[str, CoverageTarget], period: Stretch
 ) -> Iterator[tuple[datetime, Sequence[MaturedRow]]]:
     """The model's own rows bucket by bucket. Each is read by itself, so that the monitor need not wait for long."""
     for start in period.starts:
         since, until = microseconds(start), microseconds(min(start + period.bucket, period.until))
         with Ledger.reading(path) as ledger:
             rows = [] if ledger is None else ledger.matured(model_hash, since, until)
-        yield start, [r for r in rows if r.own and r.calibration_id == calibration_id and r.missed is not None]
+        yield start, judged_rows(rows, targets)
 
 
-def _promised(promise: CoverageTarget) -> list[tuple[str, int]]:
+def _promised(manifest: Manifest) -> list[tuple[str, int]]:
     """Each class with a promise of its own, or all of them together, with the place of its band."""
-    if promise.guarantee == "marginal":
+    if manifest.guarantee == "marginal":
         return [(ALL, 0)]
-    return [(str(label), place) for place, label in enumerate(promise.classes, start=1)]
+    return [(str(label), place) for place, label in enumerate(manifest.classes, start=1)]
 
 
 def _class_coverage(
-    label: str, place: int, promise: CoverageTarget, judged: _Judged, detector: Detector | None
+    label: str, place: int, manifest: Manifest, judged: _Judged, detector: Detector | None
 ) -> ClassCoverage:
     bands = [(start, None if found is None else found.coverage[place]) for start, found in judged]
     rows = sum(band.n for _, band in bands if band is not None)
     covered = sum(band.covered for _, band in bands if band is not None)
     return ClassCoverage(
         label=label,
-        promised=float(promise.level),
+        promised=float(manifest.confidence_level),
         rows=rows,
         observed=covered / rows if rows else None,
         buckets=tuple(_coverage_bucket(start, band) for start, band in bands) if rows else (),

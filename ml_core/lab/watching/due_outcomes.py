@@ -6,17 +6,13 @@ answer, and erased ones are none. An outcome that comes later moves its answer f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
 from ml_core.base.arrays import Label
 from ml_core.base.clock import microseconds, moment_of
-from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
-from ml_core.lab.measuring.live_coverage import sets_of
 from ml_core.lab.measuring.returned_outcomes import (
     CoverageBounds,
     OutcomeCell,
@@ -27,7 +23,8 @@ from ml_core.lab.measuring.returned_outcomes import (
     observed_coverage,
     return_test,
 )
-from ml_core.lab.watching.alarms import COVERAGE, confidence_of, hold, restart_detector, started_hour
+from ml_core.lab.watching.alarms import COVERAGE, hold, restart_detector, started_hour
+from ml_core.lab.watching.configured_sets import configured_sets
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured
 from ml_core.lab.watching.outcome_counts import HOUR_US, DueAnswer
@@ -123,36 +120,21 @@ class OutcomeCounter:
 
 def _as_counted(answers: Sequence[LoggedAnswer]) -> list[DueAnswer]:
     """Answers with their sets at the configured level of their model."""
-    alike: dict[tuple[Any, ...], list[LoggedAnswer]] = {}
-    for answer in answers:
-        facts = answer.lineage
-        calibration = (facts["model_hash"], facts["calibration_id"], facts["level"], *facts["calibration_sizes"])
-        alike.setdefault((answer.is_the_models_own and facts["slot"] != "prior", calibration), []).append(answer)
-    return [due for (own, _), group in alike.items() for due in _of_one_calibration(group, own=own)]
-
-
-def _of_one_calibration(answers: Sequence[LoggedAnswer], *, own: bool) -> Iterator[DueAnswer]:
-    facts = answers[0].lineage
-    if own:
-        try:
-            sizes, level = facts["calibration_sizes"], Decimal(facts["level"])
-            sets = sets_of([a.p_values for a in answers], sizes, level, confidence_of(facts))
-        except (DataError, ValueError):  # an answer of another calibration
-            if len(answers) > 1:
-                for answer in answers:
-                    yield from _of_one_calibration([answer], own=own)
-                return
-            own = False
-    for n, answer in enumerate(answers):
-        members = tuple(sets[n].nonzero()[0].tolist()) if own else ()
-        yield DueAnswer(
-            request_id=id_bytes(answer.request_id),
-            at_us=microseconds(answer.at),
-            model_hash=facts["model_hash"],
-            own=own,
-            members=members,
-            prediction=facts["classes"].index(answer.prediction) if own else -1,
+    found = []
+    for answer, held in zip(answers, configured_sets(answers), strict=True):
+        own, facts = answer.is_the_models_own and held is not None, answer.lineage
+        members = tuple(held.nonzero()[0].tolist()) if held is not None and own else ()
+        found.append(
+            DueAnswer(
+                request_id=id_bytes(answer.request_id),
+                at_us=microseconds(answer.at),
+                model_hash=facts["model_hash"],
+                own=own,
+                members=members,
+                prediction=facts["classes"].index(answer.prediction) if own else -1,
+            )
         )
+    return found
 
 
 # --- what is known ------------------------------------------------------------------------------------------------

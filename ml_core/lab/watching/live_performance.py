@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import sqrt
@@ -12,24 +12,38 @@ import numpy as np
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
+from ml_core.lab.measuring.cell_measures import CellMeasures, cell_measures, watched_cells
 from ml_core.lab.measuring.coverage_detector import DetectorState
+from ml_core.lab.measuring.coverage_law import holds_label
 from ml_core.lab.measuring.live_coverage import (
     CoverageBand,
     CoverageTarget,
+    RowTargets,
     class_indices,
     coverage_bands,
-    misses_of,
 )
 from ml_core.lab.measuring.performance import MaturedArrays, MaturedPerformance, performance
-from ml_core.lab.watching.alarms import alarms_of, target_of
+from ml_core.lab.watching.alarms import alarms_of, targets_of
 from ml_core.lab.watching.due_outcomes import DueOutcomes, due_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel, ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_lately
 from ml_core.lab.watching.outcome_counts import HOUR_US
+from ml_core.serve.model.manifest import GroupFacts
 from ml_core.serve.rollout.monitor_state import Alarm, Unverified
 
-__all__ = ["MaturedAnswers", "arrays_of", "bands_of", "expected_of", "lost_skill", "matured_answers", "performance_of"]
+__all__ = [
+    "MaturedAnswers",
+    "arrays_of",
+    "bands_of",
+    "cells_of",
+    "expected_of",
+    "judged_rows",
+    "lost_skill",
+    "matured_answers",
+    "performance_of",
+    "row_targets",
+]
 
 _LEAST_LOSS = 0.02
 """Fall of the area under the curve that is worth a new model."""
@@ -44,7 +58,8 @@ class MaturedAnswers:
     Attributes
     ----------
     model : the model
-    target : coverage target of its sets; None before any answer has matured
+    targets : coverage targets of its sets by calibration id, one for each calibrated group; empty before any answer
+        has matured
     rows : answers of the model itself (of no fallback), in the order they were given
     detectors : states of the coverage detectors, by name, such as ``coverage:1``
     alarms : the alarms that are on
@@ -55,7 +70,7 @@ class MaturedAnswers:
     """
 
     model: MonitoredModel
-    target: CoverageTarget | None
+    targets: Mapping[str, CoverageTarget]
     rows: tuple[MaturedRow, ...]
     detectors: dict[str, DetectorState]
     alarms: tuple[Alarm, ...]
@@ -82,11 +97,7 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
     with Ledger.reading(ledger_path(settings)) as ledger:
         if ledger is None:
             raise DataError("the monitor", "has never run: start `surety monitor --every 5s`, or run it with --once")
-        rows = tuple(
-            row
-            for row in ledger.matured(model.model_hash, since_us)
-            if row.own and row.calibration_id == model.manifest.calibration_id and row.missed is not None
-        )
+        targets = targets_of(ledger, model.model_hash)
         counts = ledger.count_waiting()
         detectors = {
             name: DetectorState(**state)
@@ -95,8 +106,8 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
         }
         return MaturedAnswers(
             model=model,
-            target=target_of(ledger, model.model_hash, model.manifest.calibration_id),
-            rows=rows,
+            targets=targets,
+            rows=judged_rows(ledger.matured(model.model_hash, since_us), targets),
             detectors=detectors,
             alarms=alarms_of(ledger, model.model_hash),
             outcomes=due_outcomes(ledger, model.model_hash, model.manifest, since_us // HOUR_US),
@@ -104,6 +115,11 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
             waiting=counts["waiting"],
             unknown=counts["unknown"],
         )
+
+
+def judged_rows(rows: Iterable[MaturedRow], targets: Mapping[str, CoverageTarget]) -> tuple[MaturedRow, ...]:
+    """Those that the model itself gave, and whose calibration can say whether they missed."""
+    return tuple(row for row in rows if row.own and row.missed is not None and row.calibration_id in targets)
 
 
 def arrays_of(rows: Sequence[MaturedRow]) -> MaturedArrays:
@@ -116,22 +132,45 @@ def arrays_of(rows: Sequence[MaturedRow]) -> MaturedArrays:
     )
 
 
+def row_targets(rows: Sequence[MaturedRow], targets: Mapping[str, CoverageTarget]) -> RowTargets:
+    """The coverage target of each row, by the calibration that answered it."""
+    ids = list(dict.fromkeys(row.calibration_id for row in rows))
+    places = {name: n for n, name in enumerate(ids)}
+    which = np.array([places[row.calibration_id] for row in rows], dtype=np.int64)
+    return RowTargets(tuple(targets[name] for name in ids), which)
+
+
 def bands_of(found: MaturedAnswers) -> tuple[CoverageBand, ...]:
     """Coverage of all rows, then of each class, with the band of a valid model; empty without rows."""
-    target, rows = found.target, found.rows
-    if target is None or not rows:
+    if not found.rows:
         return ()
-    arrays = arrays_of(rows)
-    of_target = (target.classes, target.sizes, target.level, target.confidence, target.guarantee)
-    covered = ~misses_of(arrays.p_values, arrays.labels, *of_target)
-    return coverage_bands(covered, class_indices(arrays.labels, target.classes), target, arrays.groups)
+    arrays, targets = arrays_of(found.rows), row_targets(found.rows, found.targets)
+    index = class_indices(arrays.labels, targets.classes)
+    return coverage_bands(holds_label(targets.sets(arrays.p_values), index), index, targets, arrays.groups)
 
 
 def performance_of(found: MaturedAnswers) -> MaturedPerformance | None:
     """Performance on all rows; None without rows."""
-    if found.target is None or not found.rows:
-        return None
-    return performance(arrays_of(found.rows), found.target)
+    return performance(arrays_of(found.rows), row_targets(found.rows, found.targets)) if found.rows else None
+
+
+def cells_of(
+    rows: Sequence[MaturedRow],
+    targets: Mapping[str, CoverageTarget],
+    facts: GroupFacts | None,
+    grouping: str | None = None,
+) -> tuple[CellMeasures, ...]:
+    """What the rows show of each group of patients that the model declares, of one grouping or of all.
+
+    Rows that matured under an earlier release have no group, and are in no cell.
+    """
+    cells = [cell for cell in watched_cells(facts) if grouping in (None, cell.grouping)]
+    known = [row for row in rows if row.groups is not None]
+    if not cells or not known:
+        return ()
+    names = dict.fromkeys(cell.grouping for cell in cells)
+    declared = {name: np.array([(row.groups or {}).get(name, "") for row in known]) for name in names}
+    return cell_measures(arrays_of(known), row_targets(known, targets), cells, declared)
 
 
 def lost_skill(settings: Settings, rows: int) -> str | None:

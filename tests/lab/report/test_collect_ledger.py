@@ -71,8 +71,9 @@ def ledger(tmp_path, guarantee="class_conditional"):
     return path
 
 
-def told(path, detectors=None):
-    return outcome_facts(path, MODEL, toy_model().bundle.manifest, THREE_DAYS, detectors or {})
+def told(path, detectors=None, guarantee="class_conditional"):
+    manifest = toy_model().bundle.manifest.model_copy(update={"guarantee": guarantee})
+    return outcome_facts(path, MODEL, manifest, THREE_DAYS, detectors or {})
 
 
 def test_coverage_is_of_the_models_own_answers_day_by_day(tmp_path):
@@ -86,7 +87,7 @@ def test_coverage_is_of_the_models_own_answers_day_by_day(tmp_path):
 
 
 def test_a_promise_to_all_classes_together_has_one_history(tmp_path):
-    coverage, _ = told(ledger(tmp_path, "marginal"), {"coverage:all": QUIET})
+    coverage, _ = told(ledger(tmp_path, "marginal"), {"coverage:all": QUIET}, "marginal")
     (judged,) = coverage.classes
     assert (judged.label, judged.rows, judged.detector) == ("all", 59, QUIET)
     assert judged.buckets[0].observed == pytest.approx(37 / 55)
