@@ -103,7 +103,7 @@ def _bands(found: MaturedAnswers) -> list[dict[str, Any]]:
 
 def _groups(found: MaturedAnswers, grouping: str) -> list[dict[str, Any]]:
     """Coverage of each class in each cell of a grouping."""
-    from ml_core.lab.watching.live_performance import cells_of
+    from ml_core.lab.watching.matured_arrays import cells_of
 
     nothing = ("n", "covered", "observed", "promised", "lower", "upper", "inside")
     return [

@@ -93,7 +93,7 @@ def check_performance(
 
 def _groups(found: MaturedAnswers, grouping: str) -> list[dict[str, Any]]:
     """Performance in each cell of a grouping."""
-    from ml_core.lab.watching.live_performance import cells_of
+    from ml_core.lab.watching.matured_arrays import cells_of
 
     return [
         {

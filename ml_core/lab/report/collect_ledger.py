@@ -44,7 +44,7 @@ from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_expectations import expected_between
-from ml_core.lab.watching.live_performance import arrays_of, judged_rows, row_targets
+from ml_core.lab.watching.matured_arrays import arrays_of, judged_rows, row_targets
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest

@@ -181,7 +181,7 @@ class HealthMonitor:
                 *alarms.alarms_of(ledger, model_hash),
             ),
             unverified=judged.unverified,
-            figures=figures_of(ledger, manifest, model_hash, judged.latest),
+            figures=figures_of(ledger, manifest, model_hash, judged.latest, now),
         )
 
     def _tell(self, event: str, model: MonitoredModel, facts: Mapping[str, Any]) -> None:

@@ -310,6 +310,10 @@ class Ledger:
         misses, count = self._connection.execute(query, (model_hash, label, label, n)).fetchone()
         return int(misses), int(count)
 
+    def last_matured(self) -> int:
+        """Number of the answer that matured last, of any model; 0 before any has."""
+        return int(self._connection.execute("SELECT coalesce(max(n), 0) FROM matured").fetchone()[0])
+
     def latest_judged(self, model_hash: str, n: int) -> list[MaturedRow]:
         """A model's latest ``n`` own answers whose calibration could say whether they missed, the newest first."""
         query = f"{_MATURED.select} WHERE model_hash=? AND own AND missed IS NOT NULL ORDER BY n DESC LIMIT ?"

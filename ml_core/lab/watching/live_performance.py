@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import sqrt
 
-import numpy as np
-
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
-from ml_core.lab.measuring.cell_measures import CellMeasures, cell_measures, watched_cells
 from ml_core.lab.measuring.coverage_detector import DetectorState
 from ml_core.lab.measuring.coverage_law import holds_label
 from ml_core.lab.measuring.live_coverage import (
     CoverageBand,
     CoverageTarget,
-    RowTargets,
     class_indices,
     coverage_bands,
 )
-from ml_core.lab.measuring.performance import MaturedArrays, MaturedPerformance, performance
+from ml_core.lab.measuring.performance import MaturedPerformance, performance
 from ml_core.lab.watching.alarms import alarms_of, targets_of
 from ml_core.lab.watching.due_outcomes import DueOutcomes, due_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel, ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_lately
+from ml_core.lab.watching.matured_arrays import arrays_of, judged_rows, row_targets
 from ml_core.lab.watching.outcome_counts import HOUR_US
-from ml_core.serve.model.manifest import GroupFacts
 from ml_core.serve.rollout.monitor_state import Alarm, Unverified
 
 __all__ = [
     "MaturedAnswers",
-    "arrays_of",
     "bands_of",
-    "cells_of",
     "expected_of",
-    "judged_rows",
     "lost_skill",
     "matured_answers",
     "performance_of",
-    "row_targets",
 ]
 
 _LEAST_LOSS = 0.02
@@ -117,29 +109,6 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
         )
 
 
-def judged_rows(rows: Iterable[MaturedRow], targets: Mapping[str, CoverageTarget]) -> tuple[MaturedRow, ...]:
-    """Those that the model itself gave, and whose calibration can say whether they missed."""
-    return tuple(row for row in rows if row.own and row.missed is not None and row.calibration_id in targets)
-
-
-def arrays_of(rows: Sequence[MaturedRow]) -> MaturedArrays:
-    """The rows as arrays. Groups are pseudonyms; an answer without one is a group of its own."""
-    return MaturedArrays(
-        proba=np.array([row.probabilities for row in rows], dtype=np.float64),
-        p_values=np.array([row.p_values for row in rows], dtype=np.float64),
-        labels=[row.label for row in rows],
-        groups=[row.subject or row.request_id for row in rows],
-    )
-
-
-def row_targets(rows: Sequence[MaturedRow], targets: Mapping[str, CoverageTarget]) -> RowTargets:
-    """The coverage target of each row, by the calibration that answered it."""
-    ids = list(dict.fromkeys(row.calibration_id for row in rows))
-    places = {name: n for n, name in enumerate(ids)}
-    which = np.array([places[row.calibration_id] for row in rows], dtype=np.int64)
-    return RowTargets(tuple(targets[name] for name in ids), which)
-
-
 def bands_of(found: MaturedAnswers) -> tuple[CoverageBand, ...]:
     """Coverage of all rows, then of each class, with the band of a valid model; empty without rows."""
     if not found.rows:
@@ -152,25 +121,6 @@ def bands_of(found: MaturedAnswers) -> tuple[CoverageBand, ...]:
 def performance_of(found: MaturedAnswers) -> MaturedPerformance | None:
     """Performance on all rows; None without rows."""
     return performance(arrays_of(found.rows), row_targets(found.rows, found.targets)) if found.rows else None
-
-
-def cells_of(
-    rows: Sequence[MaturedRow],
-    targets: Mapping[str, CoverageTarget],
-    facts: GroupFacts | None,
-    grouping: str | None = None,
-) -> tuple[CellMeasures, ...]:
-    """What the rows show of each group of patients that the model declares, of one grouping or of all.
-
-    Rows that matured under an earlier release have no group, and are in no cell.
-    """
-    cells = [cell for cell in watched_cells(facts) if grouping in (None, cell.grouping)]
-    known = [row for row in rows if row.groups is not None]
-    if not cells or not known:
-        return ()
-    names = dict.fromkeys(cell.grouping for cell in cells)
-    declared = {name: np.array([(row.groups or {}).get(name, "") for row in known]) for name in names}
-    return cell_measures(arrays_of(known), row_targets(known, targets), cells, declared)
 
 
 def lost_skill(settings: Settings, rows: int) -> str | None:

@@ -21,14 +21,13 @@ from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import MaturedRow
 from ml_core.lab.watching.live_performance import (
     MaturedAnswers,
-    arrays_of,
     bands_of,
-    cells_of,
     expected_of,
     lost_skill,
     matured_answers,
     performance_of,
 )
+from ml_core.lab.watching.matured_arrays import arrays_of, cells_of
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.rollout import changes
 from tests.lab.watching.answered import matured_row
