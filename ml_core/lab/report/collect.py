@@ -25,17 +25,9 @@ from ml_core.lab.report.collect_models import KnownModel, known_models, label_wo
 from ml_core.lab.report.collect_period import Period, period_of
 from ml_core.lab.report.collect_service import circuits, monitoring, serving, store_facts
 from ml_core.lab.report.collect_shadow import NamedModel, shadow_pairs
-from ml_core.lab.report.facts import (
-    AnswerHistory,
-    Coverage,
-    Detector,
-    Drift,
-    ExpectedHistory,
-    Labels,
-    MissingOutcomes,
-    PerformanceHistory,
-    ReportFacts,
-)
+from ml_core.lab.report.facts import AnswerHistory, ReportFacts
+from ml_core.lab.report.facts_drift import Detector, Drift
+from ml_core.lab.report.facts_outcomes import Coverage, ExpectedHistory, Labels, MissingOutcomes, PerformanceHistory
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.serve.features.versions import get_feature_version

@@ -22,12 +22,11 @@ from ml_core.lab.measuring.performance import MaturedPerformance, performance
 from ml_core.lab.measuring.reliability import INTERVAL_LEVEL
 from ml_core.lab.report.collect_answers import files_of
 from ml_core.lab.report.collect_period import Known, Period, Stretch
-from ml_core.lab.report.facts import (
+from ml_core.lab.report.facts_drift import Detector, EvidencePoint
+from ml_core.lab.report.facts_outcomes import (
     ClassCoverage,
     Coverage,
     CoverageBucket,
-    Detector,
-    EvidencePoint,
     ExpectedBucket,
     ExpectedHistory,
     ExpectedSeries,

@@ -17,7 +17,8 @@ from ml_core.base.documents import Document
 from ml_core.base.errors import DataError
 from ml_core.base.files import written_for_user
 from ml_core.lab.report import formats, plots
-from ml_core.lab.report.facts import Drift, FeatureDrift, ReportFacts
+from ml_core.lab.report.facts import ReportFacts
+from ml_core.lab.report.facts_drift import Drift, FeatureDrift
 from ml_core.lab.report.status_words import ReportStatus, class_words, key_figures, no_outcomes, status_of
 
 __all__ = ["Written", "report_json", "report_page", "write_page"]

@@ -7,38 +7,36 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from ml_core.lab.report.facts import (
-    AnswerBucket,
-    AnswerHistory,
-    CircuitNow,
-    Circuits,
-    CircuitTransition,
-    ClassCoverage,
-    Coverage,
-    CoverageBucket,
+from ml_core.lab.report.facts import AnswerBucket, AnswerHistory, GateVerdict, Model, Monitoring, ReportFacts, Serving
+from ml_core.lab.report.facts_drift import (
     Detector,
     Drift,
     EvidencePoint,
+    FeatureDrift,
+    LevelShares,
+    NumberShares,
+    ScoreShift,
+)
+from ml_core.lab.report.facts_outcomes import (
+    ClassCoverage,
+    Coverage,
+    CoverageBucket,
     ExpectedBucket,
     ExpectedHistory,
     ExpectedSeries,
-    FeatureDrift,
-    GateVerdict,
-    JournalEntry,
     Labels,
-    LevelShares,
-    LogStore,
     MissingOutcomes,
-    Model,
-    Monitoring,
-    NumberShares,
     OpenCoverage,
     PerformanceBucket,
     PerformanceHistory,
-    ReportFacts,
+)
+from ml_core.lab.report.facts_upkeep import (
+    CircuitNow,
+    Circuits,
+    CircuitTransition,
+    JournalEntry,
+    LogStore,
     Rollout,
-    ScoreShift,
-    Serving,
     ShadowPair,
     StoredFile,
 )

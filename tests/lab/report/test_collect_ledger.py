@@ -18,7 +18,8 @@ from ml_core.lab.report.collect_ledger import (
     thinned_trail,
 )
 from ml_core.lab.report.collect_period import DAY, Known, Stretch, period_of
-from ml_core.lab.report.facts import Detector, Labels
+from ml_core.lab.report.facts_drift import Detector
+from ml_core.lab.report.facts_outcomes import Labels
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.alarms import hold, keep_target
 from ml_core.lab.watching.health_monitor import ledger_path

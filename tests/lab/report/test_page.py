@@ -14,13 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import DataError
-from ml_core.lab.report.facts import (
-    FeatureDrift,
-    Gap,
-    Labels,
-    LogStore,
-    ShadowPair,
-)
+from ml_core.lab.report.facts import Gap
+from ml_core.lab.report.facts_drift import FeatureDrift
+from ml_core.lab.report.facts_outcomes import Labels
+from ml_core.lab.report.facts_upkeep import LogStore, ShadowPair
 from ml_core.lab.report.page import report_json, report_page, write_page
 from tests.lab.report.example_facts import NOW, bare_facts, drift_of, example_facts, facts_with
 from tests.lab.report.outline import Outline
