@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ml_core.lab.report.facts_drift import Drift
-from ml_core.lab.report.facts_outcomes import Coverage, ExpectedHistory, Labels, MissingOutcomes, PerformanceHistory
+from ml_core.lab.report.facts_outcomes import (
+    Coverage,
+    ExpectedHistory,
+    Groups,
+    Labels,
+    MissingOutcomes,
+    PerformanceHistory,
+    Reliability,
+)
 from ml_core.lab.report.facts_upkeep import Circuits, LogStore, Rollout, ShadowPair
 from ml_core.lab.report.gaps import Gap
 from ml_core.serve.model.promotion_record import RuleVerdict
@@ -153,6 +161,7 @@ class ReportFacts:
     label_words : what a label means, e.g. ``{"1": "readmitted within 30 days"}``
     serving : None where no process has ever reported
     missing : None where nothing is due
+    groups : None where the champion declares none
     shadow : one per pair of models, newest first
     gaps : what could not be read; a part with a gap may be empty, or lack some of what it should hold
     """
@@ -173,6 +182,8 @@ class ReportFacts:
     missing: MissingOutcomes | None = None
     performance: PerformanceHistory | None = None
     expected: ExpectedHistory | None = None
+    reliability: Reliability | None = None
+    groups: Groups | None = None
     shadow: tuple[ShadowPair, ...] = ()
     circuits: Circuits = field(default_factory=Circuits)
     rollout: Rollout = field(default_factory=Rollout)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from ml_core.lab.measuring.performance import AucEstimate
+from ml_core.lab.measuring.reliability import CalibrationEstimate, CurvePoint
 from ml_core.lab.report.facts_drift import Detector
 
 __all__ = [
@@ -14,11 +16,15 @@ __all__ = [
     "ExpectedBucket",
     "ExpectedHistory",
     "ExpectedSeries",
+    "GroupClass",
+    "GroupOutcomes",
+    "Groups",
     "Labels",
     "MissingOutcomes",
     "OpenCoverage",
     "PerformanceBucket",
     "PerformanceHistory",
+    "Reliability",
 ]
 
 
@@ -192,3 +198,88 @@ class ExpectedHistory:
     bucket_s: float
     interval_level: float
     series: tuple[ExpectedSeries, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Whether the probabilities of the latest outcomes of the period meant what they said; of two classes.
+
+    Attributes
+    ----------
+    label : the class whose probability it is
+    rows : outcomes
+    slope, intercept : of the calibration, with their intervals; None where scores separate the classes or are all alike
+    points : predicted and observed share in bins of rows, predictions ascending
+    """
+
+    label: str
+    rows: int
+    interval_level: float
+    slope: CalibrationEstimate | None
+    intercept: CalibrationEstimate | None
+    points: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupClass:
+    """Coverage of one class in one group of patients; all but the label is None with fewer than 10 patients.
+
+    Attributes
+    ----------
+    patients, rows : how many patients, and outcomes, there are
+    promised : mean share that is promised to the class in this group; None where it is measured only
+    lower, upper : where the share of a valid model lies; of a group that is measured only, what chance explains if the
+        group is like the rows that calibrated it
+    """
+
+    label: str
+    patients: int | None = None
+    rows: int | None = None
+    observed: float | None = None
+    promised: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcomes:
+    """What outcomes show of one group of patients; a number that they cannot give, or that few share, is None.
+
+    Attributes
+    ----------
+    grouping, cell : names
+    is_promised : whether coverage is promised to this group; otherwise it is measured only
+    classes : in class order
+    slope, intercept, points : as in ``Reliability``
+    """
+
+    grouping: str
+    cell: str
+    is_promised: bool
+    patients: int | None
+    classes: tuple[GroupClass, ...]
+    auc: AucEstimate | None = None
+    brier: float | None = None
+    mean_set_size: float | None = None
+    singleton_share: float | None = None
+    slope: CalibrationEstimate | None = None
+    intercept: CalibrationEstimate | None = None
+    points: tuple[CurvePoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The groups of patients that the champion declares, by the latest outcomes of the period.
+
+    Attributes
+    ----------
+    level, tail : as in ``Coverage``
+    rows : outcomes of answers whose group is known
+    cells : of every declared grouping, in its order
+    """
+
+    level: float
+    tail: float
+    interval_level: float
+    rows: int
+    cells: tuple[GroupOutcomes, ...]
