@@ -43,8 +43,7 @@ def check_coverage(since: float | None, slot: str, grouping: str | None, setting
     patients in a group has no numbers.
 
     \b
-    Example: surety coverage check --since 30d
-             surety coverage check --by age_band
+    Example: surety coverage check --since 30d --by age_band
     """
     from datetime import timedelta
 

@@ -56,8 +56,7 @@ def check_performance(
     patients; one with fewer than 10 patients has no numbers.
 
     \b
-    Example: surety performance check --since 90d --min-auc 0.6
-             surety performance check --by age_band
+    Example: surety performance check --since 90d --by age_band --min-auc 0.6
     """
     from datetime import timedelta
 
