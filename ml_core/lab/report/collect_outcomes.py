@@ -28,7 +28,7 @@ from ml_core.lab.report.facts_outcomes import (
     ExpectedSeries,
     GroupClass,
     GroupOutcomes,
-    Groups,
+    PatientGroups,
     PerformanceBucket,
     PerformanceHistory,
     Reliability,
@@ -58,7 +58,7 @@ class OutcomeFacts:
     coverage: Coverage | None = None
     performance: PerformanceHistory | None = None
     reliability: Reliability | None = None
-    groups: Groups | None = None
+    groups: PatientGroups | None = None
 
 
 def outcome_facts(
@@ -215,12 +215,14 @@ def _reliability(
     )
 
 
-def _groups(rows: Sequence[MaturedRow], targets: Mapping[str, CoverageTarget], manifest: Manifest) -> Groups | None:
+def _groups(
+    rows: Sequence[MaturedRow], targets: Mapping[str, CoverageTarget], manifest: Manifest
+) -> PatientGroups | None:
     """What the rows show of each group; None for a model without groups, or where no row has one."""
     found = cells_of(rows, targets, manifest.groups)
     if not found:
         return None
-    return Groups(
+    return PatientGroups(
         level=float(manifest.confidence_level),
         tail=BAND_TAIL,
         interval_level=INTERVAL_LEVEL,

@@ -16,9 +16,9 @@ from ml_core.lab.report.facts_drift import Drift
 from ml_core.lab.report.facts_outcomes import (
     Coverage,
     ExpectedHistory,
-    Groups,
     Labels,
     MissingOutcomes,
+    PatientGroups,
     PerformanceHistory,
     Reliability,
 )
@@ -183,7 +183,7 @@ class ReportFacts:
     performance: PerformanceHistory | None = None
     expected: ExpectedHistory | None = None
     reliability: Reliability | None = None
-    groups: Groups | None = None
+    groups: PatientGroups | None = None
     shadow: tuple[ShadowPair, ...] = ()
     circuits: Circuits = field(default_factory=Circuits)
     rollout: Rollout = field(default_factory=Rollout)

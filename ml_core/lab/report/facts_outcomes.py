@@ -18,7 +18,7 @@ __all__ = [
     "ExpectedSeries",
     "GroupClass",
     "GroupOutcomes",
-    "Groups",
+    "PatientGroups",
     "Labels",
     "MissingOutcomes",
     "OpenCoverage",
@@ -268,7 +268,7 @@ class GroupOutcomes:
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
+class PatientGroups:
     """The groups of patients that the champion declares, by the latest outcomes of the period.
 
     Attributes

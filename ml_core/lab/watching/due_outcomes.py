@@ -31,7 +31,7 @@ from ml_core.lab.watching.outcome_counts import HOUR_US, DueAnswer
 from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.reader import Cursor, PredictionLog
+from ml_core.serve.log.reader import Cursor
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.rollout.monitor_state import Unverified
 
@@ -67,10 +67,9 @@ class OutcomeCounter:
     keep_days : how long an outcome that is missing may still come, days after its answer
     """
 
-    def __init__(self, log: PredictionLog, keep_days: float) -> None:
+    def __init__(self, log: ReadableLog, keep_days: float) -> None:
         self._log = log
         self._keep_days = keep_days
-        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, matured: NewlyMatured, now: datetime, horizons: Horizons) -> None:
         """Count what has become due since the last look, and outcomes that came late.
@@ -93,10 +92,7 @@ class OutcomeCounter:
         counted_by: dict[str, float] = ledger.fact(_COUNTED_BY, {})
         for days in {horizons.usual, *horizons.by_model.values()}:
             until_us, place = microseconds(now - timedelta(days=days)), repr(float(days))
-            while True:
-                found, after = self._readable.after(cursors.get(place, {}), _AT_A_TIME, until_us)
-                if after == cursors.get(place, {}):
-                    break
+            for found, after in self._log.pages(cursors.get(place, {}), _AT_A_TIME, until_us):
                 cursors[place] = after
                 due = [a for a in found if horizons.days_of(a.lineage["model_hash"]) == days]
                 self._count(ledger, due)
@@ -113,8 +109,7 @@ class OutcomeCounter:
             ledger.remember(_COUNTED_BY, {})
 
     def _count(self, ledger: Ledger, due: Sequence[LoggedAnswer]) -> None:
-        repeats = self._log.repeats(due)
-        answers = _as_counted([answer for answer in due if answer.request_id not in repeats])
+        answers = _as_counted(self._log.without_repeats(due))
         ledger.outcomes.add(answers, ledger.labels_of([answer.request_id for answer in answers]))
 
 

@@ -26,7 +26,7 @@ from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import reference_of
 from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.reader import Cursor, PredictionLog
+from ml_core.serve.log.reader import Cursor
 from ml_core.serve.model.bundle import read_bundle
 from ml_core.serve.model.loader import ModelLoader
 
@@ -78,10 +78,9 @@ class ExpectationMonitor:
     log : the prediction log
     """
 
-    def __init__(self, loader: ModelLoader, log: PredictionLog) -> None:
+    def __init__(self, loader: ModelLoader, log: ReadableLog) -> None:
         self._loader = loader
         self._log = log
-        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, models: Sequence[MonitoredModel]) -> None:
         """Take in what was answered since the last look: answers of the models themselves, repeats left out.
@@ -93,18 +92,13 @@ class ExpectationMonitor:
         """
         ready = {m.model_hash for m in models if self._is_recalibrated(ledger, m)}
         read_to: Cursor = dict(ledger.fact(_CURSOR, {}))
-        while True:
-            found, after = self._readable.after(read_to, _AT_A_TIME)
-            if after == read_to:
-                break
+        for found, after in self._log.pages(read_to, _AT_A_TIME):
             read_to = after
             own = [a for a in found if a.is_the_models_own and a.lineage["model_hash"] in ready]
-            repeats = self._log.repeats(own)
             alike: dict[tuple[str, str], list[LoggedAnswer]] = {}
-            for answer in own:
-                if answer.request_id not in repeats:
-                    day = answer.at.astimezone(UTC).date().isoformat()
-                    alike.setdefault((answer.lineage["model_hash"], day), []).append(answer)
+            for answer in self._log.without_repeats(own):
+                day = answer.at.astimezone(UTC).date().isoformat()
+                alike.setdefault((answer.lineage["model_hash"], day), []).append(answer)
             for (model_hash, day), answers in alike.items():
                 _add(ledger, model_hash, day, answers)
         ledger.remember(_CURSOR, read_to)

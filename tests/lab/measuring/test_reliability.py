@@ -57,13 +57,15 @@ def test_the_intercept_makes_the_mean_fit():
     assert found.slope.value == pytest.approx(right.slope.value, abs=1e-6)  # moved odds spread as before
 
 
-def test_the_interval_of_the_intercept_holds_the_true_one_as_often_as_it_says():
-    inside = 0
-    for seed in range(300):
+def test_the_intervals_hold_the_true_numbers_as_often_as_they_say():
+    inside = np.zeros(2, dtype=int)
+    for seed in range(1_000):
         rows = binary_rows(600, seed=1_000 + seed)
-        found = calibration_fit(moved(rows.proba[:, 1], 0.4), rows.y).intercept
-        inside += found.lower <= -0.4 <= found.upper
-    assert binom.ppf(1e-3, 300, 0.93) <= inside <= binom.ppf(1 - 1e-3, 300, 0.97)
+        found = calibration_fit(moved(rows.proba[:, 1], 0.4), rows.y)
+        true = ((found.slope, 1.0), (found.intercept, -0.4))
+        inside += [each.lower <= number <= each.upper for each, number in true]
+    for held in inside:
+        assert binom.ppf(1e-3, 1_000, 0.93) <= held <= binom.ppf(1 - 1e-3, 1_000, 0.97)
 
 
 def test_copies_of_a_patient_make_neither_number_surer():

@@ -28,10 +28,10 @@ from ml_core.lab.report.facts_outcomes import (
     ExpectedSeries,
     GroupClass,
     GroupOutcomes,
-    Groups,
     Labels,
     MissingOutcomes,
     OpenCoverage,
+    PatientGroups,
     PerformanceBucket,
     PerformanceHistory,
     Reliability,
@@ -130,7 +130,7 @@ def reliability() -> Reliability:
     return Reliability("1", 31_200, 0.95, slope, intercept, points)
 
 
-def groups() -> Groups:
+def groups() -> PatientGroups:
     """Sexes with a promise, age bands without; the oldest are covered less, and of some there are few."""
     sexes = (
         group_of("sex", "female", 5_210, 0.905, 0.896, is_promised=True),
@@ -144,7 +144,7 @@ def groups() -> Groups:
         group_of("age_band", "80 and above", 1_790, 0.841, 0.944),
         group_of("age_band", "unknown", 9, 0.9, 0.9),
     )
-    return Groups(0.9, 0.01, 0.95, 31_204, (*sexes, *ages))
+    return PatientGroups(0.9, 0.01, 0.95, 31_204, (*sexes, *ages))
 
 
 def group_of(
@@ -185,7 +185,13 @@ def facts_with(text: str) -> ReportFacts:
         models=(replace(champion(), name=text, version=text, promoted_by=text, trained_on=text, lineage={text: text}),),
         drift=drift_of(feature),
         coverage=Coverage(0.9, 0.005, DAY_S, (ClassCoverage("1", 0.9, 10, 0.8, (), detector),)),
-        groups=Groups(0.9, 0.01, 0.95, 500, (group_of("sex", text, 500, 0.8, 0.9), group_of("sex", text, 0, 0, 0))),
+        groups=PatientGroups(
+            0.9,
+            0.01,
+            0.95,
+            500,
+            (GroupOutcomes("sex", text, True, 500, (GroupClass("1", 500, 500, 0.8, 0.9, 0.7, 1.0),)),),
+        ),
         shadow=(pair,),
         circuits=Circuits(
             (CircuitNow(text, "champion", text, text, text),), (CircuitTransition(text, text, text, text, text),)
