@@ -52,7 +52,7 @@ def check_coverage(since: float | None, slot: str, grouping: str | None, setting
 
     found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
     if grouping is not None:
-        asked_grouping(found.model.tag, found.model.manifest.groups, grouping)
+        asked_grouping(found, grouping)
     if not found.rows:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")
     on = {alarm.reason for alarm in found.alarms}

@@ -66,7 +66,7 @@ def check_performance(
     first = None if since is None else utc_now() - timedelta(seconds=since)
     found = matured_answers(settings, first, slot)
     if grouping is not None:
-        asked_grouping(found.model.tag, found.model.manifest.groups, grouping)
+        asked_grouping(found, grouping)
     judged = performance_of(found)
     if judged is None:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")

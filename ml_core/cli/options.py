@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ml_core.cli.output import refuse
+from ml_core.cli.output import note, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
     from ml_core.lab.config import ModelConfig
     from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+    from ml_core.lab.watching.live_performance import MaturedAnswers
     from ml_core.serve.model.loader import ModelLoader
-    from ml_core.serve.model.manifest import GroupFacts
 
 __all__ = [
     "CONFIGS",
@@ -114,12 +114,17 @@ def by_option(told: str) -> Callable[[F], F]:
     return click.option("--by", "grouping", metavar="GROUPING", default=None, help=told)
 
 
-def asked_grouping(model: str, facts: GroupFacts | None, grouping: str) -> None:
-    """Refuse a grouping that the model does not declare."""
+def asked_grouping(found: MaturedAnswers, grouping: str) -> None:
+    """Refuse a grouping that the model does not declare, and say how many answers are in no group."""
+    facts = found.model.manifest.groups
     known = [] if facts is None else [each.name for each in facts.declared]
     if grouping not in known:
         told = f"it declares {', '.join(known)}" if known else "it declares no groups (conformal.groups)"
-        raise click.BadParameter(f"{model} does not know the grouping {grouping!r}: {told}.", param_hint="--by")
+        named = f"{found.model.tag} does not know the grouping {grouping!r}"
+        raise click.BadParameter(f"{named}: {told}.", param_hint="--by")
+    groupless = sum(row.groups is None for row in found.rows)
+    if groupless:
+        note(f"{groupless} answers matured under a release that did not keep their group: they are in none")
 
 
 def judged_version(command: F) -> F:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
 
@@ -146,6 +149,17 @@ def test_coverage_by_group_names_the_promise_of_each(run, grouped, monkeypatch):
     assert "groups" not in run("coverage", "check").result
     table = run("coverage", "check", "--by", "sex", "--output", "table")
     assert (table.code, "sex=female" in table.out) == (0, True)
+
+
+def test_answers_that_matured_without_a_group_are_counted_on_the_side(run, grouped):
+    matured(grouped, patients(120, seed=6).assign(sex="male"))
+    (ledger,) = grouped.home.settings.monitor.glob("*.ledger.db")
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute("UPDATE matured SET groups = NULL WHERE n <= 50")
+    told = run("coverage", "check", "--by", "sex")
+    assert (told.code, "50 answers matured under a release that did not keep their group" in told.err) == (0, True)
+    assert sum(g["n"] or 0 for g in told.result["groups"]) <= 70
+    assert told.result["matured"] == 120
 
 
 def test_a_grouping_that_the_model_does_not_know_is_wrong_usage(run, grouped):
