@@ -311,7 +311,7 @@ def test_f16_callers_that_go_away_leave_nothing_behind(served: Served) -> None:
     took_s = time.monotonic() - began
     until(lambda: open_files(worker) <= before[0] + 2, 15, "descriptors are given back")
     left = (open_files(worker), worker.num_threads(), worker.memory_info().rss)
-    assert left[1] <= before[1] + 1
+    assert left[1] <= before[1] + 4  # pools start their few threads as they are needed
     assert left[2] - before[2] < 30e6
     assert served.metric("surety_circuit_calls_total", outcome="failure") == failures
     assert served.champion()["circuit"]["state"] == "closed"
