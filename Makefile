@@ -148,7 +148,7 @@ test-lowest: $(READY) ## The tests of every change on the oldest packages that p
 	+@$(IN_TURNS) test-processes test-rooms PYTEST="$(LOWEST)/bin/python -m pytest --ignore tests/security/test_locks.py"
 
 test-slow: $(READY) ## The statistical and fault suites
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --hypothesis-profile=explore
 
 reliability: $(READY) ## The fault suite, and docs/reliability.md from its figures
 	$(BIN)/python -m pytest tests/faults
