@@ -11,6 +11,8 @@ MINUTES ?= 20
 ALIAS ?= challenger
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
+# Every command of a test would compile all modules anew, and pytest rewrite every assertion.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security oracles floors docs docs-check lock clean help
 
@@ -146,7 +148,7 @@ test-lowest: $(READY) ## The tests of every change on the oldest packages that p
 	+@$(IN_TURNS) test-processes test-rooms PYTEST="$(LOWEST)/bin/python -m pytest --ignore tests/security/test_locks.py"
 
 test-slow: $(READY) ## The statistical and fault suites
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --hypothesis-profile=explore
 
 reliability: $(READY) ## The fault suite, and docs/reliability.md from its figures
 	$(BIN)/python -m pytest tests/faults
