@@ -61,7 +61,7 @@ demo-rollout: $(READY) ## Three minutes of load through every change and fault, 
 
 demo-lifecycle: $(READY) ## A model's whole life on real encounters: drift, alarms, retraining, recovery (six minutes)
 	test -f data/diabetes130.parquet || $(BIN)/surety data fetch
-	$(BIN)/python -m benchmarks.demo_lifecycle --order $(or $(ORDER),shuffled)
+	$(BIN)/python -m benchmarks.demo_lifecycle --order $(or $(ORDER),shuffled) --day $(or $(DAY),0.5)
 
 feature-pipeline: $(READY) ## Raw rows of CONFIG into the feature store
 	$(BIN)/surety features run --config $(CONFIG)

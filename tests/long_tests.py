@@ -60,6 +60,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_what_cannot_become_one_of_ours_is_refused_in_one_line",
     ),
     "lab/journeys/test_recalibrate.py": (),
+    "lab/journeys/test_weighted_roads.py": (),
     "lab/journeys/test_retrain.py": (
         "test_it_trains_on_what_became_known_and_starts_the_shadow",
         "test_the_promise_can_be_about_the_newest_rows_alone",

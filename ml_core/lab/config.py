@@ -221,8 +221,8 @@ class PromotionConfig(_Section):
     min_coverage: float = Field(0.90, ge=0, le=1)
     yield_to_alarm: bool = Field(
         True,
-        description="While a coverage alarm is on for the champion, a challenger need not be better than it, only not "
-        "worse by more than max_regression; its set sizes are not compared, since broken sets are too small.",
+        description="While a coverage or drift alarm is on for the champion, a challenger need not be better than it, "
+        "only not worse by more than max_regression; its set sizes are not compared, since broken sets are too small.",
     )
 
     @model_validator(mode="before")
