@@ -11,7 +11,6 @@ import pytest
 from ml_core.features.columns import Column
 from ml_core.lab.data.schemas import get_schema
 from ml_core.serve.features import versions
-from ml_core.serve.features.versions import get_feature_version
 
 _SOURCE = """
 import numpy as np
@@ -45,5 +44,10 @@ def install(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, columns: t
     monkeypatch.setitem(sys.modules, spec.name, module)
     known = (*versions.known_versions(), name)
     monkeypatch.setattr(versions, "known_versions", lambda: known)
-    get_feature_version.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    """Have every feature version looked up anew."""
+    versions._registered.clear()
     get_schema.cache_clear()

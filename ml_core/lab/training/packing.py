@@ -23,6 +23,8 @@ from ml_core.lab.measuring.evaluation import SHARED_BY, Evaluation, evaluate
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, groups_of
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.training_reference import column_importance, reference_bytes
+from ml_core.serve.features.column_table import table_bytes
+from ml_core.serve.features.table_versions import COLUMNS_FILE
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
     FALLBACK_FILE,
@@ -171,6 +173,7 @@ def pack_model(
     )
     files = {
         **candidate.files,
+        **({COLUMNS_FILE: table_bytes(features.columns)} if features.is_table else {}),
         ONNX_FILE: candidate.onnx,
         CALIBRATION_FILE: pack_calibration(
             model.calibration, scorecard.calibration, model.calibrations.cells, scorecard.calibrations.cells
