@@ -300,11 +300,6 @@ class Settings(BaseSettings):
         """Folder with one Delta table per feature version."""
         return self.home / "features"
 
-    @property
-    def column_tables(self) -> Path:
-        """Folder with the column tables that are data, each named by its sha256."""
-        return self.feature_store / "columns"
-
 
 def load_settings(**given: Any) -> Settings:
     """Settings from the environment, and from ``given`` fields, which come first.

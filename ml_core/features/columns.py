@@ -79,9 +79,12 @@ _LATER_FIELDS = {"transform": None, "missing_flag": False}
 """Fields that columns did not have at first: left out of the hash where they say nothing, so that no hash moved."""
 
 
+_BOOLS = (False, True)
+
+
 def coded_levels(column: Column) -> tuple[str, ...] | tuple[int, ...]:
     """The values that the codes in ``ColumnArrays`` stand for, by code; empty for columns without codes."""
-    return (False, True) if column.dtype == "bool" else column.levels
+    return _BOOLS if column.dtype == "bool" else column.levels
 
 
 def features_of(columns: Sequence[Column]) -> tuple[Column, ...]:

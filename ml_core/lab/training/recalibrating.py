@@ -8,7 +8,7 @@ from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.lab.data.people import group_of, version_of
+from ml_core.lab.data.people import group_of
 from ml_core.lab.training.labelled_rows import LabelledRows, split_of
 from ml_core.lab.training.packing import Note, PackedModel, ScorerCandidate, pack_model
 from ml_core.serve.model.bundle import XGBOOST_FILE, read_bundle
@@ -81,6 +81,6 @@ def trained_people(manifest: Manifest, config: ModelConfig, settings: Settings) 
         frame = store.read(training.table, training.table_version)
     except DataError:
         frame = store.read(training.table)
-    people = frame[group_of(version_of(training.table)).name].to_numpy()
+    people = frame[group_of(store.version(training.table)).name].to_numpy()
     parts = split_of(people, config.split)
     return frozenset(map(str, set(people[(parts == "train") | (parts == "validation")].tolist())))

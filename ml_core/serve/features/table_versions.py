@@ -30,6 +30,7 @@ STANDARD = "standard"
 
 _STANDARD_NAME = "table"
 _NAME = re.compile(r"(?P<transform>[a-z][a-z0-9_]*)_(?P<digits>[0-9a-f]{12})")
+_KEPT = "columns"
 _LARGEST_TABLE = 1 << 24
 
 
@@ -85,16 +86,21 @@ def version_of_bytes(name: str, raw: bytes, where: str) -> FeatureVersion:
     return version
 
 
-def keep_table(folder: Path, version: FeatureVersion) -> None:
-    """Keep the table of a version in the home, so that it is known where only its name is; others are code."""
-    path = folder / f"{table_hash(version.columns)}.json"
+def keep_table(feature_store: Path, version: FeatureVersion) -> None:
+    """Keep the table of a version in the home, for where only its name is known; a version in code needs no keeping.
+
+    Parameters
+    ----------
+    feature_store : folder of the home's feature store
+    """
+    path = feature_store / _KEPT / f"{table_hash(version.columns)}.json"
     if version.is_table and not path.exists():
         with write_whole(path) as draft:
             draft.write_bytes(table_bytes(version.columns))
 
 
-def kept_version(folder: Path, name: str) -> FeatureVersion:
-    """The feature version of that name; its table may be one that is kept in that folder.
+def kept_version(feature_store: Path, name: str) -> FeatureVersion:
+    """The feature version of that name, which may be of a table that the home keeps.
 
     Raises
     ------
@@ -106,7 +112,7 @@ def kept_version(folder: Path, name: str) -> FeatureVersion:
     with suppress(UnknownFeatureVersion):
         return get_feature_version(name)
     named = _NAME.fullmatch(name)
-    for path in sorted(folder.glob(f"{named['digits']}*.json")) if named is not None else ():
+    for path in sorted((feature_store / _KEPT).glob(f"{named['digits']}*.json")) if named is not None else ():
         version = version_of_bytes(name, read_plain_file(path, _LARGEST_TABLE), path.name)
         if table_hash(version.columns) != path.stem:
             raise ArtefactError(path.name, "is not the column table that it is named by")

@@ -16,7 +16,7 @@ import orjson
 
 from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, InvalidCalibration
 from ml_core.base.files import read_plain_file
-from ml_core.features.columns import Column, table_hash
+from ml_core.features.columns import Column, coded_levels, table_hash
 from ml_core.serve.features.table_versions import COLUMNS_FILE, version_of_bytes
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.model.groupings import GroupedCalibration, Groupings
@@ -369,7 +369,7 @@ def _groupings(facts: GroupFacts, features: FeatureVersion) -> Groupings:
     for grouping in facts.declared:
         column = columns.get(grouping.column)
         is_feature = column is not None and column.role == "feature"
-        levels = column.levels if is_feature and column is not None else grouping.levels
+        levels = coded_levels(column) if is_feature and column is not None else grouping.levels
         if grouping.is_feature != is_feature or (column is not None and not is_feature) or grouping.levels != levels:
             raise ArtefactError(
                 MANIFEST_FILE, f"the grouping {grouping.name} does not fit the columns of {features.name}"
