@@ -6,8 +6,9 @@ Every fault is told by column and key, with what to do.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -17,9 +18,10 @@ from ml_core.base.errors import ConfigError
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
 from ml_core.features.columns import Column, DType, Role, Transform, table_fault
 
-__all__ = ["parse_columns", "read_columns", "table_bytes"]
+__all__ = ["one_spelling", "parse_columns", "read_columns", "table_bytes"]
 
 _FAULTS_TOLD = 10
+_INT64_BITS = 64
 _UNSPOKEN = {field.name: field.default for field in fields(Column)} | {"doc": ""}
 """What a key means that a column does not have; ``name`` and ``dtype`` are always there."""
 
@@ -32,11 +34,15 @@ class _Key(NamedTuple):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return _is_whole(value) or (isinstance(value, float) and isfinite(value))
 
 
-def _is_list_of(kind: type, value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(each) is kind for each in value)
+def _is_whole(value: object) -> bool:
+    return type(value) is int and value.bit_length() < _INT64_BITS
+
+
+def _is_list_of(holds: Callable[[Any], bool], value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(holds, value))
 
 
 def _one_of(words: Any) -> _Key:
@@ -62,10 +68,12 @@ _KEYS: Mapping[str, _Key] = {
     "nullable": _Key("true or false", _is_yes_or_no),
     "levels": _Key(
         "a list of texts or of whole numbers; in quotes what YAML takes for something else (no, yes, 1.5, a date)",
-        lambda value: _is_list_of(str, value) or _is_list_of(int, value),
+        lambda value: _is_list_of(_is_text, value) or _is_list_of(_is_whole, value),
     ),
     "pattern": _Key("a text", _is_text),
-    "examples": _Key("a list of texts, in quotes where they look like numbers", lambda v: _is_list_of(str, v)),
+    "examples": _Key(
+        "a list of texts, in quotes where they look like numbers", lambda value: _is_list_of(_is_text, value)
+    ),
     "transform": _one_of(Transform),
     "missing_flag": _Key("true or false", _is_yes_or_no),
 }
@@ -118,6 +126,17 @@ def parse_columns(content: object, where: str) -> tuple[Column, ...]:
     return columns
 
 
+def one_spelling(column: Column) -> Column:
+    """The same column with its bounds in one spelling: 0, 0.0 and -0.0 are the same table."""
+    return replace(column, low=_spelt(column.dtype, column.low), high=_spelt(column.dtype, column.high))
+
+
+def _spelt(dtype: DType, bound: float | None) -> float | None:
+    if bound is None:
+        return None
+    return int(bound) if dtype == "int" and bound == int(bound) else float(bound) + 0.0
+
+
 def table_bytes(columns: tuple[Column, ...]) -> bytes:
     """The table as JSON, which :func:`parse_columns` reads back: equal tables give equal bytes."""
     described = {column.name: _keys_of(column) for column in columns}
@@ -131,11 +150,7 @@ def _keys_of(column: Column) -> dict[str, Any]:
 
 def _column(name: str, keys: Mapping[str, Any]) -> Column:
     said: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
-    for bound in ("low", "high"):  # one spelling of a number: 0, 0.0 and -0.0 are the same table
-        if bound in said:
-            whole = said["dtype"] == "int" and said[bound] == int(said[bound])
-            said[bound] = int(said[bound]) if whole else float(said[bound]) + 0.0
-    return Column(name=name, **{"doc": "", **said})
+    return one_spelling(Column(name=name, **{"doc": "", **said}))
 
 
 def _faults(name: object, keys: object) -> Iterator[str]:

@@ -17,7 +17,7 @@ import ml_core.serve.features.standard
 from ml_core.base.errors import ArtefactError, ConfigError, UnknownFeatureVersion
 from ml_core.base.files import read_plain_file, write_whole
 from ml_core.features.columns import Column, table_hash
-from ml_core.serve.features.column_table import parse_columns, table_bytes
+from ml_core.serve.features.column_table import one_spelling, parse_columns, table_bytes
 from ml_core.serve.features.standard import StandardTransform, standard_fault, with_transforms
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version, register_version, transform_version
 
@@ -49,6 +49,7 @@ def table_version(columns: Sequence[Column], transform: str = STANDARD) -> Featu
     UnknownFeatureVersion
         There is no such transform.
     """
+    columns = tuple(map(one_spelling, columns))
     if transform == STANDARD:
         return register_version(_standard(columns))
     said = next((c.name for c in columns if c.transform is not None or c.missing_flag), None)

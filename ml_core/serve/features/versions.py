@@ -23,11 +23,10 @@ import numpy.typing as npt
 
 import ml_core.serve.features
 from ml_core.base.errors import ConfigError, UnknownFeatureVersion
-from ml_core.base.settings import load_settings
 from ml_core.features.columns import Column, ColumnArrays, features_of, table_fault, table_hash
 
 __all__ = [
-    "MODULES_GROUP",
+    "MODULES_FOLDER",
     "FeatureVersion",
     "find_module",
     "get_feature_version",
@@ -37,9 +36,12 @@ __all__ = [
     "transform_version",
 ]
 
+MODULES_FOLDER = "surety_features"
+"""Files of feature versions that are no part of this package lie in it, beside ``ml_core``."""
 MODULES_GROUP = "surety.features"
 """Entry points of installed packages that bring a feature version: its name and its module."""
 
+_BESIDE = Path(__file__).resolve().parents[3] / MODULES_FOLDER
 _NAME = re.compile(r"v[0-9]+")
 _FREE_NAME = re.compile(r"(?!table(_|$))[a-z][a-z0-9_]{0,39}")
 _registered: dict[str, FeatureVersion] = {}
@@ -72,6 +74,11 @@ class FeatureVersion:
     def features(self) -> tuple[Column, ...]:
         """The raw columns the transform looks at."""
         return features_of(self.columns)
+
+    @property
+    def module_name(self) -> str:
+        """Under which its module is looked for: its own name, for a table without the digits of the table."""
+        return self.name.rpartition("_")[0] if self.is_table else self.name
 
     @property
     def id(self) -> tuple[str, str, str]:
@@ -131,7 +138,8 @@ def register_version(version: FeatureVersion) -> FeatureVersion:
 def find_module(name: str) -> FeatureVersion | None:
     """The module of that name that this package does not have; None where there is none.
 
-    It is looked for among the files of ``SURETY_FEATURE_MODULES``, then among the entry points ``surety.features`` of
+    It is looked for in the folder ``surety_features`` beside ``ml_core``, which travels with a bento and with MLflow's
+    code, then among the files of ``SURETY_FEATURE_MODULES``, then among the entry points ``surety.features`` of
     installed packages.
 
     Raises
@@ -139,6 +147,10 @@ def find_module(name: str) -> FeatureVersion | None:
     ConfigError
         It is no usable feature module.
     """
+    if (beside := _BESIDE / f"{name}.py").is_file():
+        return module_version(beside)
+    from ml_core.base.settings import load_settings  # not where MLflow loads a model, which needs little
+
     for path in filter(None, load_settings().feature_modules.split(os.pathsep)):
         if Path(path).stem == name:
             return module_version(Path(path))

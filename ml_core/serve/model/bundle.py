@@ -354,6 +354,8 @@ def features_of_artefact(manifest: Manifest, content: Mapping[str, bytes]) -> Fe
         features = version_of_bytes(manifest.feature_version, content[COLUMNS_FILE], COLUMNS_FILE)
     else:
         features = get_feature_version(manifest.feature_version)
+        if features.is_table:
+            raise ArtefactError(COLUMNS_FILE, f"is missing: {features.name} is a column table, which is with its model")
     if features.module_hash != manifest.feature_module_sha256:
         raise FeatureVersionMismatch(features.name, manifest.feature_module_sha256, features.module_hash)
     if table_hash(features.columns) != manifest.column_table_sha256:

@@ -52,6 +52,8 @@ def test_the_table_keeps_the_order_of_the_file(tmp_path: Path) -> None:
         ("age: {dtype: int, low: '0'}", "age.low must be a number"),
         ("age: {dtype: int, low: true}", "age.low must be a number"),
         ("age: {dtype: float, high: .inf}", "age.high must be a number"),
+        (f"age: {{dtype: float, high: {10**400}}}", "age.high must be a number"),
+        (f"age: {{dtype: category, levels: [{2**64}]}}", "age.levels must be a list"),
         ("age: {dtype: int, nullable: 1}", "age.nullable must be true or false"),
         (
             "sex: {dtype: category, levels: [no, yes]}",
