@@ -23,6 +23,7 @@ STANDARD_TABLE = (
     Column("sex", "category", "Sex.", levels=("F", "M"), nullable=True),
     Column("triage", "category", "Triage.", levels=(1, 2, 3, 4, 5), transform="ordinal", nullable=True),
     Column("band", "category", "Length of the last stay.", levels=("<30", "[30-60)", "60+"), missing_flag=True, nullable=True),
+    Column("site", "category", "Where.", levels=("only one",), nullable=True),
     Column("urgent", "bool", "Whether it was urgent."),
     Column("on_oxygen", "bool", "Whether oxygen was given.", nullable=True, missing_flag=True),
     Column("seen_on", "datetime", "When a physician came.", nullable=True, missing_flag=True),

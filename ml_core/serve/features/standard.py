@@ -153,8 +153,8 @@ def _parts(column: Column) -> Iterator[_Part]:
     if column.transform == "one_hot":
         names = tuple(f"{name}={level}" for level in column.levels)
         docs = tuple(f"1 if {name} is {level}; else 0, also where it is missing" for level in column.levels)
-        levels = len(column.levels)
-        yield _Part(name, names, docs, _lookup(np.vstack([np.eye(levels), np.zeros(levels)])))
+        table = np.vstack([np.eye(len(names)), np.zeros(len(names))])
+        yield _Part(name, names, docs, _lookup(table if len(names) > 1 else table[:, 0]))
     elif column.transform == "ordinal":
         doc = f"Position of {name} among its {len(column.levels)} levels, from 0; NaN if missing"
         yield _Part(name, (name,), (doc,), _codes_as_numbers(column))

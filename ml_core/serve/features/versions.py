@@ -41,6 +41,8 @@ MODULES_FOLDER = "surety_features"
 MODULES_GROUP = "surety.features"
 """Entry points of installed packages that bring a feature version: its name and its module."""
 
+_MODULES_VARIABLE = "SURETY_FEATURE_MODULES"
+"""Of ``Settings``, which do not travel with a model to where MLflow loads it."""
 _BESIDE = Path(__file__).resolve().parents[3] / MODULES_FOLDER
 _NAME = re.compile(r"v[0-9]+")
 _FREE_NAME = re.compile(r"(?!table(_|$))[a-z][a-z0-9_]{0,39}")
@@ -149,9 +151,7 @@ def find_module(name: str) -> FeatureVersion | None:
     """
     if (beside := _BESIDE / f"{name}.py").is_file():
         return module_version(beside)
-    from ml_core.base.settings import load_settings  # not where MLflow loads a model, which needs little
-
-    for path in filter(None, load_settings().feature_modules.split(os.pathsep)):
+    for path in filter(None, os.environ.get(_MODULES_VARIABLE, "").split(os.pathsep)):
         if Path(path).stem == name:
             return module_version(Path(path))
     for entry in entry_points(group=MODULES_GROUP, name=name):

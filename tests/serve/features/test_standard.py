@@ -15,12 +15,12 @@ from tests.own_versions import STANDARD
 
 NAN = float("nan")
 ROW = {
-    "age": 71, "stays": 3, "lactate": 2.5, "sex": "M", "triage": 4, "band": "[30-60)", "urgent": True, "on_oxygen": False,
+    "age": 71, "stays": 3, "lactate": 2.5, "sex": "M", "triage": 4, "band": "[30-60)", "site": "only one", "urgent": True, "on_oxygen": False,
     "seen_on": "2026-03-01T23:59:59.999999+01:00", "born": "1952-02-29", "note": "calm",
 }  # fmt: skip
 GOLDEN = {
     "age": 71, "age.missing": 0, "stays": 3, "lactate": 2.5, "sex=F": 0, "sex=M": 1, "triage": 3, "band=<30": 0,
-    "band=[30-60)": 1, "band=60+": 0, "band.missing": 0, "urgent": 1, "on_oxygen": 0, "on_oxygen.missing": 0,
+    "band=[30-60)": 1, "band=60+": 0, "band.missing": 0, "site=only one": 1, "urgent": 1, "on_oxygen": 0, "on_oxygen.missing": 0,
     "seen_on.year": 2026, "seen_on.month": 3, "seen_on.day": 1, "seen_on.weekday": 6, "seen_on.hour": 22,
     "seen_on.missing": 0, "born.year": 1952, "born.month": 2, "born.day": 29, "born.weekday": 4, "born.hour": 0,
     "note.missing": 0,
@@ -28,7 +28,7 @@ GOLDEN = {
 EMPTY = {"stays": 0, "lactate": 0, "urgent": False, "born": "1900-01-01"}
 GOLDEN_EMPTY = GOLDEN | {
     "age": NAN, "age.missing": 1, "stays": 0, "lactate": 0, "sex=M": 0, "triage": NAN, "band=[30-60)": 0,
-    "band.missing": 1, "urgent": 0, "on_oxygen": NAN, "on_oxygen.missing": 1, "seen_on.missing": 1, "note.missing": 1,
+    "band.missing": 1, "site=only one": 0, "urgent": 0, "on_oxygen": NAN, "on_oxygen.missing": 1, "seen_on.missing": 1, "note.missing": 1,
     **{f"seen_on.{part}": NAN for part in ("year", "month", "day", "weekday", "hour")},
     "born.year": 1900, "born.month": 1, "born.day": 1, "born.weekday": 0,
 }  # fmt: skip

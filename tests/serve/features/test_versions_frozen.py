@@ -24,7 +24,7 @@ FROZEN = {
     ),
 }
 
-FROZEN_STANDARD = "39eb1a67e45ceeaa55ae11c62bba0f5b8f8a4832aa33579c691ba6232b16f626"
+FROZEN_STANDARD = "efa289e4162c900802ddcecd7d31345423f123ab53cb28bdc16f87742a23188b"
 
 VERSIONS = Path(__file__).parents[3] / "ml_core" / "serve" / "features"
 
