@@ -14,7 +14,7 @@ import orjson
 from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
 
-from ml_core.base.clock import microseconds, utc_text
+from ml_core.base.clock import utc_text
 from ml_core.base.errors import FieldProblem, InvalidRecord
 from ml_core.features.columns import Column, ColumnArrays, coded_levels, features_of
 from ml_core.serve.features.column_rules import (
@@ -29,6 +29,7 @@ from ml_core.serve.features.column_rules import (
     unknown_field_fault,
     whole_number_limits,
 )
+from ml_core.serve.features.moments import moment_number
 
 __all__ = ["Record", "RecordReader", "Value"]
 
@@ -171,12 +172,6 @@ class _Picker:
             self.pick: Any = itemgetter(*self.names)
         else:  # itemgetter gives a bare value for one name
             self.pick = lambda row: tuple(row[name] for name in self.names)
-
-
-def moment_number(value: object) -> float:
-    """A moment that was accepted, in microseconds since 1970 as ``ColumnArrays`` has it; NaN for None."""
-    moment = as_moment(value)
-    return np.nan if moment is None else float(microseconds(moment))
 
 
 def code_of_level(column: Column) -> dict[Value, int]:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.arrays import BoolArray
-from ml_core.base.clock import FIRST_YEAR, LAST_YEAR, microseconds
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column, ColumnArrays, coded_levels
 from ml_core.serve.features.column_rules import (
@@ -26,7 +24,7 @@ from ml_core.serve.features.column_rules import (
     shown_name,
     unknown_field_fault,
 )
-from ml_core.serve.features.record import moment_number
+from ml_core.serve.features.moments import moment_number, moment_numbers
 from ml_core.serve.features.row_faults import RowFaults, RowProblems
 
 __all__ = ["Cells", "EncodedTable", "encode_table"]
@@ -330,13 +328,7 @@ def _integer_codes(column: Column, numbers: npt.NDArray[np.float64], missing: Bo
 def _encode_text(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.object_]:
     if cells.levels is not None:
         return _encode_text_levels(column, cells, cells.levels, faults)
-    objects = cells.objects()
-    wrong = _refused_rows(column, objects)
-    if len(wrong):
-        faults.at(column, wrong, objects.__getitem__)
-        objects = list(objects)
-        for row in wrong.tolist():
-            objects[row] = None
+    objects = _accepted_objects(column, cells, faults)
     out = np.empty(len(objects), dtype=np.object_)
     out[:] = objects
     return out
@@ -358,6 +350,18 @@ def _encode_text_levels(
     return out
 
 
+def _accepted_objects(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
+    """The values, None where null or refused."""
+    objects = cells.objects()
+    wrong = _refused_rows(column, objects)
+    if len(wrong):
+        faults.at(column, wrong, objects.__getitem__)
+        objects = list(objects)
+        for row in wrong.tolist():
+            objects[row] = None
+    return objects
+
+
 def _refused_rows(column: Column, objects: list[Any]) -> npt.NDArray[np.intp]:
     """Rows whose value is refused; every distinct value is judged once, because codes repeat."""
     if set(map(type, objects)) <= {str, type(None)}:
@@ -370,36 +374,18 @@ def _refused_rows(column: Column, objects: list[Any]) -> npt.NDArray[np.intp]:
 
 # --- moments ------------------------------------------------------------------------------------------------------
 
-_FIRST_US, _END_US = (microseconds(datetime(year, 1, 1, tzinfo=UTC)) for year in (FIRST_YEAR, LAST_YEAR + 1))
-
 
 def _encode_moments(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.float64]:
     values = cells.values
     if cells.levels is not None or not isinstance(values, np.ndarray) or values.dtype.kind != "M":
-        return _encode_moments_one_by_one(column, cells, faults)
-    ticks = values.astype("datetime64[us]")
-    missing = np.isnat(ticks) if cells.missing is None else cells.missing
-    exact = ticks.view(np.int64)
-    wrong = ~missing & ((exact < _FIRST_US) | (exact >= _END_US))
+        return np.array([moment_number(v) for v in _accepted_objects(column, cells, faults)], dtype=np.float64)
+    numbers, missing, wrong = moment_numbers(values, cells.missing)
     if not column.nullable:
         wrong |= missing
-    numbers = exact.astype(np.float64)
-    numbers[missing] = np.nan
     if wrong.any():
         faults.at(column, np.flatnonzero(wrong), cells.objects().__getitem__)
         numbers[wrong] = np.nan
     return numbers
-
-
-def _encode_moments_one_by_one(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.float64]:
-    objects = cells.objects()
-    wrong = _refused_rows(column, objects)
-    if len(wrong):
-        faults.at(column, wrong, objects.__getitem__)
-        objects = list(objects)
-        for row in wrong.tolist():
-            objects[row] = None
-    return np.array([moment_number(value) for value in objects], dtype=np.float64)
 
 
 _ENCODERS: dict[str, Callable[[Column, Cells, RowFaults], npt.NDArray[Any]]] = {

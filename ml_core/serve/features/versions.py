@@ -45,7 +45,7 @@ _MODULES_VARIABLE = "SURETY_FEATURE_MODULES"
 """Of ``Settings``, which do not travel with a model to where MLflow loads it."""
 _BESIDE = Path(__file__).resolve().parents[3] / MODULES_FOLDER
 _NAME = re.compile(r"v[0-9]+")
-_FREE_NAME = re.compile(r"(?!table(_|$))[a-z][a-z0-9_]{0,39}")
+_FREE_NAME = re.compile(r"(?!table(_|$)|standard$)[a-z][a-z0-9_]{0,39}")
 _registered: dict[str, FeatureVersion] = {}
 
 
@@ -149,6 +149,8 @@ def find_module(name: str) -> FeatureVersion | None:
     ConfigError
         It is no usable feature module.
     """
+    if not _FREE_NAME.fullmatch(name):  # a name in a log or an artefact is no path
+        return None
     if (beside := _BESIDE / f"{name}.py").is_file():
         return module_version(beside)
     for path in filter(None, os.environ.get(_MODULES_VARIABLE, "").split(os.pathsep)):
@@ -169,7 +171,9 @@ def module_version(path: Path) -> FeatureVersion:
         The file is missing or fails, its name is none of a version, or it lacks a name that every version has.
     """
     if not _FREE_NAME.fullmatch(path.stem) or path.suffix != ".py":
-        raise ConfigError(str(path), "must be a .py file named in small letters, digits and _, and not table…")
+        raise ConfigError(
+            str(path), "must be a .py file named in small letters, digits and _; not standard, not table…"
+        )
     try:
         source = path.read_bytes()
     except OSError as error:

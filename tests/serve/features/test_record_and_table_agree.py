@@ -16,7 +16,7 @@ from ml_core.serve.features.versions import get_feature_version
 from tests.own_versions import EVERY_KIND
 from tests.raw_rows import any_rows, object_frame, valid_rows
 
-pytestmark = pytest.mark.parametrize("name", EVERY_KIND)
+pytestmark = pytest.mark.parametrize("name", EVERY_KIND, ids=lambda name: name.partition("_")[0])
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 

@@ -162,6 +162,7 @@ def test_a_name_stands_for_one_version(tmp_path: Path) -> None:
     ("name", "source", "words"),
     [
         ("Nuclei", WITH_COLUMNS, "must be a .py file named in small letters"),
+        ("standard", WITH_COLUMNS, "must be a .py file named in small letters"),
         ("table_x", WITH_COLUMNS, "must be a .py file named in small letters"),
         ("nuclei", "import nothing_of_that_name", "fails when it is imported: ModuleNotFoundError"),
         ("nuclei", "FEATURE_NAMES = 3", "has no transform"),
@@ -193,8 +194,10 @@ def test_modules_are_found_by_setting_by_folder_and_by_entry_point(tmp_path: Pat
     monkeypatch.syspath_prepend(str(installed))
     for name in ("lies_beside", "set", "installed_one"):
         assert get_feature_version(name).name == name
-    with pytest.raises(UnknownFeatureVersion, match="no_such_module"):
-        get_feature_version("no_such_module")
+    module(tmp_path, WITH_COLUMNS, "above")
+    for name in ("no_such_module", "../above", "Lies_beside"):
+        with pytest.raises(UnknownFeatureVersion, match=name):
+            get_feature_version(name)
 
 
 def test_a_fresh_process_knows_a_table_by_its_artefact_alone(tmp_path: Path) -> None:

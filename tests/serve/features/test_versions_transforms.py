@@ -14,7 +14,7 @@ from ml_core.serve.features.versions import get_feature_version
 from tests.own_versions import EVERY_KIND, STANDARD
 from tests.raw_rows import valid_rows, valid_values
 
-pytestmark = pytest.mark.parametrize("name", EVERY_KIND)
+pytestmark = pytest.mark.parametrize("name", EVERY_KIND, ids=lambda name: name.partition("_")[0])
 
 
 def matrix(version, rows):
