@@ -31,6 +31,8 @@ _OURS = frozenset({
     "objective", "num_class", "eval_metric", "seed", "random_state", "seed_per_iteration",
     "nthread", "n_jobs", "tree_method", "device", "booster", "verbosity",
 })  # fmt: skip
+_NOT_IN_XGBOOST = str.maketrans("[]<", "()_")
+"""Characters that XGBoost refuses in names of features, such as that of the level ``<30``."""
 _ROWS_PER_THREAD = 25_000
 """Threads follow from the rows, up to four, and never from the machine: the order of sums must not change with it."""
 
@@ -109,7 +111,7 @@ def _fit(config: ModelConfig, params: dict[str, float | int | str], rows: Labell
     for part, name in ((train, "train"), (validation, "validation")):
         if len(set(part.y_index.tolist())) < len(rows.classes):
             raise DataError(rows.origin, f"its {name} patients lack a class: add rows")
-    names = list(rows.features.feature_names)
+    names = [name.translate(_NOT_IN_XGBOOST) for name in rows.features.feature_names]
     threads = params["nthread"]
     learn = xgboost.QuantileDMatrix(train.matrix, train.y_index, feature_names=names, nthread=threads)
     watch = xgboost.QuantileDMatrix(
