@@ -17,6 +17,7 @@ from ml_core.serve.features.versions import module_version, register_version
 __all__ = [
     "CardConfig",
     "ConformalConfig",
+    "CsvConfig",
     "DataConfig",
     "DriftConfig",
     "GateConfig",
@@ -36,12 +37,47 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class CsvConfig(_Section):
+    """How a text table is written. It is read so every time; ``surety init`` finds it out and writes it down."""
+
+    separator: Literal[",", ";", "\t", "|"] = Field(",", description="Between two cells.")
+    decimal: Literal[".", ","] = Field(".", description="Before the decimals of a number.")
+    thousands: Literal["", ",", ".", " ", "'"] = Field("", description="Between groups of three digits; empty: none.")
+    encoding: Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1"] = Field(
+        "utf-8", description="Of the text; a byte order mark before utf-8 is passed over."
+    )
+    null_words: tuple[str, ...] = Field((), description="Cells that mean that nothing is known, besides the empty one.")
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> CsvConfig:
+        if self.decimal == self.thousands:
+            raise ValueError("decimal and thousands are different marks")
+        return self
+
+
 class DataConfig(_Section):
     """Where raw rows come from and how they become the feature version's columns."""
 
     source: Path = Field(description="Parquet or CSV file with the raw rows.")
     adapter: Literal["columns", "diabetes130"] = Field(
         "columns", description="How the file is typed: 'columns' (as the column table says) or a data set of its own."
+    )
+    csv: CsvConfig = Field(CsvConfig(), description="How the file is written where it is a text table.")
+    dates: dict[str, str] = Field(
+        default_factory=dict,
+        description="Form of the dates of a column that are not written like 2026-01-31, e.g. '%d.%m.%Y'.",
+    )
+    null_values: dict[str, tuple[int | float | str, ...]] = Field(
+        default_factory=dict, description="Values of a column that mean that nothing is known, e.g. [-999]."
+    )
+    leave_out_labels: tuple[int | str | None, ...] = Field(
+        (), description="Rows with these labels are left out; null for rows without a label."
+    )
+    row_number: str = Field(
+        "", description="Column to make of the row's number, for tables in which each row is a subject of its own."
+    )
+    known_before: tuple[str, ...] = Field(
+        (), description="Columns that give every class away alone and yet are known before the outcome is."
     )
 
 

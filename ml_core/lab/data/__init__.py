@@ -2,13 +2,19 @@
 
 __all__ = [
     "cohort",
+    "column_plan",
+    "configured_rows",
+    "csv_format",
     "diabetes130",
     "feature_pipeline",
     "feature_store",
     "frames",
+    "giveaways",
     "people",
     "raw_tables",
     "schemas",
     "table_blocks",
     "table_frames",
+    "table_profile",
+    "table_questions",
 ]
