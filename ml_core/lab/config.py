@@ -58,7 +58,9 @@ class CsvConfig(_Section):
 class DataConfig(_Section):
     """Where raw rows come from and how they become the feature version's columns."""
 
-    source: Path = Field(description="Parquet or CSV file with the raw rows.")
+    source: Path = Field(
+        description="Parquet or CSV file with the raw rows; with `columns`, its path is relative to this file."
+    )
     adapter: Literal["columns", "diabetes130"] = Field(
         "columns", description="How the file is typed: 'columns' (as the column table says) or a data set of its own."
     )
@@ -442,7 +444,9 @@ def _with_features(config: ModelConfig, path: Path) -> ModelConfig:
         raise ConfigError(str(columns), problem) from error
     if config.feature_version not in ("", version.name):
         raise ConfigError(f"{path}: feature_version", "is what columns says already: take it out")
-    return config.model_copy(update={"feature_version": version.name, "columns": columns, "module": module})
+    data = config.data.model_copy(update={"source": path.parent / config.data.source})
+    update = {"feature_version": version.name, "columns": columns, "module": module, "data": data}
+    return config.model_copy(update=update)
 
 
 def _why(error: OSError | ValueError) -> str:

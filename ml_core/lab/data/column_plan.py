@@ -24,6 +24,11 @@ _LIKE_AN_ID = re.compile(r"(^|[_ .-])(id|uuid|guid|key|nr|no|num|number|index|id
 _NEGATIVE = ("no", "n", "false", "f", "0", "negative", "neg", "benign", "absent", "control", "healthy", "never", "0%",
              "good", "alive", "non-case", "normal")  # fmt: skip
 _RARE_LEVEL = 10
+_WATCHED = re.compile(
+    r"(^|[_ .-])(age|age_?group|age_?band|sex|gender|race|ethnic\w*|nationality|religion|religious|marital\w*|language|"
+    r"disab\w*|insurance|payer|income\w*|region|education|educ|country|citizen\w*)([_ .-]|$)", re.I,
+)  # fmt: skip
+"""Names of columns that tell groups of people in which coverage should be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,12 @@ class ColumnPlan:
     def features(self) -> tuple[PlannedColumn, ...]:
         """The columns that the model looks at."""
         return tuple(planned for planned in self.columns if planned.column.role == "feature")
+
+    @property
+    def watched(self) -> tuple[PlannedColumn, ...]:
+        """Features that tell groups worth watching, by their names."""
+        fitting = ("int", "float", "category")
+        return tuple(p for p in self.features if p.column.dtype in fitting and _WATCHED.search(p.column.name))
 
 
 def plan_columns(table: TableProfile, label: str, group: str | None = None, time: str | None = None) -> ColumnPlan:
@@ -238,7 +249,7 @@ def _widened(profile: ColumnProfile) -> tuple[float, float]:
 
 
 def _plain(value: float, digits: int, profile: ColumnProfile) -> float:
-    return int(round(value)) if profile.kind == "int" else round(value, digits)
+    return round(value) if profile.kind == "int" or value.is_integer() else round(value, digits)
 
 
 def _kind_in_words(profile: ColumnProfile) -> str:

@@ -40,7 +40,8 @@ def as_configured(frame: pd.DataFrame, columns: Sequence[Column], data: DataConf
             values = _without(values, data.null_values[column.name])
         if column.name in data.dates:
             values = _dates(values, data.dates[column.name])
-        made[column.name] = _texts_of_label(values) if column.role == "label" and _has_texts(column) else values
+        wants_texts = column.role == "label" and not integer_levels(column)
+        made[column.name] = _texts_of_label(values) if wants_texts else values
     return pd.DataFrame(made)
 
 
@@ -60,10 +61,6 @@ def kept_rows(frame: pd.DataFrame, columns: Sequence[Column], data: DataConfig) 
 def with_row_number(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """The frame with a column of whole numbers from 0, for tables in which each row is a subject of its own."""
     return frame.assign(**{name: np.arange(len(frame), dtype=np.int64)})
-
-
-def _has_texts(column: Column) -> bool:
-    return not integer_levels(column)
 
 
 def _without(values: pd.Series[Any], nulls: Sequence[float | str]) -> pd.Series[Any]:

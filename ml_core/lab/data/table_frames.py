@@ -284,8 +284,7 @@ def _csv_texts(path: Path, wanted: Sequence[str], form: CsvConfig) -> pa.Table:
 
 def _read_csv(path: Path, wanted: Sequence[str], form: CsvConfig) -> pd.DataFrame:
     table = _csv_texts(path, wanted, form)
-    frame = pd.DataFrame({name: table.column(name).to_pandas().astype(object) for name in wanted})
-    return frame.where(frame != "", None)
+    return pd.DataFrame({name: pd.Series(table.column(name).to_numpy(), dtype=object) for name in wanted})
 
 
 def _odd_quotes(path: Path, form: CsvConfig) -> bool:

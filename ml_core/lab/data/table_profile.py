@@ -50,7 +50,8 @@ class ColumnProfile:
     counts : of a category, a truth value or a few whole numbers: (value, rows), most rows first
     date_form : how its dates are written, where that is not ISO 8601; the first form that reads all of them
     date_forms : all such forms
-    codes : shape (rows,), which of its different values each row has; -1 where none
+    distinct_values : the different values, by code
+    codes : shape (rows,), which of them each row has; -1 where none
     numbers : shape (rows,), a number's values as float64 with NaN; None for other kinds
     """
 
@@ -64,6 +65,7 @@ class ColumnProfile:
     counts: tuple[tuple[Any, int], ...] = ()
     date_form: str = ""
     date_forms: tuple[str, ...] = ()
+    distinct_values: Sequence[Any] = ()
     codes: npt.NDArray[np.int64] | None = None
     numbers: npt.NDArray[np.float64] | None = None
 
@@ -153,12 +155,12 @@ def _of_values(name: str, values: pa.ChunkedArray) -> ColumnProfile:
         return _of_texts(name, plain.cast(pa.string()), CsvConfig(), typed=True)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         codes, distinct = _encoded(plain)
-        return _plain_profile(name, "datetime", codes, len(distinct))
+        return _plain_profile(name, "datetime", codes, distinct.to_pylist())
     if pa.types.is_boolean(kind):
         codes, distinct = _encoded(plain)
         return _with_counts(name, "bool", codes, [bool(v) for v in distinct.to_pylist()])
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        return _plain_profile(name, "text", np.zeros(len(values), dtype=np.int64), 1)  # lists and structures
+        return _plain_profile(name, "text", np.zeros(len(values), dtype=np.int64), [None])  # lists and structures
     if pa.types.is_decimal(kind):
         plain = plain.cast(pa.int64() if kind.scale <= 0 and kind.precision <= 18 else pa.float64())
     if pa.types.is_floating(plain.type):
@@ -177,7 +179,7 @@ def _of_texts(name: str, values: pa.ChunkedArray, form: CsvConfig, *, typed: boo
     codes, found = _encoded(values)
     distinct = found.to_pylist()
     if not distinct:
-        return _plain_profile(name, "empty", codes, 0)
+        return _plain_profile(name, "empty", codes, ())
     if not typed:
         numbers = numbers_of_text(plain_marks(pd.Series(distinct, dtype=object), form))
         if pd.api.types.is_numeric_dtype(numbers) or all(isinstance(v, int) for v in numbers):
@@ -191,17 +193,17 @@ def _of_texts(name: str, values: pa.ChunkedArray, form: CsvConfig, *, typed: boo
     forms = _date_forms(distinct)
     if forms is not None:
         form_of = forms[0] if forms else ""
-        return _plain_profile(name, "datetime", codes, len(distinct), date_form=form_of, date_forms=tuple(forms))
+        return _plain_profile(name, "datetime", codes, distinct, date_form=form_of, date_forms=tuple(forms))
     often = len(distinct) <= min(_LARGEST_CATEGORY, (codes >= 0).sum() // _ROWS_PER_LEVEL)
     if len(distinct) <= MOST_LEVELS or often:
         return _with_counts(name, "category", codes, distinct)
-    return _plain_profile(name, "text", codes, len(distinct))
+    return _plain_profile(name, "text", codes, distinct)
 
 
 def _of_numbers(name: str, codes: npt.NDArray[np.int64], distinct: pd.Series[Any]) -> ColumnProfile:
     """A column of numbers, given the number of each code."""
     if not len(distinct):
-        return _plain_profile(name, "empty", codes, 0)
+        return _plain_profile(name, "empty", codes, ())
     exact = distinct.tolist()
     values = np.array([float(v) for v in exact])
     whole = bool(np.isfinite(values).all() and (np.trunc(values) == values).all())
@@ -214,18 +216,20 @@ def _of_numbers(name: str, codes: npt.NDArray[np.int64], distinct: pd.Series[Any
     kind: Kind = "int" if whole else "float"
     if kind == "int" and finite.size and np.abs(finite).max() >= EXACT:
         kind = "text"  # names, of more digits than a number keeps
-    return ColumnProfile(
-        name, kind, len(codes), int((codes < 0).sum()), len(exact), *bounds, counts, codes=codes, numbers=numbers
+    return _plain_profile(
+        name, kind, codes, exact, low=bounds[0], high=bounds[1], counts=counts, numbers=numbers
     )
 
 
 def _with_counts(name: str, kind: Kind, codes: npt.NDArray[np.int64], distinct: Sequence[Any]) -> ColumnProfile:
-    counts = _counted(codes, distinct)
-    return ColumnProfile(name, kind, len(codes), int((codes < 0).sum()), len(distinct), counts=counts, codes=codes)
+    return _plain_profile(name, kind, codes, distinct, counts=_counted(codes, distinct))
 
 
-def _plain_profile(name: str, kind: Kind, codes: npt.NDArray[np.int64], distinct: int, **more: Any) -> ColumnProfile:
-    return ColumnProfile(name, kind, len(codes), int((codes < 0).sum()), distinct, codes=codes, **more)
+def _plain_profile(
+    name: str, kind: Kind, codes: npt.NDArray[np.int64], distinct: Sequence[Any], **more: Any
+) -> ColumnProfile:
+    nulls = int((codes < 0).sum())
+    return ColumnProfile(name, kind, len(codes), nulls, len(distinct), distinct_values=distinct, codes=codes, **more)
 
 
 def _counted(codes: npt.NDArray[np.int64], distinct: Sequence[Any]) -> tuple[tuple[Any, int], ...]:

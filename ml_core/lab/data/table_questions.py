@@ -25,10 +25,6 @@ _LIKE_A_SUBJECT = re.compile(
     r"(patient|subject|person|customer|client|member|user|household|family|case|site|ward|hospital|school|student|"
     r"storm|account|device|machine|vehicle|tailnum|ticker|store)|(^|[_ .-])id$", re.I,
 )  # fmt: skip
-_WATCHED = re.compile(
-    r"(^|[_ .-])(age|age_?group|age_?band|sex|gender|race|ethnic\w*|nationality|religion|religious|marital\w*|language|"
-    r"disab\w*|insurance|payer|income\w*|region|education|educ|country|citizen\w*)([_ .-]|$)", re.I,
-)  # fmt: skip
 _FEW_CODES = 12
 
 
@@ -83,7 +79,7 @@ def questions_about(table: TableProfile, plan: ColumnPlan, telling: Sequence[Giv
     asked += _codes(profiles)
     asked += _rare_levels(plan.features, profiles)
     asked += _left_out(plan)
-    asked += _watched(profiles)
+    asked += _watched(plan)
     asked += _encoding(table)
     return [*asked, *_bounds(plan)]
 
@@ -126,28 +122,13 @@ def _telling_columns(table: TableProfile, plan: ColumnPlan, telling: Sequence[Gi
     if not some:
         return []
     target = table.column(plan.label)
-    # codes stand in the order of the file, levels in the order of the plan
-    names = [] if target is None else _names_by_code(target)
+    names = [] if target is None else target.distinct_values
     shown = [
         f"`{one.column}` ({', '.join(f'{names[k]} {auc:.3f}' for k, auc in list(one.auc.items())[:3])})"
         for one in some[:_SHOWN]
     ]
     text = f"These columns tell one class nearly alone (ROC AUC above {GIVES_AWAY}): {_listed(shown, len(some))}. Are they known before the outcome is?"
     return [Question(text, "delete the line of one that is not in columns.yaml")]
-
-
-def _names_by_code(target: ColumnProfile) -> list[str]:
-    names = [""] * target.distinct
-    if target.codes is None:
-        return names
-    sizes = np.bincount(target.codes[target.codes >= 0], minlength=target.distinct)
-    left = {}
-    for value, n in target.counts:
-        left.setdefault(n, []).append(str(value))
-    for code, n in enumerate(sizes.tolist()):
-        same = left.get(n, [""])
-        names[code] = same[0] if len(same) == 1 else "one of " + "/".join(same)
-    return names
 
 
 def _subjects(table: TableProfile, plan: ColumnPlan) -> list[Question]:
@@ -252,11 +233,11 @@ def _left_out(plan: ColumnPlan) -> list[Question]:
     return [Question(text, "give it a line in columns.yaml")]
 
 
-def _watched(profiles: Sequence[ColumnProfile]) -> list[Question]:
-    found = [p for p in profiles if _WATCHED.search(p.name) and p.distinct > 1]
+def _watched(plan: ColumnPlan) -> list[Question]:
+    found = plan.watched
     if not found:
         return []
-    shown = [f"`{p.name}`" for p in found[:_SHOWN]]
+    shown = [f"`{planned.column.name}`" for planned in found[:_SHOWN]]
     text = (
         f"Groups worth watching: {_listed(shown, len(found))}. Coverage is promised for each class, not for each group. "
         "Shall it be measured, or promised, in these?"

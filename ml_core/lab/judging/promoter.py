@@ -49,6 +49,7 @@ class Promotion:
     champion_version : that held the place before; None if nobody did
     rules : every rule with its numbers
     compared_on : the rows
+    gate : the report of the deployment gate on it
     """
 
     decision: str
@@ -58,6 +59,7 @@ class Promotion:
     champion_version: str | None
     rules: tuple[RuleVerdict, ...]
     compared_on: str
+    gate: GateReport
 
 
 def promote_version(
@@ -144,6 +146,7 @@ class ModelPromoter:
                 champion_version=champion.version if champion else None,
                 rules=tuple(rules),
                 compared_on=gate.judged_on,
+                gate=gate,
             )
             if not dry_run:
                 self._carry_out(version, champion, gate, outcome)

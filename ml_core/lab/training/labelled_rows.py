@@ -204,10 +204,10 @@ def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
     The file has the feature version's columns, or is of the kind the configuration's adapter reads.
     """
     adapter = config.data.adapter
-    if _has_label(path, config.feature_version):
+    if _has_label(path, config):
         adapter = "columns"
     beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
-    frame = read_source(path, adapter, config.feature_version, beside).frame
+    frame = read_source(path, adapter, config.feature_version, beside, config.data).frame
     return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
 
 
@@ -417,6 +417,6 @@ def _classes(
     return classes, values.map(position).to_numpy().astype(np.int64)
 
 
-def _has_label(path: Path, version_name: str) -> bool:
-    label = with_role(get_feature_version(version_name).columns, "label")
-    return label is not None and label.name in column_names(path)
+def _has_label(path: Path, config: ModelConfig) -> bool:
+    label = with_role(get_feature_version(config.feature_version).columns, "label")
+    return label is not None and label.name in column_names(path, config.data.csv)

@@ -32,7 +32,7 @@ def cohort(tmp_path, suffix=".parquet", n=300, **changes):
 
 
 def test_the_configuration_tells_the_pipeline_what_to_read(tmp_path):
-    assert PipelineConfig.of(config(tmp_path / "x.csv")) == PipelineConfig(tmp_path / "x.csv", "columns", "v1")
+    assert PipelineConfig.of(config(tmp_path / "x.csv")) == PipelineConfig(DataConfig(source=tmp_path / "x.csv"), "v1")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
