@@ -34,7 +34,9 @@ def _level(_context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--label", required=True, help="Column to predict: a category, or a few whole numbers.")
 @click.option("--group", help="Column that says whose row it is; without it each row is a subject of its own.")
 @click.option("--time", help="Column that says when it was.")
-@click.option("--level", callback=_level, help="Confidence level of the sets (default: 0.9, or less where rows are few).")
+@click.option(
+    "--level", callback=_level, help="Confidence level of the sets (default: 0.9, or less where rows are few)."
+)
 @output_option
 def command(
     rows: Path,
@@ -66,17 +68,23 @@ def _say(made: NewProject) -> None:
 
     if made.table.form is not None:
         note(f"{made.table.path.name}: {format_in_words(made.table.form)}")
-    note(f"{made.table.rows:,} rows, {len(made.plan.features)} columns to learn from, {len(made.plan.left_out)} left out")
+    note(
+        f"{made.table.rows:,} rows, {len(made.plan.features)} columns to learn from, {len(made.plan.left_out)} left out"
+    )
     for one in made.sizes.classes:
         note(
-            f"class {one.label!r}: {one.rows:,} rows; at {made.sizes.level} its true coverage will lie in {one.likely_from:.2f} to "
+            f"class {one.label!r}: {one.rows:,} rows; at {made.sizes.level} its true coverage will lie in "
+            f"{one.likely_from:.2f} to "
             f"{one.likely_to:.2f} nine times in ten"
         )
     for label, n in made.sizes.left_out:
         note(f"class {label!r} is left out: {n} rows are too few, and the model will not know of such cases")
     note("questions (they are in the README too):")
     for number, question in enumerate(made.questions, 1):
-        note(f"{number:>3}. {'[training waits for this] ' if question.stops else ''}{question.text}\n     -> {question.answer}")
+        note(
+            f"{number:>3}. {'[training waits for this] ' if question.stops else ''}{question.text}\n     -> "
+            f"{question.answer}"
+        )
     note(f"next: surety run {made.folder}")
 
 

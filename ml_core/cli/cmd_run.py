@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.output import emit, note, output_option, refuse
+from ml_core.cli.output import emit, note, output_option, refusals, refuse
 
 if TYPE_CHECKING:
     from ml_core.lab.journeys.run_project import Project, ProjectRun
@@ -21,7 +21,9 @@ _NAMES_SHOWN = 5
 @click.command(name="run")
 @click.argument("project", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Do every step again.")
-@click.option("--start-over", is_flag=True, help="Put the project's .surety aside first: no earlier champion is compared.")
+@click.option(
+    "--start-over", is_flag=True, help="Put the project's .surety aside first: no earlier champion is compared."
+)
 @output_option
 def command(project: Path, *, force: bool, start_over: bool, output: str) -> None:
     """Features, training, gate, promotion and import of PROJECT, as far as they are missing; one summary at the end.
@@ -42,9 +44,7 @@ def command(project: Path, *, force: bool, start_over: bool, output: str) -> Non
     if found.status == "asked":
         refuse(_asked(opened, found))
     if found.status == "refused":
-        from ml_core.lab.judging.rule_advice import refusal
-
-        refuse("\n".join(f"refused: {refusal(rule)}" for rule in found.failed))
+        refuse(refusals(found.failed))
 
 
 @contextmanager
@@ -53,7 +53,13 @@ def _steps(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[str], 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     console = Console(file=sys.stderr, soft_wrap=True, markup=False, emoji=False, highlight=False)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("starting", total=total)
@@ -111,10 +117,10 @@ def _asked(opened: Project, found: ProjectRun) -> str:
         f"{one.column} alone tells every class apart (ROC AUC {min(one.auc.values()):.3f} at least)"
         for one in found.telling[:_NAMES_SHOWN]
     ]
-    return "\n".join([
-        *lines,
-        "A column that is written down after the outcome gives the label away: the model would look perfect and be useless.",
+    lines += [
+        "What is written down after the outcome gives the label away: the model would look perfect and be useless.",
         f"Known only afterwards: delete its line in {opened.config.columns}.",
-        f"Known before: data.known_before: [{', '.join(names[:_NAMES_SHOWN])}] in {opened.folder / 'model.yaml'}.",
+        f"Known before: data.known_before: [{', '.join(names)}] in {opened.folder / 'model.yaml'}.",
         "Nothing was trained.",
-    ])  # fmt: skip
+    ]
+    return "\n".join(lines)

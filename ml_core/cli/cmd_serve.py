@@ -39,17 +39,31 @@ def command(project: Path, port: int, host: str | None, every: str) -> None:
     opened = open_project(project)
     settings = opened.settings
     if read_document(promotion_path(settings.promotions, settings.model_name), PromotionRecord) is None:
-        refuse(f"surety: {settings.home} holds no promoted model of {settings.model_name}: surety run {project} makes one")
+        refuse(
+            f"surety: {settings.home} holds no promoted model of {settings.model_name}: surety run {project} makes one"
+        )
     environment = {
         **os.environ,
         "SURETY_HOME": str(settings.home.absolute()),
         "SURETY_MODEL_NAME": settings.model_name,
         "BENTOML_DO_NOT_TRACK": "true",
     }
-    note(f"serving {settings.model_name} on port {port}; documentation of its requests: http://localhost:{port}/docs.json")
+    note(
+        f"serving {settings.model_name} on port {port}; documentation of its requests: "
+        f"http://localhost:{port}/docs.json"
+    )
     monitor = [sys.executable, "-m", "ml_core.cli.main", "monitor", "--every", every]
     service, folder = _service()
-    server = [sys.executable, "-m", "bentoml", "serve", service, "--port", str(port), *(["--host", host] if host else [])]
+    server = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        service,
+        "--port",
+        str(port),
+        *(["--host", host] if host else []),
+    ]
     raise SystemExit(_both(server, monitor, environment, folder))
 
 
@@ -64,19 +78,21 @@ def _service() -> tuple[str, Path]:
 
 def _both(server: list[str], monitor: list[str], environment: dict[str, str], folder: Path) -> int:
     """Run service and monitor until the service ends, or a signal ends both; the service's exit status."""
-    with subprocess.Popen(server, env=environment, cwd=folder) as serving:
-        with subprocess.Popen(monitor, env=environment, stdout=subprocess.DEVNULL) as watching:
+    with (
+        subprocess.Popen(server, env=environment, cwd=folder) as serving,
+        subprocess.Popen(monitor, env=environment, stdout=subprocess.DEVNULL) as watching,
+    ):
 
-            def stop(number: int, _frame: FrameType | None) -> None:
-                serving.send_signal(number)
+        def stop(number: int, _frame: FrameType | None) -> None:
+            serving.send_signal(number)
 
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, stop)
+        try:
+            return serving.wait()
+        finally:
+            watching.terminate()
             try:
-                return serving.wait()
-            finally:
-                watching.terminate()
-                try:
-                    watching.wait(_GRACE_S)
-                except subprocess.TimeoutExpired:
-                    watching.kill()
+                watching.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                watching.kill()

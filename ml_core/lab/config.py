@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ml_core.base.errors import ConfigError
+from ml_core.base.near_names import meant
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
 from ml_core.serve.features.column_table import read_columns
 from ml_core.serve.features.table_versions import STANDARD, table_version
@@ -423,8 +424,27 @@ def load_config(path: Path) -> ModelConfig:
         config = ModelConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{path}: {'.'.join(str(p)[:60] for p in first['loc'])}", first["msg"]) from error
+        where = ".".join(str(p)[:60] for p in first["loc"])
+        raise ConfigError(f"{path}: {where}", _in_words(first["type"], first["loc"], first["msg"])) from error
     return _with_features(config, path)
+
+
+def _in_words(kind: str, place: tuple[str | int, ...], told: str) -> str:
+    """What pydantic says; of a key that is not known also the nearest one that is."""
+    if kind != "extra_forbidden":
+        return told.removeprefix("Value error, ")
+    section: Any = ModelConfig
+    for step in place[:-1]:
+        if isinstance(step, str):
+            section = _section_of(section.model_fields[step].annotation)
+    return f"is not known here; {meant(place[-1], section.model_fields)}"
+
+
+def _section_of(annotation: Any) -> type[BaseModel]:
+    """The section behind an annotation such as ``tuple[GroupConfig, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(section for part in get_args(annotation) if isinstance(section := _section_of(part), type))
 
 
 def _with_features(config: ModelConfig, path: Path) -> ModelConfig:

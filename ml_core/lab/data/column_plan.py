@@ -1,4 +1,4 @@
-"""From the profile of a raw table to a column table: roles, bounds, levels, transforms; and what is left out, and why."""
+"""From the profile of a raw table to a column table: roles, bounds, levels; what is left out, and why."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from math import ceil, floor, log10
 from typing import Any
 
 from ml_core.base.errors import ConfigError
+from ml_core.base.near_names import meant
 from ml_core.features.columns import Column
 from ml_core.lab.data.table_profile import ColumnProfile, TableProfile
 
@@ -20,13 +21,15 @@ ROW = "row"
 MOST_CLASSES = 50
 _MOST_NUMBERS = 20  # different whole numbers that can be classes
 _MOST_ONE_HOT = 12
-_LIKE_AN_ID = re.compile(r"(^|[_ .-])(id|uuid|guid|key|nr|no|num|number|index|idx|row|rownames?|code)$|^(unnamed.*|x)$", re.I)
+_LIKE_AN_ID = re.compile(
+    r"(^|[_ .-])(id|uuid|guid|key|nr|no|num|number|index|idx|row|rownames?|code)$|^(unnamed.*|x)$", re.IGNORECASE
+)
 _NEGATIVE = ("no", "n", "false", "f", "0", "negative", "neg", "benign", "absent", "control", "healthy", "never", "0%",
              "good", "alive", "non-case", "normal")  # fmt: skip
 _RARE_LEVEL = 10
 _WATCHED = re.compile(
     r"(^|[_ .-])(age|age_?group|age_?band|sex|gender|race|ethnic\w*|nationality|religion|religious|marital\w*|language|"
-    r"disab\w*|insurance|payer|income\w*|region|education|educ|country|citizen\w*)([_ .-]|$)", re.I,
+    r"disab\w*|insurance|payer|income\w*|region|education|educ|country|citizen\w*)([_ .-]|$)", re.IGNORECASE,
 )  # fmt: skip
 """Names of columns that tell groups of people in which coverage should be looked at."""
 
@@ -89,7 +92,7 @@ def plan_columns(table: TableProfile, label: str, group: str | None = None, time
     _check_label(target)
     subjects = None if group is None else _named(table, group, "--group")
     if subjects is not None:
-        _check_group(subjects)
+        _check_group(subjects, target)
     moment = None if time is None else _named(table, time, "--time")
     if moment is not None and moment.kind not in ("datetime", "int"):
         raise ConfigError(f"--time {time}", f"holds {_kind_in_words(moment)}; dates or whole numbers are wanted")
@@ -119,12 +122,8 @@ def plan_columns(table: TableProfile, label: str, group: str | None = None, time
 def _named(table: TableProfile, name: str, option: str) -> ColumnProfile:
     found = table.column(name)
     if found is None:
-        from difflib import get_close_matches
-
-        names = [column.name for column in table.columns]
-        near = get_close_matches(name, names, n=1)
-        shown = f"do you mean {near[0]!r}?" if near else f"it has {', '.join(names[:20])}{' …' if names[20:] else ''}"
-        raise ConfigError(f"{option} {name}", f"{table.path.name} has no such column: {shown}")
+        problem = f"{table.path.name} has no such column; {meant(name, (column.name for column in table.columns))}"
+        raise ConfigError(f"{option} {name}", problem)
     return found
 
 
@@ -169,17 +168,24 @@ def _levels(counts: Sequence[tuple[Any, int]]) -> Any:
 # --- the other columns --------------------------------------------------------------------------------------------
 
 
-def _check_group(subjects: ColumnProfile) -> None:
-    if subjects.nulls:
-        problem = f"is empty in {subjects.nulls} rows: whose are they? Fill it in, or leave these rows out"
+def _check_group(subjects: ColumnProfile, target: ColumnProfile) -> None:
+    if subjects.codes is None or target.codes is None:
+        return
+    unnamed = int(((subjects.codes < 0) & (target.codes >= 0)).sum())  # rows without a label are left out anyway
+    if unnamed:
+        problem = f"is empty in {unnamed:,} rows: whose are they? Fill it in, or take these rows out of the file"
         raise ConfigError(f"--group {subjects.name}", problem)
     if subjects.kind in ("float", "datetime", "empty"):
-        raise ConfigError(f"--group {subjects.name}", f"holds {_kind_in_words(subjects)}; texts or whole numbers are wanted")
+        raise ConfigError(
+            f"--group {subjects.name}", f"holds {_kind_in_words(subjects)}; texts or whole numbers are wanted"
+        )
 
 
 def _group(profile: ColumnProfile) -> PlannedColumn:
     dtype: Any = "int" if profile.kind == "int" else "text"
-    return PlannedColumn(Column(profile.name, dtype, "Names the subject of a row; a subject is never in two parts.", role="group"))
+    return PlannedColumn(
+        Column(profile.name, dtype, "Names the subject of a row; a subject is never in two parts.", role="group")
+    )
 
 
 def _time(profile: ColumnProfile) -> PlannedColumn:

@@ -72,8 +72,8 @@ def column_names(path: Path, form: CsvConfig = _USUAL) -> list[str]:
 def read_table(path: Path, wanted: Sequence[str], form: CsvConfig = _USUAL) -> pd.DataFrame:
     """The wanted columns of a ``.parquet`` or ``.csv`` file, with at least one row.
 
-    CSV cells come as texts, null where empty or a null word (see ``type_text``). In Parquet, null and NaN stay apart: a float column
-    that holds real NaNs comes as objects.
+    CSV cells come as texts, null where empty or a null word (see ``type_text``). In Parquet, null and NaN stay apart: a
+    float column that holds real NaNs comes as objects.
 
     Raises
     ------

@@ -216,9 +216,7 @@ def _of_numbers(name: str, codes: npt.NDArray[np.int64], distinct: pd.Series[Any
     kind: Kind = "int" if whole else "float"
     if kind == "int" and finite.size and np.abs(finite).max() >= EXACT:
         kind = "text"  # names, of more digits than a number keeps
-    return _plain_profile(
-        name, kind, codes, exact, low=bounds[0], high=bounds[1], counts=counts, numbers=numbers
-    )
+    return _plain_profile(name, kind, codes, exact, low=bounds[0], high=bounds[1], counts=counts, numbers=numbers)
 
 
 def _with_counts(name: str, kind: Kind, codes: npt.NDArray[np.int64], distinct: Sequence[Any]) -> ColumnProfile:

@@ -23,7 +23,7 @@ _NULL_LEVELS = frozenset({"?", "na", "n/a", "nan", "null", "none", "-", "--", ".
                           "unk", "", "-999", "-9", "9999", "999"})  # fmt: skip
 _LIKE_A_SUBJECT = re.compile(
     r"(patient|subject|person|customer|client|member|user|household|family|case|site|ward|hospital|school|student|"
-    r"storm|account|device|machine|vehicle|tailnum|ticker|store)|(^|[_ .-])id$", re.I,
+    r"storm|account|device|machine|vehicle|tailnum|ticker|store)|(^|[_ .-])id$", re.IGNORECASE,
 )  # fmt: skip
 _FEW_CODES = 12
 
@@ -105,7 +105,8 @@ def sentinels(profile: ColumnProfile) -> tuple[float, ...]:
 def _copies_of_the_label(telling: Sequence[Giveaway]) -> list[Question]:
     return [
         Question(
-            f"`{one.column}` alone tells every class (ROC AUC {min(one.auc.values()):.3f} at least, above {GIVES_AWAY}). "
+            f"`{one.column}` alone tells every class (ROC AUC {min(one.auc.values()):.3f} at least, above "
+            f"{GIVES_AWAY}). "
             "Is it known before the outcome is? If it is written down afterwards, the model would look perfect and be "
             "useless. Training waits for your answer.",
             f"not known before: delete its line in columns.yaml; known before: data.known_before: [{one.column}] in "
@@ -124,10 +125,13 @@ def _telling_columns(table: TableProfile, plan: ColumnPlan, telling: Sequence[Gi
     target = table.column(plan.label)
     names = [] if target is None else target.distinct_values
     shown = [
-        f"`{one.column}` ({', '.join(f'{names[k]} {auc:.3f}' for k, auc in list(one.auc.items())[:3])})"
+        f"`{one.column}` ({', '.join(f'class {names[k]}: {auc:.3f}' for k, auc in list(one.auc.items())[:3])})"
         for one in some[:_SHOWN]
     ]
-    text = f"These columns tell one class nearly alone (ROC AUC above {GIVES_AWAY}): {_listed(shown, len(some))}. Are they known before the outcome is?"
+    text = (
+        f"These columns tell one class nearly alone (ROC AUC above {GIVES_AWAY}): {_listed(shown, len(some))}. "
+        f"Are they known before the outcome is?"
+    )
     return [Question(text, "delete the line of one that is not in columns.yaml")]
 
 
@@ -138,7 +142,8 @@ def _subjects(table: TableProfile, plan: ColumnPlan) -> list[Question]:
     repeated = [c for c in some if 1 < c.distinct < c.filled and not c.nulls]
     text = (
         "No column was named that says whose a row is (--group), so each row is taken as a subject of its own. If one "
-        "subject has several rows, the rows that judge would be no strangers, and coverage would look better than it is."
+        "subject has several rows, the rows that judge would be no strangers, and coverage would look better than "
+        "it is."
     )
     if repeated:
         shown = [f"`{c.name}` ({c.distinct:,} values in {c.rows:,} rows)" for c in repeated[:_SHOWN]]
@@ -150,7 +155,10 @@ def _empty_labels(table: TableProfile, plan: ColumnPlan) -> list[Question]:
     target = table.column(plan.label)
     if target is None or not target.nulls:
         return []
-    text = f"{target.nulls:,} rows have no `{plan.label}` and are left out. Are they like the others, or missing for a reason?"
+    text = (
+        f"{target.nulls:,} rows have no `{plan.label}` and are left out. Are they like the others, or missing for "
+        f"a reason?"
+    )
     return [Question(text, "nothing to write; if they differ, the model must not be asked about such cases")]
 
 
@@ -162,7 +170,8 @@ def _sentinels(profile: ColumnProfile) -> list[Question]:
     return [
         Question(
             f"`{profile.name}` holds {values}, far from its other values. Does that mean that nothing is known?",
-            f"if so: data.null_values: {{{profile.name}: [{values}]}} in model.yaml, and nullable: true in columns.yaml",
+            f"if so: data.null_values: {{{profile.name}: [{values}]}} in model.yaml, and nullable: true in "
+            f"columns.yaml",
         )
     ]
 
@@ -177,8 +186,15 @@ def _null_levels(profiles: Sequence[ColumnProfile]) -> list[Question]:
     ]
     if not found:
         return []
-    text = f"Levels that may mean that nothing is known: {_listed(found[:_SHOWN], len(found))}. They are kept as levels."
-    return [Question(text, "if one means so: data.null_values: {column: [value]} in model.yaml, and nullable: true in columns.yaml")]
+    text = (
+        f"Levels that may mean that nothing is known: {_listed(found[:_SHOWN], len(found))}. They are kept as levels."
+    )
+    return [
+        Question(
+            text,
+            "if one means so: data.null_values: {column: [value]} in model.yaml, and nullable: true in columns.yaml",
+        )
+    ]
 
 
 def _dates(plan: ColumnPlan, table: TableProfile) -> list[Question]:
@@ -186,13 +202,19 @@ def _dates(plan: ColumnPlan, table: TableProfile) -> list[Question]:
     features = [p.column.name for p in plan.features if p.column.dtype == "datetime"]
     if features:
         text = (
-            f"{_listed([f'`{n}`' for n in features[:_SHOWN]], len(features))}: dates, taken apart into year, month, day and "
+            f"{_listed([f'`{n}`' for n in features[:_SHOWN]], len(features))}: dates, taken apart into year, month, "
+            f"day and "
             "so on. Are they known when the question is asked?"
         )
-        asked.append(Question(text, "delete the line of one that is not; --time names the column that says when a row was"))
+        asked.append(
+            Question(text, "delete the line of one that is not; --time names the column that says when a row was")
+        )
     for profile in table.columns:
         if len(profile.date_forms) > 1 and profile.name not in plan.left_out:
-            text = f"The dates of `{profile.name}` are read as {profile.date_form}; {' and '.join(profile.date_forms[1:3])} would read them as well. Which is it?"
+            text = (
+                f"The dates of `{profile.name}` are read as {profile.date_form}; "
+                f"{' and '.join(profile.date_forms[1:3])} would read them as well. Which is it?"
+            )
             asked.append(Question(text, f"data.dates: {{{profile.name}: ...}} in model.yaml"))
     return asked
 
@@ -201,7 +223,8 @@ def _duplicates(table: TableProfile) -> list[Question]:
     if not table.duplicates:
         return []
     text = (
-        f"{table.duplicates:,} rows repeat another row in every column. Are these the same subjects, entered twice? Then they "
+        f"{table.duplicates:,} rows repeat another row in every column. Are these the same subjects, entered twice? "
+        f"Then they "
         "can stand in training and test at once."
     )
     return [Question(text, "if so: take them out of the file, or name the subjects by --group")]
@@ -212,8 +235,17 @@ def _codes(profiles: Sequence[ColumnProfile]) -> list[Question]:
     if not few:
         return []
     shown = [f"`{p.name}` ({p.distinct})" for p in few[:_SHOWN]]
-    text = f"Whole numbers with few values: {_listed(shown, len(few))}. They are taken as amounts. Is one of them a code, whose order means nothing?"
-    return [Question(text, "for a code: dtype: category, levels: [1, 2, ...], transform: one_hot in columns.yaml, without low and high")]
+    text = (
+        f"Whole numbers with few values: {_listed(shown, len(few))}. They are taken as amounts. Is one of them a "
+        f"code, whose order means nothing?"
+    )
+    return [
+        Question(
+            text,
+            "for a code: dtype: category, levels: [1, 2, ...], transform: one_hot in columns.yaml, without low and "
+            "high",
+        )
+    ]
 
 
 def _rare_levels(planned: Sequence[PlannedColumn], profiles: Sequence[ColumnProfile]) -> list[Question]:
@@ -221,7 +253,10 @@ def _rare_levels(planned: Sequence[PlannedColumn], profiles: Sequence[ColumnProf
     rare = [p.column.name for p in planned if p.remark.startswith("rare") and p.column.name in by_name]
     if not rare:
         return []
-    text = f"Levels in fewer than ten rows: {_listed([f'`{n}`' for n in rare[:_SHOWN]], len(rare))} (columns.yaml lists them). Slips of the pen, or real?"
+    text = (
+        f"Levels in fewer than ten rows: {_listed([f'`{n}`' for n in rare[:_SHOWN]], len(rare))} (columns.yaml "
+        f"lists them). Slips of the pen, or real?"
+    )
     return [Question(text, "correct them in the file; a level that columns.yaml does not list is refused in a request")]
 
 
@@ -239,7 +274,8 @@ def _watched(plan: ColumnPlan) -> list[Question]:
         return []
     shown = [f"`{planned.column.name}`" for planned in found[:_SHOWN]]
     text = (
-        f"Groups worth watching: {_listed(shown, len(found))}. Coverage is promised for each class, not for each group. "
+        f"Groups worth watching: {_listed(shown, len(found))}. Coverage is promised for each class, not for each "
+        f"group. "
         "Shall it be measured, or promised, in these?"
     )
     return [Question(text, "take the comment signs from conformal.groups in model.yaml (docs/groups.md)")]
@@ -261,7 +297,8 @@ def _bounds(plan: ColumnPlan) -> list[Question]:
     if not numbers:
         return []
     text = (
-        f"{len(numbers)} columns of numbers have bounds guessed from what was seen, and no unit. A value outside its bounds "
+        f"{len(numbers)} columns of numbers have bounds guessed from what was seen, and no unit. A value outside "
+        f"its bounds "
         "is refused; a wrong unit is the most common mistake. What is possible?"
     )
     return [Question(text, "low, high and unit in columns.yaml")]

@@ -106,5 +106,5 @@ def _groups(table: TableProfile, plan: ColumnPlan) -> npt.NDArray[np.generic]:
         return np.arange(table.rows, dtype=np.int64)
     values = subjects.distinct_values
     if subjects.kind == "int":
-        return np.array(values, dtype=np.int64)[subjects.codes]
-    return np.array([str(value) for value in values], dtype=np.str_)[subjects.codes]
+        return np.array([*values, 0], dtype=np.int64)[subjects.codes]
+    return np.array([*(str(value) for value in values), ""], dtype=np.str_)[subjects.codes]  # "": a row without a label

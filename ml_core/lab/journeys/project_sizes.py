@@ -113,8 +113,10 @@ def choose_sizes(
             needs = int(np.ceil(needed_rows(wanted) / split.calibration))
             raise DataError(
                 f"class {labels[rarest]!r}",
-                f"has {counts[rarest]} rows, {table[rarest][_at('calibration')]} of them to calibrate with; a promise of "
-                f"{wanted} needs {needed_rows(wanted)} there, which takes about {2 * needs} rows of each class: add rows",
+                f"has {counts[rarest]} rows, {table[rarest][_at('calibration')]} of them to calibrate with; a "
+                f"promise of "
+                f"{wanted} needs {needed_rows(wanted)} there, which takes about {2 * needs} rows of each class: add "
+                f"rows",
             )
         kept.remove(rarest)
         left_out.append((labels[rarest], int(counts[rarest])))
@@ -137,9 +139,7 @@ def _split_for(rows_of_rarest: int) -> SplitConfig:
     return SplitConfig(**shares)
 
 
-def _by_part(
-    y_index: npt.NDArray[np.int64], parts: npt.NDArray[np.str_], n_classes: int
-) -> npt.NDArray[np.int64]:
+def _by_part(y_index: npt.NDArray[np.int64], parts: npt.NDArray[np.str_], n_classes: int) -> npt.NDArray[np.int64]:
     """Rows by class and part, shape (K, 4)."""
     found = [np.bincount(y_index[(parts == part) & (y_index >= 0)], minlength=n_classes) for part in PARTS]
     return np.stack(found, axis=1)

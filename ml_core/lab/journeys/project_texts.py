@@ -61,7 +61,8 @@ def project_texts(facts: ProjectFacts) -> dict[str, str]:
 def _columns(facts: ProjectFacts) -> str:
     head = (
         "# What every column may hold: training rows, requests and the service's documentation are judged by it.\n"
-        "# Levels, types and bounds are guesses from what was seen: check them. Keys: docs/columns.md of surety-bundle.\n"
+        "# Levels, types and bounds are guesses from what was seen: check them. Keys: docs/columns.md of "
+        "surety-bundle.\n"
         "columns:\n"
     )
     units = sum(p.column.dtype in ("int", "float") for p in facts.plan.features) <= _UNIT_ASKED
@@ -103,7 +104,8 @@ def _model(facts: ProjectFacts) -> str:
     sizes, plan = facts.sizes, facts.plan
     split = sizes.split
     rarest = min(sizes.classes, key=lambda one: one.test)
-    return f"""\
+    return (
+        f"""\
 # One file says how this model is made and judged. Every key: docs/reference/configuration.md of surety-bundle.
 model: {facts.model}
 columns: columns.yaml
@@ -134,7 +136,10 @@ card:
   intended_use: ""       # who may use it, for which decision, about whom
   out_of_scope: ""       # what it must not be used for
   data: ""               # where the rows come from, whom they describe, what was left out
-""".replace("\n\n\n", "\n\n") if plan else ""
+""".replace("\n\n\n", "\n\n")
+        if plan
+        else ""
+    )
 
 
 def _data_lines(facts: ProjectFacts) -> str:
@@ -179,7 +184,9 @@ def _groups(facts: ProjectFacts) -> str:
             profile = facts.table.column(column.name)
             if profile is None or profile.low is None or profile.high is None:
                 continue
-            keys["cuts"] = [float(f"{profile.low + share * (profile.high - profile.low):.3g}") for share in (0.33, 0.67)]
+            keys["cuts"] = [
+                float(f"{profile.low + share * (profile.high - profile.low):.3g}") for share in (0.33, 0.67)
+            ]
         lines.append(f"  #   - {_flow(keys)}\n")
     return "".join(lines)
 
@@ -187,7 +194,13 @@ def _groups(facts: ProjectFacts) -> str:
 def _training(facts: ProjectFacts) -> str:
     rows = facts.sizes.parts["train"]
     if rows < _SMALL_TABLE:
-        params = {"max_depth": 3, "learning_rate": 0.1, "min_child_weight": 1, "subsample": 0.8, "colsample_bytree": 0.5}
+        params = {
+            "max_depth": 3,
+            "learning_rate": 0.1,
+            "min_child_weight": 1,
+            "subsample": 0.8,
+            "colsample_bytree": 0.5,
+        }
         return f"  rounds: 300\n  early_stopping_rounds: 20\n  params: {_flow(params)}\n"
     params = {"max_depth": 5, "learning_rate": 0.1, "min_child_weight": 5, "subsample": 0.8, "colsample_bytree": 0.8}
     return f"  rounds: 500\n  early_stopping_rounds: 20\n  params: {_flow(params)}\n"
@@ -213,8 +226,8 @@ surety run .             # features, training, gate, promotion, import; goes on 
 surety serve .           # the service on port 3000, with the monitor beside it
 ```
 
-Everything that is made lies in `.surety/` here, or in `SURETY_HOME` where that is set. The other commands work in this folder too:
-`export SURETY_MODEL_NAME={facts.model}`, then `surety status`, `surety report`, `surety labels import FILE`.
+Everything that is made lies in `.surety/` here, or in `SURETY_HOME` where that is set. The other commands work in this
+folder too: `export SURETY_MODEL_NAME={facts.model}`, then `surety status`, `surety report`, `surety models card`.
 
 ## What so many rows can promise
 
@@ -247,7 +260,8 @@ def _left_out_labels(sizes: ProjectSizes) -> str:
         return ""
     shown = ", ".join(f"`{_cell(label)}` ({n} rows)" for label, n in sizes.left_out)
     return (
-        f"\n**Left out, too few rows: {shown}.** The model does not know that there are such cases, and its sets can never name "
+        f"\n**Left out, too few rows: {shown}.** The model does not know that there are such cases, and its sets "
+        f"can never name "
         "them. Find more rows, or put them together with another class in the file.\n"
     )
 
@@ -276,7 +290,8 @@ class ProjectTest(unittest.TestCase):
         self.assertNotIn({facts.plan.label!r}, [column.name for column in version.features])
 
     def test_every_row_of_the_file_holds(self):
-        result = FeaturePipeline(load_config(HERE / "model.yaml"), load_settings(home=HERE / ".surety")).run(dry_run=True)
+        pipeline = FeaturePipeline(load_config(HERE / "model.yaml"), load_settings(home=HERE / ".surety"))
+        result = pipeline.run(dry_run=True)
         self.assertEqual(result.problems, ())
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
 from ml_core.lab.training.packing import Note
+from ml_core.serve.model.bundle import verify_folder
 from ml_core.serve.model.promotion_record import RuleVerdict
 
 __all__ = ["STEPS", "ClassCoverage", "Project", "ProjectRun", "open_project", "run_project"]
@@ -182,15 +183,21 @@ class _Run:
         self._done(STEPS[3])
         with registry.bundle_folder(version) as folder:
             metrics = _metrics_in(folder)
-        about = {"version": version.version, "model_hash": decision.model_hash, "metrics": metrics}
-        about["classes"] = _classes(decision, metrics, rows.classes)
+        judged = ProjectRun(
+            status="refused",
+            version=version.version,
+            model_hash=decision.model_hash,
+            metrics=metrics,
+            classes=_classes(decision, metrics, rows.classes),
+            failed=decision.failed,
+        )
         if decision.decision == "refused":
-            return ProjectRun("refused", failed=_failed(decision), steps=tuple(self._steps), **about)
+            return replace(judged, steps=tuple(self._steps))
         self._steps += ["promotion"] if decision.decision == "promoted" else []
         imported = import_version(registry, version, self._settings)
         self._steps += ["import"] if imported.is_new else []
         self._done(STEPS[4])
-        return ProjectRun("ready", tag=imported.tag, steps=tuple(self._steps), **about)
+        return replace(judged, status="ready", tag=imported.tag, steps=tuple(self._steps))
 
     def _known_state(self, *, force: bool) -> _State:
         fingerprint = _fingerprint(self._project)
@@ -261,7 +268,9 @@ def _fingerprint(project: Project) -> str:
 
 def _put_aside(project: Project, note: Note) -> None:
     if not project.has_own_home:
-        raise ConfigError("--start-over", f"is for a home in the project, not for SURETY_HOME ({project.settings.home})")
+        raise ConfigError(
+            "--start-over", f"is for a home in the project, not for SURETY_HOME ({project.settings.home})"
+        )
     home, number = project.settings.home, 1
     if not home.exists():
         return
@@ -272,21 +281,11 @@ def _put_aside(project: Project, note: Note) -> None:
 
 
 def _metrics_in(folder: Path) -> dict[str, float]:
-    from ml_core.serve.model.bundle import verify_folder
-
     manifest, _, _ = verify_folder(folder, None)
     return dict(manifest.metrics)
 
 
-def _failed(decision: Promotion) -> tuple[RuleVerdict, ...]:
-    """The rules that said no: those of the gate one by one, and those of the comparison with the champion."""
-    ours = tuple(rule for rule in decision.gate.rules if not rule.passed)
-    return ours + tuple(rule for rule in decision.rules if not rule.passed and rule.rule != "gate")
-
-
-def _classes(
-    decision: Promotion, metrics: dict[str, float], classes: Sequence[object]
-) -> tuple[ClassCoverage, ...]:
+def _classes(decision: Promotion, metrics: dict[str, float], classes: Sequence[object]) -> tuple[ClassCoverage, ...]:
     limits = {rule.rule: rule.limit for rule in decision.gate.rules}
     found = []
     for label in classes:

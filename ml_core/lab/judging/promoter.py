@@ -17,7 +17,7 @@ from ml_core.base.journal import Journal, who
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.deployment_gate import rows_of, validate_deployment
-from ml_core.lab.judging.promotion_rules import compare, gate_rule, score, shared_rows
+from ml_core.lab.judging.promotion_rules import GATE_RULE, compare, gate_rule, score, shared_rows
 from ml_core.lab.judging.recalibration_rules import CalibratedAnew, has_the_same_scorer, restores_coverage
 from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_rules
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
@@ -60,6 +60,12 @@ class Promotion:
     rules: tuple[RuleVerdict, ...]
     compared_on: str
     gate: GateReport
+
+    @property
+    def failed(self) -> tuple[RuleVerdict, ...]:
+        """The rules that said no: those of the gate one by one, then those of the comparison with the champion."""
+        of_gate = tuple(rule for rule in self.gate.rules if not rule.passed)
+        return of_gate + tuple(rule for rule in self.rules if not rule.passed and rule.rule != GATE_RULE)
 
 
 def promote_version(

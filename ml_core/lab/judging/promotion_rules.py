@@ -20,7 +20,10 @@ from ml_core.lab.training.weighting import sets_of_bundle
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.promotion_record import GateReport, RuleVerdict
 
-__all__ = ["ScoredModel", "compare", "gate_rule", "score", "shared_rows"]
+__all__ = ["GATE_RULE", "ScoredModel", "compare", "gate_rule", "score", "shared_rows"]
+
+GATE_RULE = "gate"
+"""The rule of a promotion that stands for the whole deployment gate."""
 
 _ABOUT_SETS = frozenset({"mean_set_size", "singleton_share", "empty_share"})
 _HIGHER_IS_BETTER = frozenset({"roc_auc", "brier_skill", "singleton_share"})
@@ -37,7 +40,7 @@ class ScoredModel:
 def gate_rule(gate: GateReport) -> RuleVerdict:
     """The verdict of the deployment gate, with the rules that refuse."""
     failed = "; ".join(f"{r.rule} ({r.note})" if r.note else r.rule for r in gate.rules if not r.passed)
-    return claim("gate", gate.passed, f"the deployment gate refuses by: {failed}" if failed else "passed")
+    return claim(GATE_RULE, gate.passed, f"the deployment gate refuses by: {failed}" if failed else "passed")
 
 
 def compare(
