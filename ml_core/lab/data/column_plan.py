@@ -229,7 +229,7 @@ def _feature(profile: ColumnProfile) -> PlannedColumn:
     if profile.kind == "datetime":
         return PlannedColumn(Column(profile.name, "datetime", "", transform="date_parts", **common), gaps)
     levels = tuple(str(value) for value, _ in profile.counts)
-    transform: Any = "one_hot" if len(levels) <= _MOST_ONE_HOT else "ordinal"
+    transform: Any = "one_hot" if 1 < len(levels) <= _MOST_ONE_HOT else "ordinal"
     rare = [f"{value} ({n})" for value, n in profile.counts if n < _RARE_LEVEL]
     shown = ", ".join(rare[:8]) + (f" and {len(rare) - 8} more" if rare[8:] else "")
     remark = _joined(f"rare: {shown}" if rare else "", gaps)

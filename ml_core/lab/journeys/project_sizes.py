@@ -22,10 +22,12 @@ from ml_core.lab.training.labelled_rows import PARTS, split_of
 __all__ = ["ClassSizes", "ProjectSizes", "choose_sizes"]
 
 _LEVELS = tuple(Decimal(text) for text in ("0.90", "0.85", "0.80"))
-_PLENTY, _SMALL = (
+_PLENTY, _SMALL, _TINY = (
     {"train": 0.50, "validation": 0.10, "calibration": 0.20, "test": 0.20},
     {"train": 0.40, "validation": 0.10, "calibration": 0.25, "test": 0.25},
+    {"train": 0.35, "validation": 0.15, "calibration": 0.25, "test": 0.25},
 )
+_TINY_CLASS = 60  # rows: of fewer, a tenth may well be none
 _ENOUGH_TESTS = 100  # of each class, for the shares of a table of plenty
 _GAP = Decimal("0.02")  # between the level and the floor that the gate enforces
 _SLACK = 0.8  # of the rarest class's test rows are asked for, so that a few rows less do not refuse a model
@@ -110,14 +112,7 @@ def choose_sizes(
             break
         rarest = min(small, key=lambda k: counts[k])
         if len(kept) == 2:
-            needs = int(np.ceil(needed_rows(wanted) / split.calibration))
-            raise DataError(
-                f"class {labels[rarest]!r}",
-                f"has {counts[rarest]} rows, {table[rarest][_at('calibration')]} of them to calibrate with; a "
-                f"promise of "
-                f"{wanted} needs {needed_rows(wanted)} there, which takes about {2 * needs} rows of each class: add "
-                f"rows",
-            )
+            raise DataError(f"class {labels[rarest]!r}", _too_few(table[rarest], wanted, split))
         kept.remove(rarest)
         left_out.append((labels[rarest], int(counts[rarest])))
     least = min(int(table[k][_at("calibration")]) for k in kept)
@@ -135,8 +130,21 @@ def _at(part: str) -> int:
 
 
 def _split_for(rows_of_rarest: int) -> SplitConfig:
-    shares = _PLENTY if rows_of_rarest * _PLENTY["test"] >= _ENOUGH_TESTS else _SMALL
-    return SplitConfig(**shares)
+    if rows_of_rarest * _PLENTY["test"] >= _ENOUGH_TESTS:
+        return SplitConfig(**_PLENTY)
+    return SplitConfig(**(_TINY if rows_of_rarest < _TINY_CLASS else _SMALL))
+
+
+def _too_few(rows: npt.NDArray[np.int64], level: Decimal, split: SplitConfig) -> str:
+    """Why a class cannot be promised anything, given its rows in each part, shape (4,)."""
+    needed, found = needed_rows(level), int(rows[_at("calibration")])
+    if found >= needed:
+        return f"has {int(rows.sum())} rows, none of them in the part {PARTS[int(rows.argmin())]!r}: add rows"
+    about = int(np.ceil(1.5 * needed / split.calibration))
+    return (
+        f"has {int(rows.sum())} rows, {found} of them to calibrate with, and a promise of {level} needs {needed}, which "
+        f"takes about {about} rows of each class: add rows"
+    )
 
 
 def _by_part(y_index: npt.NDArray[np.int64], parts: npt.NDArray[np.str_], n_classes: int) -> npt.NDArray[np.int64]:

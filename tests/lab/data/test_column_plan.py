@@ -44,7 +44,13 @@ def test_without_a_group_the_row_number_is_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("low", "high", "bounds"),
-    [(20.0, 59.0, (0, 100)), (0.1, 0.9, (0, 1.7)), (-5.0, 5.0, (-20, 20)), (-9.0, -1.0, (-17, 0)), (2013, 2019, (2007, 2025))],
+    [
+        (20.0, 59.0, (0, 100)),
+        (0.1, 0.9, (0, 1.7)),
+        (-5.0, 5.0, (-20, 20)),
+        (-9.0, -1.0, (-17, 0)),
+        (2013, 2019, (2007, 2025)),
+    ],
 )
 def test_bounds_are_wider_than_what_was_seen_and_round(tmp_path, low, high, bounds):
     found = column(planned(tmp_path, {"x": np.linspace(low, high, N)}), "x")
@@ -122,5 +128,13 @@ def test_without_a_column_to_learn_from_the_reasons_are_told(tmp_path):
 
 
 def test_groups_worth_watching_are_known_by_name(tmp_path):
-    plan = planned(tmp_path, {"Age": np.arange(N) % 40, "race": ["a", "b"] * (N // 2), "page": np.arange(N) / 7, "voltage": np.arange(N) / 9})
+    plan = planned(
+        tmp_path,
+        {
+            "Age": np.arange(N) % 40,
+            "race": ["a", "b"] * (N // 2),
+            "page": np.arange(N) / 7,
+            "voltage": np.arange(N) / 9,
+        },
+    )
     assert [p.column.name for p in plan.watched] == ["Age", "race"]
