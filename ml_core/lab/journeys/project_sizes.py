@@ -142,8 +142,8 @@ def _too_few(rows: npt.NDArray[np.int64], level: Decimal, split: SplitConfig) ->
         return f"has {int(rows.sum())} rows, none of them in the part {PARTS[int(rows.argmin())]!r}: add rows"
     about = int(np.ceil(1.5 * needed / split.calibration))
     return (
-        f"has {int(rows.sum())} rows, {found} of them to calibrate with, and a promise of {level} needs {needed}, which "
-        f"takes about {about} rows of each class: add rows"
+        f"has {int(rows.sum())} rows, {found} of them to calibrate with, and a promise of {level} needs {needed}, "
+        f"which takes about {about} rows of each class: add rows"
     )
 
 

@@ -83,7 +83,7 @@ def test_the_format_is_told_in_words():
 def test_a_semicolon_table_read_as_commas_says_what_to_set(tmp_path):
     (tmp_path / "t.csv").write_text("age;weight\n1;2\n")
     with pytest.raises(
-        DataError, match="has no column age; its cells seem to be separated by ';': set data.csv.separator"
+        DataError, match=r"has no column age; its cells seem to be separated by ';': set data\.csv\.separator"
     ):
         read_table(tmp_path / "t.csv", ["age"])
 
