@@ -37,6 +37,9 @@ def _level(_context: click.Context, option: click.Parameter, value: str | None) 
 @click.option(
     "--level", callback=_level, help="Confidence level of the sets (default: 0.9, or less where rows are few)."
 )
+@click.option(
+    "--subjects", default="subjects", show_default=True, help="What the group column names, for messages, e.g. storms."
+)
 @output_option
 def command(
     rows: Path,
@@ -45,6 +48,7 @@ def command(
     group: str | None,
     time: str | None,
     level: Decimal | None,
+    subjects: str,
     output: str,
 ) -> None:
     """Look at ROWS (CSV of any separator and encoding, or Parquet) and write a project into FOLDER.
@@ -54,11 +58,12 @@ def command(
 
     \b
     Example: surety init visits.csv my-risk --label readmitted --group patient_id --time admitted
+    Example: surety init tracks.csv storms --label category --group storm --subjects storms
     Example: surety init wine.parquet wine --label kind --level 0.8
     """
     from ml_core.lab.journeys.new_project import make_project
 
-    made = make_project(rows, folder, label, group, time, level)
+    made = make_project(rows, folder, label, group, time, level, subjects)
     _say(made)
     emit(_facts(made), output)
 

@@ -372,6 +372,11 @@ class ModelConfig(_Section):
         None,
         description="The Python file of a feature version, or of a transform; its path is relative to this one.",
     )
+    subjects: str = Field(
+        "patients",
+        pattern=r"^[A-Za-z][A-Za-z _-]{0,39}$",
+        description="What the group column names, in the plural, for messages: customers, storms, machines.",
+    )
     seed: int = Field(20_140, ge=0)
     data: DataConfig
     split: SplitConfig = SplitConfig()

@@ -44,7 +44,7 @@ class NewProject:
 
 def make_project(
     rows: Path, folder: Path, label: str, group: str | None = None, time: str | None = None,
-    level: Decimal | None = None,
+    level: Decimal | None = None, subjects: str = "subjects",
 ) -> NewProject:  # fmt: skip
     """Look at the rows and write the folder.
 
@@ -54,6 +54,7 @@ def make_project(
     folder : new or empty; its name becomes the model's
     label, group, time : names of columns: what is predicted, whose row it is, when it was
     level : confidence level; found out from the number of rows if None
+    subjects : what the group column names, in the plural, for messages
 
     Raises
     ------
@@ -70,7 +71,7 @@ def make_project(
     sizes = choose_sizes(_y_index(table, plan), _groups(table, plan), [value for value, _ in plan.counts], level)
     questions = tuple(questions_about(table, plan, find_giveaways(table, plan)))
     source = Path(os.path.relpath(rows.resolve(), folder.resolve()))
-    facts = ProjectFacts(model, source, table, plan, sizes, questions)
+    facts = ProjectFacts(model, subjects, source, table, plan, sizes, questions)
     for name, text in project_texts(facts).items():
         with written_for_user(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")

@@ -30,12 +30,14 @@ class ProjectFacts:
     Attributes
     ----------
     model : its name
+    subjects : what the group column names, in the plural
     source : of the rows, relative to the project
     table, plan, sizes, questions : what was found and chosen
     seed : of splits' ties and training
     """
 
     model: str
+    subjects: str
     source: Path
     table: TableProfile
     plan: ColumnPlan
@@ -109,6 +111,7 @@ def _model(facts: ProjectFacts) -> str:
 # One file says how this model is made and judged. Every key: docs/reference/configuration.md of surety-bundle.
 model: {facts.model}
 columns: columns.yaml
+subjects: {facts.subjects}  # what `{facts.plan.group}` names, for messages
 seed: 20140
 
 data:

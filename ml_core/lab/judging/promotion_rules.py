@@ -119,7 +119,7 @@ def shared_rows(
     name, ours, theirs = "test_patients_shared", challenger.manifest.training, champion.manifest.training
     in_time = any(training.params.get("split_by") == "time" for training in (ours, theirs))
     if not in_time and (ours.split_salt, ours.split_shares) != (theirs.split_salt, theirs.split_shares):
-        problem = "the champion was trained with another split: its test patients differ"
+        problem = f"the champion was trained with another split: its test {test.subjects} differ"
         return test, None, claim(name, passed=False, note=problem)
     if champion.manifest.classes != test.classes:
         return test, None, claim(name, passed=False, note="the champion knows other classes")
@@ -129,7 +129,7 @@ def shared_rows(
         cell_rows(champion.manifest.groups, champion.calibration, champion.grouped, shared)
     except (ConfigError, DataError, InvalidRows) as error:
         return test, None, claim(name, passed=False, note=f"the champion cannot read the challenger's rows: {error}")
-    found = f"{len(shared)} rows of {len(np.unique(shared.groups))} patients unseen by both"
+    found = f"{len(shared)} rows of {len(np.unique(shared.groups))} {test.subjects} unseen by both"
     return shared, columns, claim(name, passed=len(shared) > 0, note=found)
 
 

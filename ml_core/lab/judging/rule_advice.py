@@ -36,6 +36,10 @@ _ADVICE = {
     ),
     "coverage": _ALIKE,
     "calibration_same_law": _ALIKE,
+    "test_patients_shared": (
+        "the two models have other columns or another split; where nothing is served yet, `surety run PROJECT "
+        "--start-over` puts the earlier models aside"
+    ),
     "test_unseen": (
         "the model knows its test rows: rows of one subject in several parts, or copied rows? Name the group column"
     ),

@@ -128,7 +128,7 @@ def _fit(config: ModelConfig, params: dict[str, float | int | str], rows: Labell
     train, validation = rows.part("train"), rows.part("validation")
     for part, name in ((train, "train"), (validation, "validation")):
         if len(set(part.y_index.tolist())) < len(rows.classes):
-            raise DataError(rows.origin, f"its {name} patients lack a class: add rows")
+            raise DataError(rows.origin, f"its {name} {rows.subjects} lack a class: add rows")
     names = [name.translate(_NOT_IN_XGBOOST) for name in rows.features.feature_names]
     threads = params["nthread"]
     learn = xgboost.QuantileDMatrix(train.matrix, train.y_index, feature_names=names, nthread=threads)
