@@ -113,7 +113,7 @@ class FeaturePipeline:
         verdict = validate_frame(raw.frame, config.feature_version, self._beside)
         bad = int((~verdict.good).sum())
         if bad and quarantine is None:
-            raise InvalidRows(str(config.source), bad, len(raw.frame), verdict.problems)
+            raise InvalidRows(str(config.source), bad, len(raw.frame), verdict.problems, verdict.unknown_levels)
         if bad == len(raw.frame):
             raise DataError(str(config.source), f"no row holds: {_in_words(verdict)}")
         kept = raw.frame[verdict.good].reset_index(drop=True)
