@@ -69,7 +69,7 @@ def _without(values: pd.Series[Any], nulls: Sequence[float | str]) -> pd.Series[
     numbers = {float(value) for value in nulls if not isinstance(value, str)}
     is_null = values.astype(str).isin(texts).to_numpy(dtype=bool)
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        is_null |= values.isin(numbers).to_numpy(dtype=bool)
+        is_null = is_null | values.isin(numbers).to_numpy(dtype=bool)
     if not is_null.any():
         return values
     if pd.api.types.is_integer_dtype(values):
