@@ -10,6 +10,12 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_an_edited_constant_of_the_feature_module_is_told_plainly",
     ),
     "cli/test_cmd_report.py": ("test_verify_finds_a_changed_row",),
+    "cli/test_cmd_run.py": (
+        "test_a_column_that_gives_every_class_away_stops_the_run_until_it_is_answered",
+        "test_a_run_ends_with_one_summary_and_goes_on_where_it_stopped",
+        "test_a_gate_that_refuses_says_why_and_what_to_do",
+        "test_starting_over_is_for_a_home_of_the_project",
+    ),
     "cli/test_cmd_retrain.py": (
         "test_a_refusal_is_a_sound_no",
         "test_forced_by_the_environment_it_trains_and_the_summary_tells_it",
@@ -59,6 +65,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_native_xgboost_models_need_no_trust",
         "test_what_cannot_become_one_of_ours_is_refused_in_one_line",
     ),
+    "lab/journeys/test_new_project.py": (),
     "lab/journeys/test_recalibrate.py": (),
     "lab/journeys/test_weighted_roads.py": (),
     "lab/journeys/test_retrain.py": (

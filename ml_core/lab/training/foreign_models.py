@@ -212,10 +212,28 @@ def _check_shape(
     if n_features != len(wanted):
         raise ArtefactError(file, f"takes {n_features} features, {rows.features.name} has {len(wanted)}")
     if names is not None and tuple(names) not in (wanted, tuple(f"f{i}" for i in range(len(wanted)))):
-        raise ArtefactError(file, f"takes other features, or in another order, than {rows.features.name} has")
+        where = _first_difference(names, wanted)
+        raise ArtefactError(file, f"takes other features, or in another order, than {rows.features.name} has: {where}")
     labels = list(labels)
     if n_classes != len(rows.classes) or (labels != list(rows.classes) and labels != list(range(n_classes))):
-        raise ArtefactError(file, f"knows {n_classes} labels, which are not the {len(rows.classes)} of {rows.origin}")
+        known = labels if len(labels) == n_classes else list(range(n_classes))
+        raise ArtefactError(
+            file,
+            f"knows the labels {_few(known)}; {rows.origin} has {_few(rows.classes)}: name them alike, in the same "
+            f"order",
+        )
+
+
+def _first_difference(names: Sequence[str], wanted: Sequence[str]) -> str:
+    """Where two lists of names of the same length differ first."""
+    at = next(i for i, (name, other) in enumerate(zip(names, wanted, strict=True)) if name != other)
+    return (
+        f"its feature {at + 1} is {names[at]!r}, where {wanted[at]!r} is wanted; fit it on the columns of that matrix"
+    )
+
+
+def _few(labels: Sequence[object]) -> str:
+    return ", ".join(map(str, labels[:10])) + (" …" if len(labels) > 10 else "")
 
 
 def _inside(folder: Path, name: object) -> Path:

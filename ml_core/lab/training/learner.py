@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.errors import ConfigError, DataError
+from ml_core.base.near_names import meant
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.onnx_export import XGBOOST_LIMIT, check_agrees, xgboost_to_onnx
@@ -30,6 +31,14 @@ _SYNONYMS = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha
 _OURS = frozenset({
     "objective", "num_class", "eval_metric", "seed", "random_state", "seed_per_iteration",
     "nthread", "n_jobs", "tree_method", "device", "booster", "verbosity",
+})  # fmt: skip
+_NATIVE = frozenset(
+    {"max_cached_hist_node", "extmem_single_page", "refresh_leaf", "process_type", "updater", "min_split_loss"}
+)
+"""Parameters that XGBoost's wrapper for scikit-learn does not list."""
+_OF_ITS_WRAPPER = frozenset({
+    "n_estimators", "early_stopping_rounds", "callbacks", "missing", "importance_type", "validate_parameters",
+    "enable_categorical", "feature_types", "feature_weights", "multi_strategy", "eval_metric",
 })  # fmt: skip
 _NOT_IN_XGBOOST = str.maketrans("[]<", "()_")
 """Characters that XGBoost refuses in names of features, such as that of the level ``<30``."""
@@ -83,6 +92,8 @@ def learner_params(config: ModelConfig, n_classes: int, n_rows: int) -> dict[str
     for name in config.training.params:
         if name in _OURS:
             raise ConfigError(f"training.params.{name}", "is set by surety and cannot be configured")
+        if name not in (known := _known_params()):
+            raise ConfigError(f"training.params.{name}", f"is no hyper-parameter of XGBoost; {meant(name, known)}")
     binary = n_classes == 2
     fixed: dict[str, float | int | str] = {
         "objective": "binary:logistic" if binary else "multi:softprob",
@@ -95,6 +106,13 @@ def learner_params(config: ModelConfig, n_classes: int, n_rows: int) -> dict[str
         fixed["num_class"] = n_classes
     chosen = {_SYNONYMS.get(name, name): value for name, value in config.training.params.items()}
     return {**_DEFAULTS, **chosen, **fixed}
+
+
+def _known_params() -> frozenset[str]:
+    """Hyper-parameters of XGBoost's trees, which itself passes over those that it does not know."""
+    import xgboost
+
+    return (frozenset(xgboost.XGBClassifier().get_params()) | _SYNONYMS.keys() | _NATIVE) - _OURS - _OF_ITS_WRAPPER
 
 
 def booster_proba(booster: Any, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -110,7 +128,7 @@ def _fit(config: ModelConfig, params: dict[str, float | int | str], rows: Labell
     train, validation = rows.part("train"), rows.part("validation")
     for part, name in ((train, "train"), (validation, "validation")):
         if len(set(part.y_index.tolist())) < len(rows.classes):
-            raise DataError(rows.origin, f"its {name} patients lack a class: add rows")
+            raise DataError(rows.origin, f"its {name} {rows.subjects} lack a class: add rows")
     names = [name.translate(_NOT_IN_XGBOOST) for name in rows.features.feature_names]
     threads = params["nthread"]
     learn = xgboost.QuantileDMatrix(train.matrix, train.y_index, feature_names=names, nthread=threads)
