@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ Kind = Literal["int", "float", "bool", "category", "text", "datetime", "empty"]
 MOST_LEVELS = 50
 """So many different texts are the levels of a category in any table; more only where each comes often."""
 _LARGEST_CATEGORY, _ROWS_PER_LEVEL = 500, 50
+_MOST_WORDS, _OFTEN, _FEWEST_NUMBERS = 3, 2, 10
 _TRUTHS = frozenset({"true", "false"})
 _TRIED_DATES = 1_000
 _DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y",
@@ -53,6 +54,7 @@ class ColumnProfile:
     distinct_values : the different values, by code
     codes : shape (rows,), which of them each row has; -1 where none
     numbers : shape (rows,), a number's values as float64 with NaN; None for other kinds
+    words : texts that stand between its numbers and are counted as nulls: (text, rows), most rows first
     """
 
     name: str
@@ -68,6 +70,7 @@ class ColumnProfile:
     distinct_values: Sequence[Any] = ()
     codes: npt.NDArray[np.int64] | None = None
     numbers: npt.NDArray[np.float64] | None = None
+    words: tuple[tuple[str, int], ...] = ()
 
     @property
     def filled(self) -> int:
@@ -186,6 +189,8 @@ def _of_texts(name: str, values: pa.ChunkedArray, form: CsvConfig, *, typed: boo
             padded = any(re.match(r"\s*[+-]?0[0-9]", text) for text in distinct)
             if not padded:  # 007 is a name, and no number
                 return _of_numbers(name, codes, numbers)
+        elif (words := _words_between(numbers, codes)) is not None:
+            return _of_numbers_between(name, codes, numbers, words)
         if {text.lower() for text in distinct[:3]} <= _TRUTHS and len(distinct) <= 6:
             return _with_counts(name, "bool", codes, distinct)
     if len(distinct) <= MOST_LEVELS and not _like_dates(distinct):
@@ -217,6 +222,34 @@ def _of_numbers(name: str, codes: npt.NDArray[np.int64], distinct: pd.Series[Any
     if kind == "int" and finite.size and np.abs(finite).max() >= EXACT:
         kind = "text"  # names, of more digits than a number keeps
     return _plain_profile(name, kind, codes, exact, low=bounds[0], high=bounds[1], counts=counts, numbers=numbers)
+
+
+def _words_between(distinct: pd.Series[Any], codes: npt.NDArray[np.int64]) -> list[int] | None:
+    """Codes of the few texts that stand again and again in a column of numbers, such as "n.d."; None for other columns.
+
+    A text with a digit in it, such as ">300", is an amount that somebody wrote down, and never one of these.
+    """
+    words = [code for code, value in enumerate(distinct) if isinstance(value, str)]
+    if not 0 < len(words) <= _MOST_WORDS or any(re.search("[0-9]", distinct.iloc[code]) for code in words):
+        return None
+    rows = np.bincount(codes[codes >= 0], minlength=len(distinct))
+    is_number = np.isin(np.arange(len(distinct)), words, invert=True)
+    many = is_number.sum() > MOST_LEVELS or (
+        is_number.sum() >= _FEWEST_NUMBERS and rows[is_number].sum() > rows.sum() / 2
+    )
+    return words if many and (rows[words] >= _OFTEN).all() else None
+
+
+def _of_numbers_between(
+    name: str, codes: npt.NDArray[np.int64], distinct: pd.Series[Any], words: Sequence[int]
+) -> ColumnProfile:
+    is_word = np.isin(np.arange(len(distinct)), words)
+    place = np.where(is_word, -1, np.cumsum(~is_word) - 1)
+    left = np.where(codes >= 0, place[codes], -1)
+    counted = _counted(np.where(codes >= 0, codes, -1), distinct.tolist())
+    found = _of_numbers(name, left, distinct[~is_word].reset_index(drop=True))
+    texts = {distinct.iloc[code] for code in words}
+    return replace(found, words=tuple((text, n) for text, n in counted if text in texts))
 
 
 def _with_counts(name: str, kind: Kind, codes: npt.NDArray[np.int64], distinct: Sequence[Any]) -> ColumnProfile:

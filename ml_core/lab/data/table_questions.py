@@ -73,6 +73,7 @@ def questions_about(table: TableProfile, plan: ColumnPlan, telling: Sequence[Giv
     asked += _subjects(table, plan)
     asked += _empty_labels(table, plan)
     asked += [q for profile in profiles for q in _sentinels(profile)]
+    asked += _words_between_numbers(profiles)
     asked += _null_levels(profiles)
     asked += _dates(plan, table)
     asked += _duplicates(table)
@@ -174,6 +175,16 @@ def _sentinels(profile: ColumnProfile) -> list[Question]:
             f"columns.yaml",
         )
     ]
+
+
+def _words_between_numbers(profiles: Sequence[ColumnProfile]) -> list[Question]:
+    found = [f"`{p.name}`: {text!r} in {n:,} rows" for p in profiles for text, n in p.words]
+    if not found:
+        return []
+    text = (
+        f"Words in columns of numbers: {_listed(found[:_SHOWN], len(found))}. They are read as not known. Is that so?"
+    )
+    return [Question(text, "if one means a number: write it into the file; data.null_values in model.yaml lists them")]
 
 
 def _null_levels(profiles: Sequence[ColumnProfile]) -> list[Question]:

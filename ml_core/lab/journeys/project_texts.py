@@ -157,6 +157,13 @@ def _data_lines(facts: ProjectFacts) -> str:
     }
     if dates:
         lines.append(f"  dates: {_flow(dates)}")
+    words = {
+        profile.name: [text for text, _ in profile.words]
+        for planned in facts.plan.columns
+        if (profile := facts.table.column(planned.column.name)) is not None and profile.words
+    }
+    if words:
+        lines.append(f"  null_values: {_flow(words)}")
     target = facts.table.column(facts.plan.label)
     unlabelled = target is not None and target.nulls > 0
     left = [*([None] if unlabelled else []), *(label for label, _ in facts.sizes.left_out)]

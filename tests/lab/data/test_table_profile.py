@@ -44,6 +44,23 @@ def test_gaps_ranges_and_levels(tmp_path, suffix):
     assert (c.counts, c.nulls, c.codes.tolist()) == ((("b", 2), ("a", 1)), 1, [0, 0, -1, 1])
 
 
+def test_words_that_come_again_among_numbers_are_gaps(tmp_path):
+    numbers = [str(n) for n in range(60)]
+    table = profile(
+        tmp_path,
+        {
+            "v": [*numbers, "n.d.", "n.d."],
+            "once": [*numbers, "n.d.", "7"],  # a slip of the pen, perhaps
+            "amount": [*numbers, ">300", ">300"],  # says something
+            "many": [*numbers[:54], *"aabbccdd"],
+        },
+    )
+    v, *others = table.columns
+    assert (v.kind, v.nulls, v.low, v.high, v.words) == ("int", 2, 0.0, 59.0, (("n.d.", 2),))
+    assert np.isnan(v.numbers).tolist() == [False] * 60 + [True] * 2
+    assert [(c.kind, c.words) for c in others] == [("text", ())] * 3
+
+
 def test_whole_decimals_are_whole_numbers_and_fractions_are_not(tmp_path):
     table = profile(tmp_path, {"a": ["1.0", "2.0"], "b": ["1.0", "2.5"]})
     assert [c.kind for c in table.columns] == ["int", "float"]
