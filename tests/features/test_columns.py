@@ -51,8 +51,8 @@ def test_a_sound_column_is_let_in(column):
         (Column("n", "text", "x"), "is a text feature, and needs examples"),
         (Column("n", "text", "x", pattern="[a-z", examples=("a",)), "has a pattern that is no regular expression"),
         (Column("n", "text", "x", pattern="[a-z]", examples=("A",)), "has examples that its own pattern refuses"),
-        (replace(LABEL, name="other"), "2 columns have the role 'label'; one is wanted"),
-        (replace(GROUP, name="other"), "2 columns have the role 'group'; one is wanted"),
+        (replace(LABEL, name="other"), "2 columns have the role 'label': give it to one alone"),
+        (replace(GROUP, name="other"), "2 columns have the role 'group': give it to one alone"),
         (replace(GROUP, name="ward", role="id"), None),
     ],
 )
@@ -69,8 +69,8 @@ def test_a_faulty_column_is_named_with_what_is_wanted(column, words):
         (replace(LABEL, dtype="int", levels=()), "'finding' is the label"),
         (replace(GROUP, nullable=True), "'patient' is the group"),
         (replace(GROUP, dtype="float"), "'patient' is the group"),
-        (replace(NUMBER, role="time"), "0 columns have the role 'feature'; at least one is wanted"),
-        (replace(GROUP, role="id"), "0 columns have the role 'group'; one is wanted"),
+        (replace(NUMBER, role="time"), "no column has the role 'feature': give it to the one to learn from"),
+        (replace(GROUP, role="id"), "no column has the role 'group': give it to the one which says whose a row is"),
     ],
 )
 def test_a_table_lacks_nothing_that_every_table_has(changed, words):

@@ -187,7 +187,7 @@ def test_a_model_the_gate_refuses_is_registered_but_not_imported(home, logged, c
         ("no proba", "LinearSVC is no classifier with predict_proba"),
         ("no nan", "missing values are NaN"),
         ("too narrow", "takes 3 features, v1 has 11"),
-        ("other labels", "knows the labels no, yes; table v1 version 0 has 0, 1: name them alike"),
+        ("other labels", "knows the labels no, yes; file calibration.parquet has 0, 1: name them alike"),
         ("regression", "objective reg:squarederror"),
         ("shuffled", "in another order"),
     ],
