@@ -182,11 +182,22 @@ class TrainingConfig(_Section):
 class GateConfig(_Section):
     """The pre-deployment gate. A coverage floor is judged with the beta-binomial band."""
 
-    min_roc_auc: float = Field(0.75, ge=0.5, le=1)
+    min_roc_auc: float = Field(
+        0.75, ge=0.5, le=1, description="With more than two classes, of the mean over classes of one against the rest."
+    )
     roc_auc_note: str = Field("", description="Why this floor; shown in the gate report.")
     min_coverage: float = Field(0.88, ge=0, le=1)
-    max_brier: float = Field(0.20, ge=0, le=1)
-    min_brier_skill: float = Field(0.0, ge=-1, lt=1, description="Must be exceeded.")
+    max_brier: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Of two classes it is the mean squared error of P(second label), in [0, 1]; of more it is summed over "
+        "classes, in [0, 2]. Without it, 0.20 for two classes, and no limit for more, whose scale depends on their number "
+        "and shares: there min_brier_skill judges.",
+    )
+    min_brier_skill: float = Field(
+        0.0, ge=-1, lt=1, description="Share of the base rate's Brier score that is gained. Must be exceeded."
+    )
     min_group_coverage: float = Field(
         0.75,
         ge=0,
@@ -210,6 +221,10 @@ class GateConfig(_Section):
         description="With `split.by: time`: smallest coverage of the test rows of patients seen before, per class, "
         "judged like min_coverage; without it their coverage is only shown.",
     )
+
+    def brier_limit(self, n_classes: int) -> float | None:
+        """Largest Brier score of a model of that many classes; None where only its skill is judged."""
+        return 0.20 if self.max_brier is None and n_classes == 2 else self.max_brier
 
 
 class PromotionConfig(_Section):

@@ -218,10 +218,10 @@ def _performance(case: GateCase) -> list[RuleVerdict]:
     if case.is_recalibrated:
         rows = case.rows
         return skill_rules(gate, case.predictor.score(rows.matrix), rows.y_index, rows.groups)
-    metrics = case.metrics
+    metrics, most = case.metrics, gate.brier_limit(len(case.predictor.classes))
     return [
         at_least("roc_auc", finite_metric(metrics, "roc_auc"), gate.min_roc_auc, gate.roc_auc_note),
-        at_most("brier", finite_metric(metrics, "brier"), gate.max_brier),
+        *([] if most is None else [at_most("brier", finite_metric(metrics, "brier"), most)]),
         above("brier_skill", finite_metric(metrics, "brier_skill"), gate.min_brier_skill, "gain over the base rate"),
     ]
 

@@ -23,6 +23,7 @@ import yaml
 
 from ml_core.base.errors import RegistryError, RegistryUnreachable, SuretyError
 from ml_core.base.settings import Settings
+from ml_core.lab.registry.mlflow_names import name_from_mlflow
 from ml_core.lab.registry.moved_home import move_in
 
 __all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion", "bundle_in", "quiet_environment"]
@@ -198,7 +199,7 @@ class ModelRegistry:
             return {}
         with self.session(str(version)) as mlflow:
             logged = mlflow.get_logged_model(version.model_id).metrics or []
-        return {metric.key: float(metric.value) for metric in logged}
+        return {name_from_mlflow(metric.key): float(metric.value) for metric in logged}
 
     def set_alias(self, version: RegisteredVersion, alias: str) -> None:
         """Point the alias at that version."""

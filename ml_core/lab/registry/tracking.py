@@ -16,6 +16,7 @@ import numpy as np
 import ml_core
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.registry.model_card import card_record, keep_card
+from ml_core.lab.registry.mlflow_names import in_batches
 from ml_core.lab.registry.model_registry import CHALLENGER, ModelRegistry, RegisteredVersion
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.packing import PackedModel
@@ -125,13 +126,15 @@ def _log(
         registry.session(f"run of {config.model}") as mlflow,
     ):
         with mlflow.start_run(experiment_id=experiment, tags=dict(tags)) as run:
-            mlflow.log_params(_params(model, config))
+            for part in in_batches(_params(model, config)):
+                mlflow.log_params(part)
             for figure, name in _figures_of(model):
                 mlflow.log_figure(figure, f"plots/{name}.png")
                 figure.clear()
             data = _log_dataset(mlflow, rows)
             logged = _log_pyfunc(mlflow, model, Path(place))
-            mlflow.log_metrics(model.evaluation.metrics, model_id=logged.model_id, dataset=data)
+            for some in in_batches(model.evaluation.metrics):
+                mlflow.log_metrics(some, model_id=logged.model_id, dataset=data)
         version = mlflow.register_model(logged.model_uri, config.model, tags={**tags, "run_id": run.info.run_id})
     return registry.by_version(config.model, str(version.version))
 
