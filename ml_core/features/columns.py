@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 __all__ = ["Column", "ColumnArrays", "DType", "Role", "features_of", "table_fault", "table_hash", "with_role"]
 
-Role = Literal["id", "group", "time", "feature", "label"]
+Role = Literal["id", "group", "time", "feature", "label", "weight"]
 DType = Literal["int", "float", "category", "text", "datetime"]
 
 ColumnArrays = Mapping[str, npt.NDArray[Any]]
@@ -35,7 +35,7 @@ class Column:
     dtype : what a value is; ``category`` takes one of ``levels``, ``text`` must match ``pattern`` whole
     doc : one sentence for people
     role : ``feature`` columns are required in requests; ``id``, ``group`` and ``time`` are optional there, ``label``
-        is refused
+        is refused; ``weight`` says for how many a row of a table stands (survey weights), and is not looked at there
     unit : e.g. ``mg/dL``; empty where there is none
     low, high : smallest and largest value allowed, both inclusive (numbers only)
     nullable : may be null or missing
@@ -83,7 +83,14 @@ def table_fault(columns: Sequence[Column]) -> str | None:
         fault = "is there twice" if names.count(column.name) > 1 else _column_fault(column)
         if fault is not None:
             return f"column {column.name!r} {fault}"
-    for role, least, most in (("group", 1, 1), ("label", 1, 1), ("feature", 1, None), ("id", 0, 1), ("time", 0, 1)):
+    for role, least, most in (
+        ("group", 1, 1),
+        ("label", 1, 1),
+        ("feature", 1, None),
+        ("id", 0, 1),
+        ("time", 0, 1),
+        ("weight", 0, 1),
+    ):
         found = sum(c.role == role for c in columns)
         if found < least or (most is not None and found > most):
             wanted = "at least one" if most is None else "one" if least else "one at most"
@@ -99,6 +106,8 @@ def _column_fault(column: Column) -> str | None:
         return "is the label: a category of at least two levels that is never null"
     if column.role == "group" and (column.dtype not in ("text", "int") or column.nullable):
         return "is the group: a text or a whole number that is never null"
+    if column.role == "weight" and (column.dtype not in ("int", "float") or column.low is None or column.low <= 0):
+        return "is the weight: a number whose lowest value (low) is above 0"
     if column.dtype == "category":
         return _levels_fault(column)
     if column.levels:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ml_core.base.errors import ConfigError
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
@@ -16,6 +18,7 @@ __all__ = [
     "ConformalConfig",
     "DataConfig",
     "DriftConfig",
+    "LEARNERS",
     "GateConfig",
     "GroupConfig",
     "LabelsConfig",
@@ -171,12 +174,45 @@ class ConformalConfig(_Section):
         return next(g for g in self.groups if g.name == (self.calibrate_by or self.groups[0].name))
 
 
-class TrainingConfig(_Section):
-    """XGBoost, with early stopping on the validation groups."""
+LEARNERS = ("xgboost", "lightgbm", "catboost", "hist_gradient_boosting", "random_forest", "logistic_regression")
+"""Learners by name; any other one is an import path."""
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-    rounds: int = Field(600, ge=1, le=100_000)
-    early_stopping_rounds: int = Field(30, ge=1)
-    params: dict[str, float | int | str] = Field(default_factory=dict, description="Passed to XGBoost as they are.")
+
+class TrainingConfig(_Section):
+    """The learner. One that learns in rounds stops on the validation groups."""
+
+    learner: str = Field(
+        "xgboost",
+        description="xgboost, lightgbm, catboost (the last two need the extra `learners`), hist_gradient_boosting, "
+        "random_forest, logistic_regression, or `package.module:Estimator`, a classifier in the manner of scikit-learn.",
+    )
+    rounds: int = Field(600, ge=1, le=100_000, description="Most rounds of one that learns in rounds.")
+    early_stopping_rounds: int = Field(
+        30,
+        ge=1,
+        description="Rounds without a better log loss on the validation groups after which XGBoost, LightGBM and CatBoost "
+        "stop; of hist_gradient_boosting the best of all rounds is taken.",
+    )
+    params: dict[str, bool | int | float | str | list[bool | int | float | str] | None] = Field(
+        default_factory=dict,
+        description="Hyper-parameters under the learner's own names; a name it does not know is refused.",
+    )
+    class_weight: Literal["balanced"] | dict[int | str, Annotated[float, Field(gt=0, lt=1e6)]] | None = Field(
+        None,
+        description="How much more the rows of a class count in training: 'balanced' (all classes weigh the same "
+        "together), or a number for some labels. It moves probabilities away from the share of the classes; the promise "
+        "of the sets stays.",
+    )
+
+    @field_validator("learner")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in LEARNERS and not _IMPORT_PATH.fullmatch(name):
+            near = difflib.get_close_matches(name, LEARNERS, n=1)
+            hint = f": did you mean {near[0]}?" if near else f": {', '.join(LEARNERS)}, or package.module:Estimator"
+            raise ValueError(f"{name[:60]} is no learner{hint}")
+        return name
 
 
 class GateConfig(_Section):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.errors import CannotJudge
+from ml_core.base.errors import ArtefactError, CannotJudge
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.recalibration_rules import enough_outcomes_rules, skill_rules, strangers_rule
 from ml_core.lab.judging.rule_verdicts import (
@@ -34,11 +34,11 @@ from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict, group_
 from ml_core.lab.measuring.weighted_coverage import weighted_verdict
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.learner import booster_proba
-from ml_core.lab.training.onnx_export import XGBOOST_LIMIT
+from ml_core.lab.training.native_models import native_probabilities
+from ml_core.lab.training.onnx_export import BOOSTER_LIMIT, SKLEARN_LIMIT, XGBOOST_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
 from ml_core.lab.training.weighting import row_weights, weighted_evaluation, weighted_rows
-from ml_core.serve.model.bundle import XGBOOST_FILE
+from ml_core.serve.model.bundle import NATIVE_FILES, XGBOOST_FILE
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
 from ml_core.serve.model.manifest import GroupFacts
 from ml_core.serve.model.prediction_sets import ConformalCalibration
@@ -146,7 +146,7 @@ def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
     rules += _performance(case)
     rules += _coverage(case)
     rules += _coverage_by_group(case)
-    rules += [_scorer_is_the_model(case)] if (case.folder / XGBOOST_FILE).exists() else []
+    rules += _scorer_is_the_model(case)
     rules += _reproduces(case)
     rules += [] if case.in_time else _same_law(case)  # a later time may have another law, and coverage is judged above
     return [*rules, _unseen(case), _metrics(case)]
@@ -318,19 +318,31 @@ def _coverage_by_group(case: GateCase) -> list[RuleVerdict]:
     return [group_floor_rule(name, [v for v in verdicts if v.grouping == name]) for name in by.groupings.names]
 
 
-def _scorer_is_the_model(case: GateCase) -> RuleVerdict:
-    """``model.onnx`` gives what ``model.ubj`` gives."""
-    import xgboost
+def _scorer_is_the_model(case: GateCase) -> list[RuleVerdict]:
+    """``model.onnx`` gives what the model gives in its library's own form, where the artefact holds that.
 
+    A model of scikit-learn has no such form but a pickle. What training found when it compared the two must then be
+    recorded, and not above the limit.
+    """
+    manifest = case.predictor.bundle.manifest
+    found = [_agrees(case, file) for file in NATIVE_FILES if file in manifest.files]
+    learner = manifest.training.learner
+    if not found and learner is not None:
+        note = f"largest difference from {learner.estimator} on {learner.compared_rows} rows, as training recorded it: "
+        note += "the artefact holds no second form of the model that could be asked again"
+        compared = learner.largest_difference if learner.compared_rows else None
+        found = [at_most("scorer_was_compared", compared, SKLEARN_LIMIT, note)]
+    return found
+
+
+def _agrees(case: GateCase, file: str) -> RuleVerdict:
+    limit = XGBOOST_LIMIT if file == XGBOOST_FILE else BOOSTER_LIMIT
     try:
-        booster = xgboost.Booster(model_file=bytearray((case.folder / XGBOOST_FILE).read_bytes()))
-        expected = booster_proba(booster, case.calibration.matrix)
+        expected = native_probabilities(case.folder, file, case.calibration.matrix, len(case.predictor.classes))
         difference = float(np.abs(expected - case.calibration_proba).max())
-    except (xgboost.core.XGBoostError, ValueError) as error:
-        return at_most(
-            "scorer_is_the_model", None, XGBOOST_LIMIT, f"{XGBOOST_FILE} cannot be used: {type(error).__name__}"
-        )
-    return at_most("scorer_is_the_model", difference, XGBOOST_LIMIT, f"model.onnx against {XGBOOST_FILE}")
+    except (ArtefactError, ValueError) as error:
+        return at_most("scorer_is_the_model", None, limit, str(error))
+    return at_most("scorer_is_the_model", difference, limit, f"model.onnx against {file}")
 
 
 def _reproduces(case: GateCase) -> list[RuleVerdict]:

@@ -5,6 +5,7 @@ __all__ = [
     "foreign_models",
     "labelled_rows",
     "learner",
+    "native_models",
     "onnx_export",
     "packing",
     "recalibrating",

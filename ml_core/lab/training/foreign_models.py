@@ -16,7 +16,6 @@ from ml_core.base.errors import ArtefactError, RegistryError
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.learner import booster_proba
 from ml_core.lab.training.onnx_export import (
     SKLEARN_LIMIT,
     XGBOOST_LIMIT,
@@ -25,6 +24,7 @@ from ml_core.lab.training.onnx_export import (
     xgboost_to_onnx,
 )
 from ml_core.lab.training.packing import Note, PackedModel, ScorerCandidate, pack_model
+from ml_core.lab.training.xgboost_learner import booster_proba
 from ml_core.serve.features.versions import FeatureVersion
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.serve.model.manifest import Source

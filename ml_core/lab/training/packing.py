@@ -35,12 +35,13 @@ from ml_core.serve.model.bundle import (
     read_bundle,
     write_bundle,
 )
-from ml_core.serve.model.manifest import GroupFacts, Recalibration, Source
+from ml_core.serve.model.manifest import GroupFacts, LearnerFacts, Recalibration, Source
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Guarantee
 from ml_core.serve.model.predictor import Predictor, check_golden, golden_entries
 from ml_core.serve.model.scorer import OnnxScorer, Scorecard, check_probabilities
 
 __all__ = [
+    "DECIDING_LIBRARIES",
     "Note",
     "PackedModel",
     "ScorerCandidate",
@@ -53,8 +54,8 @@ __all__ = [
 ]
 
 GOLDEN_RECORDS = 24
-_DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxmltools", "onnxruntime", "scikit-learn", "skl2onnx")
-"""Libraries whose version can change a byte of the artefact; the learner adds XGBoost."""
+DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxmltools", "onnxruntime", "scikit-learn", "skl2onnx")
+"""Libraries whose version can change a byte of the artefact; the learner adds its own."""
 
 _DEFAULT_SPAN = 1_000.0  # of golden values of a number whose table names no bound
 _MISSING_SHARE = 0.15  # of golden values
@@ -74,10 +75,11 @@ class ScorerCandidate:
     onnx : its serialised form, checked against the model it was made of
     params : hyper-parameters as given to the learner
     fitted_on : names of the parts whose rows the scorecard may be fitted on
-    files : further files of the artefact (``model.ubj``)
+    files : further files of the artefact: the model in its library's own form
     libraries : further libraries that decide its bytes
     source : where a foreign model came from
     scorer_of : the model whose scorer it is, where that is only calibrated anew; scorecard and training facts stay
+    learner : what trained it, where that was not XGBoost
     """
 
     onnx: bytes
@@ -87,6 +89,7 @@ class ScorerCandidate:
     libraries: Mapping[str, str] = field(default_factory=dict)
     source: Source | None = None
     scorer_of: Bundle | None = None
+    learner: LearnerFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,7 @@ def _facts(
         else calibrations.whole.inner_levels(config.conformal.confidence_level),
         "label_horizon_days": config.labels.horizon_days,
         "calibration_id": calibrations.id_with(groups),
-        "libraries": {**{name: _version(name) for name in _DECIDING_LIBRARIES}, **candidate.libraries},
+        "libraries": {**{name: _version(name) for name in DECIDING_LIBRARIES}, **candidate.libraries},
         **_training(config, rows, candidate),
         "metrics": dict(metrics),
         "source": candidate.source,
@@ -280,6 +283,7 @@ def _training(config: ModelConfig, rows: LabelledRows, candidate: ScorerCandidat
         "rows": rows.counts,
         "seed": config.seed,
         "params": dict(candidate.params) | split_facts(config, rows),
+        "learner": candidate.learner,
     }
     return {"training": training}
 

@@ -25,9 +25,12 @@ from ml_core.serve.model.weighted_sets import DensityRatio, WeightedCalibration
 
 __all__ = [
     "CALIBRATION_FILE",
+    "CATBOOST_FILE",
     "FALLBACK_FILE",
     "GOLDEN_FILE",
     "KNOWN_FILES",
+    "LIGHTGBM_FILE",
+    "NATIVE_FILES",
     "ONNX_FILE",
     "REFERENCE_FILE",
     "REQUIRED_FILES",
@@ -44,12 +47,16 @@ __all__ = [
 
 ONNX_FILE = "model.onnx"
 XGBOOST_FILE = "model.ubj"
+LIGHTGBM_FILE = "model.lgb.txt"
+CATBOOST_FILE = "model.cbm.json"
 CALIBRATION_FILE = "calibration.npz"
 FALLBACK_FILE = "fallback.json"
 REFERENCE_FILE = "reference.npz"
 GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
-KNOWN_FILES = frozenset((*REQUIRED_FILES, XGBOOST_FILE))
+NATIVE_FILES = (XGBOOST_FILE, LIGHTGBM_FILE, CATBOOST_FILE)
+"""The model in the form of the library that trained it: for people, and to compare ``model.onnx`` with. None is a pickle."""
+KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES))
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
 _RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
@@ -161,7 +168,7 @@ def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byt
     ----------
     folder : a new or empty folder
     facts : every field of ``Manifest`` but ``format_version`` and ``files``
-    files : name to content; the required ones and, where there is one, ``model.ubj``
+    files : name to content; the required ones and, where there is one, the model in its library's own form
 
     Raises
     ------

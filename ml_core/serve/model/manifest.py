@@ -16,6 +16,7 @@ __all__ = [
     "FileEntry",
     "GroupFacts",
     "GroupingFacts",
+    "LearnerFacts",
     "Manifest",
     "Recalibration",
     "Source",
@@ -38,6 +39,23 @@ class FileEntry(_Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class LearnerFacts(_Part):
+    """What trained a scorer, where that was not XGBoost, and how the served form was compared with it then.
+
+    Attributes
+    ----------
+    name : as configured
+    estimator : import path of the class that was trained
+    compared_rows, largest_difference : calibration rows on which ``model.onnx`` was compared with the trained model, and
+        the largest difference of a probability
+    """
+
+    name: str
+    estimator: str
+    compared_rows: int = Field(ge=0)
+    largest_difference: float = Field(ge=0)
+
+
 class TrainingFacts(_Part):
     """Which rows made the model: enough to find them again, nothing about any of them.
 
@@ -48,6 +66,7 @@ class TrainingFacts(_Part):
     rows : rows per part of the split
     seed : of every generator used
     params : hyper-parameters as given to the learner
+    learner : what trained the scorer; None for XGBoost, and for a model that was trained elsewhere
     """
 
     table: str
@@ -57,6 +76,7 @@ class TrainingFacts(_Part):
     rows: dict[str, int]
     seed: int
     params: dict[str, float | int | str]
+    learner: LearnerFacts | None = None
 
 
 class Source(_Part):
@@ -233,6 +253,8 @@ class Manifest(_Part):
         for name in later:  # as in manifests from before there were these fields
             if content[name] is None:
                 del content[name]
+        if content["training"]["learner"] is None:
+            del content["training"]["learner"]
         return content
 
     def to_bytes(self) -> bytes:

@@ -8,8 +8,8 @@ import pytest
 
 import ml_core.lab.measuring.calibration
 from ml_core.base.errors import CalibrationDisagrees, CalibrationTooSmall, ConfigError, DataError, ScorerDisagrees
-from ml_core.lab.training import learner as training
-from ml_core.lab.training.learner import learner_params
+from ml_core.lab.training import xgboost_learner as training
+from ml_core.lab.training.xgboost_learner import learner_params
 from ml_core.serve.model.bundle import MANIFEST_FILE, REQUIRED_FILES, XGBOOST_FILE
 from ml_core.serve.model.conformity_scores import true_label_scores
 from ml_core.serve.model.predictor import Predictor
@@ -118,11 +118,11 @@ def test_a_part_without_a_class_is_named():
 def test_what_decides_guarantee_or_reproducibility_cannot_be_configured(name):
     config = road_config(training={"params": {name: "1"}})
     with pytest.raises(ConfigError, match=f"training.params.{name}"):
-        learner_params(config, 2, 100)
+        learner_params(config.training, 2, 7, 1)
 
 
 def test_a_synonym_replaces_the_default_it_stands_for():
-    params = learner_params(road_config(training={"params": {"eta": 0.2, "lambda": 3}}), 3, 100)
+    params = learner_params(road_config(training={"params": {"eta": 0.2, "lambda": 3}}).training, 3, 7, 1)
     assert (params["learning_rate"], params["reg_lambda"], params["num_class"]) == (0.2, 3, 3)
     assert "eta" not in params
 

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
-from ml_core.lab.training.learner import booster_proba
+from ml_core.lab.training.xgboost_learner import booster_proba
 from ml_core.lab.training.onnx_export import (
     SKLEARN_LIMIT,
     XGBOOST_LIMIT,
