@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.errors import ArtefactError, CannotJudge
+from ml_core.features.columns import with_role
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.recalibration_rules import enough_outcomes_rules, skill_rules, strangers_rule
 from ml_core.lab.judging.rule_verdicts import (
@@ -32,12 +33,12 @@ from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.evaluation import evaluate, log_losses
 from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict, group_verdict
 from ml_core.lab.measuring.weighted_coverage import weighted_verdict
+from ml_core.lab.training.counted_rows import row_weights, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.native_models import native_probabilities
 from ml_core.lab.training.onnx_export import BOOSTER_LIMIT, SKLEARN_LIMIT, XGBOOST_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
-from ml_core.lab.training.weighting import row_weights, weighted_evaluation, weighted_rows
 from ml_core.serve.model.bundle import NATIVE_FILES, XGBOOST_FILE
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
 from ml_core.serve.model.manifest import GroupFacts
@@ -139,7 +140,7 @@ class GateCase:
 
 def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
     """Verdict of every rule, in the order people read them."""
-    rules = [_promise(case), _split(case)]
+    rules = [_promise(case), _split(case), *_same_weights(case)]
     rules += _enough(case)
     if not len(case.test) or not len(case.calibration):
         return rules
@@ -196,6 +197,17 @@ def _split(case: GateCase) -> RuleVerdict:
     what = "salt, shares and times" if in_time or asked else "salt and shares"
     note = f"{what} of the manifest against those of the configuration"
     return claim("split_matches", same and (in_time == asked or case.is_recalibrated), note)
+
+
+def _same_weights(case: GateCase) -> list[RuleVerdict]:
+    """Where the rows have weights, the artefact's promise is for the population that they stand for."""
+    weighting = case.predictor.bundle.manifest.weighting
+    column = None if weighting is None else weighting.column
+    if case.rows.weights is None and column is None:
+        return []
+    wanted = with_role(case.rows.features.columns, "weight")
+    same = case.rows.weights is not None and wanted is not None and column == wanted.name
+    return [claim("weights_match", same, f"weighted by {column or 'nothing'}; the rows have {wanted and wanted.name}")]
 
 
 def _enough(case: GateCase) -> list[RuleVerdict]:
@@ -285,7 +297,9 @@ def _weighted_coverage(case: GateCase, weighted: WeightedCalibration) -> list[Ru
     )
     again = row_weights(weighted.ratio, case.calibration, case.calibration_proba)
     same = all(np.array_equal(mine, theirs) for mine, theirs in zip(again, weighted.weights, strict=True))
-    needed, note = case.config.recalibrate.min_effective_rows, "equally weighted calibration rows worth as much"
+    note = "equally weighted calibration rows worth as much"
+    by_survey = case.rows.weights is not None
+    needed = needed_rows(level) if by_survey else case.config.recalibrate.min_effective_rows
     worth = zip(case.predictor.classes, weighted.weights, strict=True)
     return [
         *floors,

@@ -24,9 +24,9 @@ from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.group_coverage import cells_verdict
 from ml_core.lab.measuring.weighted_coverage import weighted_verdict
 from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
+from ml_core.lab.training.counted_rows import weighted_rows
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.weighting import weighted_rows
 from ml_core.serve.model.bundle import Bundle, read_bundle, verify_folder
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
@@ -165,7 +165,7 @@ class ModelPromoter:
             return rules
         new = score(challenger, test, Predictor(challenger).proba(test.columns))
         old = score(champion, test, Predictor(champion).proba(columns))
-        rules += compare(self._config.promotion, test.y_index, test.groups, new, old, self._alarms)
+        rules += compare(self._config.promotion, test.y_index, test.groups, new, old, self._alarms, test.weights)
         return rules + coverage_floor_rules(self._coverage(challenger, rows, new.proba))
 
     def _recalibrated(self, challenger: Bundle, champion: Bundle, rows: LabelledRows) -> list[RuleVerdict]:

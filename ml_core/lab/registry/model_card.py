@@ -30,6 +30,7 @@ from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.model.bundle import Bundle, read_bundle
+from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
 
 __all__ = [
@@ -181,7 +182,9 @@ def card_record(model: PackedModel, words: CardConfig, rows: LabelledRows, code:
         origin=rows.origin,
         patients={part: int(np.unique(chosen.groups).size) for part, chosen in of_part.items()},
         class_rows={part: _class_rows(chosen) for part, chosen in of_part.items()},
-        ranges=metric_ranges(
+        ranges=None
+        if rows.weights is not None
+        else metric_ranges(
             model.test_proba,
             model.test_y_index,
             model.test_groups,
@@ -360,9 +363,14 @@ def _calibrated(card: ModelCard) -> list[tuple[str, int, int, float | None]]:
     keys = ["calibration_effect"] if marginal else [f"calibration_effect_class_{label}" for label in labels]
     needed = needed_rows(manifest.confidence_level, manifest.training_conditional)
     return [
-        (label, n, needed, n / effect if (effect := manifest.metrics.get(key)) else None)
+        (label, n, needed, _worth(manifest, label, n) / effect if (effect := manifest.metrics.get(key)) else None)
         for label, key, n in zip(labels, keys, calibration.sizes, strict=False)  # a marginal one has its size K times
     ]
+
+
+def _worth(manifest: Manifest, label: str, rows: int) -> float:
+    """Equally weighted rows that the calibration rows of a class are worth."""
+    return rows if manifest.weighting is None else manifest.weighting.effective_rows[label]
 
 
 def _known(value: Any) -> str:

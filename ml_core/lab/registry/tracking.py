@@ -15,8 +15,8 @@ import numpy as np
 
 import ml_core
 from ml_core.lab.config import ModelConfig
-from ml_core.lab.registry.model_card import card_record, keep_card
 from ml_core.lab.registry.mlflow_names import in_batches
+from ml_core.lab.registry.model_card import card_record, keep_card
 from ml_core.lab.registry.model_registry import CHALLENGER, ModelRegistry, RegisteredVersion
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.packing import PackedModel

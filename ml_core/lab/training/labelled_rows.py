@@ -64,8 +64,8 @@ class LabelledRows:
     positions : shape (n,), number of each row in its table or file, from 0
     classes : the K labels, in order
     origin : where they came from, for people
-    weights : shape (n,), for how many each row stands, above 0 (the column with the role weight); None where the feature
-        version has none, or the rows come from answers, which come as people do
+    weights : shape (n,), for how many each row stands (the column with the role weight), as a share of the heaviest row's
+        of the whole table or file; None where there is no such column, or the rows are answers, which come as people do
     table, table_version : Delta table and version; empty and -1 when they came from a file
     """
 
@@ -403,7 +403,8 @@ def _weights(frame: pd.DataFrame, version: FeatureVersion, origin: str) -> Float
     known = weights[~np.isnan(weights)]
     if not (np.isfinite(known).all() and (known > 0).all()):
         raise DataError(origin, f"column {column.name} has weights that are not above 0")
-    return np.where(np.isnan(weights), known.mean(), weights)
+    whole: FloatArray = np.where(np.isnan(weights), known.mean(), weights) / known.max()
+    return whole
 
 
 def _returning(groups: npt.NDArray[np.generic], parts: npt.NDArray[np.str_]) -> BoolArray:

@@ -119,6 +119,8 @@ class Calibrations:
 
     def id_with(self, groups: GroupFacts | None) -> str:
         """sha256 (hex) over all of them, as the manifest names it."""
+        if self.weighted is not None:
+            return self.weighted.calibration_id
         grouped = self.grouped(groups)
         return self.whole.calibration_id if grouped is None else grouped.calibration_id
 

@@ -179,18 +179,26 @@ class Recalibration(_Part):
 
 
 class Weighting(_Part):
-    """How calibration rows are weighted as patients come now (``surety recalibrate --weighted``).
+    """How calibration rows are weighted: as patients come now (``surety recalibrate --weighted``), or as a survey says.
 
     Attributes
     ----------
-    model_hash : of the model whose scorer and calibration scores it has
-    live_rows : answered records, without their outcomes, that showed who comes now
+    column : that holds a survey's weights; None where patients that come now were looked at
+    model_hash : then of the model whose scorer and calibration scores it has
+    live_rows : then the answered records, without their outcomes, that showed who comes now
     effective_rows : equally weighted calibration rows that are worth as much, by class (Kish 1965)
     """
 
-    model_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
-    live_rows: int = Field(ge=1)
+    column: str | None = None
+    model_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    live_rows: int | None = Field(None, ge=1)
     effective_rows: dict[str, float]
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Weighting:
+        if (self.column is None) == (self.model_hash is None) or (self.model_hash is None) != (self.live_rows is None):
+            raise ValueError("weights come from a column, or from live rows and a model")
+        return self
 
 
 class Manifest(_Part):
@@ -255,6 +263,8 @@ class Manifest(_Part):
                 del content[name]
         if content["training"]["learner"] is None:
             del content["training"]["learner"]
+        if self.weighting is not None:
+            content["weighting"] = {name: value for name, value in content["weighting"].items() if value is not None}
         return content
 
     def to_bytes(self) -> bytes:

@@ -11,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
-from ml_core.lab.training.xgboost_learner import booster_proba
 from ml_core.lab.training.onnx_export import (
     SKLEARN_LIMIT,
     XGBOOST_LIMIT,
@@ -19,6 +18,7 @@ from ml_core.lab.training.onnx_export import (
     sklearn_to_onnx,
     xgboost_to_onnx,
 )
+from ml_core.lab.training.xgboost_learner import booster_proba
 from ml_core.serve.model.scorer import OnnxScorer
 
 D = 5
