@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
+from ml_core.lab.training.booster_trees import xgboost_trees
+from ml_core.lab.training.tree_export import trees_to_onnx
 from ml_core.serve.model.bundle import ONNX_FILE
 from ml_core.serve.model.scorer import OnnxScorer, check_probabilities
 
@@ -43,22 +44,9 @@ def xgboost_to_onnx(booster: Any, n_features: int) -> bytes:
     Parameters
     ----------
     booster : xgboost.Booster
-        Cut to its best iteration. Its feature names are replaced by f0, f1, ..., which the converter asks for.
+        Cut to its best iteration.
     """
-    from onnxmltools.convert import convert_xgboost
-    from onnxmltools.convert.common.data_types import FloatTensorType
-
-    renamed = booster.copy()
-    renamed.feature_names = [f"f{i}" for i in range(n_features)]
-    renamed.feature_types = None
-    inputs = [("features", FloatTensorType([None, n_features]))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            model = convert_xgboost(renamed, name=_GRAPH, initial_types=inputs, target_opset=_OPSET)
-        except Exception as error:  # the converter raises whatever its parser meets
-            raise ArtefactError(ONNX_FILE, f"XGBoost model cannot be converted ({type(error).__name__})") from error
-    return _plain_bytes(model)
+    return trees_to_onnx(xgboost_trees(booster), n_features)
 
 
 def lightgbm_to_onnx(booster: Any, n_features: int) -> bytes:
