@@ -185,14 +185,14 @@ class TrainingConfig(_Section):
     learner: str = Field(
         "xgboost",
         description="xgboost, lightgbm, catboost (the last two need the extra `learners`), hist_gradient_boosting, "
-        "random_forest, logistic_regression, or `package.module:Estimator`, a classifier in the manner of scikit-learn.",
+        "random_forest, logistic_regression, or `package.module:Estimator`, a classifier as scikit-learn has them.",
     )
     rounds: int = Field(600, ge=1, le=100_000, description="Most rounds of one that learns in rounds.")
     early_stopping_rounds: int = Field(
         30,
         ge=1,
-        description="Rounds without a better log loss on the validation groups after which XGBoost, LightGBM and CatBoost "
-        "stop; of hist_gradient_boosting the best of all rounds is taken.",
+        description="Rounds without a better log loss on the validation groups after which XGBoost, LightGBM and "
+        "CatBoost stop; of hist_gradient_boosting the best of all rounds is taken.",
     )
     params: dict[str, bool | int | float | str | list[bool | int | float | str] | None] = Field(
         default_factory=dict,
@@ -201,8 +201,8 @@ class TrainingConfig(_Section):
     class_weight: Literal["balanced"] | dict[int | str, Annotated[float, Field(gt=0, lt=1e6)]] | None = Field(
         None,
         description="How much more the rows of a class count in training: 'balanced' (all classes weigh the same "
-        "together), or a number for some labels. It moves probabilities away from the share of the classes; the promise "
-        "of the sets stays.",
+        "together), or a number for some labels. It moves probabilities away from the share of the classes; the "
+        "promise of the sets stays.",
     )
 
     @field_validator("learner")
@@ -227,9 +227,9 @@ class GateConfig(_Section):
         None,
         ge=0,
         le=2,
-        description="Of two classes it is the mean squared error of P(second label), in [0, 1]; of more it is summed over "
-        "classes, in [0, 2]. Without it, 0.20 for two classes, and no limit for more, whose scale depends on their number "
-        "and shares: there min_brier_skill judges.",
+        description="Of two classes it is the mean squared error of P(second label), in [0, 1]; of more it is summed "
+        "over classes, in [0, 2]. Without it, 0.20 for two classes, and no limit for more, whose scale depends on "
+        "their number and shares: there min_brier_skill judges.",
     )
     min_brier_skill: float = Field(
         0.0, ge=-1, lt=1, description="Share of the base rate's Brier score that is gained. Must be exceeded."

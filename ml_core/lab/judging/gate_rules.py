@@ -36,10 +36,10 @@ from ml_core.lab.measuring.weighted_coverage import weighted_verdict
 from ml_core.lab.training.counted_rows import row_weights, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.native_models import native_probabilities
-from ml_core.lab.training.onnx_export import BOOSTER_LIMIT, SKLEARN_LIMIT, XGBOOST_LIMIT
+from ml_core.lab.training.native_models import native_answers
+from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
-from ml_core.serve.model.bundle import NATIVE_FILES, XGBOOST_FILE
+from ml_core.serve.model.bundle import NATIVE_FILES
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
 from ml_core.serve.model.manifest import GroupFacts
 from ml_core.serve.model.prediction_sets import ConformalCalibration
@@ -342,21 +342,22 @@ def _scorer_is_the_model(case: GateCase) -> list[RuleVerdict]:
     found = [_agrees(case, file) for file in NATIVE_FILES if file in manifest.files]
     learner = manifest.training.learner
     if not found and learner is not None:
-        note = f"largest difference from {learner.estimator} on {learner.compared_rows} rows, as training recorded it: "
+        note = (
+            f"bound of the difference from {learner.estimator} on {learner.compared_rows} rows, recorded in training: "
+        )
         note += "the artefact holds no second form of the model that could be asked again"
-        compared = learner.largest_difference if learner.compared_rows else None
+        compared = learner.difference_below if learner.compared_rows else None
         found = [at_most("scorer_was_compared", compared, SKLEARN_LIMIT, note)]
     return found
 
 
 def _agrees(case: GateCase, file: str) -> RuleVerdict:
-    limit = XGBOOST_LIMIT if file == XGBOOST_FILE else BOOSTER_LIMIT
     try:
-        expected = native_probabilities(case.folder, file, case.calibration.matrix, len(case.predictor.classes))
-        difference = float(np.abs(expected - case.calibration_proba).max())
+        native = native_answers(case.folder, file, case.calibration.matrix, len(case.predictor.classes))
+        difference = float(np.abs(native.proba - case.calibration_proba).max())
     except (ArtefactError, ValueError) as error:
-        return at_most("scorer_is_the_model", None, limit, str(error))
-    return at_most("scorer_is_the_model", difference, limit, f"model.onnx against {file}")
+        return at_most("scorer_is_the_model", None, XGBOOST_LIMIT, str(error))
+    return at_most("scorer_is_the_model", difference, native.limit, f"model.onnx against {file}")
 
 
 def _reproduces(case: GateCase) -> list[RuleVerdict]:

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ConfigError
+from ml_core.lab.training.booster_trees import catboost_trees, lightgbm_trees
 from ml_core.lab.training.learning_task import LearningTask, TaskRows, TrainedScorer
-from ml_core.lab.training.onnx_export import BOOSTER_LIMIT, catboost_to_onnx, lightgbm_to_onnx
+from ml_core.lab.training.onnx_export import TREE_LIMIT
 from ml_core.lab.training.parameter_names import PARAMS, check_names, check_open, recorded, refused_by
+from ml_core.lab.training.tree_export import trees_to_onnx
 from ml_core.serve.model.bundle import CATBOOST_FILE, LIGHTGBM_FILE
 
 __all__ = ["catboost_proba", "lightgbm_proba", "read_catboost", "read_lightgbm", "train_catboost", "train_lightgbm"]
@@ -47,7 +49,8 @@ _CATBOOST_OURS = frozenset({
     "classes_count", "class_names", "custom_loss", "custom_metric", "snapshot_file", "save_snapshot", "callback",
 })  # fmt: skip
 _CATBOOST_KEPT = ("features_info", "oblivious_trees", "trees", "scale_and_bias")
-"""What of CatBoost's JSON says how it predicts; the rest holds times, places and ids."""
+_CATBOOST_INFO_KEPT = ("class_params", "params")
+"""What of CatBoost's JSON says how it predicts; the rest holds the time, an id, and how training went."""
 
 
 def train_lightgbm(task: LearningTask) -> TrainedScorer:
@@ -82,8 +85,8 @@ def train_lightgbm(task: LearningTask) -> TrainedScorer:
         name="LightGBM",
         estimator="lightgbm.basic.Booster",
         proba=lambda features: lightgbm_proba(best, features),
-        onnx=lightgbm_to_onnx(best, len(names)),
-        limit=BOOSTER_LIMIT,
+        onnx=trees_to_onnx(lightgbm_trees(best), len(names)),
+        limit=TREE_LIMIT,
         params={**recorded(params), "rounds": task.asked.rounds, "trees_per_class": best.current_iteration()},
         files={LIGHTGBM_FILE: text.encode()},
         libraries={"lightgbm": str(lightgbm.__version__)},
@@ -127,8 +130,8 @@ def train_catboost(task: LearningTask) -> TrainedScorer:
         name="CatBoost",
         estimator="catboost.core.CatBoostClassifier",
         proba=lambda features: catboost_proba(kept, features, task.n_classes),
-        onnx=catboost_to_onnx(model, len(names)),
-        limit=BOOSTER_LIMIT,
+        onnx=trees_to_onnx(catboost_trees(kept), len(names)),
+        limit=TREE_LIMIT,
         params={**recorded(params), **found},
         files={CATBOOST_FILE: raw},
         libraries={"catboost": str(catboost.__version__)},
@@ -151,7 +154,7 @@ def read_catboost(raw: bytes) -> Any:
     with tempfile.TemporaryDirectory(prefix="surety-catboost-") as place:
         path = Path(place) / CATBOOST_FILE
         path.write_bytes(raw)
-        return catboost.CatBoost().load_model(str(path), format="json")
+        return catboost.CatBoostClassifier().load_model(str(path), format="json")
 
 
 def _catboost_json(model: Any) -> bytes:
@@ -161,6 +164,8 @@ def _catboost_json(model: Any) -> bytes:
         model.save_model(str(path), format="json")
         content = json.loads(path.read_bytes())
     kept = {name: content[name] for name in _CATBOOST_KEPT if name in content}
+    info = {name: content["model_info"][name] for name in _CATBOOST_INFO_KEPT}
+    kept["model_info"] = {**info, "output_options": "{}"}  # which CatBoost looks for when it reads the parameters
     return json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -16,8 +16,10 @@ from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ConfigError
 from ml_core.lab.measuring.evaluation import log_losses
 from ml_core.lab.training.learning_task import LearningTask, TaskRows, TrainedScorer
-from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, sklearn_to_onnx
+from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, TREE_LIMIT, sklearn_to_onnx
 from ml_core.lab.training.parameter_names import check_names, check_open, recorded, refused_by
+from ml_core.lab.training.tree_export import trees_to_onnx
+from ml_core.lab.training.tree_readers import trees_of
 
 __all__ = [
     "train_estimator",
@@ -175,12 +177,13 @@ def _trained(task: LearningTask, model: Any, params: Mapping[str, float | int | 
     def proba(features: FeatureMatrix) -> npt.NDArray[np.float64]:
         return np.asarray(model.predict_proba(features), dtype=np.float64)
 
+    d, form = len(task.feature_names), trees_of(model)
     return TrainedScorer(
         name=kind.__name__,
         estimator=f"{kind.__module__}.{kind.__qualname__}",
         proba=proba,
-        onnx=sklearn_to_onnx(model, len(task.feature_names)),
-        limit=SKLEARN_LIMIT,
+        onnx=sklearn_to_onnx(model, d) if form is None else trees_to_onnx(form, d),
+        limit=SKLEARN_LIMIT if form is None else TREE_LIMIT,
         params=params,
         libraries=_library_of(kind),
     )

@@ -64,8 +64,9 @@ class LabelledRows:
     positions : shape (n,), number of each row in its table or file, from 0
     classes : the K labels, in order
     origin : where they came from, for people
-    weights : shape (n,), for how many each row stands (the column with the role weight), as a share of the heaviest row's
-        of the whole table or file; None where there is no such column, or the rows are answers, which come as people do
+    weights : shape (n,), for how many each row stands (the column with the role weight), as a share of what the
+        heaviest row of the whole table or file stands for; None where there is no such column, or the rows are answers,
+        which come as people do
     table, table_version : Delta table and version; empty and -1 when they came from a file
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil, log10
 from pathlib import Path
 
 from ml_core.lab.config import ModelConfig
@@ -33,6 +34,8 @@ _LEARNERS: Mapping[str, Callable[[LearningTask], TrainedScorer]] = {
     "random_forest": train_forest,
     "logistic_regression": train_logistic_regression,
 }
+
+_NO_LESS = 1e-9  # differences below say nothing
 
 
 def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Note) -> PackedModel:
@@ -69,7 +72,7 @@ def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Not
             name=config.training.learner,
             estimator=trained.estimator,
             compared_rows=compared.rows,
-            largest_difference=compared.difference,
+            difference_below=compared.below,
         )
         if trained.estimator
         else None,
@@ -79,10 +82,13 @@ def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Not
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """Largest difference between the converted model and the trained one, on that many rows."""
+    """A power of ten that no difference between the converted model and the trained one exceeded, on that many rows.
+
+    No exact number: the last bits of a sum may differ between processors, and a model's hash must not.
+    """
 
     rows: int
-    difference: float
+    below: float
 
 
 def _compared(trained: TrainedScorer, rows: LabelledRows, note: Note) -> _Comparison:
@@ -91,4 +97,4 @@ def _compared(trained: TrainedScorer, rows: LabelledRows, note: Note) -> _Compar
     expected = trained.proba(calibration.matrix)
     difference = check_agrees(scorer, calibration.matrix, expected, trained.limit)
     note(f"ONNX equals {trained.name} within {difference:.1e} on {len(calibration)} calibration rows")
-    return _Comparison(len(calibration), float(f"{difference:.1e}"))
+    return _Comparison(len(calibration), float(f"1e{ceil(log10(max(difference, _NO_LESS)))}"))

@@ -11,25 +11,25 @@ import numpy.typing as npt
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
 from ml_core.lab.training.booster_trees import xgboost_trees
 from ml_core.lab.training.tree_export import trees_to_onnx
+from ml_core.lab.training.tree_form import TreeForm
 from ml_core.serve.model.bundle import ONNX_FILE
 from ml_core.serve.model.scorer import OnnxScorer, check_probabilities
 
 __all__ = [
-    "BOOSTER_LIMIT",
     "SKLEARN_LIMIT",
+    "TREE_LIMIT",
     "XGBOOST_LIMIT",
-    "catboost_to_onnx",
     "check_agrees",
-    "lightgbm_to_onnx",
     "sklearn_to_onnx",
+    "xgboost_limit",
     "xgboost_to_onnx",
 ]
 
 XGBOOST_LIMIT = 1e-6
 """Largest difference allowed: both sum float32 leaves, in another order."""
 
-BOOSTER_LIMIT = 1e-6
-"""The same for LightGBM and CatBoost."""
+TREE_LIMIT = 1e-9
+"""Largest difference allowed for trees whose library sums in 64 bits, as ONNX does."""
 
 SKLEARN_LIMIT = 1e-5
 """Largest difference allowed: scikit-learn sums in float64, ONNX in float32."""
@@ -49,22 +49,9 @@ def xgboost_to_onnx(booster: Any, n_features: int) -> bytes:
     return trees_to_onnx(xgboost_trees(booster), n_features)
 
 
-def lightgbm_to_onnx(booster: Any, n_features: int) -> bytes:
-    """ONNX of a ``lightgbm.Booster`` that gives probabilities."""
-    from onnxmltools.convert import convert_lightgbm
-    from onnxmltools.convert.common.data_types import FloatTensorType
-
-    inputs = [("features", FloatTensorType([None, n_features]))]
-    try:
-        model = convert_lightgbm(booster, name=_GRAPH, initial_types=inputs, target_opset=_OPSET, zipmap=False)
-    except Exception as error:  # the converter raises whatever its parser meets
-        raise ArtefactError(ONNX_FILE, f"LightGBM model cannot be converted ({type(error).__name__})") from error
-    return _plain_bytes(model)
-
-
-def catboost_to_onnx(model: Any, n_features: int) -> bytes:
-    """ONNX of a ``catboost.CatBoostClassifier`` on numbers."""
-    raise NotImplementedError
+def xgboost_limit(form: TreeForm) -> float:
+    """Largest difference that XGBoost's 32-bit sums explain: it grows with trees and leaves."""
+    return max(form.rounding, TREE_LIMIT)
 
 
 def sklearn_to_onnx(model: Any, n_features: int) -> bytes:

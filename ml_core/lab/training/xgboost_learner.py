@@ -14,9 +14,11 @@ import numpy.typing as npt
 from ml_core.base.arrays import FloatArray
 from ml_core.base.errors import ConfigError
 from ml_core.lab.config import TrainingConfig
+from ml_core.lab.training.booster_trees import xgboost_trees
 from ml_core.lab.training.learning_task import LearningTask, TaskRows, TrainedScorer
-from ml_core.lab.training.onnx_export import XGBOOST_LIMIT, xgboost_to_onnx
+from ml_core.lab.training.onnx_export import xgboost_limit
 from ml_core.lab.training.parameter_names import PARAMS, check_names, check_open, recorded, refused_by
+from ml_core.lab.training.tree_export import trees_to_onnx
 from ml_core.serve.model.bundle import XGBOOST_FILE
 
 __all__ = ["booster_proba", "learner_params", "train_xgboost"]
@@ -61,13 +63,14 @@ def train_xgboost(task: LearningTask) -> TrainedScorer:
         raise refused_by(error) from error
     task.note(f"stopped after {booster.best_iteration + 1} rounds")
     booster = booster[: booster.best_iteration + 1]
+    form = xgboost_trees(booster)
     found = {"rounds": task.asked.rounds, "trees_per_class": booster.num_boosted_rounds()}
     return TrainedScorer(
         name="XGBoost",
         estimator="",
         proba=lambda features: booster_proba(booster, features),
-        onnx=xgboost_to_onnx(booster, len(names)),
-        limit=XGBOOST_LIMIT,
+        onnx=trees_to_onnx(form, len(names)),
+        limit=xgboost_limit(form),
         params={**recorded(params), **found},
         files={XGBOOST_FILE: bytes(booster.save_raw("ubj"))},
         libraries={"xgboost": str(xgboost.__version__)},

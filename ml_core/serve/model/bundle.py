@@ -55,7 +55,7 @@ REFERENCE_FILE = "reference.npz"
 GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
 NATIVE_FILES = (XGBOOST_FILE, LIGHTGBM_FILE, CATBOOST_FILE)
-"""The model in the form of the library that trained it: for people, and to compare ``model.onnx`` with. None is a pickle."""
+"""The model in the form of the library that trained it, for people and to compare ``model.onnx`` with; no pickle."""
 KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES))
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"

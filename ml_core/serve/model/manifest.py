@@ -46,14 +46,14 @@ class LearnerFacts(_Part):
     ----------
     name : as configured
     estimator : import path of the class that was trained
-    compared_rows, largest_difference : calibration rows on which ``model.onnx`` was compared with the trained model, and
-        the largest difference of a probability
+    compared_rows, difference_below : calibration rows on which ``model.onnx`` was compared with what was trained, and a
+        power of ten that no difference of a probability exceeded
     """
 
     name: str
     estimator: str
     compared_rows: int = Field(ge=0)
-    largest_difference: float = Field(ge=0)
+    difference_below: float = Field(ge=0)
 
 
 class TrainingFacts(_Part):
