@@ -271,7 +271,8 @@ def _auc_components(scores: FloatArray, positive: BoolArray, weights: FloatArray
             weight_below(side * scores, np.where(other, weights, 0.0)) / weights[other].sum()
             for side, other in ((1, ~positive), (-1, positive))
         )
-        return np.where(positive, below, above)
+        weighted: FloatArray = np.where(positive, below, above)
+        return weighted
     overall = rankdata(scores)
     pos, neg = scores[positive], scores[~positive]
     components[positive] = (overall[positive] - rankdata(pos)) / neg.size

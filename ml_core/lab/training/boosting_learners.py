@@ -144,8 +144,9 @@ def catboost_proba(model: Any, features: FeatureMatrix, n_classes: int) -> npt.N
     if n_classes == 2:
         margins = np.column_stack([np.zeros(len(features)), margins.reshape(len(features))])
     margins -= margins.max(axis=1, keepdims=True)
-    found: npt.NDArray[np.float64] = np.exp(margins)
-    return found / found.sum(axis=1, keepdims=True)
+    found = np.exp(margins)
+    found /= found.sum(axis=1, keepdims=True)
+    return found
 
 
 def read_catboost(raw: bytes) -> Any:
