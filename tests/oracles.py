@@ -19,10 +19,10 @@ import pytest
 from ml_core.base.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("oracles", "learners", "nannyml")
+NAMES = ("oracles", "learners", "wandb", "nannyml")
 """Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; the first two by `make oracles` too."""
 
-ON_TOP = ("learners",)
+ON_TOP = ("learners", "wandb")
 """Libraries that tests import: only what is not in the environment of the tests is installed."""
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "RecalibrateConfig",
     "RetrainConfig",
     "SplitConfig",
+    "TrackingConfig",
     "TrainingConfig",
     "load_config",
 ]
@@ -337,6 +338,19 @@ class RecalibrateConfig(_Section):
     )
 
 
+class TrackingConfig(_Section):
+    """Where else a registered model is written to, beside MLflow. Nothing is read from there."""
+
+    mirror: Literal["wandb"] | None = Field(None, description="'wandb': also to Weights & Biases (extra `wandb`).")
+    mode: Literal["offline", "online"] = Field(
+        "offline",
+        description="'offline' writes below SURETY_HOME/wandb, for `wandb sync`; 'online' needs a server of W&B and a "
+        "login.",
+    )
+    project: str = Field("", description="Project in W&B; without it, the model's name.")
+    entity: str = Field("", description="User or team in W&B that owns the project; without it, the one logged in.")
+
+
 class LabelsConfig(_Section):
     """What is known of the labels that come later."""
 
@@ -376,6 +390,7 @@ class ModelConfig(_Section):
     recalibrate: RecalibrateConfig = RecalibrateConfig()
     drift: DriftConfig = DriftConfig()
     labels: LabelsConfig = LabelsConfig()
+    tracking: TrackingConfig = TrackingConfig()
     card: CardConfig = CardConfig()
 
     @model_validator(mode="after")

@@ -94,6 +94,7 @@ class ModelRegistry:
     Attributes
     ----------
     uri : where it is; ``shown`` is the same without the credentials a URI may hold
+    home : ``SURETY_HOME``
 
     Raises
     ------
@@ -103,13 +104,13 @@ class ModelRegistry:
 
     def __init__(self, settings: Settings) -> None:
         quiet_environment()
-        self._home = settings.home.absolute()
+        self.home = settings.home.absolute()
         self.uri = settings.registry_uri
         self.shown = settings.registry_shown
         if self.uri.startswith("sqlite:"):
-            self._home.mkdir(parents=True, exist_ok=True)
-            if self.uri == f"sqlite:///{self._home / 'mlflow.db'}":
-                move_in(self._home)
+            self.home.mkdir(parents=True, exist_ok=True)
+            if self.uri == f"sqlite:///{self.home / 'mlflow.db'}":
+                move_in(self.home)
         elif self.uri.startswith(("http://", "https://")):
             _check_reachable(self.uri, f"MLflow at {self.shown}")
         else:
@@ -133,7 +134,7 @@ class ModelRegistry:
             if found is not None:
                 return str(found.experiment_id)
             local = self.uri.startswith("sqlite:")
-            place = (self._home / "mlartifacts" / name).as_uri() if local else None
+            place = (self.home / "mlartifacts" / name).as_uri() if local else None
             return str(mlflow.create_experiment(name, artifact_location=place))
 
     def by_alias(self, name: str, alias: str) -> RegisteredVersion:
