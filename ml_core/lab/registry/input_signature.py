@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ml_core.features.columns import Column
-from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
+from ml_core.serve.features.column_rules import OPTIONAL_ROLES
 from ml_core.serve.model.bundle import Bundle
 
 __all__ = ["input_example", "mlflow_signature"]
@@ -19,48 +18,31 @@ _BORDERS = 3  # golden records before the draws: lowest and highest values, and 
 def mlflow_signature(bundle: Bundle) -> Any:
     """MLflow's signature: raw columns in, answers out, and the level as a parameter.
 
-    MLflow drops columns that are not in it before the model sees a frame. So every feature is required there, also one
-    that may be null: a mistyped name is an error, and no missing value.
+    Columns are of type "Any": what a value may be, the model itself says, and without quoting the rows as MLflow would.
+    MLflow drops columns that are not in it before the model sees a frame. So every feature is required there,
+    also one that may be null: a mistyped name is an error, and no missing value.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
-    manifest = bundle.manifest
-    inputs = [ColSpec(_type_of(c), c.name) for c in bundle.features.features]
-    asked_for_groups = [ColSpec(_type_of(c), c.name, required=False) for c in bundle.beside]
-    optional = [ColSpec(AnyType(), c.name, required=False) for c in bundle.features.columns if c.role in OPTIONAL_ROLES]
+    manifest, features = bundle.manifest, bundle.features
+    optional = [*bundle.beside, *(c for c in features.columns if c.role in OPTIONAL_ROLES)]
+    inputs = [ColSpec(AnyType(), c.name, required=c not in optional) for c in (*features.features, *optional)]
     label = "long" if isinstance(manifest.classes[0], int) else "string"
     outputs = [
         ColSpec(label, "prediction"),
-        ColSpec("double", "probability", required=False),
+        ColSpec("double", "probability"),
         ColSpec(AnyType(), "probabilities"),
         ColSpec(AnyType(), "p_values"),
         ColSpec(Array(label), "prediction_set"),
         *([] if bundle.grouped is None else [ColSpec("string", "group")]),
     ]
     level = ParamSpec("confidence_level", "double", float(manifest.confidence_level))
-    return ModelSignature(
-        inputs=Schema([*inputs, *asked_for_groups, *optional]), outputs=Schema(outputs), params=ParamSchema([level])
-    )
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs), params=ParamSchema([level]))
 
 
 def input_example(bundle: Bundle) -> pd.DataFrame:
     """A few records drawn from the bounds of the columns, nobody's; their answers are among the golden ones."""
-    records = [entry["record"] for entry in bundle.golden[_BORDERS : _BORDERS + _EXAMPLE_ROWS]]
-    frame = pd.DataFrame(records or [bundle.golden[0]["record"]])
-    for column in (*bundle.features.features, *bundle.beside):
-        if _type_of(column) == "double":
-            frame[column.name] = frame[column.name].astype("float64")
-        else:
-            frame[column.name] = frame[column.name].astype(object)
-    return frame
-
-
-def _type_of(column: Column) -> Any:
-    """Numbers are double, since a column with missing values is; whole ones stay exact, and texts texts."""
-    from mlflow.types.schema import AnyType
-
-    if column.dtype in ("int", "float") or (column.dtype == "category" and integer_levels(column)):
-        return "double"
-    return "string" if column.dtype in ("category", "text") else AnyType()
+    records = [entry["record"] for entry in bundle.golden]
+    return pd.DataFrame(records[_BORDERS : _BORDERS + _EXAMPLE_ROWS] or records[:1])

@@ -37,7 +37,7 @@ class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
         Parameters
         ----------
         model_input : the feature version's raw columns; id, group and time columns may be there, and those that only
-            tell a group of patients; the label and unknown columns may not
+            tell a group of patients. MLflow drops all others first, and refuses a frame without one of the features
         params : ``confidence_level``, in [0.5, 0.999]; the configured level where it is missing or 0
 
         Returns
