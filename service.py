@@ -109,6 +109,7 @@ class _Service:
     served = ServedModel.of(loader)
 
     def __init__(self) -> None:
+        gc.freeze()  # what BentoML is made of: while ours is imported, no collection looks through it again and again
         # What answers is imported by workers only; BentoML's arbiter imports this file too and never answers.
         from ml_core.serve.worker.worker import Worker
 
@@ -190,6 +191,7 @@ class SuretyRunner:
     """The runner of the isolated service. Its socket is private: BentoML pickles what crosses it."""
 
     def __init__(self) -> None:
+        gc.freeze()
         from ml_core.serve.rollout.processes import Identity
         from ml_core.serve.running.model_host import ModelHost
 

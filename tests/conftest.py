@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests import chance
 from tests.e2e.conftest import walk, written_config
 from tests.e2e.workplace import Workplace
 from tests.long_tests import is_long
 
 TESTS = Path(__file__).parent
-settings.register_profile("surety", settings(), deadline=None)  # no test judges how fast the machine is
+# no test judges how fast the machine is; the examples are the same in every run, and others with this profile's name
+settings.register_profile("surety", settings(), deadline=None, derandomize=True)
+settings.register_profile("explore", settings(), deadline=None)
 settings.load_profile("surety")
+chance.fix()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chance", default="0", help="other keys, salts and ids than those of every run; any text")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What a fixture draws hangs on its own name and on whom it is for."""
+    chance.begin(request.config.getoption("chance"), f"{request.node.nodeid}::{fixturedef.argname}")
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What a test draws hangs on its own name."""
+    chance.begin(item.config.getoption("chance"), item.nodeid)
+    return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

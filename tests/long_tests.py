@@ -100,6 +100,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_no_byte_is_left_in_a_live_file_either",
         "test_no_byte_is_left_in_closed_files",
     ),
+    "lab/measuring/test_cell_measures.py": ("test_a_valid_model_ends_outside_a_cells_band_as_seldom_as_it_says",),
     "lab/measuring/test_comparison.py": (
         "test_positive_and_negative_rows_of_one_patient_are_not_taken_for_independent",
         "test_standard_error_is_what_a_bootstrap_over_patients_finds",
@@ -109,6 +110,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_intervals_hold_the_truth_as_often_as_they_say_even_when_patients_repeat",
     ),
     "lab/measuring/test_performance.py": ("test_the_interval_holds_the_true_area_in_about_95_of_100_draws",),
+    "lab/measuring/test_reliability.py": ("test_the_intervals_hold_the_true_numbers_as_often_as_they_say",),
     "lab/past_answers/test_batch_scoring.py": ("test_the_size_of_blocks_changes_no_answer",),
     "lab/registry/test_importer.py": (
         "test_killed_at_any_point_the_next_import_makes_it_whole",
@@ -142,6 +144,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_lost_coverage_is_still_an_alarm_where_some_outcomes_are_missing_by_chance",
         "test_a_hospital_that_never_sends_outcomes_is_told_and_not_alarmed",
     ),
+    "lab/watching/test_health_figures.py": ("test_figures_by_group_are_those_of_the_command",),
     "lab/watching/test_health_monitor.py": (
         "test_a_monitor_that_is_killed_anywhere_and_started_again_counts_every_label_once",
     ),

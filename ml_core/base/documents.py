@@ -10,13 +10,23 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ml_core.base.errors import ArtefactError
 from ml_core.base.files import clear_drafts, write_whole
 
-__all__ = ["Document", "read_document", "write_document"]
+__all__ = ["Document", "PublishedDocument", "read_document", "write_document"]
 
 
 class Document(BaseModel):
     """Base of every such file's content: frozen, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class PublishedDocument(Document):
+    """Base of what one process tells the others of what it sees, such as a report; unknown fields are passed over.
+
+    While the software is changed, processes of two releases run side by side, and the older one must still understand
+    the newer. An order, such as the rollout, is no such document: who does not know a field of it cannot obey it.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
 
 _D = TypeVar("_D", bound=Document)

@@ -22,10 +22,10 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="show")
 @settings_option()
 @output_option
-def show(settings: Settings, output: str) -> None:
+def show_alarms(settings: Settings, output: str) -> None:
     """Show the alarms that are on; exit status 3 if any is.
 
     \b

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.options import Duration, settings_option, slot_option
+from ml_core.cli.options import Duration, asked_grouping, by_option, settings_option, slot_option
 from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="check")
 @click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
 @slot_option()
+@by_option("Also of each class in each group of patients of this grouping, such as age_band.")
 @settings_option()
 @output_option
-def check(since: float | None, slot: str, settings: Settings, output: str) -> None:
+def check_coverage(since: float | None, slot: str, grouping: str | None, settings: Settings, output: str) -> None:
     """Compare coverage per class with the band of a valid model; exit status 3 if a coverage alarm is on.
 
     A band says what chance explains in one look. Only the detector, which may be looked at as often as one likes,
@@ -37,8 +38,12 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
     "highest" say what coverage may be whatever they turn out to be, "weighted" estimates it as if outcomes were missing
     at random given the set and the predicted class. The exit status is 3, too, if they leave a class unverified.
 
+    With --by, "groups" has a row for each class in each group. "promise" says what it is held against: class_and_group,
+    or "measured only", where the band tells what chance explains in a group like all. A class with fewer than 10
+    patients in a group has no numbers.
+
     \b
-    Example: surety coverage check --since 30d
+    Example: surety coverage check --since 30d --by age_band
     """
     from datetime import timedelta
 
@@ -46,6 +51,8 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
     from ml_core.lab.watching.live_performance import matured_answers
 
     found = matured_answers(settings, None if since is None else utc_now() - timedelta(seconds=since), slot)
+    if grouping is not None:
+        asked_grouping(found, grouping)
     if not found.rows:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")
     on = {alarm.reason for alarm in found.alarms}
@@ -69,6 +76,7 @@ def check(since: float | None, slot: str, settings: Settings, output: str) -> No
             "waiting": found.waiting,
             "unknown": found.unknown,
             "bands": _bands(found),
+            **({} if grouping is None else {"groups": _groups(found, grouping)}),
             "detectors": detectors,
             **_outcomes(found),
         },
@@ -90,6 +98,24 @@ def _bands(found: MaturedAnswers) -> list[dict[str, Any]]:
         if open_ and (row["label"] is None or open_ & {str(row["label"]), "all"}):
             row["inside"] = None
     return rows
+
+
+def _groups(found: MaturedAnswers, grouping: str) -> list[dict[str, Any]]:
+    """Coverage of each class in each cell of a grouping."""
+    from ml_core.lab.watching.matured_arrays import cells_of
+
+    nothing = ("n", "covered", "observed", "promised", "lower", "upper", "inside")
+    return [
+        {
+            "group": measured.cell.group,
+            "label": of_class.label,
+            "promise": measured.cell.promise,
+            "patients": of_class.patients,
+            **(dict.fromkeys(nothing) if of_class.band is None else picked(of_class.band, *nothing)),
+        }
+        for measured in cells_of(found.rows, found.targets, found.model.manifest.groups, grouping)
+        for of_class in measured.classes
+    ]
 
 
 def _outcomes(found: MaturedAnswers) -> dict[str, Any]:

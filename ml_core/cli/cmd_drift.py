@@ -63,7 +63,7 @@ def command() -> None:
 )
 @click.option("--output", "--output-file", "output", type=Report(),
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
-def check(
+def check_drift(
     reference: Path | None,
     current: Path | None,
     settings: Settings,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ml_core.cli.options import file_option, version_of
+from ml_core.cli.options import file_option, wanted_version
 from ml_core.cli.output import emit, note, output_option, picked, refuse
 
 
@@ -85,7 +85,7 @@ def _import_ours(
     if uri is not None:
         chosen = registry.by_uri(uri)
     else:
-        chosen = version_of(registry, str(model), alias or (None if version else "champion"), version)
+        chosen = wanted_version(registry, str(model), alias or (None if version else "champion"), version)
     found = import_version(registry, chosen, settings, dry_run=dry_run)
     about = {"model": chosen.name, "version": chosen.version}
     return {**picked(found, "tag", "is_new"), **about, **picked(found, "model_hash", "gate")}

@@ -73,6 +73,11 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
             f"surety: {done.counts.refused} labels were not stored: too many name answers that are not in the log. "
             "`surety monitor` drops those that wait longest"
         )
+    if done.counts.over_limit:
+        note(
+            f"surety: {done.counts.over_limit} labels were not stored: the label of their answer changed too often. "
+            "`surety labels show ID` shows all that are kept of one; the last holds"
+        )
     emit(
         {
             "model": settings.model_name,
@@ -88,7 +93,7 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
 @click.argument("request_id", metavar="ID")
 @settings_option()
 @output_option
-def show(request_id: str, settings: Settings, output: str) -> None:
+def show_history(request_id: str, settings: Settings, output: str) -> None:
     """The label of the answer with that request_id, and every one it had before.
 
     \b

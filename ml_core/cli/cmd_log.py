@@ -41,7 +41,7 @@ def command() -> None:
 @command.command(name="show")
 @settings_option()
 @output_option
-def show(settings: Settings, output: str) -> None:
+def show_log(settings: Settings, output: str) -> None:
     """What there is: files, days, rows, size; which are live, and which are sealed as they are.
 
     \b

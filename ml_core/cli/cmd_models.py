@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ml_core.cli.options import version_of
+from ml_core.cli.options import wanted_version
 from ml_core.cli.output import emit, output_option, plain
 
 
@@ -55,7 +55,7 @@ def card(model: str, alias: str | None, version: str | None, output: str) -> Non
     if alias is None and version is None:
         chosen = registry.find_alias(model, "champion") or registry.versions(model)[0]
     else:
-        chosen = version_of(registry, model, alias, version)
+        chosen = wanted_version(registry, model, alias, version)
     with registry.bundle_folder(chosen) as folder:
         found = read_card(registry, chosen, folder)
     if output == "json":

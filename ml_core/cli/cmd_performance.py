@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.options import Duration, settings_option, slot_option
+from ml_core.cli.options import Duration, asked_grouping, by_option, settings_option, slot_option
 from ml_core.cli.output import emit, note, output_option, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.arrays import Label
     from ml_core.base.settings import Settings
     from ml_core.lab.watching.live_expectations import ExpectedStretch
+    from ml_core.lab.watching.live_performance import MaturedAnswers
+
+
+_BY_GROUP = (
+    "auc", "brier", "brier_skill", "log_loss", "mean_set_size", "singleton_share", "empty_share", "calibration_slope",
+    "calibration_intercept", "reliability", "unjudged",
+)  # fmt: skip
+"""What is told of a group: nothing that counts rows of a class, which may be few."""
 
 
 @click.group(name="performance")
@@ -26,7 +34,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="check")
 @click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
 @slot_option()
 @click.option(
@@ -35,16 +43,20 @@ def command() -> None:
     default=None,
     help="Exit status 3 if the whole interval of the AUC lies below this.",
 )
+@by_option("Also in each group of patients of this grouping, such as age_band.")
 @settings_option()
 @output_option
-def check(since: float | None, slot: str, min_auc: float | None, settings: Settings, output: str) -> None:
+def check_performance(
+    since: float | None, slot: str, min_auc: float | None, grouping: str | None, settings: Settings, output: str
+) -> None:
     """Show AUC, Brier score, log loss and set sizes on matured labels beside what training found on its test rows.
 
     ``expected`` is what the labels of the latest answers, or of those since then, are expected to show before they
-    come. It is blind where the same inputs now mean another outcome.
+    come. It is blind where the same inputs now mean another outcome. With --by, "groups" has a row for each group of
+    patients; one with fewer than 10 patients has no numbers.
 
     \b
-    Example: surety performance check --since 90d --min-auc 0.6
+    Example: surety performance check --since 90d --by age_band --min-auc 0.6
     """
     from datetime import timedelta
 
@@ -53,6 +65,8 @@ def check(since: float | None, slot: str, min_auc: float | None, settings: Setti
 
     first = None if since is None else utc_now() - timedelta(seconds=since)
     found = matured_answers(settings, first, slot)
+    if grouping is not None:
+        asked_grouping(found, grouping)
     judged = performance_of(found)
     if judged is None:
         note(f"no label of {found.model.tag} has matured yet; {found.waiting} wait for their horizon")
@@ -64,6 +78,7 @@ def check(since: float | None, slot: str, min_auc: float | None, settings: Setti
             "matured": len(found.rows),
             "waiting": found.waiting,
             "realised": None if judged is None else asdict(judged),
+            **({} if grouping is None else {"groups": _groups(found, grouping)}),
             "expected": _expected(expected_of(settings, found.model.model_hash, first), found.model.manifest.classes),
             "at_training": {
                 name: trained.get(name) for name in ("roc_auc", "brier", "brier_skill", "log_loss", "mean_set_size")
@@ -73,6 +88,24 @@ def check(since: float | None, slot: str, min_auc: float | None, settings: Setti
     )
     if min_auc is not None and judged is not None and judged.auc is not None and judged.auc.upper < min_auc:
         refuse(f"the AUC is below {min_auc:g}: its interval ends at {judged.auc.upper:.3f}")
+
+
+def _groups(found: MaturedAnswers, grouping: str) -> list[dict[str, Any]]:
+    """Performance in each cell of a grouping."""
+    from ml_core.lab.watching.matured_arrays import cells_of
+
+    return [
+        {
+            "group": measured.cell.group,
+            "patients": measured.patients,
+            **(dict.fromkeys(_BY_GROUP) if measured.performance is None else _shown(asdict(measured.performance))),
+        }
+        for measured in cells_of(found.rows, found.targets, found.model.manifest.groups, grouping)
+    ]
+
+
+def _shown(measured: dict[str, Any]) -> dict[str, Any]:
+    return {name: measured[name] for name in _BY_GROUP}
 
 
 def _expected(stretch: ExpectedStretch | None, classes: Sequence[Label]) -> dict[str, Any] | None:

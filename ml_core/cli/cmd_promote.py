@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.options import config_of, judged_version, version_of
+from ml_core.cli.options import config_of, judged_version, wanted_version
 from ml_core.cli.output import emit, note, output_option, refuse, rules_table
 
 
@@ -40,7 +40,7 @@ def command(
 
     config, settings = config_of(model, config_path), load_settings()
     registry = ModelRegistry(settings)
-    chosen = version_of(registry, config.model, alias, version, run_id)
+    chosen = wanted_version(registry, config.model, alias, version, run_id)
     found = promote_version(registry, chosen, config, settings, data=data, dry_run=dry_run)
     if dry_run:
         note("dry run: nothing was changed")

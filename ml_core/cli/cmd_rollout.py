@@ -87,7 +87,7 @@ def changing(verb: Callable[..., None]) -> Callable[..., None]:
 @command.command(name="show")
 @settings_option()
 @output_option
-def show(settings: Settings, output: str) -> None:
+def show_rollout(settings: Settings, output: str) -> None:
     """The rollout, the counts of all workers, and what the guards say.
 
     \b
@@ -116,7 +116,7 @@ def show(settings: Settings, output: str) -> None:
 @command.command(name="shadow")
 @click.argument("tag", required=False)
 @changing
-def start_shadow(wanted: Wanted, tag: str | None) -> None:
+def shadow(wanted: Wanted, tag: str | None) -> None:
     """Score every request with TAG as well, after the reply; nobody sees its answers, so it needs no gate.
 
     TAG is a Bento tag or a version such as v3; by default the present challenger, else the promoted model.

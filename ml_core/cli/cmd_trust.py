@@ -23,9 +23,9 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(name="show")
 @output_option
-def show(output: str) -> None:
+def show_keys(output: str) -> None:
     """List the trusted keys: fingerprint, where each comes from, and which one signs here.
 
     \b

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ml_core.cli.options import config_of, judged_version, version_of
+from ml_core.cli.options import config_of, judged_version, wanted_version
 from ml_core.cli.output import emit, output_option, refuse, rules_table
 
 
@@ -38,7 +38,7 @@ def command(
 
     config, settings = config_of(model, config_path), load_settings()
     registry = ModelRegistry(settings)
-    judged = version_of(registry, config.model, alias, version)
+    judged = wanted_version(registry, config.model, alias, version)
     report = validate_deployment(registry, judged, config, settings, data=data, keep=not dry_run)
     emit(
         {

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ml_core.cli.output import refuse
+from ml_core.cli.output import note, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
     from ml_core.lab.config import ModelConfig
     from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+    from ml_core.lab.watching.live_performance import MaturedAnswers
     from ml_core.serve.model.loader import ModelLoader
 
 __all__ = [
     "CONFIGS",
     "Duration",
     "Moment",
+    "asked_grouping",
+    "by_option",
     "config_of",
     "config_option",
     "file_option",
@@ -32,7 +35,7 @@ __all__ = [
     "slot_option",
     "sound_no",
     "tag_of",
-    "version_of",
+    "wanted_version",
     "version_in",
 ]
 
@@ -106,6 +109,24 @@ def slot_option(told: str = "Whose answers.") -> Callable[[F], F]:
     return click.option("--slot", type=slots, default="champion", show_default=True, help=told)
 
 
+def by_option(told: str) -> Callable[[F], F]:
+    """``--by``, the name of a grouping of patients."""
+    return click.option("--by", "grouping", metavar="GROUPING", default=None, help=told)
+
+
+def asked_grouping(found: MaturedAnswers, grouping: str) -> None:
+    """Refuse a grouping that the model does not declare, and say how many answers are in no group."""
+    facts = found.model.manifest.groups
+    known = [] if facts is None else [each.name for each in facts.declared]
+    if grouping not in known:
+        told = f"it declares {', '.join(known)}" if known else "it declares no groups (conformal.groups)"
+        named = f"{found.model.tag} does not know the grouping {grouping!r}"
+        raise click.BadParameter(f"{named}: {told}.", param_hint="--by")
+    groupless = sum(row.groups is None for row in found.rows)
+    if groupless:
+        note(f"{groupless} answers matured under a release that did not keep their group: they are in none")
+
+
 def judged_version(command: F) -> F:
     """The options of the verbs that judge a registered version: which one, and on what."""
     options = (
@@ -145,7 +166,7 @@ def config_of(model: str | None, path: Path | None) -> ModelConfig:
     return found[0][1]
 
 
-def version_of(
+def wanted_version(
     registry: ModelRegistry, name: str, alias: str | None, version: str | None, run_id: str | None = None
 ) -> RegisteredVersion:
     """The version that was asked for by number, run or alias; one of them at most is given."""

@@ -131,6 +131,13 @@ HEALTH = {
         "expected_brier_error": "Standard error of what they will show around surety_expected_brier.",
         "expected_coverage": "Coverage that the labels of the latest answers are expected to show, by class label.",
         "expected_coverage_error": "Standard error of what they will show around surety_expected_coverage.",
+        "group_coverage": "Share of the latest matured answers (at most 5,000 of the model) whose set held its label, "
+        "by class label and declared group; not of fewer than 10 patients.",
+        "group_coverage_answers": "Matured answers behind surety_group_coverage.",
+        "group_coverage_lowest": "Coverage below which surety_group_coverage seldom lies (1 in 100) by chance.",
+        "calibration_slope": "Calibration slope of the latest matured answers (at most 5,000), overall and by declared "
+        "group: 1 is right, less means that probabilities are too extreme.",
+        "calibration_slope_error": "Standard error of surety_calibration_slope.",
     }.items()
 }
 """What the monitor measures of a model, by the name of its figure; NaN once it is no longer measured."""
@@ -141,7 +148,9 @@ MONITOR_AGE = Gauge(
     multiprocess_mode="livemax",
 )
 LABELS = Counter(
-    "surety_labels", "Labels sent over HTTP, by outcome: accepted, duplicate, conflict, unknown, refused.", ("outcome",)
+    "surety_labels",
+    "Labels sent over HTTP, by outcome: accepted, duplicate, conflict, unknown, refused, over_limit.",
+    ("outcome",),
 )
 LABELS_IMPORTED = Gauge(
     "surety_labels_imported",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
+import numpy as np
 import pytest
 
 from ml_core.base.clock import utc_now
 from ml_core.serve.rollout import changes
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients, unforeseen
+from tests.toy_models import grouped_toy
 
 
 def matured(ward: Ward, rows) -> None:
@@ -111,6 +116,63 @@ def test_a_ledger_that_cannot_be_read_is_one_line(run, ward):
     ledger.write_bytes(b"no database " * 100)
     told = run("coverage", "check")
     assert (told.code, told.out, told.err.count("\n"), ledger.name in told.err) == (1, "", 1, True)
+
+
+@pytest.fixture
+def grouped(run, tmp_path):
+    """A ward whose model promises its coverage by sex, and measures it by age band; run first says where it is."""
+    place = Ward(tmp_path, champion=grouped_toy().folder)
+    yield place
+    place.close()
+
+
+def test_coverage_by_group_names_the_promise_of_each(run, grouped, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = patients(400, seed=5)
+    matured(grouped, rows.assign(sex=np.random.default_rng(5).choice(["female", "male"], len(rows))))
+    told = run("coverage", "check", "--by", "sex")
+    assert (told.code, told.err) == (0, "")
+    assert [(g["group"], g["label"], g["promise"]) for g in told.result["groups"]] == [
+        ("sex=female", 0, "class_and_group"), ("sex=female", 1, "class_and_group"),
+        ("sex=male", 0, "class_and_group"), ("sex=male", 1, "class_and_group"),
+        ("sex=unknown", 0, "measured only"), ("sex=unknown", 1, "measured only"),
+    ]  # fmt: skip
+    women, _, men, _, unknown, _ = told.result["groups"]
+    by_class = {band["label"]: band for band in told.result["bands"]}
+    assert women["n"] + men["n"] == by_class[0]["n"]
+    assert women["covered"] + men["covered"] == by_class[0]["covered"]
+    assert women["promised"] >= 0.9
+    assert unknown == {**dict.fromkeys(unknown), "group": "sex=unknown", "label": 0, "promise": "measured only"}
+    by_age = run("coverage", "check", "--by", "age_band").result["groups"]
+    assert {g["promise"] for g in by_age} == {"measured only"}
+    assert sum(g["n"] or 0 for g in by_age) <= 400
+    assert "groups" not in run("coverage", "check").result
+    table = run("coverage", "check", "--by", "sex", "--output", "table")
+    assert (table.code, "sex=female" in table.out) == (0, True)
+
+
+def test_answers_that_matured_without_a_group_are_counted_on_the_side(run, grouped):
+    matured(grouped, patients(120, seed=6).assign(sex="male"))
+    (ledger,) = grouped.home.settings.monitor.glob("*.ledger.db")
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute("UPDATE matured SET groups = NULL WHERE n <= 50")
+    told = run("coverage", "check", "--by", "sex")
+    assert (told.code, "50 answers matured under a release that did not keep their group" in told.err) == (0, True)
+    assert sum(g["n"] or 0 for g in told.result["groups"]) <= 70
+    assert told.result["matured"] == 120
+
+
+def test_a_grouping_that_the_model_does_not_know_is_wrong_usage(run, grouped):
+    matured(grouped, patients(30, seed=1).assign(sex="male"))
+    for verb in ("coverage", "performance"):
+        told = run(verb, "check", "--by", "shoe_size")
+        assert (told.code, told.out, "it declares sex, age_band" in told.err) == (2, "", True)
+
+
+def test_a_model_without_groups_says_where_they_are_declared(run, ward):
+    matured(ward, patients(30, seed=1))
+    told = run("coverage", "check", "--by", "sex")
+    assert (told.code, "conformal.groups" in told.err) == (2, True)
 
 
 @pytest.mark.parametrize(

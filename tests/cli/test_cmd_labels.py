@@ -11,7 +11,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row
-from ml_core.serve.log.labels import AnswerLabel, LabelStore, read_imported
+from ml_core.serve.log.labels import MOST_OF_ONE, AnswerLabel, LabelStore, read_imported
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.log.labelled import rid, text_of
 from tests.toy_models import NAME
@@ -67,13 +67,22 @@ def test_a_table_is_imported_and_counted(run, home, settings, tmp_path):
         "model": NAME, "rows": 5, "accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "unresolved": 0,
     }  # fmt: skip
     counted = read_imported(settings.imported_labels).model_dump()
-    assert counted == {"accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "refused": 0}
+    assert counted == {"accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "refused": 0, "over_limit": 0}
     assert stored(settings) == [
         (rid(0), 0, "outcomes.csv", "accepted"),
         (rid(1), 1, "outcomes.csv", "accepted"),
         (rid(9), 1, "outcomes.csv", "unknown"),
         (rid(1), 0, "outcomes.csv", "conflict"),
     ]
+
+
+def test_labels_of_one_answer_that_change_too_often_are_told_and_not_stored(run, home, settings, tmp_path):
+    told = run("labels", "import", table(tmp_path, request_id=[text_of(0)] * 50, label=[0, 1] * 25))
+    assert (told.code, told.result["accepted"], told.result["conflict"]) == (0, 1, MOST_OF_ONE - 1)
+    assert told.result["over_limit"] + told.result["duplicate"] == 50 - MOST_OF_ONE
+    assert f"{told.result['over_limit']} labels were not stored" in told.err
+    assert read_imported(settings.imported_labels).over_limit == told.result["over_limit"]
+    assert len(stored(settings)) == MOST_OF_ONE
 
 
 def test_a_second_import_changes_nothing(run, home, settings, tmp_path):

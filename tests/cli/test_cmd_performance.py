@@ -7,7 +7,7 @@ import pytest
 
 from ml_core.serve.rollout import changes
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients
-from tests.toy_models import toy_model
+from tests.toy_models import grouped_toy, toy_model
 
 
 def matured(ward: Ward, rows) -> None:
@@ -47,6 +47,34 @@ def test_performance_is_expected_before_any_label_has_come(run, ward):
         assert found[name]["standard_error"] > 0
     table = run("performance", "check", "--output", "table")
     assert (table.code, "expected" in table.out, "coverage_class_0" in table.out) == (0, True, True)
+
+
+def test_the_slope_and_the_intercept_come_with_their_intervals_and_the_curve(run, ward):
+    matured(ward, patients(400, seed=1))
+    found = run("performance", "check").result["realised"]
+    for name in ("calibration_slope", "calibration_intercept"):
+        assert found[name]["lower"] < found[name]["value"] < found[name]["upper"]
+    assert sum(point["n"] for point in found["reliability"]) == 400
+
+
+def test_performance_by_group_has_no_numbers_of_few_patients(run, tmp_path):
+    ward = Ward(tmp_path, champion=grouped_toy().folder)
+    rows = patients(400, seed=1)
+    sexes = np.random.default_rng(1).choice(np.array(["female", "male"], dtype=object), len(rows))
+    sexes[:9] = None
+    matured(ward, rows.assign(sex=sexes))
+    told = run("performance", "check", "--by", "sex")
+    women, men, unknown = told.result["groups"]
+    assert (told.code, [g["group"] for g in (women, men, unknown)]) == (0, ["sex=female", "sex=male", "sex=unknown"])
+    people = rows.groupby(sexes)["patient_id"].nunique()
+    assert [women["patients"], men["patients"]] == [people["female"], people["male"]]
+    for group in (women, men):
+        assert group["auc"]["lower"] < group["auc"]["value"]
+        assert group["calibration_slope"]["lower"] < group["calibration_slope"]["value"]
+        assert min(point["n"] for point in group["reliability"]) >= 5
+    assert {name for name, value in unknown.items() if value is not None} == {"group"}
+    assert "groups" not in run("performance", "check").result
+    ward.close()
 
 
 def test_before_the_monitor_has_seen_answers_nothing_is_expected(run, ward):

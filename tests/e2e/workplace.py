@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -152,7 +154,27 @@ def kill_group(leader: int) -> None:
         return
 
 
+_PORTS = iter(range(20_000, 32_000))
+_HELD: list[IO[str]] = []
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody else takes until this process ends.
+
+    It is below those that the system gives to clients, and a lock keeps out other runs of the tests on this machine:
+    a server binds it seconds after it was found.
+    """
+    folder = Path(tempfile.gettempdir()) / "surety-test-ports"
+    folder.mkdir(exist_ok=True)
+    for port in _PORTS:
+        lock = (folder / str(port)).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+        except OSError:
+            lock.close()
+            continue
+        _HELD.append(lock)
+        return port
+    raise RuntimeError("no port from 20000 to 31999 is free")

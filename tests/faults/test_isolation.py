@@ -30,7 +30,7 @@ UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 ENVELOPE = [
     "request_id", "prediction", "probability", "confidence", "prediction_set", "p_values", "confidence_level",
     "guarantee", "validity", "validity_reasons", "fallback_used", "fallback_reason", "error", "lineage",
-    "client_request_id",
+    "client_request_id", "group",
 ]  # fmt: skip
 LINEAGE = [
     "model_name", "model_version", "model_hash", "feature_version", "calibration_id", "input_hash", "slot", "bento",

@@ -8,13 +8,17 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from ml_core.lab.config import ConformalConfig
 from ml_core.lab.data.frames import columns_of
 from ml_core.lab.data.raw_tables import columns_beside
 from ml_core.lab.measuring.calibration import calibrate
-from ml_core.lab.measuring.coverage_law import design_effect
+from ml_core.lab.measuring.cell_measures import CellMeasures, WatchedCell, cell_measures
+from ml_core.lab.measuring.coverage_law import design_effect, design_effects
 from ml_core.lab.measuring.group_coverage import CellRows
+from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageTarget, RowTargets
+from ml_core.lab.measuring.performance import MaturedArrays
 from ml_core.lab.training.declared_groups import group_facts, pooled_cells
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows, Groupings
@@ -156,3 +160,55 @@ def test_a_promise_for_every_group_costs_few_labels(name: str, most: float) -> N
             found.append(calibrated_by(by, halves)[0].sets(unseen().rows.proba[halves.test], NINETY).sum(axis=1).mean())
         sizes[by] = float(np.mean(found))
     assert -0.01 < sizes[name] - sizes[None] < most
+
+
+# --- as matured answers are watched ---------------------------------------------------------------------------------
+
+
+def watched(name: str | None, seed: int) -> tuple[CellMeasures, ...]:
+    """What the monitor makes of the half that is covered: its p-values, labels, patients and dispositions."""
+    halves, by = split(seed), unseen().by
+    rows, own = calibrated_by(name, halves)
+    test, cal = unseen().rows[halves.test], unseen().rows[halves.calibration]
+    effects = design_effects(calibrate(cal.proba, cal.y, 2), cal.proba, cal.y, cal.groups, NINETY)
+    p_values = np.empty(test.proba.shape)
+    for c, calibration in enumerate(rows.calibrations):
+        p_values[rows.cells == c] = calibration.p_values(test.proba[rows.cells == c])
+    targets = tuple(CoverageTarget((0, 1), c.sizes, NINETY, "class_conditional", effects) for c in rows.calibrations)
+    at = by.groupings.names.index("disposition")
+    names = np.array(by.groupings.declared[at].cells)[by.positions[halves.test, at]]
+    cells = [
+        WatchedCell("disposition", each, (each,), f"disposition={each}" in own.values())
+        for each in by.groupings.declared[at].cells
+    ]
+    matured = MaturedArrays(test.proba, p_values, test.y, test.groups.tolist())
+    return cell_measures(matured, RowTargets(targets, rows.cells), cells, {"disposition": names})
+
+
+def test_groups_with_a_promise_leave_their_band_as_seldom_as_it_says() -> None:
+    bands = [
+        (each.cell.name, of_class.label, of_class.band)
+        for seed in range(20)
+        for each in watched("disposition", seed)
+        if each.cell.is_promised
+        for of_class in each.classes
+        if of_class.band is not None
+    ]
+    outside = sum(not band.inside for _, _, band in bands)
+    assert len(bands) >= 100
+    assert outside <= binom.ppf(1 - 1e-3, len(bands), 2 * BAND_TAIL)
+
+
+def test_groups_without_a_promise_that_are_covered_differently_are_seen() -> None:
+    for seed in range(5):
+        found = {
+            (each.cell.name, of_class.label): of_class.band for each in watched(None, seed) for of_class in each.classes
+        }
+        for name, label in (("home", 1), ("other hospital", 0)):
+            band = found[name, label]
+            assert band is not None
+            assert band.promised is None
+            assert band.observed < band.lower
+        above = found["skilled nursing", 1]
+        assert above is not None
+        assert above.observed > above.upper

@@ -13,9 +13,19 @@ import pandas as pd
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
 
-__all__ = ["MISSING", "Feature", "Kind", "Numbers", "Table", "features_in", "levels_in", "numbers_in", "positions_in"]
+__all__ = [
+    "MISSING",
+    "Feature",
+    "FeatureKind",
+    "Numbers",
+    "Table",
+    "features_in",
+    "levels_in",
+    "numbers_in",
+    "positions_in",
+]
 
-Kind = Literal["number", "category", "text", "unjudged"]
+FeatureKind = Literal["number", "category", "text", "unjudged"]
 
 Table = pd.DataFrame | Mapping[str, npt.NDArray[Any]]
 """Rows: a frame of raw values, or one array of shape (n,) per column (see ``features_in``)."""
@@ -41,7 +51,7 @@ class Feature:
     """
 
     name: str
-    kind: Kind
+    kind: FeatureKind
     levels: tuple[object, ...] | None = None
     tabled: bool = False
 
@@ -149,7 +159,7 @@ def _of_cells(name: str, cells: pd.Series[Any]) -> Feature:
         return Feature(name, "category", (False, True))
     if pd.api.types.is_numeric_dtype(dtype):
         kind = "unjudged" if pd.api.types.is_complex_dtype(dtype) else "number"
-        return Feature(name, cast("Kind", kind))
+        return Feature(name, cast("FeatureKind", kind))
     if not pd.api.types.is_object_dtype(dtype):
         return Feature(name, "text" if pd.api.types.is_string_dtype(dtype) else "unjudged")
     what = pd.api.types.infer_dtype(cells, skipna=True)

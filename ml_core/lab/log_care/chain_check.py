@@ -22,7 +22,7 @@ import orjson
 from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import read_marks
-from ml_core.lab.log_care.log_checks import Finding, FindingKind, check_closed_day, check_heads, check_labels
+from ml_core.lab.log_care.log_checks import ChainFinding, FindingKind, check_closed_day, check_heads, check_labels
 from ml_core.lab.log_care.log_days import LogDay, is_live, log_days, named_later
 from ml_core.serve.log import fields
 from ml_core.serve.log.database import genesis_head, key_of, open_for_reading
@@ -93,13 +93,13 @@ class ChainReport:
     files: tuple[FileReport, ...]
     missing: tuple[str, ...] = ()
     orphans: tuple[str, ...] = ()
-    others: tuple[Finding, ...] = ()
+    others: tuple[ChainFinding, ...] = ()
 
     @property
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[ChainFinding, ...]:
         """Everything that is not as it was written."""
-        of_files = [Finding(r.kind, r.file, r.problem, r.row) for r in self.files if not r.is_sound]
-        gone = [Finding("missing", name, "is missing, and was not pruned") for name in self.missing]
+        of_files = [ChainFinding(r.kind, r.file, r.problem, r.row) for r in self.files if not r.is_sound]
+        gone = [ChainFinding("missing", name, "is missing, and was not pruned") for name in self.missing]
         return (*of_files, *gone, *self.others)
 
     @property
@@ -139,9 +139,9 @@ def verify_log(
     files = [file for file in log_files(settings.log) if day in {None, file.day}]
     report = verify_files(records, files, day, step)
     marks = read_marks(records)
-    others = [Finding("journal", "journal.jsonl", problem) for problem in marks.problems]
+    others = [ChainFinding("journal", "journal.jsonl", problem) for problem in marks.problems]
     forged = "no signed entry of the journal asks for it: it is ignored"
-    others += [Finding("erasure", f"erasures/{name}", forged) for name in forged_erasures(records)]
+    others += [ChainFinding("erasure", f"erasures/{name}", forged) for name in forged_erasures(records)]
     if day is None:
         others += check_labels(settings.labels, records, marks.labels_erased)
     if heads is not None:

@@ -25,7 +25,7 @@ from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.log_keys import LogKey
 from ml_core.serve.log.log_records import HEAD_EVENT, JOURNAL, LABELS, LogRecords, is_signed_head
 
-__all__ = ["Finding", "FindingKind", "check_closed_day", "check_heads", "check_labels", "sha256_of"]
+__all__ = ["ChainFinding", "FindingKind", "check_closed_day", "check_heads", "check_labels", "sha256_of"]
 
 FindingKind = Literal[
     "row", "chain", "file", "key", "unkeyed", "missing", "sealed-day", "sealed-copy", "erasure", "labels", "journal",
@@ -37,7 +37,7 @@ one; an erasure that nobody asked for; labels; the journal's entries on the log;
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ChainFinding:
     """One finding.
 
     Attributes
@@ -59,7 +59,7 @@ class Finding:
 _BUSY_S = 5.0
 
 
-def check_labels(path: Path, records: LogRecords, erased: Collection[int]) -> list[Finding]:
+def check_labels(path: Path, records: LogRecords, erased: Collection[int]) -> list[ChainFinding]:
     """What is wrong with the labels; nothing where the log has never had a key.
 
     Parameters
@@ -74,12 +74,12 @@ def check_labels(path: Path, records: LogRecords, erased: Collection[int]) -> li
             connection.execute("BEGIN")
             return list(_label_problems(connection, path.name, keys, set(erased), with_key=records.with_key))
     except (LogDamaged, sqlite3.Error, TypeError, ValueError) as error:
-        return [Finding("labels", path.name, f"cannot be read: {error}")]
+        return [ChainFinding("labels", path.name, f"cannot be read: {error}")]
 
 
 def _label_problems(
     connection: sqlite3.Connection, name: str, keys: Mapping[str, LogKey], erased: set[int], *, with_key: bool
-) -> Iterator[Finding]:
+) -> Iterator[ChainFinding]:
     labels = {row[0]: row for row in connection.execute(LABEL_TABLE.select)}
     chain = connection.execute("SELECT * FROM label_chain ORDER BY n").fetchall() if has_chain(connection) else []
     if not (keys or chain):
@@ -87,25 +87,25 @@ def _label_problems(
     head = FIRST_HEAD
     for number, (n, seq, salt, digest, said, key_id) in enumerate(chain, start=1):
         if n != number:
-            yield Finding("labels", name, "labels before it are missing", seq)
+            yield ChainFinding("labels", name, "labels before it are missing", seq)
             return
         stored = labels.pop(seq, None)
         if stored is None and (salt or seq not in erased):
-            yield Finding("labels", name, "it is missing, and nobody asked for its erasure", seq)
+            yield ChainFinding("labels", name, "it is missing, and nobody asked for its erasure", seq)
         elif stored is not None and label_digest(salt, stored) != digest:
-            yield Finding("labels", name, "it is not what was stored", seq)
+            yield ChainFinding("labels", name, "it is not what was stored", seq)
         key = keys.get(key_id)
         if with_key and (key is None or next_label_head(head, n, seq, digest, key) != said):
-            yield Finding("labels", name, "the chain breaks: labels were changed, moved or added here", seq)
+            yield ChainFinding("labels", name, "the chain breaks: labels were changed, moved or added here", seq)
             return
         head = said
     for seq in sorted(labels):
-        yield Finding("labels", name, "it is in no chain: `surety log adopt` vouches for what is yours", seq)
+        yield ChainFinding("labels", name, "it is in no chain: `surety log adopt` vouches for what is yours", seq)
 
 
 def check_closed_day(
     day: LogDay, closed: ClosedDay, rows: Mapping[str, int], orphans: Collection[str], erasing: Collection[str]
-) -> Iterator[Finding]:
+) -> Iterator[ChainFinding]:
     """What came into the day, or left it, since it was sealed; that rows changed is seen by their chain.
 
     Parameters
@@ -118,28 +118,28 @@ def check_closed_day(
         if f"-{day.name}-" not in name:
             continue
         if name not in closed.files:
-            yield Finding("sealed-day", name, "came into its day after it was sealed")
+            yield ChainFinding("sealed-day", name, "came into its day after it was sealed")
         elif found > closed.files[name][0]:
             first = closed.files[name][0] + 1
-            yield Finding("sealed-day", name, "it and what follows came after its day was sealed", first)
+            yield ChainFinding("sealed-day", name, "it and what follows came after its day was sealed", first)
     of_day = {name for name in orphans if name.startswith(f"bulk/{day.name}/")}
     for name in sorted(of_day | set(closed.orphans)):
         path = day.folder / name
         if not path.exists():
-            yield Finding("sealed-day", name, "was there when its day was sealed, and is missing")
+            yield ChainFinding("sealed-day", name, "was there when its day was sealed, and is missing")
         elif closed.orphans.get(name) != sha256_of(path):
-            yield Finding("sealed-day", name, "was not there, or was another file, when its day was sealed")
+            yield ChainFinding("sealed-day", name, "was not there, or was another file, when its day was sealed")
     if not any(f"-{day.name}-" in name for name in erasing):
         yield from _copy(day, closed)
 
 
-def _copy(day: LogDay, closed: ClosedDay) -> Iterator[Finding]:
+def _copy(day: LogDay, closed: ClosedDay) -> Iterator[ChainFinding]:
     name = f"sealed/{day.sealed.name}"
     if not day.sealed.exists():
         if closed.copy_sha256:
-            yield Finding("sealed-copy", name, "is missing; surety log seal makes it again")
+            yield ChainFinding("sealed-copy", name, "is missing; surety log seal makes it again")
     elif sha256_of(day.sealed) != closed.copy_sha256:
-        yield Finding(
+        yield ChainFinding(
             "sealed-copy", name, "is not the file that was written; remove it, and surety log seal makes it again"
         )
 
@@ -155,7 +155,7 @@ _DEPTH = 3
 _Ends = Mapping[int, str]
 
 
-def check_heads(path: Path, settings: Settings, records: LogRecords, marks: Marks) -> list[Finding]:
+def check_heads(path: Path, settings: Settings, records: LogRecords, marks: Marks) -> list[ChainFinding]:
     """What differs from published heads.
 
     Raises
@@ -164,16 +164,16 @@ def check_heads(path: Path, settings: Settings, records: LogRecords, marks: Mark
         The file cannot be read, or holds no head of this model's log.
     """
     published: dict[str, dict[int, str]] = {}
-    found: list[Finding] = []
+    found: list[ChainFinding] = []
     for number, line in _lines(path):
         if line.get("model") != settings.model_name:
             continue
         if records.with_key and not is_signed_head(records, line):
-            found.append(Finding("heads", path.name, "this line is not signed with the log's key", number))
+            found.append(ChainFinding("heads", path.name, "this line is not signed with the log's key", number))
             continue
         before = published.setdefault(str(line["file"]), {}).setdefault(int(line["seq"]), str(line["head"]))
         if before != line["head"]:
-            found.append(Finding("heads", path.name, "another line names another head for the same row", number))
+            found.append(ChainFinding("heads", path.name, "another line names another head for the same row", number))
     if not published and not found:
         raise DataError(str(path), f"holds no published head of {settings.model_name}")
     for name, heads in published.items():
@@ -181,7 +181,7 @@ def check_heads(path: Path, settings: Settings, records: LogRecords, marks: Mark
     return found
 
 
-def _held_against(name: str, heads: _Ends, stored: _Ends | None) -> Iterator[Finding]:
+def _held_against(name: str, heads: _Ends, stored: _Ends | None) -> Iterator[ChainFinding]:
     """The first head of a file that its chain does not have.
 
     Parameters
@@ -193,11 +193,13 @@ def _held_against(name: str, heads: _Ends, stored: _Ends | None) -> Iterator[Fin
     last, good = max(stored, default=0), 0
     for seq in sorted(heads):
         if seq and seq > last:
-            yield Finding("heads", name, f"the end is cut off: it had {seq} rows when its head was published", last + 1)
+            yield ChainFinding(
+                "heads", name, f"the end is cut off: it had {seq} rows when its head was published", last + 1
+            )
             return
         if stored.get(seq) != heads[seq]:
             problem = f"rows {good + 1} to {seq} are not those whose head was published: history was rewritten"
-            yield Finding("heads", name, problem, good + 1)
+            yield ChainFinding("heads", name, problem, good + 1)
             return
         good = seq
 

@@ -2,6 +2,7 @@
 
 __all__ = [
     "calibration",
+    "cell_measures",
     "comparison",
     "coverage_detector",
     "coverage_law",
@@ -14,6 +15,7 @@ __all__ = [
     "live_coverage",
     "metric_ranges",
     "performance",
+    "reliability",
     "returned_outcomes",
     "sensitivity_threshold",
     "weighted_coverage",

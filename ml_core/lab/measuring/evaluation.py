@@ -14,16 +14,16 @@ from scipy.stats import rankdata
 from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.base.errors import InvalidCalibration
 from ml_core.lab.measuring.coverage_law import Groups, holds_label
+from ml_core.lab.measuring.reliability import CurvePoint, calibration_curve, calibration_fit
 from ml_core.serve.model.conformity_scores import checked_probabilities
 from ml_core.serve.model.groupings import GroupedRows
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
 __all__ = [
-    "CurvePoint",
+    "SHARED_BY",
     "Evaluation",
     "GroupMetrics",
     "brier_score",
-    "calibration_slope",
     "evaluate",
     "group_metrics",
     "log_losses",
@@ -34,17 +34,8 @@ __all__ = [
     "weight_below",
 ]
 
-CURVE_BINS = 10
-_NEWTON_STEPS, _MOST_CONDITION = 50, 1e12
-
-
-@dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """One bin of a calibration curve: mean predicted probability, share observed, rows."""
-
-    predicted: float
-    observed: float
-    n: int
+SHARED_BY = 10
+"""Fewest patients behind whatever is published: the usual limit for small cells in health statistics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,44 +158,10 @@ def group_metrics(
             metrics = score_metrics(own, own_labels, own_weights)
             metrics |= _coverage_metrics(sets[inside], own_labels, classes, own_weights)
             metrics |= {f"n_class_{label}": float((own_labels == k).sum()) for k, label in enumerate(classes)}
-            slope = calibration_slope(own, own_labels)
-            metrics |= {} if slope is None else {"calibration_slope": slope}
+            fit = calibration_fit(own, own_labels)
+            metrics |= {} if fit is None else {"calibration_slope": fit.slope.value}
             found.append(GroupMetrics(grouping.name, cell, int(inside.sum()), metrics))
     return tuple(found)
-
-
-def calibration_slope(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:
-    """Slope of the log odds of the second label on their predicted log odds (Cox 1958, Biometrika 45:562).
-
-    1 means that predictions spread as they should, less that they are too extreme. By maximum likelihood, with an
-    intercept. None where it has no finite value (one class only, no variation, or classes that scores separate), and
-    for more than two classes.
-
-    Parameters
-    ----------
-    proba : shape (n, K)
-    y_index : shape (n,), class indices
-    """
-    scores, labels = np.asarray(proba, dtype=np.float64), np.asarray(y_index, dtype=np.float64)
-    if scores.shape[1] != 2 or np.unique(labels).size < 2:
-        return None
-    p = np.clip(scores[:, 1], np.finfo(np.float64).eps, 1 - np.finfo(np.float64).eps)
-    odds = np.log(p) - np.log1p(-p)
-    center, spread = float(odds.mean()), float(odds.std())
-    if spread < 1e-12:
-        return None
-    design = np.column_stack([np.ones(odds.size), (odds - center) / spread])
-    beta = np.zeros(2)
-    for _ in range(_NEWTON_STEPS):
-        fitted = 1.0 / (1.0 + np.exp(-design @ beta))
-        information = (design * (fitted * (1 - fitted))[:, None]).T @ design
-        if np.linalg.cond(information) > _MOST_CONDITION:
-            return None
-        step = np.linalg.solve(information, design.T @ (labels - fitted))
-        beta += step
-        if float(np.abs(step).max()) < 1e-10:
-            return float(beta[1] / spread)
-    return None
 
 
 def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike, weights: FloatArray | None = None) -> float | None:
@@ -267,25 +224,6 @@ def log_losses(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> FloatArray:
     true = np.take_along_axis(scores, np.asarray(y_index, dtype=np.int64)[:, None], axis=1)[:, 0]
     losses: FloatArray = -np.log(np.maximum(true, np.finfo(np.float64).eps))
     return losses
-
-
-def calibration_curve(probability: FloatArray, happened: BoolArray, bins: int = CURVE_BINS) -> tuple[CurvePoint, ...]:
-    """Predicted against observed in at most ``bins`` bins of about equal size; equal predictions share a bin.
-
-    Parameters
-    ----------
-    probability : shape (n,), in [0, 1]
-    happened : shape (n,)
-    """
-    edges = np.unique(np.quantile(probability, np.arange(1, bins) / bins, method="inverted_cdf"))
-    where = np.searchsorted(edges, probability, side="left")
-    points = []
-    for b in range(edges.size + 1):
-        inside = where == b
-        n = int(inside.sum())
-        if n:
-            points.append(CurvePoint(float(probability[inside].mean()), float(happened[inside].mean()), n))
-    return tuple(points)
 
 
 def score_metrics(proba: FloatArray, labels: IntArray, weights: FloatArray | None = None) -> dict[str, float]:

@@ -22,7 +22,8 @@ from scipy.stats import norm
 
 from ml_core.base.arrays import BoolArray, FloatArray
 from ml_core.base.errors import DataError
-from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MINIMUM
+from ml_core.lab.measuring.performance import MINIMUM
+from ml_core.lab.measuring.reliability import INTERVAL_LEVEL
 from ml_core.serve.model.conformity_scores import checked_probabilities
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 

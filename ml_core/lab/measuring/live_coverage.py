@@ -16,7 +16,6 @@ from ml_core.lab.measuring.coverage_law import (
     CoverageLaw,
     DesignEffects,
     band_of,
-    effective_size,
     effects_of,
     holds_label,
     pooled_law,
@@ -29,6 +28,7 @@ __all__ = [
     "BAND_TAIL",
     "CoverageBand",
     "CoverageTarget",
+    "RowTargets",
     "class_indices",
     "coverage_bands",
     "group_ids",
@@ -63,6 +63,61 @@ class CoverageTarget:
     guarantee: Promise = "class_conditional"
     effects: DesignEffects | None = None
     confidence: Decimal | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RowTargets:
+    """The coverage targets of n rows: one of all, or one for each group of patients that is calibrated by itself.
+
+    Attributes
+    ----------
+    targets : of one model, so of the same classes and level; at least one
+    which : shape (n,), position of each row's target
+    """
+
+    targets: tuple[CoverageTarget, ...]
+    which: IntArray
+
+    @classmethod
+    def of(cls, target: CoverageTarget, n: int) -> RowTargets:
+        """One target of n rows."""
+        return cls((target,), np.zeros(n, dtype=np.int64))
+
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """Labels in class order."""
+        return self.targets[0].classes
+
+    @property
+    def level(self) -> Decimal:
+        """The model's configured confidence level."""
+        return self.targets[0].level
+
+    @property
+    def guarantee(self) -> Promise:
+        """What the sets of the first target promise; all are marginal, or none is."""
+        return self.targets[0].guarantee
+
+    def only(self, rows: BoolArray) -> RowTargets:
+        """Of some of the rows."""
+        return RowTargets(self.targets, self.which[rows])
+
+    def sets(self, p_values: npt.ArrayLike) -> BoolArray:
+        """Prediction sets at the configured level from stored p-values, shape (n, K), as :func:`sets_of`.
+
+        Raises
+        ------
+        DataError
+            As :func:`sets_of`, and another number of rows.
+        """
+        array = np.asarray(p_values, dtype=np.float64)
+        if len(array) != self.which.size:
+            raise DataError("stored p-values", f"{len(array)} rows for {self.which.size} coverage targets")
+        found = np.zeros((len(array), len(self.classes)), dtype=np.bool_)
+        for at in np.unique(self.which).tolist() or [0]:
+            inside, t = self.which == at, self.targets[at]
+            found[inside] = sets_of(array[inside], t.sizes, t.level, t.confidence, t.guarantee)
+        return found
 
 
 def sets_of(
@@ -196,21 +251,23 @@ class CoverageBand:
 def coverage_bands(
     covered: npt.ArrayLike,
     class_index: npt.ArrayLike,
-    target: CoverageTarget,
+    target: CoverageTarget | RowTargets,
     groups: Iterable[Hashable] | None = None,
     tail: float = BAND_TAIL,
 ) -> tuple[CoverageBand, ...]:
     """Coverage of all rows of a window, then of each class, against the exact band of a valid model.
 
     The number covered follows a beta-binomial law, the chance of the calibration included; repeated patients widen it
-    by the design effects of either side. All rows together follow the sum of their classes' laws, given the counts. A
-    valid model ends outside one band with at most twice the tail. That holds for one look at one window: who looks at
-    many windows will see some outside, so only the detector may raise an alarm.
+    by the design effects of either side. All rows together follow the sum of their classes' laws, given the counts, and
+    a class that is calibrated by group the sum of its groups' laws. A valid model ends outside one band with at most
+    twice the tail. That holds for one look at one window: who looks at many windows will see some outside, so only the
+    detector may raise an alarm.
 
     Parameters
     ----------
     covered : shape (n,), True where the row's set held its label
     class_index : shape (n,), the row's label as its position in class order
+    target : of all rows, or of each
     groups : shape (n,), patient of every row (None: its own); None where every row is its own
     tail : in (0, 0.5), chance beyond each limit
 
@@ -228,24 +285,37 @@ def coverage_bands(
     if hits.shape != index.shape or (ids is not None and ids.shape != index.shape):
         patients = "" if ids is None else f" and {ids.size} patients"
         raise DataError("matured labels", f"{hits.size} flags for {index.size} labels{patients}")
-    one = DesignEffects(1.0, (1.0,) * n_classes)
-    calibration, window = target.effects or one, effects_of(hits, index, ids, n_classes)
-    whole = target.guarantee == "marginal"
-    laws = [
-        CoverageLaw.of(n, target.level, calibration.marginal, confidence=target.confidence)
-        for n in (target.sizes[:1] if whole else target.sizes)
-    ]
-    counts = [index.size] if whole else np.bincount(index, minlength=n_classes).tolist()
-    bands = [_band(None, hits, *pooled_law(laws, counts, window.marginal), tail)]
+    of_rows = target if isinstance(target, RowTargets) else RowTargets.of(target, index.size)
+    window, whole = effects_of(hits, index, ids, n_classes), target.guarantee == "marginal"
+    laws = _laws(of_rows, index, [None] if whole else range(n_classes), None)
+    bands = [_band(None, hits, *pooled_law(*laws, window.marginal), tail)]
     for k, label in enumerate(target.classes):
         own = hits[index == k]
         if whole:
             bands.append(_band(label, own, None, np.ones(1), tail))
-            continue
-        law = CoverageLaw.of(target.sizes[k], target.level, calibration.per_class[k], confidence=target.confidence)
-        pmf = law.pmf(effective_size(own.size, window.per_class[k]))
-        bands.append(_band(label, own, law.promised, pmf, tail))
+        else:
+            laws = _laws(of_rows, index, [k], k)
+            bands.append(_band(label, own, *pooled_law(*laws, window.per_class[k]), tail))
     return tuple(bands)
+
+
+def _laws(
+    of_rows: RowTargets, index: IntArray, ks: Sequence[int | None], effect_of: int | None
+) -> tuple[list[CoverageLaw], list[int]]:
+    """The law of each of these classes (None: all together) by each target, and the rows of each.
+
+    Parameters
+    ----------
+    effect_of : the class whose calibration rows have the design effect; None for all of them together
+    """
+    laws, counts = [], []
+    for k in ks:
+        for t, target in enumerate(of_rows.targets):
+            effects = target.effects or DesignEffects(1.0, (1.0,) * len(target.classes))
+            effect = effects.marginal if effect_of is None else effects.per_class[effect_of]
+            laws.append(CoverageLaw.of(target.sizes[k or 0], target.level, effect, confidence=target.confidence))
+            counts.append(int(((of_rows.which == t) & (True if k is None else index == k)).sum()))
+    return laws, counts
 
 
 def _band(label: Label | None, own: BoolArray, promised: float | None, pmf: FloatArray, tail: float) -> CoverageBand:

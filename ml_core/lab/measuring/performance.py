@@ -15,30 +15,33 @@ from ml_core.base.arrays import BoolArray, FloatArray, IntArray, Label
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.comparison import paired_auc_difference
 from ml_core.lab.measuring.coverage_law import holds_label
-from ml_core.lab.measuring.evaluation import CurvePoint, calibration_curve, roc_auc, score_metrics, set_metrics
+from ml_core.lab.measuring.evaluation import SHARED_BY, roc_auc, score_metrics, set_metrics
 from ml_core.lab.measuring.live_coverage import (
     CoverageBand,
     CoverageTarget,
+    RowTargets,
     class_indices,
     coverage_bands,
     group_ids,
-    sets_of,
+)
+from ml_core.lab.measuring.reliability import (
+    CURVE_BINS,
+    INTERVAL_LEVEL,
+    CalibrationEstimate,
+    CurvePoint,
+    calibration_curve,
+    calibration_fit,
 )
 from ml_core.serve.model.conformity_scores import checked_probabilities
 
 __all__ = [
-    "INTERVAL_LEVEL",
     "MINIMUM",
     "AucEstimate",
-    "CalibrationSlope",
     "MaturedArrays",
     "MaturedPerformance",
     "Reason",
     "performance",
 ]
-
-INTERVAL_LEVEL = 0.95
-"""Level of the interval around an AUC."""
 
 MINIMUM = 20
 """Fewest rows for means, and fewest patients of each class for AUC and Brier skill.
@@ -48,7 +51,6 @@ scores for areas up to 0.8, in 92 to 94 at 0.9, and in 88 to 92 at 0.97. Be care
 patients.
 """
 
-_NEAREST, _STEPS, _STEEPEST = 1e-9, 50, 30.0  # of the fit of the calibration slope
 _MEANS = ("brier", "brier_skill", "log_loss", "mean_set_size", "singleton_share", "empty_share")
 
 Reason = Literal["too_few_rows", "too_few_of_a_class", "not_binary"]
@@ -74,24 +76,20 @@ class MaturedArrays:
     labels: Sequence[Label] | npt.NDArray[np.generic]
     groups: Sequence[Hashable] | npt.NDArray[np.generic] | None = None
 
+    def only(self, rows: BoolArray) -> MaturedArrays:
+        """Some of the rows, by a mask of shape (n,)."""
+        places = rows.nonzero()[0].tolist()
+        return MaturedArrays(
+            proba=np.asarray(self.proba, dtype=np.float64)[places],
+            p_values=np.asarray(self.p_values, dtype=np.float64)[places],
+            labels=[self.labels[n] for n in places],
+            groups=None if self.groups is None else [self.groups[n] for n in places],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AucEstimate:
     """Area under the ROC curve, in [0, 1], with its standard error (by patient) and its 95 % interval."""
-
-    value: float
-    standard_error: float
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationSlope:
-    """Slope of the log odds of the second label on their predicted log odds (Cox 1958, Biometrika 45:562).
-
-    1 means that predictions spread as they should, less that they are too extreme. With its standard error (by
-    patient) and its 95 % interval.
-    """
 
     value: float
     standard_error: float
@@ -115,8 +113,10 @@ class MaturedPerformance:
     coverage : of all rows, then of each class, at the model's configured level
     mean_set_size : labels per set
     singleton_share, empty_share : share of sets with one label, and with none
-    calibration_slope : of two classes; None as well where scores separate the classes or are all alike
-    reliability : of two classes, predicted and observed share of the second one in at most ten bins of rows
+    calibration_slope, calibration_intercept : as in ``CalibrationFit``, of two classes; None as well where scores
+        separate the classes or are all alike
+    reliability : of two classes, predicted and observed share of the second one in at most ten bins of rows, with ten
+        patients or more to a bin on average
     unjudged : for each number that is None, the reason: ``too_few_rows``, ``too_few_of_a_class`` or ``not_binary``
     """
 
@@ -130,7 +130,8 @@ class MaturedPerformance:
     mean_set_size: float | None
     singleton_share: float | None
     empty_share: float | None
-    calibration_slope: CalibrationSlope | None
+    calibration_slope: CalibrationEstimate | None
+    calibration_intercept: CalibrationEstimate | None
     reliability: tuple[CurvePoint, ...]
     unjudged: dict[str, Reason]
 
@@ -145,13 +146,16 @@ class _Rows:
     ids: IntArray
 
 
-def performance(matured: MaturedArrays, target: CoverageTarget, *, minimum: int = MINIMUM) -> MaturedPerformance:
+def performance(
+    matured: MaturedArrays, target: CoverageTarget | RowTargets, *, minimum: int = MINIMUM
+) -> MaturedPerformance:
     """Performance on these rows.
 
     Coverage is given for any number of rows: its band is wide where rows are few.
 
     Parameters
     ----------
+    target : coverage target of all rows, or of each
     minimum : fewest rows for means, and fewest patients of each class for AUC and Brier skill; >= 2
 
     Raises
@@ -171,27 +175,36 @@ def performance(matured: MaturedArrays, target: CoverageTarget, *, minimum: int 
     reasons = _reasons(rows, n_classes, minimum)
     found = {**score_metrics(rows.proba, rows.index), **set_metrics(rows.sets)} if rows.index.size else {}
     known = {name: None if reasons[name] else found[name] for name in _MEANS}
+    fit = None if reasons["calibration_slope"] else calibration_fit(rows.proba, rows.index, rows.ids)
     return MaturedPerformance(
         n=int(rows.index.size),
         n_per_class=tuple(int(c) for c in np.bincount(rows.index, minlength=n_classes)),
         auc=None if reasons["auc"] else _auc(rows.proba, rows.index, rows.ids),
-        calibration_slope=None if reasons["calibration_slope"] else _slope(rows.proba[:, 1], rows.index, rows.ids),
-        reliability=() if reasons["calibration_slope"] else calibration_curve(rows.proba[:, 1], rows.index == 1),
+        calibration_slope=None if fit is None else fit.slope,
+        calibration_intercept=None if fit is None else fit.intercept,
+        reliability=() if reasons["calibration_slope"] else _reliability(rows),
         coverage=coverage_bands(holds_label(rows.sets, rows.index), rows.index, target, rows.ids),
         unjudged={name: reason for name, reason in reasons.items() if reason},
         **known,
     )
 
 
-def _checked(matured: MaturedArrays, target: CoverageTarget) -> _Rows:
+def _checked(matured: MaturedArrays, target: CoverageTarget | RowTargets) -> _Rows:
     proba = checked_probabilities(matured.proba, len(target.classes))
-    sets = sets_of(matured.p_values, target.sizes, target.level, target.confidence, target.guarantee)
     index = class_indices(matured.labels, target.classes)
+    of_rows = target if isinstance(target, RowTargets) else RowTargets.of(target, len(np.asarray(matured.p_values)))
+    sets = of_rows.sets(matured.p_values)
     ids = group_ids(matured.groups)
     lengths = {proba.shape[0], sets.shape[0], index.size, index.size if ids is None else ids.size}
     if len(lengths) > 1:
         raise DataError("matured labels", f"columns of {sorted(lengths)} rows, expected one length")
     return _Rows(proba, sets, index, np.arange(index.size) if ids is None else ids)
+
+
+def _reliability(rows: _Rows) -> tuple[CurvePoint, ...]:
+    """The calibration curve, in bins of which each tells of ``SHARED_BY`` patients or more on average."""
+    bins = min(CURVE_BINS, max(1, np.unique(rows.ids).size // SHARED_BY))
+    return calibration_curve(rows.proba[:, 1], rows.index == 1, bins)
 
 
 def _reasons(rows: _Rows, n_classes: int, minimum: int) -> dict[str, Reason | None]:
@@ -228,30 +241,3 @@ def _auc(proba: FloatArray, index: IntArray, ids: IntArray) -> AucEstimate:
     half = float(t.isf(outside, fewest - 1)) * error / (area * (1.0 - area))
     middle = float(logit(area))
     return AucEstimate(area, error, float(expit(middle - half)), float(expit(middle + half)))
-
-
-def _slope(probability: FloatArray, index: IntArray, ids: IntArray) -> CalibrationSlope | None:
-    """Logistic regression by Newton steps, with a sandwich estimate of the error over patients."""
-    odds = logit(np.clip(probability, _NEAREST, 1.0 - _NEAREST))
-    spread = float(odds.std())
-    if spread < _NEAREST:
-        return None
-    terms, at = np.stack([np.ones_like(odds), (odds - odds.mean()) / spread], axis=1), np.zeros(2)
-    for _ in range(_STEPS):
-        share = expit(terms @ at)
-        inverse = np.linalg.pinv((terms.T * (share * (1.0 - share))) @ terms)
-        step = inverse @ (terms.T @ (index - share))
-        at = at + step
-        if np.abs(step).max() < _NEAREST:
-            break
-        if np.abs(at).max() > _STEEPEST:  # classes that are separated
-            return None
-    else:
-        return None
-    pulls = terms * (index - share)[:, None]
-    patients = np.stack([np.bincount(ids, weights=pull) for pull in pulls.T], axis=1)
-    n = np.unique(ids).size
-    error = float(np.sqrt((inverse @ (patients.T @ patients) @ inverse)[1, 1] * n / (n - 1))) / spread
-    half = float(t.isf((1.0 - INTERVAL_LEVEL) / 2, min(np.unique(ids[index == k]).size for k in (0, 1)) - 1)) * error
-    value = float(at[1]) / spread
-    return CalibrationSlope(value, error, value - half, value + half)

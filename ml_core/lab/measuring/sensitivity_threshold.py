@@ -11,7 +11,7 @@ from scipy.stats import beta, binom
 
 from ml_core.base.arrays import FloatArray
 from ml_core.base.errors import CannotJudge
-from ml_core.lab.measuring.performance import INTERVAL_LEVEL
+from ml_core.lab.measuring.reliability import INTERVAL_LEVEL
 
 __all__ = ["SensitivityThreshold", "fewest_rows", "sensitivity_threshold"]
 

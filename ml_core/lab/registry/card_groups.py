@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ml_core.lab.measuring.evaluation import GroupMetrics
-from ml_core.lab.training.training_reference import SHARED_BY
+from ml_core.lab.measuring.evaluation import SHARED_BY, GroupMetrics
 
 __all__ = ["group_tables", "shared_metrics"]
 

@@ -13,29 +13,15 @@ from ml_core.features.columns import features_of
 from ml_core.lab.report.collect_answers import Lineages, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
 from ml_core.lab.report.collect_journal import Entry, rollout_facts
-from ml_core.lab.report.collect_ledger import (
-    detectors_of,
-    expected_facts,
-    known_outcomes,
-    label_facts,
-    missing_outcomes,
-    outcome_facts,
-)
+from ml_core.lab.report.collect_ledger import detectors_of, known_outcomes, label_facts, missing_outcomes
 from ml_core.lab.report.collect_models import KnownModel, known_models, label_words, model_facts
+from ml_core.lab.report.collect_outcomes import OutcomeFacts, expected_facts, outcome_facts
 from ml_core.lab.report.collect_period import Period, period_of
 from ml_core.lab.report.collect_service import circuits, monitoring, serving, store_facts
 from ml_core.lab.report.collect_shadow import NamedModel, shadow_pairs
-from ml_core.lab.report.facts import (
-    AnswerHistory,
-    Coverage,
-    Detector,
-    Drift,
-    ExpectedHistory,
-    Labels,
-    MissingOutcomes,
-    PerformanceHistory,
-    ReportFacts,
-)
+from ml_core.lab.report.facts import AnswerHistory, ReportFacts
+from ml_core.lab.report.facts_drift import Detector, Drift
+from ml_core.lab.report.facts_outcomes import ExpectedHistory, Labels, MissingOutcomes
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.serve.features.versions import get_feature_version
@@ -86,7 +72,7 @@ def collect_facts(
     period = _period(settings, model_hash, asked, now, timedelta(days=horizon_days), gaps)
     no_answers: tuple[AnswerHistory | None, Lineages] = (None, {})
     answers, lineages = gaps.asked("answers", lambda: seen_answers(log, period.answers, classes, gaps), no_answers)
-    drift, coverage, missing, performance = _watched(settings, champion, period, gaps)
+    drift, missing, outcomes = _watched(settings, champion, period, gaps)
     return ReportFacts(
         model_name=settings.model_name,
         written_at=now,
@@ -104,10 +90,12 @@ def collect_facts(
             lambda: label_facts(ledger, log, labels, period, horizon_days, gaps),
             Labels(horizon_days=horizon_days),
         ),
-        coverage=coverage,
+        coverage=outcomes.coverage,
         missing=missing,
-        performance=performance,
-        expected=_expected(settings, champion, period, coverage, performance, gaps),
+        performance=outcomes.performance,
+        expected=_expected(settings, champion, period, outcomes, gaps),
+        reliability=outcomes.reliability,
+        groups=outcomes.groups,
         shadow=gaps.asked(
             "shadow",
             lambda: shadow_pairs(settings.shadow_log, period.answers, _named(models, lineages), reports, state, gaps),
@@ -177,33 +165,31 @@ def _first_answer(log: PredictionLog, now: datetime) -> datetime | None:
 
 def _watched(
     settings: Settings, champion: KnownModel | None, period: Period, gaps: Gaps
-) -> tuple[Drift | None, Coverage | None, MissingOutcomes | None, PerformanceHistory | None]:
+) -> tuple[Drift | None, MissingOutcomes | None, OutcomeFacts]:
     """What the champion's answers and their outcomes show; nothing where it is not known."""
     if champion is None:
-        return None, None, None, None
+        return None, None, OutcomeFacts()
     ledger, model_hash, manifest = ledger_path(settings), champion.loaded.model_hash, champion.manifest
     no_detectors: dict[str, Detector] = {}
     detectors = gaps.asked(
         ("drift", "coverage"), lambda: detectors_of(ledger, model_hash, period.answers.since), no_detectors
     )
-    nothing: tuple[Coverage | None, PerformanceHistory | None] = (None, None)
-    coverage, performance = gaps.asked(
+    outcomes = gaps.asked(
         ("coverage", "performance"),
         lambda: outcome_facts(ledger, model_hash, manifest, period.outcomes, detectors),
-        nothing,
+        OutcomeFacts(),
     )
     missing = gaps.asked("coverage", lambda: missing_outcomes(settings, model_hash, manifest, period.now), None)
     columns = features_of(get_feature_version(manifest.feature_version).columns)
     drift = drift_facts(settings, model_hash, columns, detectors.get("drift"), gaps)
-    return drift, coverage, missing, performance
+    return drift, missing, outcomes
 
 
 def _expected(
     settings: Settings,
     champion: KnownModel | None,
     period: Period,
-    coverage: Coverage | None,
-    performance: PerformanceHistory | None,
+    outcomes: OutcomeFacts,
     gaps: Gaps,
 ) -> ExpectedHistory | None:
     """What the champion's answers lead to expect of their outcomes."""
@@ -212,7 +198,7 @@ def _expected(
     ledger, model_hash = ledger_path(settings), champion.loaded.model_hash
     return gaps.asked(
         "performance",
-        lambda: expected_facts(ledger, model_hash, champion.manifest, period.expected, coverage, performance),
+        lambda: expected_facts(ledger, model_hash, champion.manifest, period.expected, outcomes),
         None,
     )
 

@@ -20,7 +20,7 @@ from ml_core.lab.drift.current_window import level_counts
 from ml_core.lab.drift.drift_check import DriftCheck
 from ml_core.lab.drift.drift_report import FEATURE_FLAGS, FEATURE_STATES, DriftReport, Finding, should_retrain
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference
-from ml_core.lab.report.facts import Detector, Drift, FeatureDrift, LevelShares, NumberShares, ScoreShift, Shares
+from ml_core.lab.report.facts_drift import Detector, Drift, FeatureDrift, LevelShares, NumberShares, ScoreShift, Shares
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger

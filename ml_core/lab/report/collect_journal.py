@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from ml_core.lab.report.facts import JournalEntry, Rollout
+from ml_core.lab.report.facts_upkeep import JournalEntry, Rollout
 from ml_core.lab.report.formats import count, percent
 from ml_core.serve.rollout.rollout_state import Flags, RolloutState
 

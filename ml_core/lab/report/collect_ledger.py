@@ -1,11 +1,11 @@
-"""What the monitor's ledger says: detectors, labels, coverage per class, performance over time.
+"""What the monitor's ledger says of detectors, and of labels that have come or not.
 
 Every function raises LogDamaged where the ledger cannot be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,56 +16,34 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_detector import DetectorState
-from ml_core.lab.measuring.expected_performance import Expectation
-from ml_core.lab.measuring.live_coverage import BAND_TAIL, CoverageBand, CoverageTarget
-from ml_core.lab.measuring.performance import INTERVAL_LEVEL, MaturedPerformance, performance
 from ml_core.lab.report.collect_answers import files_of
-from ml_core.lab.report.collect_period import Known, Period, Stretch
-from ml_core.lab.report.facts import (
-    ClassCoverage,
-    Coverage,
-    CoverageBucket,
-    Detector,
-    EvidencePoint,
-    ExpectedBucket,
-    ExpectedHistory,
-    ExpectedSeries,
+from ml_core.lab.report.collect_period import Known, Period
+from ml_core.lab.report.facts_drift import Detector, EvidencePoint
+from ml_core.lab.report.facts_outcomes import (
     Labels,
     MissingOutcomes,
     OpenCoverage,
-    PerformanceBucket,
-    PerformanceHistory,
 )
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.report.status_words import ALL
-from ml_core.lab.watching.alarms import DRIFT, held_alarms, target_of
+from ml_core.lab.watching.alarms import DRIFT, held_alarms
 from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger, MaturedRow
-from ml_core.lab.watching.live_expectations import expected_between
-from ml_core.lab.watching.live_performance import arrays_of
+from ml_core.lab.watching.ledger import Ledger
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
 
 __all__ = [
     "detectors_of",
-    "expected_facts",
     "known_outcomes",
     "label_facts",
     "missing_outcomes",
-    "outcome_facts",
-    "thinned",
+    "thinned_trail",
 ]
 
 MOST_POINTS = 400
 """Points of a trail; a picture cannot show more."""
-
-_Judged = Sequence[tuple[datetime, MaturedPerformance | None]]
-"""When each bucket begins, and how the model did in it; None without any answer."""
-_Realised = Mapping[datetime, float | None]
-"""What outcomes have shown, by the begin of the bucket."""
-
 
 # --- detectors ------------------------------------------------------------------------------------------------------
 
@@ -89,12 +67,12 @@ def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Dete
     }
 
 
-def thinned(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+def thinned_trail(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
     """At most about so many points of a trail, its peaks and its end among them.
 
     Examples
     --------
-    >>> thinned([(1, 0.0), (2, 7.0), (3, 1.0), (4, 2.0)], most=2)
+    >>> thinned_trail([(1, 0.0), (2, 7.0), (3, 1.0), (4, 2.0)], most=2)
     [(2, 7.0), (4, 2.0)]
     """
     if len(trail) <= most:
@@ -107,7 +85,7 @@ def thinned(trail: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list
 
 def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Sequence[tuple[int, float]]) -> Detector:
     alarm_at = None if alarm is None else datetime.fromisoformat(alarm)
-    points = tuple(EvidencePoint(moment_of(us), value) for us, value in thinned(trail))
+    points = tuple(EvidencePoint(moment_of(us), value) for us, value in thinned_trail(trail))
     if name == DRIFT:
         drift = DriftState(**state)
         windows = f"{drift.threshold:,.0f} windows of answers"
@@ -121,7 +99,7 @@ def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Seq
     return Detector(found.total_evidence, found.threshold, found.labels, promise, alarm_at, points)
 
 
-# --- labels and what they show ---------------------------------------------------------------------------------------
+# --- labels ----------------------------------------------------------------------------------------------------------
 
 
 def known_outcomes(path: Path, model_hash: str) -> Known | None:
@@ -193,70 +171,6 @@ def missing_outcomes(settings: Settings, model_hash: str, manifest: Manifest, no
     return MissingOutcomes(latest.due, latest.missing, classes, tuple(each.says for each in unverified))
 
 
-def outcome_facts(
-    path: Path, model_hash: str, manifest: Manifest, period: Stretch, detectors: Mapping[str, Detector]
-) -> tuple[Coverage | None, PerformanceHistory | None]:
-    """Coverage and performance of a model's own answers by the day they were given; None while none counts."""
-    with Ledger.reading(path) as ledger:
-        promise = None if ledger is None else target_of(ledger, model_hash, manifest.calibration_id)
-    if promise is None:
-        return None, None
-    judged = [
-        (start, performance(arrays_of(rows), promise) if rows else None)
-        for start, rows in _rows(path, model_hash, manifest.calibration_id, period)
-    ]
-    coverage = Coverage(
-        level=float(promise.level),
-        tail=BAND_TAIL,
-        bucket_s=period.bucket.total_seconds(),
-        classes=tuple(
-            _class_coverage(label, place, promise, judged, detectors.get(f"coverage:{label}"))
-            for label, place in _promised(promise)
-        ),
-    )
-    return coverage, _performance(judged, manifest, period) if any(found for _, found in judged) else None
-
-
-def expected_facts(
-    path: Path,
-    model_hash: str,
-    manifest: Manifest,
-    period: Stretch,
-    coverage: Coverage | None,
-    performance: PerformanceHistory | None,
-) -> ExpectedHistory | None:
-    """What the labels of a model's answers are expected to show, beside what they have shown; None without any."""
-    with Ledger.reading(path) as ledger:
-        found = [] if ledger is None else expected_between(ledger, model_hash, period.starts, period.bucket)
-    if not any(found):
-        return None
-    labels = [str(label) for label in manifest.classes]
-    past = () if performance is None else performance.buckets
-    covered = {} if coverage is None else {c.label: {b.start: b.observed for b in c.buckets} for c in coverage.classes}
-
-    def series(measure: str, label: str, each: list[Expectation | None], realised: _Realised) -> ExpectedSeries:
-        return ExpectedSeries(
-            measure, label, tuple(_expected_bucket(s, e, realised) for s, e in zip(period.starts, each, strict=True))
-        )
-
-    every = (
-        series("auc", "", [f.auc if f else None for f in found], {b.start: b.auc for b in past}),
-        series("brier", "", [f.brier if f else None for f in found], {b.start: b.brier for b in past}),
-        *(
-            series("coverage", label, [f.coverage[k] if f else None for f in found], covered.get(label, {}))
-            for k, label in enumerate(labels)
-        ),
-    )
-    known = tuple(one for one in every if any(b.expected is not None for b in one.buckets))
-    return ExpectedHistory(period.bucket.total_seconds(), INTERVAL_LEVEL, known) if known else None
-
-
-def _expected_bucket(start: datetime, found: Expectation | None, realised: _Realised) -> ExpectedBucket:
-    if found is None:
-        return ExpectedBucket(start, None, None, None, realised.get(start))
-    return ExpectedBucket(start, found.value, found.lower, found.upper, realised.get(start))
-
-
 def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> tuple[int, datetime | None]:
     """How many answers were given, and when the first of them; files that cannot be read leave a gap."""
     total, times = 0, []
@@ -269,68 +183,3 @@ def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> 
         total += n
         times += [] if first is None else [first]
     return total, min(times, default=None)
-
-
-def _rows(
-    path: Path, model_hash: str, calibration_id: str, period: Stretch
-) -> Iterator[tuple[datetime, Sequence[MaturedRow]]]:
-    """The model's own rows bucket by bucket. Each is read by itself, so that the monitor need not wait for long."""
-    for start in period.starts:
-        since, until = microseconds(start), microseconds(min(start + period.bucket, period.until))
-        with Ledger.reading(path) as ledger:
-            rows = [] if ledger is None else ledger.matured(model_hash, since, until)
-        yield start, [r for r in rows if r.own and r.calibration_id == calibration_id and r.missed is not None]
-
-
-def _promised(promise: CoverageTarget) -> list[tuple[str, int]]:
-    """Each class with a promise of its own, or all of them together, with the place of its band."""
-    if promise.guarantee == "marginal":
-        return [(ALL, 0)]
-    return [(str(label), place) for place, label in enumerate(promise.classes, start=1)]
-
-
-def _class_coverage(
-    label: str, place: int, promise: CoverageTarget, judged: _Judged, detector: Detector | None
-) -> ClassCoverage:
-    bands = [(start, None if found is None else found.coverage[place]) for start, found in judged]
-    rows = sum(band.n for _, band in bands if band is not None)
-    covered = sum(band.covered for _, band in bands if band is not None)
-    return ClassCoverage(
-        label=label,
-        promised=float(promise.level),
-        rows=rows,
-        observed=covered / rows if rows else None,
-        buckets=tuple(_coverage_bucket(start, band) for start, band in bands) if rows else (),
-        detector=detector,
-    )
-
-
-def _coverage_bucket(start: datetime, band: CoverageBand | None) -> CoverageBucket:
-    if band is None or not band.n:
-        return CoverageBucket(start, 0, None, None, None)
-    return CoverageBucket(start, band.n, band.observed, band.lower, band.upper)
-
-
-def _performance(judged: _Judged, manifest: Manifest, period: Stretch) -> PerformanceHistory:
-    return PerformanceHistory(
-        bucket_s=period.bucket.total_seconds(),
-        interval_level=INTERVAL_LEVEL,
-        buckets=tuple(_performance_bucket(start, found) for start, found in judged),
-        trained_auc=manifest.metrics.get("roc_auc"),
-        trained_brier=manifest.metrics.get("brier"),
-    )
-
-
-def _performance_bucket(start: datetime, found: MaturedPerformance | None) -> PerformanceBucket:
-    if found is None:
-        return PerformanceBucket(start, 0, 0)
-    area = found.auc
-    return PerformanceBucket(
-        start=start,
-        rows=found.n,
-        positives=found.n_per_class[1],
-        auc=None if area is None else area.value,
-        auc_low=None if area is None else area.lower,
-        auc_high=None if area is None else area.upper,
-        brier=found.brier,
-    )

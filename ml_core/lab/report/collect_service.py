@@ -10,15 +10,8 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.chain_check import verify_log
 from ml_core.lab.log_care.log_overview import FileFacts, overview
-from ml_core.lab.report.facts import (
-    CircuitNow,
-    Circuits,
-    CircuitTransition,
-    LogStore,
-    Monitoring,
-    Serving,
-    StoredFile,
-)
+from ml_core.lab.report.facts import Monitoring, Serving
+from ml_core.lab.report.facts_upkeep import CircuitNow, Circuits, CircuitTransition, LogStore, StoredFile
 from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.rollout.monitor_state import MonitorState

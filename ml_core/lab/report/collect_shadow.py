@@ -14,7 +14,7 @@ import orjson
 
 from ml_core.base.clock import microseconds
 from ml_core.lab.report.collect_period import Stretch
-from ml_core.lab.report.facts import ShadowPair
+from ml_core.lab.report.facts_upkeep import ShadowPair
 from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.rollout.rollout_state import RolloutState

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from ml_core.base.clock import utc_text
 from ml_core.base.documents import Document
 from ml_core.base.errors import DataError
 from ml_core.base.files import written_for_user
-from ml_core.lab.report import formats, plots
-from ml_core.lab.report.facts import Drift, FeatureDrift, ReportFacts
+from ml_core.lab.report import formats, plots, plots_groups
+from ml_core.lab.report.facts import ReportFacts
+from ml_core.lab.report.facts_drift import Drift, FeatureDrift
+from ml_core.lab.report.facts_outcomes import GroupOutcomes
 from ml_core.lab.report.status_words import ReportStatus, class_words, key_figures, no_outcomes, status_of
 
 __all__ = ["Written", "report_json", "report_page", "write_page"]
@@ -84,10 +87,11 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"plots": plots, "class_words": class_words}
+    environment.globals |= {"plots": plots, "plots_groups": plots_groups, "class_words": class_words}
     environment.filters |= {name: getattr(formats, name) for name in formats.__all__ if name != "NOT_KNOWN"}
     environment.filters |= {
         "bands": _bands,
+        "by_grouping": _by_grouping,
         "breakable": _breakable,
         "iso": utc_text,
         "percent": _percent,
@@ -122,6 +126,11 @@ def _bands(quantiles: Sequence[float]) -> str:
     """The bands that quantiles on either side of the median span, the widest first."""
     pairs = zip(quantiles, reversed(quantiles[len(quantiles) // 2 + 1 :]), strict=False)
     return ", ".join(f"{_percent(low)} to {_percent(high)}" for low, high in pairs)
+
+
+def _by_grouping(cells: Sequence[GroupOutcomes]) -> list[tuple[str, list[GroupOutcomes]]]:
+    """The cells of each grouping, with its name, in the order of the configuration."""
+    return [(name, list(found)) for name, found in groupby(cells, lambda cell: cell.grouping)]
 
 
 def _breakable(name: str) -> Markup:

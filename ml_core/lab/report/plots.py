@@ -12,17 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ml_core.lab.report.facts import (
-    AnswerHistory,
-    ClassCoverage,
-    Detector,
-    ExpectedSeries,
-    LevelShares,
-    NumberShares,
-    PerformanceHistory,
-    ShadowPair,
-    Shares,
-)
+from ml_core.lab.report.facts import AnswerHistory
+from ml_core.lab.report.facts_drift import Detector, LevelShares, NumberShares, Shares
+from ml_core.lab.report.facts_outcomes import ClassCoverage, ExpectedSeries, PerformanceHistory
+from ml_core.lab.report.facts_upkeep import ShadowPair
 from ml_core.lab.report.formats import count, number, percent
 from ml_core.lab.report.svg import COLOURS, drawable, picture
 from ml_core.serve.model.conformity_scores import FloatArray

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-from ml_core.lab.report.facts import CircuitNow, ClassCoverage, Detector, Drift, Model, ReportFacts
+from ml_core.lab.report.facts import Model, ReportFacts
+from ml_core.lab.report.facts_drift import Detector, Drift
+from ml_core.lab.report.facts_outcomes import ClassCoverage
+from ml_core.lab.report.facts_upkeep import CircuitNow
 from ml_core.lab.report.formats import age, code, count, day, moment, number, per, percent
 from ml_core.lab.report.gaps import Part
 

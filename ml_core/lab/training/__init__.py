@@ -10,6 +10,5 @@ __all__ = [
     "onnx_export",
     "packing",
     "recalibrating",
-    "training_reference",
     "weighting",
 ]

@@ -19,11 +19,11 @@ from ml_core.base.errors import ConfigError, DataError
 from ml_core.features.columns import Column, table_hash, with_role
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough, needed_rows
-from ml_core.lab.measuring.evaluation import Evaluation, evaluate
+from ml_core.lab.measuring.evaluation import SHARED_BY, Evaluation, evaluate
 from ml_core.lab.training.counted_rows import survey_calibration, weighted_effects, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, groups_of
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
-from ml_core.lab.training.training_reference import SHARED_BY, column_importance, reference_bytes
+from ml_core.lab.training.training_reference import column_importance, reference_bytes
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
     FALLBACK_FILE,

@@ -38,13 +38,12 @@ import numpy.typing as npt
 
 from ml_core.base.arrays import FeatureMatrix
 from ml_core.features.columns import Column, ColumnArrays
+from ml_core.lab.measuring.evaluation import SHARED_BY
 from ml_core.serve.features.versions import FeatureVersion
 
-__all__ = ["MOST_ORDER_STATISTICS", "SHARED_BY", "column_importance", "order_statistics", "reference_bytes"]
+__all__ = ["MOST_ORDER_STATISTICS", "column_importance", "order_statistics", "reference_bytes"]
 
 MOST_ORDER_STATISTICS = 10_000
-SHARED_BY = 10
-"""Fewest patients behind whatever is published: the usual limit for small cells in health statistics."""
 
 _MOST_DIGITS = 300
 """Python rounds to no more decimal places; a column of such numbers is no patient's measurement."""

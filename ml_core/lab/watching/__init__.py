@@ -10,5 +10,6 @@ __all__ = [
     "live_drift",
     "live_expectations",
     "live_performance",
+    "matured_arrays",
     "model_status",
 ]

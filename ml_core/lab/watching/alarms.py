@@ -34,7 +34,7 @@ __all__ = [
     "mark_announced",
     "restart_detector",
     "started_hour",
-    "target_of",
+    "targets_of",
     "unannounced",
 ]
 
@@ -69,11 +69,13 @@ def keep_target(ledger: Ledger, facts: Mapping[str, Any], metrics: Mapping[str, 
     )
 
 
-def target_of(ledger: Ledger, model_hash: str, calibration_id: str) -> CoverageTarget | None:
-    """The coverage target of a model's calibration; None before an answer of it has matured."""
-    kept = ledger.fact(_target_key(model_hash, calibration_id))
-    if kept is None:
-        return None
+def targets_of(ledger: Ledger, model_hash: str) -> dict[str, CoverageTarget]:
+    """The coverage targets of a model by calibration id: of its own one or, by group, of each cell's; of fallbacks'."""
+    start = _target_key(model_hash, "")
+    return {name.removeprefix(start): _target(kept) for name, kept in ledger.facts(start)}
+
+
+def _target(kept: Mapping[str, Any]) -> CoverageTarget:
     effects = None
     if kept["effects"] is not None and kept["marginal_effect"] is not None:
         effects = DesignEffects(kept["marginal_effect"], tuple(kept["effects"]))

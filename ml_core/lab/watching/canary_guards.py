@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from math import fsum, log
 
 import numpy as np
-import numpy.typing as npt
+
+from ml_core.base.arrays import FloatArray
 
 __all__ = [
     "GuardVerdict",
     "judge_guard",
     "log_evidence",
 ]
-
-FloatArray = npt.NDArray[np.float64]
 
 _FRACTIONS: FloatArray = np.geomspace(0.001, 0.99, 40)
 """Stakes of the bets, as shares of 1 / limit, the largest that never loses more than everything.

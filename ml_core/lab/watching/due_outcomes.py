@@ -6,17 +6,13 @@ answer, and erased ones are none. An outcome that comes later moves its answer f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
 from ml_core.base.arrays import Label
 from ml_core.base.clock import microseconds, moment_of
-from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
-from ml_core.lab.measuring.live_coverage import sets_of
 from ml_core.lab.measuring.returned_outcomes import (
     CoverageBounds,
     OutcomeCell,
@@ -27,14 +23,15 @@ from ml_core.lab.measuring.returned_outcomes import (
     observed_coverage,
     return_test,
 )
-from ml_core.lab.watching.alarms import COVERAGE, confidence_of, hold, restart_detector, started_hour
+from ml_core.lab.watching.alarms import COVERAGE, hold, restart_detector, started_hour
+from ml_core.lab.watching.configured_sets import configured_sets
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured
 from ml_core.lab.watching.outcome_counts import HOUR_US, DueAnswer
 from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.reader import Cursor, PredictionLog
+from ml_core.serve.log.reader import Cursor
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.rollout.monitor_state import Unverified
 
@@ -70,10 +67,9 @@ class OutcomeCounter:
     keep_days : how long an outcome that is missing may still come, days after its answer
     """
 
-    def __init__(self, log: PredictionLog, keep_days: float) -> None:
+    def __init__(self, log: ReadableLog, keep_days: float) -> None:
         self._log = log
         self._keep_days = keep_days
-        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, matured: NewlyMatured, now: datetime, horizons: Horizons) -> None:
         """Count what has become due since the last look, and outcomes that came late.
@@ -96,10 +92,7 @@ class OutcomeCounter:
         counted_by: dict[str, float] = ledger.fact(_COUNTED_BY, {})
         for days in {horizons.usual, *horizons.by_model.values()}:
             until_us, place = microseconds(now - timedelta(days=days)), repr(float(days))
-            while True:
-                found, after = self._readable.after(cursors.get(place, {}), _AT_A_TIME, until_us)
-                if after == cursors.get(place, {}):
-                    break
+            for found, after in self._log.pages(cursors.get(place, {}), _AT_A_TIME, until_us):
                 cursors[place] = after
                 due = [a for a in found if horizons.days_of(a.lineage["model_hash"]) == days]
                 self._count(ledger, due)
@@ -116,43 +109,27 @@ class OutcomeCounter:
             ledger.remember(_COUNTED_BY, {})
 
     def _count(self, ledger: Ledger, due: Sequence[LoggedAnswer]) -> None:
-        repeats = self._log.repeats(due)
-        answers = _as_counted([answer for answer in due if answer.request_id not in repeats])
+        answers = _as_counted(self._log.without_repeats(due))
         ledger.outcomes.add(answers, ledger.labels_of([answer.request_id for answer in answers]))
 
 
 def _as_counted(answers: Sequence[LoggedAnswer]) -> list[DueAnswer]:
     """Answers with their sets at the configured level of their model."""
-    alike: dict[tuple[Any, ...], list[LoggedAnswer]] = {}
-    for answer in answers:
-        facts = answer.lineage
-        calibration = (facts["model_hash"], facts["calibration_id"], facts["level"], *facts["calibration_sizes"])
-        alike.setdefault((answer.is_the_models_own and facts["slot"] != "prior", calibration), []).append(answer)
-    return [due for (own, _), group in alike.items() for due in _of_one_calibration(group, own=own)]
-
-
-def _of_one_calibration(answers: Sequence[LoggedAnswer], *, own: bool) -> Iterator[DueAnswer]:
-    facts = answers[0].lineage
-    if own:
-        try:
-            sizes, level = facts["calibration_sizes"], Decimal(facts["level"])
-            sets = sets_of([a.p_values for a in answers], sizes, level, confidence_of(facts))
-        except (DataError, ValueError):  # an answer of another calibration
-            if len(answers) > 1:
-                for answer in answers:
-                    yield from _of_one_calibration([answer], own=own)
-                return
-            own = False
-    for n, answer in enumerate(answers):
-        members = tuple(sets[n].nonzero()[0].tolist()) if own else ()
-        yield DueAnswer(
-            request_id=id_bytes(answer.request_id),
-            at_us=microseconds(answer.at),
-            model_hash=facts["model_hash"],
-            own=own,
-            members=members,
-            prediction=facts["classes"].index(answer.prediction) if own else -1,
+    found = []
+    for answer, held in zip(answers, configured_sets(answers), strict=True):
+        own, facts = answer.is_the_models_own and held is not None, answer.lineage
+        members = tuple(held.nonzero()[0].tolist()) if held is not None and own else ()
+        found.append(
+            DueAnswer(
+                request_id=id_bytes(answer.request_id),
+                at_us=microseconds(answer.at),
+                model_hash=facts["model_hash"],
+                own=own,
+                members=members,
+                prediction=facts["classes"].index(answer.prediction) if own else -1,
+            )
         )
+    return found
 
 
 # --- what is known ------------------------------------------------------------------------------------------------

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
-from ml_core.lab.watching.alarms import coverage_lately
+from ml_core.base.clock import microseconds
+from ml_core.lab.measuring.cell_measures import CellMeasures
+from ml_core.lab.measuring.performance import MaturedPerformance, performance
+from ml_core.lab.watching.alarms import coverage_lately, targets_of
 from ml_core.lab.watching.due_outcomes import DueOutcomes
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_expectations import expected_lately
+from ml_core.lab.watching.matured_arrays import arrays_of, cells_of, judged_rows, row_targets
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.rollout.monitor_state import HealthFigure
 
 __all__ = ["figures_of"]
 
+_LATEST = 5_000
+"""Matured answers behind the figures by group and the calibration slope."""
+_EVERY_US = 60_000_000
+"""These figures take half a second of a core, so they are made anew once a minute at most."""
+_MEASURED = "measured:"
 
-def figures_of(ledger: Ledger, manifest: Manifest, model_hash: str, outcomes: DueOutcomes) -> tuple[HealthFigure, ...]:
+
+def figures_of(
+    ledger: Ledger, manifest: Manifest, model_hash: str, outcomes: DueOutcomes, now: datetime
+) -> tuple[HealthFigure, ...]:
     """Everything that the ledger can say of a live model in numbers; names are those of ``metrics.HEALTH``.
 
     Parameters
@@ -25,6 +38,7 @@ def figures_of(ledger: Ledger, manifest: Manifest, model_hash: str, outcomes: Du
         *_live_coverage(ledger, manifest, model_hash),
         *_outcomes(outcomes),
         *_expected(ledger, manifest, model_hash),
+        *_measured(ledger, manifest, model_hash, now),
     )
 
 
@@ -68,3 +82,44 @@ def _expected(ledger: Ledger, manifest: Manifest, model_hash: str) -> Iterator[H
         if each is not None:
             yield HealthFigure(name=name, value=each.value, label=label)
             yield HealthFigure(name=f"{name}_error", value=each.standard_error, label=label)
+
+
+def _measured(ledger: Ledger, manifest: Manifest, model_hash: str, now: datetime) -> tuple[HealthFigure, ...]:
+    """What the latest matured answers show by group, and of their calibration, as of the last time it was found out."""
+    name, last, now_us = f"{_MEASURED}{model_hash}", ledger.last_matured(), microseconds(now)
+    kept = ledger.fact(name)
+    if kept is None or (kept["last"] != last and now_us - kept["at_us"] >= _EVERY_US):
+        figures = [figure.model_dump() for figure in _latest(ledger, manifest, model_hash)]
+        kept = {"last": last, "at_us": now_us, "figures": figures}
+        ledger.remember(name, kept)
+    return tuple(HealthFigure(**figure) for figure in kept["figures"])
+
+
+def _latest(ledger: Ledger, manifest: Manifest, model_hash: str) -> Iterator[HealthFigure]:
+    targets = targets_of(ledger, model_hash)
+    rows = judged_rows(ledger.latest_judged(model_hash, _LATEST), targets)
+    if not rows:
+        return
+    yield from _slope(performance(arrays_of(rows), row_targets(rows, targets)))
+    for measured in cells_of(rows, targets, manifest.groups):
+        yield from _cell(measured)
+        if measured.performance is not None:
+            yield from _slope(measured.performance, measured.cell.group)
+
+
+def _cell(measured: CellMeasures) -> Iterator[HealthFigure]:
+    """Coverage in a cell, of each class that enough patients share."""
+    for of_class in measured.classes:
+        band = of_class.band
+        if band is not None and band.observed is not None:
+            of = {"label": "" if of_class.label is None else str(of_class.label), "group": measured.cell.group}
+            yield HealthFigure(name="group_coverage", value=band.observed, **of)
+            yield HealthFigure(name="group_coverage_answers", value=band.n, **of)
+            yield HealthFigure(name="group_coverage_lowest", value=band.lower, **of)
+
+
+def _slope(found: MaturedPerformance, group: str = "") -> Iterator[HealthFigure]:
+    slope = found.calibration_slope
+    if slope is not None:
+        yield HealthFigure(name="calibration_slope", value=slope.value, group=group)
+        yield HealthFigure(name="calibration_slope_error", value=slope.standard_error, group=group)

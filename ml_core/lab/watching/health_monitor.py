@@ -26,6 +26,7 @@ from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import DriftMonitor
 from ml_core.lab.watching.live_expectations import ExpectationMonitor
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
+from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_records import LABELS_ERASED, LogRecords
 from ml_core.serve.log.reader import PredictionLog
@@ -99,9 +100,10 @@ class HealthMonitor:
         self._log = PredictionLog(settings.log)
         self._labels = LabelStore(settings.labels, self._log.known)
         self._records = LogRecords(settings)
-        self._drift = DriftMonitor(settings, self._loader, self._log)
-        self._outcomes = OutcomeCounter(self._log, settings.log_retention_days)
-        self._expected = ExpectationMonitor(self._loader, self._log)
+        readable = ReadableLog(self._log)
+        self._drift = DriftMonitor(settings, self._loader, readable)
+        self._outcomes = OutcomeCounter(readable, settings.log_retention_days)
+        self._expected = ExpectationMonitor(self._loader, readable)
         self._known: dict[str, tuple[Manifest, str]] = {}
         self._now = now
         self._clock = clock
@@ -181,7 +183,7 @@ class HealthMonitor:
                 *alarms.alarms_of(ledger, model_hash),
             ),
             unverified=judged.unverified,
-            figures=figures_of(ledger, manifest, model_hash, judged.latest),
+            figures=figures_of(ledger, manifest, model_hash, judged.latest, now),
         )
 
     def _tell(self, event: str, model: MonitoredModel, facts: Mapping[str, Any]) -> None:

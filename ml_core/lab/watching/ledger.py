@@ -47,6 +47,7 @@ _MATURED = StoredTable(
         "model_hash TEXT NOT NULL", "calibration_id TEXT NOT NULL", "slot TEXT NOT NULL",
         TableField("own", "INTEGER NOT NULL", read=bool), _json("label"), TableField("missed", "INTEGER", read=bool),
         _reals("probabilities"), _reals("p_values"), "subject BLOB",
+        TableField("groups", "BLOB", since=3, write=orjson.dumps, read=orjson.loads),
     ),
 )  # fmt: skip
 _DETECTOR = StoredTable(
@@ -99,6 +100,7 @@ class MaturedRow:
     missed : whether the set at the model's configured level missed the label; None where its own calibration cannot say
     probabilities, p_values : of every class
     subject : keyed HMAC of whom it is about, or None
+    groups : cell in each grouping of the model, by its name; None for a model without groups, and of earlier releases
     """
 
     request_id: bytes
@@ -113,6 +115,7 @@ class MaturedRow:
     probabilities: tuple[float, ...]
     p_values: tuple[float, ...]
     subject: bytes | None
+    groups: Mapping[str, str] | None = None
 
 
 class Ledger:
@@ -306,6 +309,15 @@ class Ledger:
         )
         misses, count = self._connection.execute(query, (model_hash, label, label, n)).fetchone()
         return int(misses), int(count)
+
+    def last_matured(self) -> int:
+        """Number of the answer that matured last, of any model; 0 before any has."""
+        return int(self._connection.execute("SELECT coalesce(max(n), 0) FROM matured").fetchone()[0])
+
+    def latest_judged(self, model_hash: str, n: int) -> list[MaturedRow]:
+        """A model's latest ``n`` own answers whose calibration could say whether they missed, the newest first."""
+        query = f"{_MATURED.select} WHERE model_hash=? AND own AND missed IS NOT NULL ORDER BY n DESC LIMIT ?"
+        return [_matured(row)[1] for row in self._connection.execute(query, (model_hash, n))]
 
     def matured_after(self, n: int) -> list[tuple[int, MaturedRow]]:
         """Matured answers of all models after the ``n``-th, each with its number."""

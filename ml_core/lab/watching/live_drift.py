@@ -171,7 +171,7 @@ class DriftMonitor:
     log : the prediction log
     """
 
-    def __init__(self, settings: Settings, loader: ModelLoader, log: PredictionLog) -> None:
+    def __init__(self, settings: Settings, loader: ModelLoader, log: ReadableLog) -> None:
         self._settings = settings
         self._loader = loader
         self._log = log
@@ -180,7 +180,6 @@ class DriftMonitor:
         self._kept: Cursor = {}
         self._read_to: Cursor = {}
         self._rows: list[LoggedAnswer] = []
-        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, tag: str, model_hash: str, now: datetime) -> int:
         """Compare every window that is complete by now; return how many there were.
@@ -198,13 +197,12 @@ class DriftMonitor:
             reference, rows = reference_of(self._loader, tag), []
         size, windows = self._settings.drift_window_rows, 0
         while True:
-            found, after = self._readable.after(read_to, size - len(rows))
+            found, after = self._log.after(read_to, size - len(rows))
             if after == read_to:
                 break
             read_to = after
             of_model = [a for a in found if a.lineage["model_hash"] == model_hash and a.input is not None]
-            repeats = self._log.repeats(of_model)
-            rows = rows + [a for a in of_model if a.request_id not in repeats]
+            rows = rows + self._log.without_repeats(of_model)
             if len(rows) >= size:  # a bulk call is never divided, and may fill several windows
                 for window in _split(rows, size):
                     self._compare(ledger, reference, window, now)

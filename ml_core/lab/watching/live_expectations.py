@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING
@@ -22,14 +21,14 @@ from ml_core.lab.measuring.expected_performance import (
     recalibration_of,
     score_sums,
 )
+from ml_core.lab.watching.configured_sets import configured_sets
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import reference_of
 from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.reader import Cursor, PredictionLog
+from ml_core.serve.log.reader import Cursor
 from ml_core.serve.model.bundle import read_bundle
 from ml_core.serve.model.loader import ModelLoader
-from ml_core.serve.model.manifest import Manifest
 
 if TYPE_CHECKING:
     from ml_core.lab.watching.health_monitor import MonitoredModel
@@ -79,10 +78,9 @@ class ExpectationMonitor:
     log : the prediction log
     """
 
-    def __init__(self, loader: ModelLoader, log: PredictionLog) -> None:
+    def __init__(self, loader: ModelLoader, log: ReadableLog) -> None:
         self._loader = loader
         self._log = log
-        self._readable = ReadableLog(log)
 
     def look(self, ledger: Ledger, models: Sequence[MonitoredModel]) -> None:
         """Take in what was answered since the last look: answers of the models themselves, repeats left out.
@@ -92,24 +90,17 @@ class ExpectationMonitor:
         LogDamaged
             The log cannot be read.
         """
-        ready = {m.model_hash: m for m in models if self._is_recalibrated(ledger, m)}
+        ready = {m.model_hash for m in models if self._is_recalibrated(ledger, m)}
         read_to: Cursor = dict(ledger.fact(_CURSOR, {}))
-        while True:
-            found, after = self._readable.after(read_to, _AT_A_TIME)
-            if after == read_to:
-                break
+        for found, after in self._log.pages(read_to, _AT_A_TIME):
             read_to = after
             own = [a for a in found if a.is_the_models_own and a.lineage["model_hash"] in ready]
-            repeats = self._log.repeats(own)
             alike: dict[tuple[str, str], list[LoggedAnswer]] = {}
-            for answer in own:
-                facts = answer.lineage
-                manifest = ready[facts["model_hash"]].manifest
-                if answer.request_id not in repeats and facts["calibration_id"] == manifest.calibration_id:
-                    day = answer.at.astimezone(UTC).date().isoformat()
-                    alike.setdefault((facts["model_hash"], day), []).append(answer)
+            for answer in self._log.without_repeats(own):
+                day = answer.at.astimezone(UTC).date().isoformat()
+                alike.setdefault((answer.lineage["model_hash"], day), []).append(answer)
             for (model_hash, day), answers in alike.items():
-                _add(ledger, model_hash, day, answers, ready[model_hash].manifest)
+                _add(ledger, model_hash, day, answers)
         ledger.remember(_CURSOR, read_to)
         for model_hash in ready:
             _forget_oldest(ledger, model_hash)
@@ -194,24 +185,16 @@ def _days(ledger: Ledger, model_hash: str) -> Iterator[tuple[datetime, ScoreSums
         yield datetime.fromisoformat(name.removeprefix(start)).replace(tzinfo=UTC), ScoreSums.from_json(kept)
 
 
-def _add(ledger: Ledger, model_hash: str, day: str, answers: Sequence[LoggedAnswer], manifest: Manifest) -> None:
+def _add(ledger: Ledger, model_hash: str, day: str, answers: Sequence[LoggedAnswer]) -> None:
     recalibration = _recalibration_of(ledger, model_hash)
-    if recalibration is None:
+    known = [(a, held) for a, held in zip(answers, configured_sets(answers), strict=True) if held is not None]
+    if recalibration is None or not known:
         return
-    proba = np.array([a.probabilities for a in answers], dtype=np.float64)
-    sets = np.array([_members(answer, manifest) for answer in answers], dtype=np.bool_)
+    proba = np.array([answer.probabilities for answer, _ in known], dtype=np.float64)
+    sets = np.array([held for _, held in known], dtype=np.bool_)
     name, sums = f"{_SUMS}{model_hash}:{day}", score_sums(recalibration, proba, sets)
     kept = ledger.fact(name)
     ledger.remember(name, (sums if kept is None else ScoreSums.from_json(kept) + sums).as_json())
-
-
-def _members(answer: LoggedAnswer, manifest: Manifest) -> list[bool]:
-    """Whether each label is in the answer's set at the model's configured level, whatever level a caller asked for."""
-    if Decimal(answer.level) == manifest.confidence_level:
-        return [label in answer.prediction_set for label in manifest.classes]
-    levels = manifest.inner_levels or (manifest.confidence_level,) * len(manifest.classes)
-    # a p-value and alpha are quotients rounded once, so comparing them as floats is comparing them exactly
-    return [p > float(1 - level) for p, level in zip(answer.p_values, levels, strict=True)]
 
 
 def _forget_oldest(ledger: Ledger, model_hash: str) -> None:

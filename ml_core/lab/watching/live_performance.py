@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from math import sqrt
-
-import numpy as np
 
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
 from ml_core.lab.measuring.coverage_detector import DetectorState
+from ml_core.lab.measuring.coverage_law import holds_label
 from ml_core.lab.measuring.live_coverage import (
     CoverageBand,
     CoverageTarget,
     class_indices,
     coverage_bands,
-    misses_of,
 )
-from ml_core.lab.measuring.performance import MaturedArrays, MaturedPerformance, performance
-from ml_core.lab.watching.alarms import alarms_of, target_of
+from ml_core.lab.measuring.performance import MaturedPerformance, performance
+from ml_core.lab.watching.alarms import alarms_of, targets_of
 from ml_core.lab.watching.due_outcomes import DueOutcomes, due_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel, ledger_path
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_lately
+from ml_core.lab.watching.matured_arrays import arrays_of, judged_rows, row_targets
 from ml_core.lab.watching.outcome_counts import HOUR_US
 from ml_core.serve.rollout.monitor_state import Alarm, Unverified
 
-__all__ = ["MaturedAnswers", "arrays_of", "bands_of", "expected_of", "lost_skill", "matured_answers", "performance_of"]
+__all__ = [
+    "MaturedAnswers",
+    "bands_of",
+    "expected_of",
+    "lost_skill",
+    "matured_answers",
+    "performance_of",
+]
 
 _LEAST_LOSS = 0.02
 """Fall of the area under the curve that is worth a new model."""
@@ -44,7 +50,8 @@ class MaturedAnswers:
     Attributes
     ----------
     model : the model
-    target : coverage target of its sets; None before any answer has matured
+    targets : coverage targets of its sets by calibration id, one for each calibrated group; empty before any answer
+        has matured
     rows : answers of the model itself (of no fallback), in the order they were given
     detectors : states of the coverage detectors, by name, such as ``coverage:1``
     alarms : the alarms that are on
@@ -55,7 +62,7 @@ class MaturedAnswers:
     """
 
     model: MonitoredModel
-    target: CoverageTarget | None
+    targets: Mapping[str, CoverageTarget]
     rows: tuple[MaturedRow, ...]
     detectors: dict[str, DetectorState]
     alarms: tuple[Alarm, ...]
@@ -82,11 +89,7 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
     with Ledger.reading(ledger_path(settings)) as ledger:
         if ledger is None:
             raise DataError("the monitor", "has never run: start `surety monitor --every 5s`, or run it with --once")
-        rows = tuple(
-            row
-            for row in ledger.matured(model.model_hash, since_us)
-            if row.own and row.calibration_id == model.manifest.calibration_id and row.missed is not None
-        )
+        targets = targets_of(ledger, model.model_hash)
         counts = ledger.count_waiting()
         detectors = {
             name: DetectorState(**state)
@@ -95,8 +98,8 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
         }
         return MaturedAnswers(
             model=model,
-            target=target_of(ledger, model.model_hash, model.manifest.calibration_id),
-            rows=rows,
+            targets=targets,
+            rows=judged_rows(ledger.matured(model.model_hash, since_us), targets),
             detectors=detectors,
             alarms=alarms_of(ledger, model.model_hash),
             outcomes=due_outcomes(ledger, model.model_hash, model.manifest, since_us // HOUR_US),
@@ -106,32 +109,18 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
         )
 
 
-def arrays_of(rows: Sequence[MaturedRow]) -> MaturedArrays:
-    """The rows as arrays. Groups are pseudonyms; an answer without one is a group of its own."""
-    return MaturedArrays(
-        proba=np.array([row.probabilities for row in rows], dtype=np.float64),
-        p_values=np.array([row.p_values for row in rows], dtype=np.float64),
-        labels=[row.label for row in rows],
-        groups=[row.subject or row.request_id for row in rows],
-    )
-
-
 def bands_of(found: MaturedAnswers) -> tuple[CoverageBand, ...]:
     """Coverage of all rows, then of each class, with the band of a valid model; empty without rows."""
-    target, rows = found.target, found.rows
-    if target is None or not rows:
+    if not found.rows:
         return ()
-    arrays = arrays_of(rows)
-    of_target = (target.classes, target.sizes, target.level, target.confidence, target.guarantee)
-    covered = ~misses_of(arrays.p_values, arrays.labels, *of_target)
-    return coverage_bands(covered, class_indices(arrays.labels, target.classes), target, arrays.groups)
+    arrays, targets = arrays_of(found.rows), row_targets(found.rows, found.targets)
+    index = class_indices(arrays.labels, targets.classes)
+    return coverage_bands(holds_label(targets.sets(arrays.p_values), index), index, targets, arrays.groups)
 
 
 def performance_of(found: MaturedAnswers) -> MaturedPerformance | None:
     """Performance on all rows; None without rows."""
-    if found.target is None or not found.rows:
-        return None
-    return performance(arrays_of(found.rows), found.target)
+    return performance(arrays_of(found.rows), row_targets(found.rows, found.targets)) if found.rows else None
 
 
 def lost_skill(settings: Settings, rows: int) -> str | None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from ml_core.base.arrays import Label
 from ml_core.base.clock import microseconds
-from ml_core.base.errors import DataError
-from ml_core.lab.measuring.live_coverage import misses_of
-from ml_core.lab.watching.alarms import confidence_of
+from ml_core.lab.watching.configured_sets import configured_sets
 from ml_core.lab.watching.ledger import Ledger, MaturedRow, Waiting
 from ml_core.serve.log.labels import MOST_UNKNOWN, LabelStore, due_at
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
@@ -210,33 +207,18 @@ def _matured(due: _Due, now_us: int, *, missed: bool | None) -> MaturedRow:
         probabilities=answer.probabilities,
         p_values=answer.p_values,
         subject=answer.subject,
+        groups=answer.groups,
     )
 
 
 def _misses(due: Sequence[_Due]) -> list[bool | None]:
     """Whether each set, at the configured level of its model, misses the label; None if its calibration cannot tell."""
-    missed: list[bool | None] = [None] * len(due)
-    alike: dict[tuple[str, str], list[int]] = {}
-    for n, (_, answer, label) in enumerate(due):
-        is_prior = answer.lineage["slot"] == "prior"  # answers with all labels, without a calibration
-        if label in answer.lineage["classes"] and not is_prior:
-            alike.setdefault(_calibrated_by(answer), []).append(n)
-    for places in alike.values():
-        for n, one in zip(places, _missed([due[n] for n in places]), strict=True):
-            missed[n] = one
+    sets = configured_sets([answer for _, answer, _ in due])
+    missed: list[bool | None] = []
+    for (_, answer, label), held in zip(due, sets, strict=True):
+        classes = answer.lineage["classes"]
+        missed.append(None if held is None or label not in classes else not held[classes.index(label)])
     return missed
-
-
-def _missed(due: Sequence[_Due]) -> Sequence[bool | None]:
-    """The same for answers of one calibration whose labels are classes of the model."""
-    facts, p_values = due[0][1].lineage, [answer.p_values for _, answer, _ in due]
-    labels, level = [label for _, _, label in due], Decimal(facts["level"])
-    try:
-        promised = (facts["classes"], facts["calibration_sizes"], level, confidence_of(facts), facts["guarantee"])
-        found: list[bool] = misses_of(p_values, labels, *promised).tolist()
-    except (DataError, ValueError):  # an answer of another calibration, or of other classes
-        return [None] if len(due) == 1 else [_missed([one])[0] for one in due]
-    return found
 
 
 def _calibrated_by(answer: LoggedAnswer) -> tuple[str, str]:

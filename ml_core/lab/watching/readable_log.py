@@ -1,8 +1,9 @@
-"""New answers of the prediction log, past files that cannot be read."""
+"""New answers of the prediction log, past files that cannot be read: one for all that the monitor reads them for."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 
 from ml_core.base.errors import LogDamaged
 from ml_core.serve.log.logged_answers import LoggedAnswer
@@ -41,3 +42,19 @@ class ReadableLog:
                     raise
                 self._unreadable.add(error.file)
                 logger.error("log.unreadable", extra={"file": error.file, "reason": str(error)})  # noqa: TRY400 - one line
+
+    def pages(
+        self, cursor: Cursor, limit: int, until_us: int = FOR_EVER
+    ) -> Iterator[tuple[list[LoggedAnswer], Cursor]]:
+        """All that a cursor has not seen, in pages as :meth:`after` gives them, each with the cursor after it."""
+        while True:
+            found, after = self.after(cursor, limit, until_us)
+            if after == cursor:
+                return
+            cursor = after
+            yield found, cursor
+
+    def without_repeats(self, answers: Sequence[LoggedAnswer]) -> list[LoggedAnswer]:
+        """Those that count: of the answers of a ``client_request_id`` the first."""
+        repeats = self._log.repeats(answers)
+        return [answer for answer in answers if answer.request_id not in repeats]

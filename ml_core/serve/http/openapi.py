@@ -11,6 +11,7 @@ from ml_core.serve.answering.request_fields import LEVEL_SCHEMA, PREDICT_FIELDS
 from ml_core.serve.http.access import OPEN_TO_ALL, ROLE_OF_ROUTE
 from ml_core.serve.http.replies import ARROW, JSON, STATUS_OF_CODE
 from ml_core.serve.log.label_requests import OBSERVED_AT_PATTERN
+from ml_core.serve.log.labels import MOST_OF_ONE
 from ml_core.serve.rollout.monitor_state import Validity
 from ml_core.serve.rollout.rollout_state import CircuitMode, Flags, Mode, Slot
 
@@ -74,11 +75,17 @@ def _object(**properties: Schema) -> Schema:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _with_refused(**counts: Schema) -> Schema:
-    """Counts of labels; ``refused`` is there only where labels were."""
+def _with_not_stored(**counts: Schema) -> Schema:
+    """Counts of labels; those of labels that were not stored are there only where there were such."""
+    not_stored = {
+        "refused": {**_COUNT, "description": "As unknown, and not stored, because too many wait for their answer."},
+        "over_limit": {
+            **_COUNT,
+            "description": f"As conflict, and not stored: {MOST_OF_ONE} labels of that answer are kept.",
+        },
+    }
     schema = _object(**counts)
-    refused = {**_COUNT, "description": "As unknown, and not stored, because too many wait for their answer."}
-    return {**schema, "properties": {**counts, "refused": refused}}
+    return {**schema, "properties": {**counts, **not_stored}}
 
 
 _CIRCUIT = _object(
@@ -284,7 +291,7 @@ def openapi_document(
                 "labels": {"type": "array", "minItems": 1, "maxItems": max_rows, "items": _label_schema(classes)}
             },
         },
-        "LabelCounts": _with_refused(
+        "LabelCounts": _with_not_stored(
             accepted={**_COUNT, "description": "New labels of known answers."},
             duplicate={**_COUNT, "description": "The same label as before; nothing changes."},
             conflict={**_COUNT, "description": "Another label than before: the later one holds, both are kept."},

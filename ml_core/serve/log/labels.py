@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -24,6 +25,7 @@ from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, blank_labels, c
 from ml_core.serve.log.log_keys import LogKey
 
 __all__ = [
+    "MOST_OF_ONE",
     "MOST_UNKNOWN",
     "AnswerLabel",
     "ImportedCounts",
@@ -40,6 +42,8 @@ LabelOutcome = Literal["accepted", "conflict", "unknown"]
 
 MOST_UNKNOWN = 100_000
 """So many labels of unknown ids are kept. The monitor drops the oldest; without one, further ones are refused."""
+MOST_OF_ONE = 20
+"""So many labels of one id are kept. Nobody corrects an outcome that often, and 0, 1, 0, 1 must not fill the disk."""
 _RECOUNT_S = 3_600.0
 _BUSY_S = 5.0
 _IDS_AT_ONCE = 500
@@ -94,6 +98,7 @@ class LabelCounts:
     conflict : another label than now; stored, and the one that holds from here on
     unknown : first label of an id no prediction is known by; stored, and joined once the prediction turns up
     refused : as unknown, and not stored, because too many of them wait for their prediction
+    over_limit : as conflict, and not stored, because the label of that id has changed too often; the one before holds
     """
 
     accepted: int = 0
@@ -101,10 +106,11 @@ class LabelCounts:
     conflict: int = 0
     unknown: int = 0
     refused: int = 0
+    over_limit: int = 0
 
     def told(self) -> dict[str, int]:
-        """The counts by name, ``refused`` where something was."""
-        return {name: n for name, n in asdict(self).items() if n or name != "refused"}
+        """The counts by name; those of labels that were not stored only where there were such."""
+        return {name: n for name, n in asdict(self).items() if n or name not in {"refused", "over_limit"}}
 
     def __add__(self, other: LabelCounts) -> LabelCounts:
         return LabelCounts(*map(sum, zip(astuple(self), astuple(other), strict=True)))
@@ -113,8 +119,9 @@ class LabelCounts:
 class LabelStore:
     """Keeps labels and their history; any number of processes may use one file at a time.
 
-    The label received last holds. A correction is a new row, and whether a prediction is known is asked for the counts
-    alone, so a label may come before its prediction.
+    The label stored last holds. One id has at most ``MOST_OF_ONE`` labels; what comes after them is counted and not
+    stored. A correction is a new row, and whether a prediction is known is asked for the counts alone, so a label may
+    come before its prediction.
 
     Parameters
     ----------
@@ -161,17 +168,17 @@ class LabelStore:
         LogDamaged
             The file is no label store of this version or an earlier one.
         """
-        ids, now = self._texts_now(labels, LabelsNotStored)
-        known = self._known_without_label(ids, now)
-        rows, counts = _judged(labels, now, known)
+        ids, held = self._held_now(labels, LabelsNotStored)
+        known = self._known_without_label(ids, held)
+        rows, counts = _judged(labels, held, known)
         room = self._room(LabelsNotStored) if counts.unknown else 0
-        rows, counts = _judged(labels, now, known, room)
+        rows, counts = _judged(labels, held, known, room)
         if not rows:  # nothing new: needs no lock, and no room on the disk
             return counts
         key = self._chain_key()  # before the file is held: a key that is made looks at it
         with self._file.writing() as connection:
             last = connection.execute("SELECT coalesce(max(seq), 0) FROM label").fetchone()[0]
-            rows, counts = _judged(labels, _texts_of(connection, ids), known, room)
+            rows, counts = _judged(labels, _held(connection, ids), known, room)
             received = self._clock()
             stored = [
                 StoredLabel(0, x.request_id, x.label, x.observed_at or received, received, source, how)
@@ -216,10 +223,10 @@ class LabelStore:
         LogDamaged
             As :meth:`current`.
         """
-        ids, now = self._texts_now(labels, LogDamaged)
-        known = self._known_without_label(ids, now)
-        counts = _judged(labels, now, known)[1]
-        return _judged(labels, now, known, self._room(LogDamaged))[1] if counts.unknown else counts
+        ids, held = self._held_now(labels, LogDamaged)
+        known = self._known_without_label(ids, held)
+        counts = _judged(labels, held, known)[1]
+        return _judged(labels, held, known, self._room(LogDamaged))[1] if counts.unknown else counts
 
     def current(self, ids: Sequence[bytes]) -> dict[bytes, AnswerLabel]:
         """The label that holds, of those ids that have one.
@@ -231,7 +238,7 @@ class LabelStore:
         """
         with self._file.reading() as connection:
             rows = [] if connection is None else list(_now(connection, ids))
-        return {request_id: AnswerLabel(request_id, label_value(text), moment_of(us)) for request_id, text, us in rows}
+        return {x.request_id: AnswerLabel(x.request_id, label_value(x.text), moment_of(x.observed_at_us)) for x in rows}
 
     def history(self, request_id: bytes) -> list[StoredLabel]:
         """Every label of one id, in the order of receipt.
@@ -269,13 +276,13 @@ class LabelStore:
                 found.update(connection.execute("SELECT outcome, count(*) FROM label GROUP BY outcome"))
         return found
 
-    def _texts_now(
+    def _held_now(
         self, labels: Sequence[AnswerLabel], failing: Callable[[str, str], SuretyError]
-    ) -> tuple[list[bytes], dict[bytes, str]]:
-        """The labels' ids, each once, and the text of the label that holds for those that have one."""
+    ) -> tuple[list[bytes], dict[bytes, _Held]]:
+        """The labels' ids, each once, and what is stored of those that have one."""
         ids = list(dict.fromkeys(label.request_id for label in labels))
         with self._file.reading(failing) as connection:
-            return ids, {} if connection is None else _texts_of(connection, ids)
+            return ids, {} if connection is None else _held(connection, ids)
 
     def _room(self, failing: Callable[[str, str], SuretyError]) -> int:
         """How many more labels of unknown ids may be stored.
@@ -313,9 +320,9 @@ class LabelStore:
         except OSError as error:
             raise LabelsNotStored(self.path.name, error.strerror or type(error).__name__) from error
 
-    def _known_without_label(self, ids: Sequence[bytes], now: Mapping[bytes, str]) -> set[bytes]:
+    def _known_without_label(self, ids: Sequence[bytes], held: Mapping[bytes, _Held]) -> set[bytes]:
         """Of the ids that have no label, those by which a prediction is known."""
-        without = [request_id for request_id in ids if request_id not in now]
+        without = [request_id for request_id in ids if request_id not in held]
         return self._known(without) if without else set()
 
     def _stored(self, where: str, values: tuple[object, ...]) -> list[StoredLabel]:
@@ -348,23 +355,36 @@ def due_at(predicted_at: datetime, horizon_days: float) -> datetime:
 _OF_UNKNOWN = "SELECT request_id FROM label WHERE outcome = 'unknown'"
 
 
+class _Held(NamedTuple):
+    """What is stored of one id: the label that holds as text, when it was seen to be true, and how many there are."""
+
+    request_id: bytes
+    text: str
+    observed_at_us: int
+    stored: int
+
+
 def _judged(
-    labels: Sequence[AnswerLabel], now: Mapping[bytes, str], known: set[bytes], room: int | None = None
+    labels: Sequence[AnswerLabel], held: Mapping[bytes, _Held], known: set[bytes], room: int | None = None
 ) -> tuple[list[tuple[AnswerLabel, LabelOutcome]], LabelCounts]:
     """Labels to store, each with its outcome, and the counts of all.
 
     Parameters
     ----------
-    now : text of the label that holds, by id
+    held : what is stored, by id
     known : ids of known predictions, as far as they have no label
     room : how many labels of unknown ids may be stored; None for all of them
     """
-    texts = dict(now)
+    texts = {request_id: x.text for request_id, x in held.items()}
+    stored = Counter({request_id: x.stored for request_id, x in held.items()})
     rows: list[tuple[AnswerLabel, LabelOutcome]] = []
-    unknown = refused = 0
+    unknown = refused = over_limit = 0
     for label in labels:
         text, before = label_text(label.label), texts.get(label.request_id)
         if text == before:
+            continue
+        if stored[label.request_id] >= MOST_OF_ONE:
+            over_limit += 1
             continue
         outcome: LabelOutcome = "conflict"
         if before is None:
@@ -374,27 +394,34 @@ def _judged(
             continue
         unknown += outcome == "unknown"
         texts[label.request_id] = text
+        stored[label.request_id] += 1
         rows.append((label, outcome))
     how = [outcome for _, outcome in rows]
-    duplicates = len(labels) - len(rows) - refused
-    return rows, LabelCounts(how.count("accepted"), duplicates, how.count("conflict"), unknown, refused)
+    return rows, LabelCounts(
+        accepted=how.count("accepted"),
+        duplicate=len(labels) - len(rows) - refused - over_limit,
+        conflict=how.count("conflict"),
+        unknown=unknown,
+        refused=refused,
+        over_limit=over_limit,
+    )
 
 
-def _texts_of(connection: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, str]:
-    return {request_id: text for request_id, text, _ in _now(connection, ids)}
+def _held(connection: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, _Held]:
+    return {held.request_id: held for held in _now(connection, ids)}
 
 
-def _now(connection: sqlite3.Connection, ids: Sequence[bytes]) -> Iterator[tuple[bytes, str, int]]:
-    """Id, text and time of the label that holds, for those ids that have one.
+def _now(connection: sqlite3.Connection, ids: Sequence[bytes]) -> Iterator[_Held]:
+    """What is stored of those ids that have a label.
 
     A few ids at a time, so that a reader of many never keeps a writer waiting long.
     """
     rest = iter(ids)
     while some := list(islice(rest, _IDS_AT_ONCE)):
         marks = ",".join("?" * len(some))
-        last = f"SELECT max(seq) FROM label WHERE request_id IN ({marks}) GROUP BY request_id"  # noqa: S608 - marks alone
-        query = f"SELECT request_id, label, observed_at_us FROM label WHERE seq IN ({last})"  # noqa: S608 - text of ours
-        yield from connection.execute(query, some).fetchall()
+        last = f"SELECT max(seq) AS seq, count(*) AS n FROM label WHERE request_id IN ({marks}) GROUP BY request_id"  # noqa: S608 - marks alone
+        query = f"SELECT request_id, label, observed_at_us, n FROM ({last}) CROSS JOIN label USING (seq)"  # noqa: S608 - text of ours
+        yield from map(_Held._make, connection.execute(query, some).fetchall())
 
 
 class ImportedCounts(Document):
@@ -405,6 +432,7 @@ class ImportedCounts(Document):
     conflict: int = Field(0, ge=0)
     unknown: int = Field(0, ge=0)
     refused: int = Field(0, ge=0)
+    over_limit: int = Field(0, ge=0)
 
 
 def read_imported(path: Path) -> ImportedCounts:

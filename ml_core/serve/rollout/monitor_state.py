@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ml_core.base.documents import Document, read_document
+from ml_core.base.documents import PublishedDocument, read_document
 from ml_core.base.errors import ArtefactError
 from ml_core.base.settings import Settings
 
@@ -37,7 +37,7 @@ Validities = Mapping[str, tuple[Validity, tuple[str, ...]]]
 """Validity and its reasons by model hash; a model that is left out is unmonitored."""
 
 
-class Alarm(Document):
+class Alarm(PublishedDocument):
     """A problem of a model; it stays on until there is a new champion or somebody acknowledges it.
 
     Attributes
@@ -54,7 +54,7 @@ class Alarm(Document):
     false_alarm: str
 
 
-class Unverified(Document):
+class Unverified(PublishedDocument):
     """A promise that missing outcomes leave open.
 
     Attributes
@@ -67,7 +67,7 @@ class Unverified(Document):
     says: str
 
 
-class HealthFigure(Document):
+class HealthFigure(PublishedDocument):
     """A number that the monitor knows of a model.
 
     Attributes
@@ -82,7 +82,7 @@ class HealthFigure(Document):
     group: str = ""
 
 
-class ModelHealth(Document):
+class ModelHealth(PublishedDocument):
     """One model as the monitor sees it.
 
     Attributes
@@ -99,7 +99,7 @@ class ModelHealth(Document):
     figures: tuple[HealthFigure, ...] = ()
 
 
-class MonitorState(Document):
+class MonitorState(PublishedDocument):
     """What the monitor wrote last.
 
     Attributes

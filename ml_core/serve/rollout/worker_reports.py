@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.documents import PublishedDocument, read_document, write_document
 from ml_core.base.errors import ArtefactError
 from ml_core.base.files import clear_drafts
 from ml_core.serve.rollout.rollout_state import Slot
@@ -35,7 +35,7 @@ LOST_AFTER_S = 3.0
 _KEEP_LOST_S = 86_400.0
 
 
-class CircuitReport(Document):
+class CircuitReport(PublishedDocument):
     """One circuit in one process; ``opened`` is how often it has opened."""
 
     state: str
@@ -48,7 +48,7 @@ class CircuitReport(Document):
     opened: int
 
 
-class SlotReport(Document):
+class SlotReport(PublishedDocument):
     """What one slot of one process has done since the stage began.
 
     Attributes
@@ -75,7 +75,7 @@ class SlotReport(Document):
     set_sizes: dict[str, int] = Field(default_factory=dict)
 
 
-class ShadowReport(Document):
+class ShadowReport(PublishedDocument):
     """Shadow scoring of one process since the stage began.
 
     Attributes
@@ -94,7 +94,7 @@ class ShadowReport(Document):
     max_difference: float | None = None
 
 
-class WorkerLogReport(Document):
+class WorkerLogReport(PublishedDocument):
     """The prediction log of one process since it started.
 
     Attributes
@@ -115,7 +115,7 @@ class WorkerLogReport(Document):
     problem: str | None
 
 
-class WorkerReport(Document):
+class WorkerReport(PublishedDocument):
     """One process of a service.
 
     Attributes

@@ -12,12 +12,11 @@ from ml_core.base.errors import BadModelOutput, InvalidCalibration
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.evaluation import (
     brier_score,
-    calibration_curve,
-    calibration_slope,
     evaluate,
     log_losses,
     roc_auc,
 )
+from ml_core.lab.measuring.reliability import calibration_fit
 from ml_core.serve.model.groupings import GroupedRows, Groupings
 from ml_core.serve.model.manifest import GroupFacts, GroupingFacts
 from ml_core.serve.model.prediction_sets import ConformalCalibration
@@ -153,16 +152,6 @@ def test_the_calibration_curve_of_a_calibrated_model_lies_on_the_diagonal():
     assert [p.predicted for p in points] == sorted(p.predicted for p in points)
 
 
-def test_equal_predictions_share_a_bin_of_the_calibration_curve():
-    points = calibration_curve(np.array([0.1] * 70 + [0.2] * 20 + [0.7] * 10), np.array([False] * 90 + [True] * 10))
-
-    assert [(round(p.predicted, 9), p.observed, p.n) for p in points] == [
-        (0.1, 0.0, 70),
-        (0.2, 0.0, 20),
-        (0.7, 1.0, 10),
-    ]
-
-
 def test_the_curve_shows_every_class_of_many_and_the_second_of_two():
     assert list(evaluated(binary_rows(300, seed=1), binary_rows(300, seed=2)).calibration_curve) == ["1"]
     many = evaluated(many_class_rows(300, 3, seed=1), many_class_rows(300, 3, seed=2), ("a", "b", "c"))
@@ -223,28 +212,4 @@ def test_metrics_by_group_are_the_metrics_of_the_groups_rows():
         assert {name: one.metrics[name] for name in alone if name in one.metrics} == {
             name: value for name, value in alone.items() if name not in ("n_test", "n_groups")
         }
-        assert one.metrics["calibration_slope"] == calibration_slope(rows.proba[inside], rows.y[inside])
-
-
-def test_the_calibration_slope_is_that_of_an_unpenalised_logistic_regression():
-    from sklearn.linear_model import LogisticRegression
-
-    rows = binary_rows(4_000, seed=43)
-    for power in (0.5, 1.0, 2.0):
-        odds = power * np.log(rows.proba[:, 1] / rows.proba[:, 0]) + 0.3
-        p1 = 1 / (1 + np.exp(-odds))
-        fitted = LogisticRegression(C=np.inf, tol=1e-10).fit(odds[:, None], rows.y)
-        assert calibration_slope(np.column_stack([1 - p1, p1]), rows.y) == pytest.approx(fitted.coef_[0, 0], rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("p1", "y"),
-    [
-        ([0.2, 0.4, 0.6], [1, 1, 1]),  # one class only
-        ([0.3, 0.3, 0.3], [0, 1, 0]),  # no variation
-        ([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1]),  # separated: no finite slope
-    ],
-)
-def test_a_calibration_slope_without_a_finite_value_is_missing(p1, y):
-    assert calibration_slope(np.column_stack([1 - np.array(p1), p1]), y) is None
-    assert calibration_slope(np.full((3, 3), 1 / 3), [0, 1, 2]) is None
+        assert one.metrics["calibration_slope"] == calibration_fit(rows.proba[inside], rows.y[inside]).slope.value

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from ml_core.base.errors import DataError
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.measuring.coverage_law import CoverageLaw, DesignEffects, band_of, design_effect
 from ml_core.lab.measuring.live_coverage import (
+    BAND_TAIL,
     CoverageTarget,
+    RowTargets,
     class_indices,
     coverage_bands,
     group_ids,
@@ -254,3 +257,54 @@ def test_sets_of_stored_answers_are_those_of_a_calibration_with_a_confidence():
     found = sets_of(sure.p_values(new), sure.sizes, NINETY, NINETY)
     assert (found == sure.sets(new, NINETY)).all()
     assert (found != sets_of(sure.p_values(new), sure.sizes, NINETY)).any()
+
+
+# --- targets by row -------------------------------------------------------------------------------------------------
+
+
+def test_one_target_for_each_row_is_the_same_as_one_for_all():
+    rows = window((174, 1_830), (200, 2_000))
+    target = promise((500, 5_000))
+    by_row = RowTargets((target, target), np.arange(2_200) % 2)
+    for plain, split in zip(
+        coverage_bands(*rows, target), coverage_bands(*rows, RowTargets.of(target, 2_200)), strict=True
+    ):
+        assert plain == split
+    # two calibrations of the same size have errors of their own, so their sum varies less than one has it
+    for plain, split in zip(coverage_bands(*rows, target), coverage_bands(*rows, by_row), strict=True):
+        assert split.promised == pytest.approx(plain.promised)
+        assert plain.lower <= split.lower <= split.upper <= plain.upper
+
+
+def test_the_band_of_several_calibrations_is_that_of_their_sum():
+    """Ten thousand draws of both calibrations' true coverage, and of who is covered."""
+    rng = np.random.default_rng(8)
+    sizes, counts = (60, 400), (150, 350)
+    targets = RowTargets(tuple(promise((n, n)) for n in sizes), np.repeat([0, 1], counts))
+    band = coverage_bands(np.ones(500, dtype=bool), np.zeros(500, dtype=int), targets)[1]
+    misses = [int((n + 1) * 0.1 + 1e-9) for n in sizes]
+    true = [rng.beta(n + 1 - m, m, 10_000) for n, m in zip(sizes, misses, strict=True)]
+    share = sum(rng.binomial(m, p) for m, p in zip(counts, true, strict=True)) / 500
+    for outside in (share < band.lower, share > band.upper):
+        assert outside.sum() <= binom.ppf(1 - 1e-6, 10_000, BAND_TAIL)
+    # and not wider than it need be
+    assert (share <= band.lower).sum() >= binom.ppf(1e-6, 10_000, BAND_TAIL)
+    assert (share >= band.upper).sum() >= binom.ppf(1e-6, 10_000, BAND_TAIL)
+
+
+def test_sets_come_from_each_rows_own_calibration():
+    fine, coarse = promise((99, 99)), promise((9, 9))
+    p_values = np.array([[0.1, 0.5], [0.1, 0.5], [0.2, 0.5]])
+    found = RowTargets((fine, coarse), np.array([0, 1, 1])).sets(p_values)
+    assert found.tolist() == [[False, True], [False, True], [True, True]]
+    with pytest.raises(DataError, match="no rank among 9"):
+        RowTargets((fine, coarse), np.array([0, 1])).sets([[0.5, 0.5], [0.55, 0.5]])
+    with pytest.raises(DataError, match="2 rows for 3"):
+        RowTargets((fine,), np.zeros(3, dtype=int)).sets(p_values[:2])
+
+
+def test_some_rows_keep_their_targets():
+    targets = (promise((99, 99)), promise((9, 9)))
+    every = RowTargets(targets, np.array([0, 1, 0, 1]))
+    assert every.only(np.array([True, True, False, False])).which.tolist() == [0, 1]
+    assert RowTargets(targets, np.zeros(0, dtype=int)).sets(np.empty((0, 2))).shape == (0, 2)

@@ -284,22 +284,6 @@ def test_the_slope_is_one_over_what_the_log_odds_were_stretched_by():
     assert plain.value == pytest.approx(fitted.coef_[0, 0], rel=1e-4)
 
 
-def test_the_interval_of_the_slope_holds_the_true_one_as_often_as_it_says():
-    inside = 0
-    for seed in range(300):
-        found = judged_rows(binary_rows(600, seed=100 + seed)).calibration_slope
-        inside += found.lower <= 1.0 <= found.upper
-    assert binom.ppf(1e-3, 300, 0.93) <= inside <= binom.ppf(1 - 1e-3, 300, 0.97)
-
-
-def test_copies_of_a_patient_make_the_slope_no_surer():
-    rows = binary_rows(500, seed=2)
-    twice = ScoredRows(np.repeat(rows.proba, 3, axis=0), np.repeat(rows.y, 3), np.repeat(rows.groups, 3))
-    once, together = judged_rows(rows).calibration_slope, judged_rows(twice, twice.groups).calibration_slope
-    assert together.standard_error == pytest.approx(once.standard_error, rel=1e-6)
-    assert judged_rows(twice).calibration_slope.standard_error < 0.6 * once.standard_error
-
-
 def test_reliability_has_every_row_once():
     rows = binary_rows(1_000, seed=3)
     points = judged_rows(rows).reliability

@@ -7,38 +7,42 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from ml_core.lab.report.facts import (
-    AnswerBucket,
-    AnswerHistory,
-    CircuitNow,
-    Circuits,
-    CircuitTransition,
-    ClassCoverage,
-    Coverage,
-    CoverageBucket,
+from ml_core.lab.measuring.performance import AucEstimate
+from ml_core.lab.measuring.reliability import CalibrationEstimate, CurvePoint
+from ml_core.lab.report.facts import AnswerBucket, AnswerHistory, GateVerdict, Model, Monitoring, ReportFacts, Serving
+from ml_core.lab.report.facts_drift import (
     Detector,
     Drift,
     EvidencePoint,
+    FeatureDrift,
+    LevelShares,
+    NumberShares,
+    ScoreShift,
+)
+from ml_core.lab.report.facts_outcomes import (
+    ClassCoverage,
+    Coverage,
+    CoverageBucket,
     ExpectedBucket,
     ExpectedHistory,
     ExpectedSeries,
-    FeatureDrift,
-    GateVerdict,
-    JournalEntry,
+    GroupClass,
+    GroupOutcomes,
     Labels,
-    LevelShares,
-    LogStore,
     MissingOutcomes,
-    Model,
-    Monitoring,
-    NumberShares,
     OpenCoverage,
+    PatientGroups,
     PerformanceBucket,
     PerformanceHistory,
-    ReportFacts,
+    Reliability,
+)
+from ml_core.lab.report.facts_upkeep import (
+    CircuitNow,
+    Circuits,
+    CircuitTransition,
+    JournalEntry,
+    LogStore,
     Rollout,
-    ScoreShift,
-    Serving,
     ShadowPair,
     StoredFile,
 )
@@ -109,10 +113,56 @@ def example_facts(features: int = 14, days: int = 122) -> ReportFacts:
         ),
         performance=performance(rng, since, days),
         expected=expected(since, days),
+        reliability=reliability(),
+        groups=groups(),
         shadow=(shadow(rng),),
         circuits=circuits(),
         rollout=Rollout(journal(), {"shadow_share": "0.5"}),
         store=store(days),
+    )
+
+
+def reliability() -> Reliability:
+    """Probabilities that are somewhat too extreme."""
+    predicted = np.linspace(0.02, 0.62, 10)
+    points = tuple(CurvePoint(float(p), float(0.05 + 0.82 * p), 3_120) for p in predicted)
+    slope, intercept = CalibrationEstimate(0.86, 0.03, 0.80, 0.92), CalibrationEstimate(0.05, 0.02, 0.01, 0.09)
+    return Reliability("1", 31_200, 0.95, slope, intercept, points)
+
+
+def groups() -> PatientGroups:
+    """Sexes with a promise, age bands without; the oldest are covered less, and of some there are few."""
+    sexes = (
+        group_of("sex", "female", 5_210, 0.905, 0.896, is_promised=True),
+        group_of("sex", "male", 4_830, 0.897, 0.902, is_promised=True),
+        group_of("sex", "unknown", 0, 0.0, 0.0),
+    )
+    ages = (
+        group_of("age_band", "below 50", 1_204, 0.962, 0.832),
+        group_of("age_band", "50 to below 70", 4_011, 0.914, 0.884),
+        group_of("age_band", "70 to below 80 with a long name", 3_020, 0.889, 0.931),
+        group_of("age_band", "80 and above", 1_790, 0.841, 0.944),
+        group_of("age_band", "unknown", 9, 0.9, 0.9),
+    )
+    return PatientGroups(0.9, 0.01, 0.95, 31_204, (*sexes, *ages))
+
+
+def group_of(
+    grouping: str, cell: str, patients: int, zero: float, one: float, *, is_promised: bool = False
+) -> GroupOutcomes:
+    """A group with these coverages of both classes; fewer than ten patients have no numbers."""
+    if patients < 10:
+        return GroupOutcomes(grouping, cell, is_promised, None, (GroupClass("0"), GroupClass("1")))
+    classes = tuple(
+        GroupClass(label, n, n, share, 0.9 if is_promised else None, 0.9 - 1.8 / n**0.5, min(1.0, 0.9 + 1.6 / n**0.5))
+        for label, share, n in (("0", zero, patients), ("1", one, patients // 8))
+    )
+    slope = CalibrationEstimate(0.8 + zero / 9, 0.09, 0.62 + zero / 9, 0.98 + zero / 9)
+    area = AucEstimate(0.77, 0.02, 0.73, 0.81)
+    points = reliability().points
+    intercept = CalibrationEstimate(0.02, 0.04, -0.06, 0.1)
+    return GroupOutcomes(
+        grouping, cell, is_promised, patients, classes, area, 0.15, 1.44, 0.55, slope, intercept, points
     )
 
 
@@ -135,6 +185,13 @@ def facts_with(text: str) -> ReportFacts:
         models=(replace(champion(), name=text, version=text, promoted_by=text, trained_on=text, lineage={text: text}),),
         drift=drift_of(feature),
         coverage=Coverage(0.9, 0.005, DAY_S, (ClassCoverage("1", 0.9, 10, 0.8, (), detector),)),
+        groups=PatientGroups(
+            0.9,
+            0.01,
+            0.95,
+            500,
+            (GroupOutcomes("sex", text, True, 500, (GroupClass("1", 500, 500, 0.8, 0.9, 0.7, 1.0),)),),
+        ),
         shadow=(pair,),
         circuits=Circuits(
             (CircuitNow(text, "champion", text, text, text),), (CircuitTransition(text, text, text, text, text),)

@@ -1,4 +1,4 @@
-"""Coverage and performance from rows whose sets are known by hand: nine calibration rows, so p > 0.1 is rank 2 of 10."""
+"""Detectors, and labels that have come or not, as the monitor's ledger and the log say."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ml_core.lab.report.collect_ledger import (
     known_outcomes,
     label_facts,
     missing_outcomes,
-    outcome_facts,
-    thinned,
+    thinned_trail,
 )
 from ml_core.lab.report.collect_period import DAY, Known, Stretch, period_of
-from ml_core.lab.report.facts import Detector, Labels
+from ml_core.lab.report.facts_drift import Detector
+from ml_core.lab.report.facts_outcomes import Labels
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.alarms import hold, keep_target
 from ml_core.lab.watching.health_monitor import ledger_path
@@ -69,44 +69,6 @@ def ledger(tmp_path, guarantee="class_conditional"):
         keep_target(found, facts, {})
         found.add_matured(ROWS)
     return path
-
-
-def told(path, detectors=None):
-    return outcome_facts(path, MODEL, toy_model().bundle.manifest, THREE_DAYS, detectors or {})
-
-
-def test_coverage_is_of_the_models_own_answers_day_by_day(tmp_path):
-    coverage, _ = told(ledger(tmp_path), {"coverage:1": QUIET})
-    zero, one = coverage.classes
-    assert [(b.rows, b.observed) for b in zero.buckets] == [(30, 0.9), (0, None), (0, None)]
-    assert [(b.rows, b.observed) for b in one.buckets] == [(25, 0.4), (0, None), (4, 1.0)]
-    assert (one.rows, one.observed, one.promised) == (29, pytest.approx(14 / 29), 0.9)
-    assert (zero.detector, one.detector) == (None, QUIET)
-    assert [b.start for b in one.buckets] == [BEGAN, BEGAN + DAY, BEGAN + 2 * DAY]
-
-
-def test_a_promise_to_all_classes_together_has_one_history(tmp_path):
-    coverage, _ = told(ledger(tmp_path, "marginal"), {"coverage:all": QUIET})
-    (judged,) = coverage.classes
-    assert (judged.label, judged.rows, judged.detector) == ("all", 59, QUIET)
-    assert judged.buckets[0].observed == pytest.approx(37 / 55)
-    assert 0.0 < judged.buckets[0].lower < judged.buckets[0].upper <= 1.0
-
-
-def test_performance_is_told_where_there_are_enough_of_both_outcomes(tmp_path):
-    _, performance = told(ledger(tmp_path))
-    first, second, third = performance.buckets
-    assert (first.rows, first.positives, first.auc) == (55, 25, 1.0)
-    assert first.brier == pytest.approx((30 * 0.3**2 + 25 * 0.4**2) / 55)
-    assert (second.rows, second.auc, third.rows, third.auc) == (0, None, 4, None)
-
-
-def test_no_outcome_in_the_period_leaves_detectors_and_no_history(tmp_path):
-    path = ledger(tmp_path)
-    later = Stretch(BEGAN + 30 * DAY, BEGAN + 31 * DAY, DAY)
-    coverage, performance = outcome_facts(path, MODEL, toy_model().bundle.manifest, later, {"coverage:1": QUIET})
-    assert [(c.buckets, c.observed, c.detector) for c in coverage.classes] == [((), None, None), ((), None, QUIET)]
-    assert performance is None
 
 
 def test_what_is_known_of_a_model_is_counted(tmp_path):
@@ -166,10 +128,6 @@ def test_files_that_cannot_be_read_are_not_counted_and_leave_a_gap(log, tmp_path
     assert [(gap.part, damaged.name in gap.reason) for gap in gaps.found] == [("coverage", True)]
 
 
-def test_without_a_promise_nothing_can_be_judged(tmp_path):
-    assert told(tmp_path / "none.db") == (None, None)
-
-
 # --- detectors -------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +137,7 @@ TRAILS = st.lists(st.floats(0.0, 1e9), max_size=200).map(lambda values: list(enu
 
 @given(TRAILS, st.integers(1, 50))
 def test_a_thinned_trail_keeps_its_peak_its_end_and_its_order(trail, most):
-    kept = thinned(trail, most)
+    kept = thinned_trail(trail, most)
     assert len(kept) <= most + 1
     assert kept == sorted(kept)
     assert set(kept) <= set(trail)

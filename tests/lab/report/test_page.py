@@ -14,13 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import DataError
-from ml_core.lab.report.facts import (
-    FeatureDrift,
-    Gap,
-    Labels,
-    LogStore,
-    ShadowPair,
-)
+from ml_core.lab.report.facts import Gap
+from ml_core.lab.report.facts_drift import FeatureDrift
+from ml_core.lab.report.facts_outcomes import Labels
+from ml_core.lab.report.facts_upkeep import LogStore, ShadowPair
 from ml_core.lab.report.page import report_json, report_page, write_page
 from tests.lab.report.example_facts import NOW, bare_facts, drift_of, example_facts, facts_with
 from tests.lab.report.outline import Outline
@@ -150,6 +147,11 @@ def test_status_stands_at_the_top_in_plain_words(outline):
         "Class 1 (readmitted within 30 days)",
         "Alarm on since 21 Nov 2026, 05:15 UTC",
         "On average less than one false alarm in 50,000 outcomes of this class.",
+        "Calibration slope 0.86 (0.8 to 0.92): 1 is right",
+        "Intercept 0.05 (0.01 to 0.09): 0 is right",
+        "female class 0 (not readmitted within 30 days) 90 % 5,210 5,210 90.5 % 87.5 % 92.2 %",
+        "below 50 class 1 (readmitted within 30 days) measured only 150 150",
+        "unknown class 1 (readmitted within 30 days) measured only below 10",
         "1,150 requests; 12 left out, the queue was full",
         "same prediction 95.5 %",
         "half open last: latency p95",

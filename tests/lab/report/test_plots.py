@@ -8,21 +8,17 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from ml_core.lab.report import plots
-from ml_core.lab.report.facts import (
-    AnswerBucket,
-    AnswerHistory,
+from ml_core.lab.report.facts import AnswerBucket, AnswerHistory
+from ml_core.lab.report.facts_drift import Detector, EvidencePoint, LevelShares, NumberShares
+from ml_core.lab.report.facts_outcomes import (
     ClassCoverage,
     CoverageBucket,
-    Detector,
-    EvidencePoint,
     ExpectedBucket,
     ExpectedSeries,
-    LevelShares,
-    NumberShares,
     PerformanceBucket,
     PerformanceHistory,
-    ShadowPair,
 )
+from ml_core.lab.report.facts_upkeep import ShadowPair
 from ml_core.lab.report.plots import MOST_LEVELS, differences, distribution, small_distribution
 from tests.lab.report.example_facts import DAY_S, NOW
 

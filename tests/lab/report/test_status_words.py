@@ -6,18 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from ml_core.lab.report.facts import (
-    AnswerBucket,
-    AnswerHistory,
-    CircuitNow,
-    Circuits,
-    Gap,
-    Labels,
-    LogStore,
-    Monitoring,
-    ReportFacts,
-    Serving,
-)
+from ml_core.lab.report.facts import AnswerBucket, AnswerHistory, Gap, Monitoring, ReportFacts, Serving
+from ml_core.lab.report.facts_outcomes import Labels
+from ml_core.lab.report.facts_upkeep import CircuitNow, Circuits, LogStore
 from ml_core.lab.report.status_words import (
     FALLBACKS_NOTED,
     ReportStatus,

@@ -8,9 +8,9 @@ import pytest
 from ml_core.features.columns import Column, features_of
 from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.drift.reference_window import ReferenceWindow
+from ml_core.lab.measuring.evaluation import SHARED_BY
 from ml_core.lab.training.training_reference import (
     MOST_ORDER_STATISTICS,
-    SHARED_BY,
     column_importance,
     order_statistics,
     reference_bytes,

@@ -16,12 +16,12 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, features_of
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.feature_store import FeatureStore
+from ml_core.lab.measuring.evaluation import SHARED_BY
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.labelled_rows import rows_from_store
 from ml_core.lab.training.learner import train_model
 from ml_core.lab.training.packing import GOLDEN_RECORDS, golden_records
-from ml_core.lab.training.training_reference import SHARED_BY
 from tests.homes import MODEL, road_config
 from tests.security.figures import record
 

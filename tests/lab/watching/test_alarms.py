@@ -21,7 +21,7 @@ from ml_core.lab.watching.alarms import (
     feed_coverage,
     keep_target,
     mark_announced,
-    target_of,
+    targets_of,
     unannounced,
 )
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
@@ -236,5 +236,5 @@ def test_the_confidence_of_a_promise_is_kept_with_its_target(ledger):
     plain, sure = facts_of(model_hash=A), {**facts_of(model_hash=B), "training_conditional": "0.95"}
     for facts in (plain, sure):
         keep_target(ledger, facts, {})
-    found = [target_of(ledger, facts["model_hash"], facts["calibration_id"]) for facts in (plain, sure)]
-    assert [target and target.confidence for target in found] == [None, Decimal("0.95")]
+    found = [targets_of(ledger, model)[plain["calibration_id"]] for model in (A, B)]
+    assert [target.confidence for target in found] == [None, Decimal("0.95")]

@@ -25,6 +25,7 @@ from ml_core.lab.watching.due_outcomes import OutcomeCounter, due_outcomes, judg
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.maturing import Horizons, mature_answers
 from ml_core.lab.watching.outcome_counts import DueAnswer
+from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.worker.status import ServiceStatus
 from tests.lab.watching.answered import HORIZON_DAYS, START, Answered, facts_of
@@ -48,7 +49,7 @@ class Watched(Answered):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.counter = OutcomeCounter(self.log, keep_days=180.0)
+        self.counter = OutcomeCounter(ReadableLog(self.log), keep_days=180.0)
 
     def look(self, usual: float = HORIZON_DAYS, **by_model: float) -> None:
         horizons = Horizons(usual, {name * 64: days for name, days in by_model.items()})

@@ -265,8 +265,7 @@ def test_a_model_whose_manifest_knows_no_design_effects_is_watched_without(tmp_p
     assert {name: d.mu0 for name, d in ward.detectors(ward.home.store.read().champion).items()} == {
         f"coverage:{k}": highest_miss_rate(sizes[k], Decimal("0.9")) for k in (0, 1)
     }
-    promise = matured_answers(ward.home.settings).target
-    assert promise is not None
+    (promise,) = matured_answers(ward.home.settings).targets.values()
     assert promise.effects is None
     ward.close()
 
@@ -282,8 +281,8 @@ def test_models_that_differ_in_level_alone_are_watched_by_their_own(ward: Ward, 
     usual, low = ward.detectors(ward.home.v1)["coverage:0"], ward.detectors(other)["coverage:0"]
     assert low.mu0 > 0.3 > usual.mu0
     assert low.misses / low.labels > usual.misses / usual.labels
-    levels = [matured_answers(ward.home.settings, slot=slot).target.level for slot in ("champion", "challenger")]
-    assert levels == [Decimal("0.9"), Decimal("0.7")]
+    found = [matured_answers(ward.home.settings, slot=slot).targets for slot in ("champion", "challenger")]
+    assert [target.level for targets in found for target in targets.values()] == [Decimal("0.9"), Decimal("0.7")]
 
 
 def test_late_labels_of_a_model_that_is_no_longer_stored_end_no_look(ward: Ward) -> None:
@@ -306,15 +305,14 @@ def test_a_promise_keeps_its_design_effects_once_its_model_is_no_longer_live(war
         ward.pass_days(1)
     ward.pass_days(HORIZON_DAYS - 1.5)
     assert ward.look().matured == 100
-    before = matured_answers(ward.home.settings).target
+    before = matured_answers(ward.home.settings).targets
     for tag in (ward.home.v2, ward.home.add("5", Toy(201).packed.folder)):
         ward.home.change(changes.full(tag))
     ward.pass_days(1)
     assert ward.look().matured == 100
     ward.home.change(changes.full(ward.home.v1))
-    assert before is not None
-    assert before.effects is not None
-    assert matured_answers(ward.home.settings).target == before
+    assert [target.effects is None for target in before.values()] == [False]
+    assert matured_answers(ward.home.settings).targets == before
 
 
 # --- exactly once -------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from ml_core.lab.measuring.expected_performance import expected_performance, recalibration_of, score_sums
-from ml_core.lab.watching import live_expectations
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_between, expected_lately
@@ -100,16 +98,6 @@ def test_the_same_case_asked_again_counts_once(ward: Ward) -> None:
     ward.answer_again(patients(1, seed=2), "case", times=5)
     ward.look()
     assert answers_in(ward) == 31
-
-
-def test_sets_are_those_of_the_configured_level_whatever_callers_asked_for(ward: Ward) -> None:
-    ward.answer(patients(100, seed=1))
-    ward.look()
-    assert answers_in(ward) == 100
-    for answer in ward.log.rows():
-        manifest = toy_model().bundle.manifest
-        asked = replace(answer, level="0.6", prediction_set=())
-        assert live_expectations._members(asked, manifest) == live_expectations._members(answer, manifest)
 
 
 def test_each_model_has_its_own_answers(ward: Ward) -> None:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from ml_core.base.errors import DataError, LogDamaged
@@ -19,15 +21,18 @@ from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import MaturedRow
 from ml_core.lab.watching.live_performance import (
     MaturedAnswers,
-    arrays_of,
     bands_of,
+    expected_of,
     lost_skill,
     matured_answers,
     performance_of,
 )
+from ml_core.lab.watching.matured_arrays import arrays_of, cells_of
+from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.rollout import changes
 from tests.lab.watching.answered import matured_row
 from tests.lab.watching.ward import Ward, patients
+from tests.toy_models import grouped_toy
 
 DAYS = 31
 
@@ -40,7 +45,7 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
 
 
 def of_rows(found: MaturedAnswers, rows: tuple[MaturedRow, ...], promise: CoverageTarget | None) -> MaturedAnswers:
-    return replace(found, rows=rows, target=promise)
+    return replace(found, rows=rows, targets={} if promise is None else {"c" * 64: promise})
 
 
 @pytest.fixture
@@ -74,7 +79,7 @@ def test_a_ledger_that_cannot_be_read_is_no_empty_one(ward: Ward) -> None:
 
 
 def test_without_matured_answers_there_are_neither_bands_nor_numbers(nothing_yet: MaturedAnswers) -> None:
-    assert (nothing_yet.target, nothing_yet.rows, nothing_yet.detectors) == (None, (), {})
+    assert (nothing_yet.targets, nothing_yet.rows, nothing_yet.detectors) == ({}, (), {})
     assert (bands_of(nothing_yet), performance_of(nothing_yet)) == ((), None)
 
 
@@ -114,8 +119,7 @@ def test_the_promise_is_that_of_the_artefact_with_the_effects_of_its_calibration
     ward.pass_days(DAYS)
     ward.look()
     found = matured_answers(ward.home.settings)
-    promise, manifest = found.target, found.model.manifest
-    assert promise is not None
+    (promise,), manifest = found.targets.values(), found.model.manifest
     assert promise.effects is not None
     assert (promise.classes, promise.level, promise.guarantee) == (
         manifest.classes,
@@ -193,3 +197,84 @@ def test_where_too_little_is_known_no_skill_is_called_lost(ward: Ward, tmp_path:
     ward.pass_days(DAYS)
     ward.look()
     assert lost_skill(ward.home.settings, 100) is None
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def grouped(tmp_path: Path) -> Iterator[Ward]:
+    """A ward whose model promises its coverage by sex, and measures it by age band."""
+    place = Ward(tmp_path, champion=grouped_toy().folder)
+    yield place
+    place.close()
+
+
+def of_both_sexes(n: int, seed: int) -> pd.DataFrame:
+    """Patients of whom some have no sex on record."""
+    rows, rng = patients(n, seed=seed), np.random.default_rng(seed)
+    return rows.assign(sex=rng.choice(np.array(["female", "male", None]), n, p=[0.5, 0.4, 0.1]))
+
+
+def test_answers_of_every_cell_count_in_coverage_and_performance(grouped: Ward) -> None:
+    grouped.answer(of_both_sexes(300, seed=1))
+    grouped.pass_days(DAYS)
+    grouped.look()
+    found = matured_answers(grouped.home.settings)
+    assert len(found.rows) == 300
+    assert len({row.calibration_id for row in found.rows}) == 3  # women, men, and all for those who are neither
+    overall, *classes = bands_of(found)
+    assert overall.n == sum(band.n for band in classes) == 300
+    judged = performance_of(found)
+    assert judged is not None
+    assert judged.coverage == (overall, *classes)
+    sets = [set(answer.prediction_set) for answer in grouped.log.rows()]
+    assert judged.mean_set_size == pytest.approx(sum(map(len, sets)) / 300)
+
+
+def test_what_is_expected_of_a_model_with_groups_is_of_all_its_answers(grouped: Ward) -> None:
+    grouped.answer(of_both_sexes(120, seed=2))
+    grouped.look()
+    found = expected_of(grouped.home.settings, matured_answers(grouped.home.settings).model.model_hash)
+    assert found is not None
+    assert found.found.answers == 120
+
+
+def test_coverage_by_group_is_that_of_the_answers_it_names(grouped: Ward) -> None:
+    rows = of_both_sexes(400, seed=3)
+    grouped.answer(rows)
+    grouped.pass_days(DAYS)
+    grouped.look()
+    found = matured_answers(grouped.home.settings)
+    measured = cells_of(found.rows, found.targets, found.model.manifest.groups)
+    assert [m.cell.group for m in measured] == [
+        "sex=female", "sex=male", "sex=unknown",
+        "age_band=below 50", "age_band=50 to below 70", "age_band=70 and above", "age_band=unknown",
+    ]  # fmt: skip
+    assert [m.cell.is_promised for m in measured] == [True, True, False, False, False, False, False]
+    labels = grouped.labels.current([row.request_id for row in found.rows])
+    wanted: dict[tuple[str, int], list[bool]] = {}
+    for answer in grouped.log.rows():
+        label = labels[id_bytes(answer.request_id)].label
+        for name, cell in (answer.groups or {}).items():
+            wanted.setdefault((f"{name}={cell}", int(label)), []).append(label in answer.prediction_set)
+    shown = {(m.cell.group, c.label): c.band for m in measured for c in m.classes if c.band is not None}
+    assert {key: (band.n, band.covered) for key, band in shown.items()} == {
+        key: (len(held), sum(held)) for key, held in wanted.items() if key in shown
+    }
+    assert {key for key, held in wanted.items() if len(held) < 10}.isdisjoint(shown)
+    assert ("age_band=unknown", 0) not in shown
+    by_age = cells_of(found.rows, found.targets, found.model.manifest.groups, "age_band")
+    assert by_age == measured[3:]
+
+
+def test_rows_without_a_group_are_in_no_cell(grouped: Ward) -> None:
+    grouped.answer(of_both_sexes(60, seed=4))
+    grouped.pass_days(DAYS)
+    grouped.look()
+    found = matured_answers(grouped.home.settings)
+    facts, earlier = found.model.manifest.groups, [replace(row, groups=None) for row in found.rows]
+    assert cells_of(earlier, found.targets, facts) == ()
+    half = cells_of([*found.rows[:30], *earlier[30:]], found.targets, facts, "age_band")
+    assert half == cells_of(found.rows[:30], found.targets, facts, "age_band")
+    assert cells_of(found.rows, found.targets, None) == ()

@@ -27,6 +27,7 @@ SETTINGS = Settings(max_body_bytes=4_096, max_batch_rows=20)
 BODY = json.dumps({"features": toy_record()}).encode()
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
 SMUGGLED = b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"
+WAIT_S = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def exchanged(port: int, *pieces: bytes, expected: int = 1, apart: bool = False)
 
     With ``apart`` the server has read each piece, and may have answered it, before the next is sent.
     """
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as caller:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)) as caller:
         caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         found = b""
         with suppress(OSError):
@@ -51,7 +52,7 @@ def exchanged(port: int, *pieces: bytes, expected: int = 1, apart: bool = False)
                     found += caller.recv(65_536)
         with suppress(OSError):
             while True:
-                caller.settimeout(0.05 if len(replies(found)) >= expected else 5)
+                caller.settimeout(0.05 if len(replies(found)) >= expected else WAIT_S)
                 if not (data := caller.recv(65_536)):
                     break
                 found += data
@@ -269,7 +270,7 @@ def test_a_caller_who_waits_for_leave_is_refused_without_waiting(port: int) -> N
 
 def test_a_body_without_end_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_core.serve.http.middleware.DRAIN_BYTES", 1_000_000)
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as caller:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)) as caller:
         caller.sendall(post(body=b"", length=10**9))
         sent = 0
         with suppress(OSError):
@@ -280,7 +281,7 @@ def test_a_body_without_end_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatc
 
 def test_a_refused_body_that_stops_coming_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ml_core.serve.http.middleware.DRAIN_S", 0.05)
-    with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as caller:
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=WAIT_S)) as caller:
         caller.sendall(post(body=b" " * 10, length=10**6))
         found = b""
         while data := caller.recv(65_536):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore
+from ml_core.serve.log.labels import MOST_OF_ONE, AnswerLabel, LabelCounts, LabelStore
 
 NOW = datetime(2026, 11, 23, 10, 15, 30, 123456, UTC)
 SPACE = uuid.UUID("01936f0e-7c8a-7b52-9d5f-0d3f6a1c2b4e")
@@ -39,19 +40,23 @@ class Ledger:
         self.known = set(known)
         self.rows: list[tuple[bytes, int | str, str]] = []
         self.holds: dict[bytes, int | str] = {}
+        self.stored: Counter[bytes] = Counter()
 
     def add(self, labels: Sequence[AnswerLabel]) -> LabelCounts:
         outcomes = [self._add(label.request_id, label.label) for label in labels]
-        return LabelCounts(*map(outcomes.count, ("accepted", "duplicate", "conflict", "unknown")))
+        return LabelCounts(**{name: outcomes.count(name) for name in set(outcomes)})
 
     def _add(self, request_id: bytes, label: int | str) -> str:
         if request_id in self.holds:
             before = self.holds[request_id]
             if before == label and type(before) is type(label):
                 return "duplicate"
+            if self.stored[request_id] >= MOST_OF_ONE:
+                return "over_limit"
             outcome = "conflict"
         else:
             outcome = "accepted" if request_id in self.known else "unknown"
         self.holds[request_id] = label
+        self.stored[request_id] += 1
         self.rows.append((request_id, label, outcome))
         return outcome

@@ -9,6 +9,7 @@ import sqlite3
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import LabelsNotStored, LogDamaged
-from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore, due_at
+from ml_core.serve.log.labels import MOST_OF_ONE, AnswerLabel, LabelCounts, LabelStore, due_at
+from ml_core.serve.log.log_keys import LogKey
 from tests.serve.log.labelled import NOW, Ledger, rid, store_in
 
 # --- what is counted ----------------------------------------------------------------------------------------------
@@ -121,9 +123,19 @@ def test_the_store_says_what_a_plain_list_says(calls, known):
 
 
 def ledger_preview(ledger: Ledger, call: list[AnswerLabel]) -> LabelCounts:
-    copy = Ledger(ledger.known)
-    copy.rows, copy.holds = list(ledger.rows), dict(ledger.holds)
-    return copy.add(call)
+    return deepcopy(ledger).add(call)
+
+
+@given(st.lists(st.lists(st.sampled_from([0, 1]).map(lambda y: AnswerLabel(rid(0), y)), max_size=40), max_size=4))
+@settings(max_examples=20)
+def test_however_the_labels_of_one_answer_change_few_are_kept_and_each_is_counted(calls):
+    with tempfile.TemporaryDirectory() as folder:
+        store, ledger = store_in(Path(folder), {rid(0)}), Ledger({rid(0)})
+        for call in calls:
+            assert store.preview(call) == ledger_preview(ledger, call)
+            assert store.add(call, "x") == ledger.add(call)
+        assert told(store) == [(i, *row) for i, row in enumerate(ledger.rows, 1)]
+        assert len(store.history(rid(0))) <= MOST_OF_ONE
 
 
 @given(st.lists(labels, min_size=1, max_size=8), known_ids, st.data())
@@ -452,3 +464,39 @@ def test_answers_that_turn_up_and_labels_that_are_removed_make_room_again_within
     assert asked == [1]  # nothing is counted anew with every call
     monkeypatch.setattr(store, "_recount_at", 0.0)
     assert store.add(unknown_labels(10, 9), "http") == LabelCounts(unknown=5, refused=4)
+
+
+# --- labels of one id that change again and again -----------------------------------------------------------------
+
+
+def alternating(n: int, times: int) -> list[AnswerLabel]:
+    return [AnswerLabel(rid(n), i % 2) for i in range(times)]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 500])
+def test_labels_that_alternate_are_bounded_and_the_last_stored_one_holds(tmp_path, at_once):
+    store = store_in(tmp_path, [rid(1)])
+    sent, total = alternating(1, 500), LabelCounts()
+    for first in range(0, len(sent), at_once):
+        total += store.add(sent[first : first + at_once], "http")
+    assert (total.accepted, total.conflict) == (1, MOST_OF_ONE - 1)
+    assert total.duplicate + total.over_limit == 500 - MOST_OF_ONE
+    assert total.told()["over_limit"] == total.over_limit
+    assert [s.label for s in store.history(rid(1))] == [i % 2 for i in range(MOST_OF_ONE)]
+    assert store.current([rid(1)])[rid(1)].label == (MOST_OF_ONE - 1) % 2
+
+
+def test_an_answer_that_has_too_many_labels_keeps_nobody_elses_out(tmp_path):
+    store = store_in(tmp_path, [rid(1), rid(2)])
+    store.add(alternating(1, 100), "http")
+    assert store.add([AnswerLabel(rid(2), 1), *alternating(1, 1)], "http") == LabelCounts(accepted=1, over_limit=1)
+    assert store.add(alternating(3, 2), "http") == LabelCounts(unknown=1, conflict=1)
+
+
+def test_an_alternating_caller_adds_no_byte_to_the_file(tmp_path):
+    store = store_in(tmp_path, [rid(1)], key=lambda: LogKey(bytes(range(32))))
+    store.add(alternating(1, 100), "http")
+    before = store.path.read_bytes()
+    for _ in range(10):
+        store.add(alternating(1, 100), "http")
+    assert store.path.read_bytes() == before

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
+from ml_core.base.documents import Document
 from ml_core.serve.rollout.rollout_state import GuardLimits, RolloutState
 from ml_core.serve.rollout.worker_reports import CircuitReport, SlotReport, WorkerReport
 
@@ -51,3 +54,16 @@ def report(pid: int = 1, beat_s: float = 100.0, **changes: Any) -> WorkerReport:
         "beat_s": beat_s, "generation": 1, "stage": 1,
     }  # fmt: skip
     return WorkerReport.model_validate({**facts, **changes})
+
+
+def of_a_later_release(document: Document) -> bytes:
+    """The document as a release would write it that says one thing more in each of its parts."""
+
+    def more(part: Any) -> Any:
+        if isinstance(part, Document):
+            return {name: more(getattr(part, name)) for name in type(part).model_fields} | {"of_a_later_release": 1}
+        if isinstance(part, dict):
+            return {key: more(each) for key, each in part.items()}
+        return [more(each) for each in part] if isinstance(part, tuple) else part
+
+    return orjson.dumps(more(document), default=str)

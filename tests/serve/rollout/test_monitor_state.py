@@ -14,6 +14,7 @@ from ml_core.base.documents import write_document
 from ml_core.base.settings import Settings
 from ml_core.serve.rollout.monitor_state import (
     Alarm,
+    HealthFigure,
     ModelHealth,
     MonitorState,
     MonitorView,
@@ -22,6 +23,7 @@ from ml_core.serve.rollout.monitor_state import (
     is_fresh,
     validity_by_model,
 )
+from tests.serve.rollout.states import of_a_later_release
 
 A, B = "a" * 64, "b" * 64
 TIMEOUT_S = 180.0
@@ -70,6 +72,22 @@ def test_missing_outcomes_make_a_model_unverified_and_an_alarm_says_more(alarms:
 
 def test_what_an_earlier_release_has_published_leaves_nothing_unverified() -> None:
     assert ModelHealth.model_validate({"model_version": "1", "alarms": [], "figures": []}).unverified == ()
+
+
+def test_what_a_later_release_says_besides_is_passed_over_by_workers_of_this_one(settings: Settings) -> None:
+    health = ModelHealth(
+        model_version="1",
+        alarms=(alarm("drift"),),
+        unverified=(Unverified(reason="outcomes:1", says="so"),),
+        figures=(HealthFigure(name="live_coverage", value=0.9, label="1"),),
+    )
+    mine = state(time.monotonic(), models={A: health, B: ModelHealth(model_version="2")})
+    settings.monitor_state.parent.mkdir(parents=True)
+    settings.monitor_state.write_bytes(of_a_later_release(mine))
+    view = MonitorView(settings)
+    assert view.look() == {A: ("suspect", ("drift",)), B: ("valid", ())}
+    assert view.state == mine
+    assert view.is_fresh
 
 
 @given(beat=st.floats(0, 1e9), age=st.floats(-1e9, 1e9), timeout=st.floats(0.1, 1e5))

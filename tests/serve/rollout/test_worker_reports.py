@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_core.base.documents import read_document
+from ml_core.base.errors import ArtefactError
+from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.worker_reports import (
     LOST_AFTER_S,
+    WorkerLogReport,
     beating,
     clear_lost,
     read_reports,
@@ -18,6 +22,7 @@ from ml_core.serve.rollout.worker_reports import (
     write_worker_report,
 )
 from tests.serve.answering.builders import slot_report, worker_report
+from tests.serve.rollout.states import of_a_later_release, state
 
 NOW = 1_000.0
 
@@ -46,6 +51,19 @@ def test_what_cannot_be_read_is_passed_over(tmp_path, content):
     write_worker_report(tmp_path, worker_report(1, NOW))
     (tmp_path / "s-api-1-9.json").write_bytes(content)
     assert [r.pid for r in read_reports(tmp_path)] == [1]
+
+
+def test_a_report_of_a_later_release_says_what_this_one_knows_of(tmp_path):
+    log = WorkerLogReport(mode="strict", stored=1, lost=0, refused=0, unanswered=0, pending=0, problem=None)
+    mine = worker_report(1, NOW, slot_report(answers=3), log=log)
+    (tmp_path / "s-api-1-1.json").write_bytes(of_a_later_release(mine))
+    assert read_reports(tmp_path) == [mine]
+
+
+def test_an_order_with_a_field_that_is_not_known_is_refused(tmp_path):
+    (tmp_path / "toy.json").write_bytes(of_a_later_release(state()))
+    with pytest.raises(ArtefactError, match=r"toy\.json"):
+        read_document(tmp_path / "toy.json", RolloutState)
 
 
 def test_half_written_files_of_others_are_no_reports(tmp_path):
