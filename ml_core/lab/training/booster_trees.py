@@ -69,7 +69,7 @@ def _xgboost_tree(tree: Mapping[str, Any], target: int, weight: float) -> Tree:
     left, right = np.array(tree["left_children"]), np.array(tree["right_children"])
     leaf, outputs = left < 0, int(tree["tree_param"]["size_leaf_vector"])
     conditions = np.array(tree["split_conditions"], dtype=np.float32).astype(np.float64)
-    value = conditions
+    value: npt.NDArray[Any] = conditions
     if outputs > 1:  # leaves of several outputs lie apart, and stand in the place of the right child
         value = np.array(tree["leaf_weights"], dtype=np.float32).reshape(-1, outputs)[np.where(leaf, right, 0)]
         right = np.where(leaf, -1, right)

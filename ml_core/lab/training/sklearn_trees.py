@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ml_core.base.errors import ArtefactError
 from ml_core.lab.training.tree_form import AT_MOST, MEMBER, Tree, TreeForm, bits_set, tree_form
 
-__all__ = ["forest_trees", "gradient_boosting_trees", "hist_gradient_boosting_trees"]
+__all__ = ["ada_boost_trees", "forest_trees", "gradient_boosting_trees", "hist_gradient_boosting_trees"]
 
 
 def forest_trees(model: Any) -> TreeForm:
@@ -52,6 +52,29 @@ def gradient_boosting_trees(model: Any) -> TreeForm:
         single=True,
         base=base * scale,
     )
+
+
+def ada_boost_trees(model: Any) -> TreeForm | None:
+    """Trees of an ``AdaBoostClassifier``, each leaf with the vote of its tree; None where its members are no trees."""
+    if not all(hasattr(one, "tree_") for one in model.estimators_):
+        return None
+    k = len(model.classes_)
+    weights = model.estimator_weights_[: len(model.estimators_)] / model.estimator_weights_.sum()
+    return tree_form(
+        (
+            _tree(one.tree_, _votes(one.tree_.value[:, 0, :].argmax(axis=1), weight, k))
+            for one, weight in zip(model.estimators_, weights, strict=True)
+        ),
+        n_classes=k,
+        link="logit",
+        single=True,
+    )
+
+
+def _votes(chosen: npt.NDArray[Any], weight: float, k: int) -> npt.NDArray[Any]:
+    if k == 2:
+        return np.where(chosen == 1, 2.0, -2.0) * weight
+    return np.where(chosen[:, None] == np.arange(k), 1.0, -1.0 / (k - 1)) * weight / (k - 1)
 
 
 def hist_gradient_boosting_trees(model: Any) -> TreeForm:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.lab.training.onnx_graph import FEATURES, GraphSteps, OnnxGraph, labelled_model, softmax_rows
+from ml_core.lab.training.onnx_graph import FEATURES, OnnxGraph, finished_model, softmax_rows
 from ml_core.lab.training.tree_form import AT_MOST, BELOW, MEMBER, TreeForm
 
-__all__ = ["add_trees", "trees_to_onnx"]
+__all__ = ["add_margins", "add_trees", "trees_to_onnx"]
 
 _SUM = 1
 
@@ -26,22 +26,26 @@ def trees_to_onnx(form: TreeForm, n_features: int, *, dtype: npt.DTypeLike = np.
     dtype : of the features, float32 or float64
     """
     graph = OnnxGraph()
-    return labelled_model(graph, add_trees(graph, form, FEATURES, n_features), n_features, form.n_classes, dtype=dtype)
+    return finished_model(graph, add_trees(graph, form, FEATURES, n_features), n_features, form.n_classes, dtype=dtype)
 
 
-def add_trees(graph: GraphSteps, form: TreeForm, features: str, n_features: int) -> str:
+def add_trees(graph: OnnxGraph, form: TreeForm, features: str, n_features: int) -> str:
     """Add the trees to a graph; the name of the class probabilities (n, K)."""
-    (margins,) = graph.add(
-        "TreeEnsemble", _compared(graph, form, features, n_features), domain="ai.onnx.ml", **_attributes(form)
-    )
-    (margins,) = graph.add("Add", margins, graph.constant(form.base))
+    sums = add_margins(graph, form, features, n_features)
     if form.n_classes == 2:
-        (other,) = graph.add("Sub", graph.constant(1.0) if form.link == "mean" else margins, margins)
-        (margins,) = graph.add("Concat", other, margins, axis=1)
-    return margins if form.link == "mean" else softmax_rows(graph, margins, form.n_classes)
+        other = graph.one("Sub", graph.constant(1.0) if form.link == "mean" else sums, sums)
+        sums = graph.one("Concat", other, sums, axis=1)
+    return sums if form.link == "mean" else softmax_rows(graph, sums, form.n_classes)
 
 
-def _compared(graph: GraphSteps, form: TreeForm, features: str, n_features: int) -> str:
+def add_margins(graph: OnnxGraph, form: TreeForm, features: str, n_features: int) -> str:
+    """Add the trees without their link; the name of the sums (n, targets)."""
+    compared = _compared(graph, form, features, n_features)
+    sums = graph.one("TreeEnsemble", compared, domain="ai.onnx.ml", **_attributes(form))
+    return graph.one("Add", sums, graph.constant(form.base))
+
+
+def _compared(graph: OnnxGraph, form: TreeForm, features: str, n_features: int) -> str:
     """The features as 64-bit numbers, as the library looks at them."""
     from onnx import TensorProto
 

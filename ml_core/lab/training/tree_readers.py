@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_core.lab.training.booster_trees import catboost_trees, lightgbm_trees, xgboost_trees
-from ml_core.lab.training.sklearn_trees import forest_trees, gradient_boosting_trees, hist_gradient_boosting_trees
+from ml_core.lab.training.sklearn_trees import (
+    ada_boost_trees,
+    forest_trees,
+    gradient_boosting_trees,
+    hist_gradient_boosting_trees,
+)
 from ml_core.lab.training.tree_form import TreeForm
 
 __all__ = ["trees_of"]
@@ -31,6 +36,10 @@ def trees_of(model: Any) -> TreeForm | None:
     return None
 
 
+def _of_booster(model: Any) -> TreeForm | None:
+    return None if "gblinear" in model.save_config() else xgboost_trees(model)
+
+
 def _of_xgboost(model: Any) -> TreeForm | None:
     booster = model.get_booster()
     if booster.num_boosted_rounds() == 0 or model.get_xgb_params().get("booster") == "gblinear":
@@ -43,10 +52,11 @@ def _of_xgboost(model: Any) -> TreeForm | None:
 
 _READERS: Mapping[tuple[str, str], Callable[[Any], TreeForm | None]] = {
     ("xgboost", "XGBClassifier"): _of_xgboost,
-    ("xgboost", "Booster"): xgboost_trees,
+    ("xgboost", "Booster"): _of_booster,
     ("lightgbm", "LGBMClassifier"): lambda model: lightgbm_trees(model.booster_),
     ("lightgbm", "Booster"): lightgbm_trees,
     ("catboost", "CatBoostClassifier"): catboost_trees,
+    ("sklearn", "AdaBoostClassifier"): ada_boost_trees,
     ("sklearn", "DecisionTreeClassifier"): forest_trees,
     ("sklearn", "ForestClassifier"): forest_trees,
     ("sklearn", "GradientBoostingClassifier"): gradient_boosting_trees,
