@@ -8,7 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ml_core.base.errors import ConfigError
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
@@ -99,7 +108,9 @@ class GroupConfig(_Section):
     cuts: tuple[float, ...] = Field(
         (), description="Of a number: where one band ends and the next begins, ascending; a value at a cut is above it."
     )
-    levels: tuple[int, ...] | tuple[str, ...] = Field((), description="All levels of a category that is no feature.")
+    levels: tuple[StrictInt, ...] | tuple[StrictStr, ...] = Field(
+        (), description="All levels of a category that is no feature."
+    )
     pool: Literal["other", "neighbour"] | None = Field(
         None,
         description="How cells with fewer than conformal.min_group_rows calibration rows of a class are calibrated: "

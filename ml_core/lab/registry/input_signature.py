@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 
-from ml_core.serve.features.column_rules import OPTIONAL_ROLES
 from ml_core.serve.model.bundle import Bundle
 
 __all__ = ["input_example", "mlflow_signature"]
@@ -27,14 +26,15 @@ def mlflow_signature(bundle: Bundle) -> Any:
     from mlflow.types.schema import AnyType, Array
 
     manifest, features = bundle.manifest, bundle.features
-    optional = [*bundle.beside, *(c for c in features.columns if c.role in OPTIONAL_ROLES)]
-    inputs = [ColSpec(AnyType(), c.name, required=c not in optional) for c in (*features.features, *optional)]
+    optional = [*bundle.beside, *(c for c in features.columns if c.role not in ("feature", "label"))]
+    anything = AnyType()  # type: ignore[no-untyped-call]  # MLflow has types in part
+    inputs: list[Any] = [ColSpec(anything, c.name, required=c not in optional) for c in (*features.features, *optional)]
     label = "long" if isinstance(manifest.classes[0], int) else "string"
-    outputs = [
+    outputs: list[Any] = [
         ColSpec(label, "prediction"),
         ColSpec("double", "probability"),
-        ColSpec(AnyType(), "probabilities"),
-        ColSpec(AnyType(), "p_values"),
+        ColSpec(anything, "probabilities"),
+        ColSpec(anything, "p_values"),
         ColSpec(Array(label), "prediction_set"),
         *([] if bundle.grouped is None else [ColSpec("string", "group")]),
     ]

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, model_validator
 
 from ml_core.base.errors import ArtefactError
 
@@ -26,6 +26,10 @@ __all__ = [
 ]
 
 MANIFEST_FILE = "manifest.json"
+
+
+Labels = tuple[StrictInt, ...] | tuple[StrictStr, ...]
+"""Whole numbers or texts as they are: the text "30" stays one."""
 
 
 class _Part(BaseModel):
@@ -105,7 +109,7 @@ class GroupingFacts(_Part):
     column: str
     is_feature: bool
     cells: tuple[str, ...] = Field(min_length=1, max_length=100)
-    levels: tuple[int, ...] | tuple[str, ...] = ()
+    levels: Labels = ()
     level_cells: tuple[int, ...] = ()
     cuts: tuple[float, ...] = ()
     doc: str = ""
@@ -223,7 +227,7 @@ class Manifest(_Part):
     feature_module_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     column_table_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     n_features: int = Field(ge=1)
-    classes: tuple[int, ...] | tuple[str, ...] = Field(min_length=2)
+    classes: Labels = Field(min_length=2)
     guarantee: Literal["class_conditional", "marginal", "class_and_group", "weighted"]
     confidence_level: Decimal = Field(ge=Decimal("0.5"), le=Decimal("0.999"))
     training_conditional: Decimal | None = Field(None, ge=Decimal("0.5"), lt=1)
