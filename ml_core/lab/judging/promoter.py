@@ -23,7 +23,8 @@ from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.group_coverage import cells_verdict
 from ml_core.lab.measuring.weighted_coverage import weighted_verdict
-from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
+from ml_core.lab.registry.model_registry import CHAMPION, RegisteredVersion
+from ml_core.lab.registry.registry_protocol import Registry
 from ml_core.lab.training.counted_rows import weighted_rows
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
@@ -61,7 +62,7 @@ class Promotion:
 
 
 def promote_version(
-    registry: ModelRegistry,
+    registry: Registry,
     version: RegisteredVersion,
     config: ModelConfig,
     settings: Settings,
@@ -104,7 +105,7 @@ class ModelPromoter:
     """
 
     def __init__(
-        self, registry: ModelRegistry, settings: Settings, config: ModelConfig, alarms: tuple[str, ...] = ()
+        self, registry: Registry, settings: Settings, config: ModelConfig, alarms: tuple[str, ...] = ()
     ) -> None:
         self._registry = registry
         self._settings = settings
@@ -262,7 +263,7 @@ class ModelPromoter:
         return True
 
 
-def _coverage_alarms(registry: ModelRegistry, name: str, settings: Settings) -> tuple[str, ...]:
+def _coverage_alarms(registry: Registry, name: str, settings: Settings) -> tuple[str, ...]:
     """Coverage alarms of the registered champion that are on."""
     champion = registry.find_alias(name, CHAMPION)
     view = MonitorView(settings.model_copy(update={"model_name": name}))

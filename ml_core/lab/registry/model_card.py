@@ -25,7 +25,8 @@ from ml_core.lab.measuring.evaluation import GroupMetrics
 from ml_core.lab.measuring.group_coverage import CellRows
 from ml_core.lab.measuring.metric_ranges import MetricRange, metric_ranges
 from ml_core.lab.registry.card_groups import group_tables, shared_metrics
-from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+from ml_core.lab.registry.model_registry import RegisteredVersion
+from ml_core.lab.registry.registry_protocol import Registry
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.packing import PackedModel
@@ -105,7 +106,7 @@ class ModelCard:
 
 
 def keep_card(
-    registry: ModelRegistry,
+    registry: Registry,
     version: RegisteredVersion,
     folder: Path,
     *,
@@ -138,7 +139,7 @@ def keep_card(
     )
 
 
-def read_card(registry: ModelRegistry, version: RegisteredVersion, folder: Path) -> ModelCard:
+def read_card(registry: Registry, version: RegisteredVersion, folder: Path) -> ModelCard:
     """The card's facts as they are recorded now.
 
     Parameters
@@ -209,12 +210,12 @@ def _class_rows(rows: LabelledRows) -> dict[str, int]:
     return {str(label): int(n) for label, n in zip(rows.classes, counts, strict=True)}
 
 
-def _record(registry: ModelRegistry, version: RegisteredVersion) -> CardRecord | None:
+def _record(registry: Registry, version: RegisteredVersion) -> CardRecord | None:
     record = _document(registry, version, RECORD_FILE, CardRecord)
     return record if record is not None and record.model_hash == version.model_hash else None
 
 
-def _document(registry: ModelRegistry, version: RegisteredVersion, path: str, kind: type[_D]) -> _D | None:
+def _document(registry: Registry, version: RegisteredVersion, path: str, kind: type[_D]) -> _D | None:
     raw = registry.run_file(version, path)
     if raw is None:
         return None
