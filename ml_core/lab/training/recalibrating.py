@@ -16,7 +16,12 @@ from ml_core.serve.model.manifest import Manifest
 
 __all__ = ["recalibrate_model", "trained_people"]
 
-_OWN_LIBRARIES = ("xgboost", "scikit-learn of the model")  # of what trained the scorer, which stays what it was
+_OWN_LIBRARIES = (
+    "xgboost",
+    "lightgbm",
+    "catboost",
+    "scikit-learn of the model",
+)  # of what trained the scorer, which stays what it was
 
 
 def recalibrate_model(

@@ -31,6 +31,7 @@ __all__ = [
     "ONNX_FILE",
     "REFERENCE_FILE",
     "REQUIRED_FILES",
+    "TREES_FILE",
     "XGBOOST_FILE",
     "Bundle",
     "Calibrations",
@@ -44,12 +45,13 @@ __all__ = [
 
 ONNX_FILE = "model.onnx"
 XGBOOST_FILE = "model.ubj"
+TREES_FILE = "trees.npz"
 CALIBRATION_FILE = "calibration.npz"
 FALLBACK_FILE = "fallback.json"
 REFERENCE_FILE = "reference.npz"
 GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
-KNOWN_FILES = frozenset((*REQUIRED_FILES, XGBOOST_FILE))
+KNOWN_FILES = frozenset((*REQUIRED_FILES, TREES_FILE, XGBOOST_FILE))
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
 _RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
@@ -161,7 +163,7 @@ def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byt
     ----------
     folder : a new or empty folder
     facts : every field of ``Manifest`` but ``format_version`` and ``files``
-    files : name to content; the required ones and, where there is one, ``model.ubj``
+    files : name to content; the required ones and, where there are such, ``model.ubj`` and ``trees.npz``
 
     Raises
     ------
