@@ -299,7 +299,7 @@ def bundle_in(folder: Path, what: str) -> Path:
         raise RegistryError(
             what,
             "is no surety model; `surety import-model --uri URI --calibration ROWS --feature-version vN` converts "
-            "scikit-learn and XGBoost classifiers",
+            "scikit-learn, XGBoost, LightGBM and CatBoost classifiers",
         )
     return bundle
 

@@ -19,7 +19,7 @@ from ml_core.lab.training.learning_task import LearningTask, TaskRows, TrainedSc
 from ml_core.lab.training.onnx_export import TREE_LIMIT
 from ml_core.lab.training.parameter_names import PARAMS, check_names, check_open, recorded, refused_by
 from ml_core.lab.training.tree_export import trees_to_onnx
-from ml_core.serve.model.bundle import CATBOOST_FILE, LIGHTGBM_FILE
+from ml_core.serve.model.bundle import CATBOOST_FILE, LIGHTGBM_FILE, TREES_FILE
 
 __all__ = ["catboost_proba", "lightgbm_proba", "read_catboost", "read_lightgbm", "train_catboost", "train_lightgbm"]
 
@@ -81,14 +81,15 @@ def train_lightgbm(task: LearningTask) -> TrainedScorer:
     task.note(f"stopped after {booster.best_iteration} rounds")
     text = booster.model_to_string(num_iteration=booster.best_iteration)
     best = read_lightgbm(text.encode())
+    form = lightgbm_trees(best)
     return TrainedScorer(
         name="LightGBM",
         estimator="lightgbm.basic.Booster",
         proba=lambda features: lightgbm_proba(best, features),
-        onnx=trees_to_onnx(lightgbm_trees(best), len(names)),
+        onnx=trees_to_onnx(form, len(names)),
         limit=TREE_LIMIT,
         params={**recorded(params), "rounds": task.asked.rounds, "trees_per_class": best.current_iteration()},
-        files={LIGHTGBM_FILE: text.encode()},
+        files={LIGHTGBM_FILE: text.encode(), TREES_FILE: form.to_bytes()},
         libraries={"lightgbm": str(lightgbm.__version__)},
     )
 
@@ -125,15 +126,16 @@ def train_catboost(task: LearningTask) -> TrainedScorer:
     task.note(f"stopped after {model.tree_count_} rounds")
     raw = _catboost_json(model)
     kept = read_catboost(raw)
+    form = catboost_trees(kept)
     found = {"rounds": task.asked.rounds, "trees_per_class": int(kept.tree_count_)}
     return TrainedScorer(
         name="CatBoost",
         estimator="catboost.core.CatBoostClassifier",
         proba=lambda features: catboost_proba(kept, features, task.n_classes),
-        onnx=trees_to_onnx(catboost_trees(kept), len(names)),
+        onnx=trees_to_onnx(form, len(names)),
         limit=TREE_LIMIT,
         params={**recorded(params), **found},
-        files={CATBOOST_FILE: raw},
+        files={CATBOOST_FILE: raw, TREES_FILE: form.to_bytes()},
         libraries={"catboost": str(catboost.__version__)},
     )
 

@@ -48,30 +48,32 @@ class Converted:
     trees: TreeForm | None
 
 
-def convert_classifier(model: Any, asked: AskedColumns, n_classes: int) -> Converted:
+def convert_classifier(
+    model: Any, asked: AskedColumns, n_classes: int, order: Sequence[int] | None = None
+) -> Converted:
     """The graph of a fitted classifier, from the features of its feature version to class probabilities.
+
+    Parameters
+    ----------
+    order : where each class stands in the model's own order, where that is another one
 
     Raises
     ------
     ArtefactError
         It has no conversion; the message names the part that has none and what to do instead.
     """
-    graph = OnnxGraph()
+    graph, swapped = OnnxGraph(), order is not None and list(order) != list(range(n_classes))
     try:
         proba = add_classifier(graph, model, asked.given(graph))
-    except (
-        AttributeError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ValueError,
-    ) as error:  # of fitted attributes that are not there
+        if swapped:
+            proba = graph.one("Gather", proba, graph.constant(order or (), np.int64), axis=1)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:  # of attributes that are not there
         problem = f"cannot be read as this edition of its library writes it ({type(error).__name__}): {error}"
         raise ArtefactError(type(model).__name__, problem[:300]) from error
     onnx = finished_model(graph, proba, len(asked.features.feature_names), n_classes)
-    trees = (
-        None if asked.is_raw or getattr(inside(model), "_preprocessor", None) is not None else trees_of(inside(model))
-    )
+    core = inside(model)
+    is_bare = not (asked.is_raw or swapped or getattr(core, "_preprocessor", None) is not None)
+    trees = trees_of(core) if is_bare else None
     if trees is not None:
         trees = trees.of_features([asked.features.feature_names.index(name) for name in asked.names])
     limit = _EXACT if asked.is_raw or trees is not None else _SINGLE
@@ -83,7 +85,7 @@ def check_equals(
     converted: Converted,
     asked: AskedColumns,
     proba: Proba,
-    rows: ColumnArrays,
+    rows: Sequence[ColumnArrays],
     n_classes: int,
     *,
     n: int,
@@ -97,7 +99,7 @@ def check_equals(
 
     Parameters
     ----------
-    rows : raw columns, each (m,)
+    rows : tables of raw columns, each (m,)
 
     Raises
     ------
@@ -113,7 +115,7 @@ def check_equals(
     if asked.is_raw:
         _beside_thresholds(drawn, asked, converted.thresholds, rng)
     worst = 0.0
-    for columns in (rows, drawn):
+    for columns in (*rows, drawn):
         matrix = features.transform(columns)
         expected = _original(what, proba, asked.asked(columns), asked)
         worst = max(worst, _difference(scorer, matrix, expected))
@@ -208,7 +210,5 @@ def _stepped(matrix: FeatureMatrix, thresholds: Sequence[tuple[int, float]], rng
 def _neighbours(known: npt.NDArray[np.float64], n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     values = (known if len(known) == n else rng.choice(known, n)).astype(np.float32)
     steps = rng.integers(-1, 2, n).astype(np.float32)
-    with np.errstate(over="ignore"):
-        return np.nextafter(
-            values, values + np.where(steps == 0, 0, np.sign(steps) * np.float32(np.inf)), dtype=np.float32
-        )
+    towards = np.where(steps > 0, 1, -1) * np.finfo(np.float32).max  # features are finite
+    return np.where(steps == 0, values, np.nextafter(values, towards.astype(np.float32), dtype=np.float32))

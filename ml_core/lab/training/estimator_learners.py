@@ -20,6 +20,7 @@ from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, TREE_LIMIT, sklearn_
 from ml_core.lab.training.parameter_names import check_names, check_open, recorded, refused_by
 from ml_core.lab.training.tree_export import trees_to_onnx
 from ml_core.lab.training.tree_readers import trees_of
+from ml_core.serve.model.bundle import TREES_FILE
 
 __all__ = [
     "train_estimator",
@@ -185,6 +186,7 @@ def _trained(task: LearningTask, model: Any, params: Mapping[str, float | int | 
         onnx=sklearn_to_onnx(model, d) if form is None else trees_to_onnx(form, d),
         limit=SKLEARN_LIMIT if form is None else TREE_LIMIT,
         params=params,
+        files={} if form is None else {TREES_FILE: form.to_bytes()},
         libraries=_library_of(kind),
     )
 

@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 GOLDEN_RECORDS = 24
-DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxmltools", "onnxruntime", "scikit-learn", "skl2onnx")
+DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx")
 """Libraries whose version can change a byte of the artefact; the learner adds its own."""
 
 _DEFAULT_SPAN = 1_000.0  # of golden values of a number whose table names no bound
@@ -77,7 +77,7 @@ class ScorerCandidate:
     onnx : its serialised form, checked against the model it was made of
     params : hyper-parameters as given to the learner
     fitted_on : names of the parts whose rows the scorecard may be fitted on
-    files : further files of the artefact: the model in its library's own form
+    files : further files of the artefact: the model in its library's own form, ``trees.npz``
     libraries : further libraries that decide its bytes
     source : where a foreign model came from
     scorer_of : the model whose scorer it is, where that is only calibrated anew; scorecard and training facts stay

@@ -11,7 +11,7 @@ from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.people import group_of, version_of
 from ml_core.lab.training.labelled_rows import LabelledRows, split_of
 from ml_core.lab.training.packing import DECIDING_LIBRARIES, Note, PackedModel, ScorerCandidate, pack_model
-from ml_core.serve.model.bundle import NATIVE_FILES, read_bundle
+from ml_core.serve.model.bundle import NATIVE_FILES, TREES_FILE, read_bundle
 from ml_core.serve.model.manifest import Manifest
 
 __all__ = ["recalibrate_model", "trained_people"]
@@ -45,11 +45,11 @@ def recalibrate_model(
     if old.manifest.classes != rows.classes:
         lacking = [str(label) for label in old.manifest.classes if label not in rows.classes]
         raise DataError(rows.origin, f"no outcome {', '.join(lacking)} is known yet: wait, or ask for more rows")
-    native = [name for name in NATIVE_FILES if name in old.manifest.files]
+    kept = [name for name in (*NATIVE_FILES, TREES_FILE) if name in old.manifest.files]
     candidate = ScorerCandidate(
         onnx=old.onnx,
         fitted_on=("calibration", "test"),
-        files={name: (champion / name).read_bytes() for name in native},
+        files={name: (champion / name).read_bytes() for name in kept},
         libraries={name: known for name, known in old.manifest.libraries.items() if name not in DECIDING_LIBRARIES},
         source=old.manifest.source,
         scorer_of=old,

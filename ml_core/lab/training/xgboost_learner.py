@@ -19,7 +19,7 @@ from ml_core.lab.training.learning_task import LearningTask, TaskRows, TrainedSc
 from ml_core.lab.training.onnx_export import xgboost_limit
 from ml_core.lab.training.parameter_names import PARAMS, check_names, check_open, recorded, refused_by
 from ml_core.lab.training.tree_export import trees_to_onnx
-from ml_core.serve.model.bundle import XGBOOST_FILE
+from ml_core.serve.model.bundle import TREES_FILE, XGBOOST_FILE
 
 __all__ = ["booster_proba", "learner_params", "train_xgboost"]
 
@@ -72,7 +72,7 @@ def train_xgboost(task: LearningTask) -> TrainedScorer:
         onnx=trees_to_onnx(form, len(names)),
         limit=xgboost_limit(form),
         params={**recorded(params), **found},
-        files={XGBOOST_FILE: bytes(booster.save_raw("ubj"))},
+        files={XGBOOST_FILE: bytes(booster.save_raw("ubj")), TREES_FILE: form.to_bytes()},
         libraries={"xgboost": str(xgboost.__version__)},
     )
 

@@ -34,6 +34,7 @@ __all__ = [
     "ONNX_FILE",
     "REFERENCE_FILE",
     "REQUIRED_FILES",
+    "TREES_FILE",
     "XGBOOST_FILE",
     "Bundle",
     "Calibrations",
@@ -49,6 +50,7 @@ ONNX_FILE = "model.onnx"
 XGBOOST_FILE = "model.ubj"
 LIGHTGBM_FILE = "model.lgb.txt"
 CATBOOST_FILE = "model.cbm.json"
+TREES_FILE = "trees.npz"
 CALIBRATION_FILE = "calibration.npz"
 FALLBACK_FILE = "fallback.json"
 REFERENCE_FILE = "reference.npz"
@@ -56,7 +58,7 @@ GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
 NATIVE_FILES = (XGBOOST_FILE, LIGHTGBM_FILE, CATBOOST_FILE)
 """The model in the form of the library that trained it, for people and to compare ``model.onnx`` with; no pickle."""
-KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES))
+KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES, TREES_FILE))
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
 _RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
@@ -170,7 +172,8 @@ def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byt
     ----------
     folder : a new or empty folder
     facts : every field of ``Manifest`` but ``format_version`` and ``files``
-    files : name to content; the required ones and, where there is one, the model in its library's own form
+    files : name to content; the required ones and, where there are such, the model in its library's own form and
+        ``trees.npz``
 
     Raises
     ------

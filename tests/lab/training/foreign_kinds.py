@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xgboost
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer, make_column_selector
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 from sklearn.ensemble import (
@@ -120,7 +122,7 @@ class Kind:
     fit : rows to the fitted model
     refused : words of the message where it cannot be adopted
     gaps, n_classes : of the rows
-    labels : of the classes, as the original names them
+    full_table : whether the column table forbids missing values where the rows have none
     is_slow : whether it is left to the slow tests
     """
 
@@ -130,7 +132,13 @@ class Kind:
     refused: str = ""
     gaps: bool = True
     n_classes: int = 2
+    full_table: bool = True
     is_slow: bool = False
+
+    @property
+    def features(self) -> FeatureVersion:
+        """Of the artefact."""
+        return version(gaps=self.gaps or not self.full_table)
 
 
 def on_matrix(model, **more):
@@ -189,18 +197,20 @@ def xgb_booster(rows: Rows):
 
 def lgb_booster(rows: Rows):
     lightgbm = learner_library("lightgbm")
-    return lightgbm.train({"objective": "binary", "num_threads": 1, "verbose": -1}, lightgbm.Dataset(rows.matrix, rows.y), 12)
+    return lightgbm.train(
+        {"objective": "binary", "num_threads": 1, "verbose": -1}, lightgbm.Dataset(rows.matrix, rows.y), 12
+    )
 
 
 def labelled(model, names):
     return lambda rows: model().fit(rows.matrix, np.asarray(names)[rows.y])
 
 
-KEEPS = "holds no patient's row"
+KEEPS = "keeps rows it was trained on, and an artefact holds no patient's row: train trees, a linear model or a small network instead"
 SK, XG, LG, CB = "sklearn", "xgboost", "lightgbm", "catboost"
 KINDS = (
     Kind("logistic regression, imputed and scaled", SK, on_features(lambda: scaled(LOGISTIC()))),
-    Kind("logistic regression without an imputer, columns may be missing", SK, on_matrix(LOGISTIC), "put an imputer", gaps=False),
+    Kind("logistic regression without an imputer, columns may be missing", SK, on_matrix(LOGISTIC), "put an imputer or an encoder with handle_unknown into it, or forbid such values in the column table", gaps=False, full_table=False),
     Kind("logistic regression, class_weight", SK, on_matrix(lambda: scaled(LOGISTIC(class_weight="balanced")))),
     Kind("logistic regression, three classes", SK, on_matrix(lambda: scaled(LOGISTIC())), n_classes=3),
     Kind("logistic regression, text labels", SK, labelled(lambda: scaled(LOGISTIC()), ["no", "yes"])),
@@ -224,7 +234,7 @@ KINDS = (
     Kind("AdaBoost, three classes", SK, on_matrix(lambda: filled(AdaBoostClassifier(DecisionTreeClassifier(max_depth=2), n_estimators=8, random_state=0))), n_classes=3),
     Kind("bagging of trees", SK, on_matrix(lambda: BaggingClassifier(DecisionTreeClassifier(max_depth=4), n_estimators=6, max_features=0.7, random_state=0))),
     Kind("soft voting", SK, on_matrix(lambda: VotingClassifier([("a", scaled(LOGISTIC())), ("b", RandomForestClassifier(**TREES)), ("c", HIST())], voting="soft", weights=[2, 1, 1]))),
-    Kind("hard voting", SK, on_matrix(lambda: VotingClassifier([("a", scaled(LOGISTIC())), ("b", HIST())])), "voting='soft'"),
+    Kind("hard voting", SK, on_matrix(lambda: VotingClassifier([("a", scaled(LOGISTIC())), ("b", HIST())])), "is no classifier with predict_proba: train it with voting='soft'"),
     Kind("stacking", SK, on_matrix(lambda: StackingClassifier([("a", scaled(LOGISTIC())), ("b", HIST())], cv=2)), is_slow=True),
     Kind("stacking with passthrough", SK, on_matrix(lambda: filled(StackingClassifier([("a", GaussianNB()), ("b", HIST())], cv=2, passthrough=True))), n_classes=3, is_slow=True),
     Kind("calibrated by sigmoid", SK, on_matrix(lambda: CalibratedClassifierCV(HIST(), cv=2))),
@@ -240,14 +250,14 @@ KINDS = (
     Kind("pipeline from texts, voting of two", SK, on_columns(lambda: VotingClassifier([("a", make_pipeline(by_type(), LOGISTIC())), ("b", make_pipeline(by_type(numeric="passthrough"), HIST()))], voting="soft"))),
     Kind("pipeline from texts, calibrated", SK, on_columns(lambda: CalibratedClassifierCV(make_pipeline(by_type(), LOGISTIC()), cv=2))),
     Kind("one-hot that refuses what it never saw, all levels seen", SK, on_columns(lambda: make_pipeline(by_type(encoder=OneHotEncoder()), LOGISTIC()))),
-    Kind("one-hot that refuses what it never saw, a level unseen", SK, lambda rows: make_pipeline(by_type(encoder=OneHotEncoder()), LOGISTIC()).fit(rows.frame[rows.frame.ward != "surgery"], rows.y[rows.frame.ward != "surgery"]), "narrow the column table"),
+    Kind("one-hot that refuses what it never saw, a level unseen", SK, lambda rows: make_pipeline(by_type(encoder=OneHotEncoder()), LOGISTIC()).fit(rows.frame[rows.frame.ward != "surgery"], rows.y[rows.frame.ward != "surgery"]), "let it ignore or impute what it never saw, or narrow the column table"),
     Kind("rare levels grouped", SK, on_columns(lambda: make_pipeline(by_type(encoder=OneHotEncoder(min_frequency=0.15, handle_unknown="infrequent_if_exist")), LOGISTIC()))),
     Kind("polynomials of scaled numbers", SK, on_columns(lambda: make_pipeline(by_type(make_pipeline(SimpleImputer(), RobustScaler(), PolynomialFeatures(2))), LOGISTIC()))),
     Kind("bins, one-hot", SK, on_columns(lambda: make_pipeline(by_type(make_pipeline(SimpleImputer(), KBinsDiscretizer(4, quantile_method="averaged_inverted_cdf"))), LOGISTIC()))),
     Kind("principal components", SK, on_matrix(lambda: filled(MinMaxScaler(), PCA(5, whiten=True), LOGISTIC()))),
     Kind("the best features of a union", SK, on_matrix(lambda: filled(FeatureUnion([("p", PCA(3)), ("k", SelectKBest(k=6))]), StandardScaler(), LOGISTIC()))),
     Kind("imputer with indicators", SK, on_matrix(lambda: make_pipeline(SimpleImputer(add_indicator=True), StandardScaler(), LOGISTIC()))),
-    Kind("a Python function in the pipeline", SK, on_matrix(lambda: filled(FunctionTransformer(np.cbrt), LOGISTIC())), "compute it in the feature version"),
+    Kind("a Python function in the pipeline", SK, on_matrix(lambda: filled(FunctionTransformer(np.cbrt), LOGISTIC())), "calls the Python function cbrt, which a graph cannot: compute it in the feature version instead"),
     Kind("nearest neighbours", SK, on_matrix(lambda: filled(KNeighborsClassifier())), KEEPS),
     Kind("support vectors with a kernel", SK, on_matrix(lambda: scaled(SVC(probability=True))), KEEPS, is_slow=True),
     Kind("Gaussian process", SK, lambda rows: scaled(GaussianProcessClassifier()).fit(rows.matrix[:80], rows.y[:80]), KEEPS),
@@ -261,7 +271,7 @@ KINDS = (
     Kind("XGBoost, random forest", XG, on_features(lambda: xgboost.XGBRFClassifier(n_estimators=12, max_depth=5, n_jobs=1))),
     Kind("XGBoost, categories of a DataFrame", XG, lambda rows: XGB(enable_categorical=True, max_cat_to_onehot=1).fit(categorised(rows), rows.y)),
     Kind("XGBoost, leaves of several outputs", XG, on_features(lambda: XGB(multi_strategy="multi_output_tree")), n_classes=3),
-    Kind("XGBoost, a ranking objective", XG, lambda rows: xgboost.train({"objective": "rank:pairwise"}, xgboost.DMatrix(rows.matrix, rows.y), 3), "binary:logistic or multi:softprob is needed"),
+    Kind("XGBoost, a ranking objective", XG, lambda rows: xgboost.train({"objective": "rank:pairwise"}, xgboost.DMatrix(rows.matrix, rows.y), 3), "has the objective rank:pairwise; binary:logistic or multi:softprob is needed"),
     Kind("LightGBM", LG, on_features(LGB)),
     Kind("LightGBM, a booster", LG, lgb_booster),
     Kind("LightGBM, three classes", LG, on_features(LGB), n_classes=3),
@@ -269,21 +279,36 @@ KINDS = (
     Kind("LightGBM, dart", LG, on_features(lambda: LGB(boosting_type="dart"))),
     Kind("LightGBM, random forest", LG, on_features(lambda: LGB(boosting_type="rf", subsample=0.6, subsample_freq=1))),
     Kind("LightGBM, zero is missing", LG, on_features(lambda: LGB(zero_as_missing=True))),
-    Kind("LightGBM, linear leaves", LG, on_features(lambda: LGB(linear_tree=True)), "without linear_tree", gaps=False),
+    Kind("LightGBM, linear leaves", LG, on_features(lambda: LGB(linear_tree=True)), "has linear models in its leaves: train it without linear_tree", gaps=False),
     Kind("CatBoost", CB, on_features(CAT)),
     Kind("CatBoost, three classes", CB, on_features(CAT), n_classes=3),
     Kind("CatBoost, grown by depth", CB, on_features(lambda: CAT(grow_policy="Depthwise"))),
-    Kind("CatBoost, categorical features", CB, lambda rows: CAT(cat_features=list(TEXTS)).fit(rows.frame, rows.y), "encode them before it is trained", gaps=False),
+    Kind("CatBoost, categorical features", CB, lambda rows: CAT(cat_features=list(TEXTS)).fit(rows.frame, rows.y), "has features that are no numbers: encode them before it is trained", gaps=False),
 )  # fmt: skip
 
 
-def selector():
-    return make_column_selector
-
-
-def quietly(kind: Kind):
-    """The fitted model and its rows."""
+def fitted(kind: Kind) -> tuple[Any, Rows]:
+    """The fitted model and the rows that it was trained on."""
     rows = learning(gaps=kind.gaps, n_classes=kind.n_classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return kind.fit(rows), rows
+
+
+def saved(kind: Kind, model: Any, folder: Path) -> Path:
+    """The folder that MLflow makes of it."""
+    flavor = importlib.import_module(f"mlflow.{kind.flavor}")
+    more = {"serialization_format": "cloudpickle"} if kind.flavor in ("sklearn", "lightgbm") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        flavor.save_model(model, str(folder), pip_requirements=[], **more)
+    return folder
+
+
+def table() -> str:
+    """The table of docs/foreign-models.md."""
+    lines = ["| trained as | flavor | becomes |", "|---|---|---|"]
+    for kind in KINDS:
+        becomes = f"refused: *{kind.refused}*" if kind.refused else "adopted, equal"
+        lines.append(f"| {kind.name} | {kind.flavor} | {becomes} |")
+    return "\n".join(lines)

@@ -102,5 +102,5 @@ def test_what_has_no_conversion_is_refused_in_one_line():
         def predict_proba(self, features):
             return np.full((len(features), 2), 0.5)
 
-    with pytest.raises(ArtefactError, match="Guess cannot be converted"):
+    with pytest.raises(ArtefactError, match="Guess: cannot be converted"):
         sklearn_to_onnx(Guess(), D)
