@@ -10,7 +10,7 @@ import ml_core.lab.measuring.calibration
 from ml_core.base.errors import CalibrationDisagrees, CalibrationTooSmall, ConfigError, DataError, ScorerDisagrees
 from ml_core.lab.training import xgboost_learner as training
 from ml_core.lab.training.xgboost_learner import learner_params
-from ml_core.serve.model.bundle import MANIFEST_FILE, REQUIRED_FILES, XGBOOST_FILE
+from ml_core.serve.model.bundle import MANIFEST_FILE, REQUIRED_FILES, TREES_FILE, XGBOOST_FILE
 from ml_core.serve.model.conformity_scores import true_label_scores
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.scorer import Scorecard
@@ -51,7 +51,7 @@ def test_the_manifest_names_no_time_host_run_or_place():
 
 
 def test_the_folder_holds_every_file_and_no_pickle():
-    assert {p.name for p in road_model().folder.iterdir()} == {*REQUIRED_FILES, XGBOOST_FILE, MANIFEST_FILE}
+    assert {p.name for p in road_model().folder.iterdir()} == {*REQUIRED_FILES, XGBOOST_FILE, TREES_FILE, MANIFEST_FILE}
 
 
 def test_calibration_scores_are_those_of_the_scorer_that_serves_on_the_calibration_patients():
