@@ -11,6 +11,8 @@ MINUTES ?= 20
 ALIAS ?= challenger
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
+# Every command of a test would compile all modules anew, and pytest rewrite every assertion.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security oracles floors docs docs-check lock clean help
 
@@ -59,7 +61,7 @@ demo-rollout: $(READY) ## Three minutes of load through every change and fault, 
 
 demo-lifecycle: $(READY) ## A model's whole life on real encounters: drift, alarms, retraining, recovery (six minutes)
 	test -f data/diabetes130.parquet || $(BIN)/surety data fetch
-	$(BIN)/python -m benchmarks.demo_lifecycle --order $(or $(ORDER),shuffled)
+	$(BIN)/python -m benchmarks.demo_lifecycle --order $(or $(ORDER),shuffled) --day $(or $(DAY),0.5)
 
 feature-pipeline: $(READY) ## Raw rows of CONFIG into the feature store
 	$(BIN)/surety features run --config $(CONFIG)
@@ -146,7 +148,7 @@ test-lowest: $(READY) ## The tests of every change on the oldest packages that p
 	+@$(IN_TURNS) test-processes test-rooms PYTEST="$(LOWEST)/bin/python -m pytest --ignore tests/security/test_locks.py"
 
 test-slow: $(READY) ## The statistical and fault suites
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --hypothesis-profile=explore
 
 reliability: $(READY) ## The fault suite, and docs/reliability.md from its figures
 	$(BIN)/python -m pytest tests/faults

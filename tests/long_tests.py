@@ -61,6 +61,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_what_cannot_become_one_of_ours_is_refused_in_one_line",
     ),
     "lab/journeys/test_recalibrate.py": (),
+    "lab/journeys/test_weighted_roads.py": (),
     "lab/journeys/test_retrain.py": (
         "test_it_trains_on_what_became_known_and_starts_the_shadow",
         "test_the_promise_can_be_about_the_newest_rows_alone",
@@ -174,6 +175,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_f8_nothing_is_lost_while_somebody_deletes_again_and_again",
         "test_the_wal_file_stays_small_under_load",
         "test_f8_a_page_that_breaks_while_open_ends_the_use_of_the_file",
+        "test_f8_callers_who_come_as_fast_as_they_can_are_slowed_before_rows_are_lost",
     ),
     "serve/model/test_prediction_sets.py": (
         "test_ranks_and_sets_equal_the_definition_in_rational_numbers",
@@ -194,6 +196,16 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_whatever_is_poisoned_an_answered_row_is_its_own_and_no_poisoned_row_is_answered",
     ),
     "serve/running/test_runner_guard.py": ("test_whatever_a_model_gives_comes_back_as_probabilities_or_as_a_reason",),
+    "serve/model/test_groupings.py": (
+        "test_sets_by_group_are_crepes_with_class_times_bin_on_a_million_tie_heavy_rows",
+        "test_a_row_is_in_the_same_cells_as_a_record_and_in_a_table",
+    ),
+    "serve/http/test_arrow_batches.py": ("test_damaged_streams_are_answered_or_refused_with_one_error_object",),
+    "serve/answering/test_shadow.py": ("test_a_share_of_the_requests_is_scored",),
+    "serve/model/test_weighted_sets.py": ("test_one_row_gets_the_bits_that_it_gets_among_many",),
+    "serve/answering/test_group_answers.py": ("test_the_pyfunc_answers_by_group_like_the_service",),
+    "serve/answering/test_poisoned_rows.py": ("test_a_thousand_bad_records_move_no_circuit_and_call_nothing",),
+    "serve/rollout/test_processes.py": ("test_processes_with_one_parent_are_of_one_server",),
     "test_schemas.py": (
         "test_data_fit_the_schema_of_their_feature_version",
         "test_the_openapi_document_is_openapi",

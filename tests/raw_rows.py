@@ -25,10 +25,16 @@ def _draw(column: Column, rng: np.random.Generator) -> Any:
         return None
     if column.dtype == "category":
         return column.levels[int(rng.integers(len(column.levels)))]
+    if column.dtype == "bool":
+        return bool(rng.integers(2))
+    if column.dtype == "datetime":
+        return str(np.datetime64("1950-01-01T00:00:00") + int(rng.integers(3_000_000_000)))
     if column.dtype == "int":
         return int(rng.integers(int(column.low), int(column.high) + 1))
     if column.dtype == "float":
         return float(round(rng.uniform(column.low, column.high), 2))
+    if "428" not in column.examples:  # only v2's codes have many spellings
+        return column.examples[int(rng.integers(len(column.examples)))]
     return ["428", "250.83", "8", "V45", "E878", "786", "250", "414.01"][int(rng.integers(8))]
 
 
@@ -38,10 +44,14 @@ def valid_values(column: Column) -> st.SearchStrategy[Any]:
         values = st.sampled_from(column.levels).flatmap(lambda level: st.sampled_from([level, float(level)]))
     elif column.dtype == "category":
         values = st.sampled_from(column.levels)
-    elif column.dtype == "int":
+    elif column.dtype == "int" and column.low is not None:
         values = st.integers(int(column.low), int(column.high)) | st.sampled_from([column.low, column.high]).map(float)
     elif column.dtype == "float":
         values = st.floats(column.low, column.high) | st.integers(int(column.low), int(column.high))
+    elif column.dtype == "bool":
+        values = st.booleans()
+    elif column.dtype == "int" and column.low is None:
+        values = st.integers(-(2**63), 2**63 - 1)
     elif column.dtype == "datetime":
         values = st.sampled_from(["2026-01-31", "1900-01-01", "2199-12-31T23:59:59.999999Z", "2026-01-31 10:15+02:00"])
     else:

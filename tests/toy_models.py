@@ -19,6 +19,8 @@ from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.lab.training.learner import train_model
 from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.answering.live import Live, LiveModel
+from ml_core.serve.features.table_versions import table_version
+from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import GateReport
@@ -57,6 +59,16 @@ def toy_model() -> PackedModel:
     """A trained, calibrated and packed model; its folder must not be changed (copy it first)."""
     folder = Path(tempfile.mkdtemp(prefix="surety-toy-")) / "bundle"
     return train_model(toy_config(), toy_rows(), folder, lambda _: None)
+
+
+@cache
+def table_toy() -> PackedModel:
+    """A model of the same raw columns, whose table is data and whose transform is the standard one."""
+    version = table_version(get_feature_version("v1").columns)
+    rows = label_rows(toy_frame(), version.name, toy_config().split, "toy cohort")
+    folder = Path(tempfile.mkdtemp(prefix="surety-toy-")) / "bundle"
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    return train_model(toy_config(feature_version=version.name), rows, folder, lambda _: None)
 
 
 GROUPS: dict[str, Any] = {

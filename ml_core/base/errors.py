@@ -202,7 +202,7 @@ class FeatureVersionMismatch(ArtefactError):
         super().__init__(
             "manifest.json",
             f"trained with feature version {version} of sha256 {expected[:12]}…, the module here has {found[:12]}…: "
-            "a changed transform must be a new version",
+            "a changed transform must be a new version. Use the edition that trained it, or train it again",
         )
 
 

@@ -118,6 +118,11 @@ class Settings(BaseSettings):
     circuit_wait_max_s: float = Field(300.0, gt=0, le=86_400, description="Longest wait after failed probes, s.")
     circuit_probes: int = Field(3, ge=1, le=100, description="Probes that must succeed before the circuit closes.")
 
+    feature_modules: str = Field(
+        "",
+        description="Python files of feature versions that are not in this package, separated by `:` (`;` on Windows), "
+        "such as `/models/nuclei.py`; a service needs those of its models.",
+    )
     log_inputs: bool = Field(
         True, description="Keep the feature values of every answer; replay, drift and retraining need them."
     )

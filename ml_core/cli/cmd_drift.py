@@ -93,7 +93,7 @@ def check_drift(
     from ml_core.base.errors import CannotJudge
     from ml_core.lab.drift.drift_check import check_files
 
-    config, version, seed = _asked(config_path, rule, feature_version)
+    config, version, seed = _asked(settings, config_path, rule, feature_version)
     columns = () if version is None else version.features
     if current is None:
         if with_domain:
@@ -143,17 +143,18 @@ def _group_column(version: FeatureVersion | None, *tables: Path) -> str | None:
 
 
 def _asked(
-    config_path: Path | None, rule: str | None, feature_version: str | None
+    settings: Settings, config_path: Path | None, rule: str | None, feature_version: str | None
 ) -> tuple[DriftConfig, FeatureVersion | None, int]:
     """Limits, feature version and seed: from the command line, else from the YAML, else the defaults."""
     from ml_core.lab.config import DriftConfig, load_config
-    from ml_core.serve.features.versions import get_feature_version
+    from ml_core.serve.features.table_versions import kept_version
 
     config = None if config_path is None else load_config(config_path)
     limits = DriftConfig() if config is None else config.drift
     name = feature_version if feature_version is not None or config is None else config.feature_version
     chosen = limits if rule is None else DriftConfig.model_validate({**limits.model_dump(), "rule": rule})
-    return chosen, None if name is None else get_feature_version(name), 0 if config is None else config.seed
+    version = None if name is None else kept_version(settings.feature_store, name)
+    return chosen, version, 0 if config is None else config.seed
 
 
 def _tell(found: DriftCheck, output: str | Path | None) -> None:

@@ -19,7 +19,10 @@ from ml_core.cli.output import emit, note, output_option, picked, refuse
 @file_option(
     "--calibration", told="Labelled rows the model never saw; adopts a foreign classifier (docs/foreign-models.md)."
 )
-@click.option("--feature-version", help="Feature version whose features or raw columns the foreign model takes.")
+@click.option(
+    "--feature-version",
+    help="Feature version whose features or raw columns the foreign model takes (default: the configuration's).",
+)
 @file_option("--config", "config_path", told="The model's YAML (foreign models: level, split and gate).")
 @click.option("--trust-pickle", is_flag=True, help="Allow unpickling a foreign model, which can run any code.")
 @click.option("--into-home", is_flag=True,
@@ -56,8 +59,8 @@ def command(
     if calibration is None:
         result, passed = _import_ours(model, alias, version, uri, dry_run=dry_run), True
     else:
-        if uri is None or model is None or feature_version is None:
-            raise click.UsageError("--calibration needs --uri, --model and --feature-version.")
+        if uri is None or model is None or (feature_version is None and config_path is None):
+            raise click.UsageError("--calibration needs --uri, --model, and --feature-version or --config.")
         result, passed = _import_foreign(
             uri, model, calibration, feature_version, config_path, trust_pickle=trust_pickle, dry_run=dry_run
         )
@@ -97,7 +100,7 @@ def _import_foreign(
     uri: str,
     model: str,
     calibration: Path,
-    feature_version: str,
+    feature_version: str | None,
     config_path: Path | None,
     *,
     trust_pickle: bool,

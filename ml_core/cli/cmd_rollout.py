@@ -351,12 +351,14 @@ def _check_contract(wanted: Wanted, tag: str, model_hash: str = "") -> tuple[flo
     RolloutRefused
         It needs other raw columns, or answers in other labels.
     """
-    from ml_core.serve.rollout.changes import check_same_contract
+    from ml_core.serve.model.bundle import features_of_artefact
+    from ml_core.serve.rollout.changes import Contract, check_same_contract
 
     state = _state(wanted.settings)
-    champion, _ = wanted.loader.facts(state.champion, state.hashes.get(state.champion, ""))
-    challenger, found = wanted.loader.facts(tag, model_hash)
-    check_same_contract(tag, challenger, champion)
+    champion, _, files = wanted.loader.files(state.champion, state.hashes.get(state.champion, ""))
+    challenger, found, others = wanted.loader.files(tag, model_hash)
+    ours, theirs = features_of_artefact(champion, files), features_of_artefact(challenger, others)
+    check_same_contract(tag, Contract.of(theirs, challenger.classes), Contract.of(ours, champion.classes))
     return champion.metrics.get("mean_set_size", 1.0), len(champion.classes), found
 
 

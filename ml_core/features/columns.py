@@ -11,16 +11,30 @@ from typing import Any, Literal, get_args
 
 import numpy.typing as npt
 
-__all__ = ["Column", "ColumnArrays", "DType", "Role", "features_of", "table_fault", "table_hash", "with_role"]
+__all__ = [
+    "Column",
+    "ColumnArrays",
+    "DType",
+    "Role",
+    "Transform",
+    "coded_levels",
+    "features_of",
+    "table_fault",
+    "table_hash",
+    "with_role",
+]
 
 Role = Literal["id", "group", "time", "feature", "label", "weight"]
-DType = Literal["int", "float", "category", "text", "datetime"]
+DType = Literal["int", "float", "bool", "category", "text", "datetime"]
+Transform = Literal["as_is", "one_hot", "ordinal", "date_parts", "none"]
 
 ColumnArrays = Mapping[str, npt.NDArray[Any]]
 """Feature columns of n rows, by name, as every ``transform`` takes them (each array has shape ``(n,)``):
 
 * ``int`` and ``float``: float64, NaN where missing;
 * ``category``: int64 position in ``Column.levels``, -1 where missing (so a look-up table's last row can stand for it);
+* ``bool``: int64, 1 for true, 0 for false, -1 where missing;
+* ``datetime``: float64, microseconds since 1970 in UTC (exact from 1900 to 2199), NaN where missing;
 * ``text``: object, ``str`` or ``None``.
 """
 
@@ -42,6 +56,8 @@ class Column:
     levels : the values of a category, in the order of their codes (all ``str`` or all ``int``)
     pattern : regular expression for ``text``
     examples : a few valid ``text`` values, for OpenAPI, docs and golden records (required for ``text`` features)
+    transform : how the ``standard`` transform puts a feature into the matrix; None where a module has its own transform
+    missing_flag : whether the ``standard`` transform adds a column that is 1 where the value is missing
     """
 
     name: str
@@ -55,6 +71,20 @@ class Column:
     levels: tuple[str, ...] | tuple[int, ...] = ()
     pattern: str | None = None
     examples: tuple[str, ...] = ()
+    transform: Transform | None = None
+    missing_flag: bool = False
+
+
+_LATER_FIELDS = {"transform": None, "missing_flag": False}
+"""Fields that columns did not have at first: left out of the hash where they say nothing, so that no hash moved."""
+
+
+_BOOLS = (False, True)
+
+
+def coded_levels(column: Column) -> tuple[str, ...] | tuple[int, ...]:
+    """The values that the codes in ``ColumnArrays`` stand for, by code; empty for columns without codes."""
+    return _BOOLS if column.dtype == "bool" else column.levels
 
 
 def features_of(columns: Sequence[Column]) -> tuple[Column, ...]:
@@ -69,8 +99,13 @@ def with_role(columns: Sequence[Column], role: Role) -> Column | None:
 
 def table_hash(columns: Sequence[Column]) -> str:
     """sha256 (hex) over the whole table: any changed bound, level or sentence changes it."""
-    text = json.dumps([asdict(c) for c in columns], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([_said(c) for c in columns], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _said(column: Column) -> dict[str, Any]:
+    fields = asdict(column)
+    return {name: value for name, value in fields.items() if (name, value) not in _LATER_FIELDS.items()}
 
 
 def table_fault(columns: Sequence[Column]) -> str | None:
@@ -104,6 +139,8 @@ def _column_fault(column: Column) -> str | None:
             return f"has the {field} {value!r}; it is one of {', '.join(known)}"
     if column.role == "label" and (column.dtype != "category" or column.nullable or len(column.levels) < 2):
         return "is the label: a category of at least two levels that is never null"
+    if column.dtype == "bool" and column.role != "feature":
+        return f"is a bool, which only a feature can be, not a column of the role {column.role!r}"
     if column.role == "group" and (column.dtype not in ("text", "int") or column.nullable):
         return "is the group: a text or a whole number that is never null"
     if column.role == "weight" and (column.dtype not in ("int", "float") or column.low is None or column.low <= 0):
@@ -115,6 +152,8 @@ def _column_fault(column: Column) -> str | None:
     if column.dtype in ("int", "float"):
         reversed_bounds = column.low is not None and column.high is not None and column.low > column.high
         return f"allows {column.low:g} to {column.high:g}, which is no value" if reversed_bounds else None
+    if column.low is not None or column.high is not None:
+        return f"has low or high, which only numbers have, not dtype {column.dtype!r}"
     return _text_fault(column) if column.dtype == "text" else None
 
 

@@ -21,6 +21,9 @@ from pydantic import (
 
 from ml_core.base.errors import ConfigError
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
+from ml_core.serve.features.column_table import read_columns
+from ml_core.serve.features.table_versions import STANDARD, table_version
+from ml_core.serve.features.versions import module_version, register_version
 
 __all__ = [
     "CardConfig",
@@ -284,8 +287,8 @@ class PromotionConfig(_Section):
     min_coverage: float = Field(0.90, ge=0, le=1)
     yield_to_alarm: bool = Field(
         True,
-        description="While a coverage alarm is on for the champion, a challenger need not be better than it, only not "
-        "worse by more than max_regression; its set sizes are not compared, since broken sets are too small.",
+        description="While a coverage or drift alarm is on for the champion, a challenger need not be better than it, "
+        "only not worse by more than max_regression; its set sizes are not compared, since broken sets are too small.",
     )
 
     @model_validator(mode="before")
@@ -389,7 +392,23 @@ class ModelConfig(_Section):
     """Everything that decides a model, without places and secrets."""
 
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-    feature_version: str = Field(pattern=r"^v[0-9]+$")
+    columns: Path | None = Field(
+        None, description="The column table, a YAML file; its path is relative to this one. See docs/columns.md."
+    )
+    transform: str = Field(
+        STANDARD,
+        description="With `columns`, what makes the model's matrix of them: 'standard', or a feature version in code.",
+    )
+    feature_version: str = Field(
+        "",
+        pattern=r"^([a-z][a-z0-9_]{0,63})?$",
+        description="Instead of `columns`, a feature version in code: of this package (v2), of an installed package "
+        "(an entry point surety.features), or the name of a Python file that `module` or SURETY_FEATURE_MODULES gives.",
+    )
+    module: Path | None = Field(
+        None,
+        description="The Python file of a feature version, or of a transform; its path is relative to this one.",
+    )
     seed: int = Field(20_140, ge=0)
     data: DataConfig
     split: SplitConfig = SplitConfig()
@@ -405,6 +424,14 @@ class ModelConfig(_Section):
     card: CardConfig = CardConfig()
 
     @model_validator(mode="after")
+    def _one_kind_of_features(self) -> ModelConfig:
+        if self.columns is None and not self.feature_version and self.module is None:
+            raise ValueError("says nothing of its features: set columns, or feature_version, or module")
+        if self.columns is None and self.transform != STANDARD:
+            raise ValueError("transform needs columns, the table that it takes")
+        return self
+
+    @model_validator(mode="after")
     def _somebody_returns(self) -> ModelConfig:
         if self.gate.min_coverage_returning is not None and self.split.by != "time":
             raise ValueError("gate.min_coverage_returning needs split.by: time; a split by patient has nobody return")
@@ -412,12 +439,15 @@ class ModelConfig(_Section):
 
 
 def load_config(path: Path) -> ModelConfig:
-    """The configuration in a YAML file.
+    """The configuration in a YAML file, with the name of its feature version, which is registered.
 
     Raises
     ------
     ConfigError
-        The file is missing, no YAML, or a field is wrong; the message names file and field.
+        The file is missing, no YAML, or a field is wrong; the message names file and field. Its column table or module
+        cannot be used.
+    UnknownFeatureVersion
+        There is no module of the name that it gives.
     """
     try:
         raw = parse_yaml(path.read_bytes())
@@ -429,10 +459,31 @@ def load_config(path: Path) -> ModelConfig:
     if not isinstance(raw, dict):
         raise ConfigError(str(path), "is not a YAML file of names and values")
     try:
-        return ModelConfig.model_validate(raw)
+        config = ModelConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise ConfigError(f"{path}: {'.'.join(str(p)[:60] for p in first['loc'])}", first["msg"]) from error
+    return _with_features(config, path)
+
+
+def _with_features(config: ModelConfig, path: Path) -> ModelConfig:
+    """The configuration with the name of its feature version."""
+    columns, module = (None if file is None else path.parent / file for file in (config.columns, config.module))
+    named = None if module is None else register_version(module_version(module)).name
+    if columns is None:
+        if config.feature_version and named not in (None, config.feature_version):
+            raise ConfigError(f"{path}: module", f"is {named}, and feature_version is {config.feature_version}")
+        return config.model_copy(update={"feature_version": named or config.feature_version, "module": module})
+    if module is not None and config.transform not in (STANDARD, named):
+        raise ConfigError(f"{path}: module", f"is {named}, and transform is {config.transform}")
+    try:
+        version = table_version(read_columns(columns), named or config.transform)
+    except ConfigError as error:
+        problem = str(error).removeprefix(f"{columns}: ")
+        raise ConfigError(str(columns), problem) from error
+    if config.feature_version not in ("", version.name):
+        raise ConfigError(f"{path}: feature_version", "is what columns says already: take it out")
+    return config.model_copy(update={"feature_version": version.name, "columns": columns, "module": module})
 
 
 def _why(error: OSError | ValueError) -> str:

@@ -103,7 +103,7 @@ def test_csv_comes_in_by_a_pipe(tmp_path, home):
     done = subprocess.run(
         [sys.executable, "-m", "ml_core.cli.main", "score", "-", "out.csv"],
         input=(tmp_path / "in.csv").read_bytes(), cwd=tmp_path, env=environment(tmp_path), capture_output=True,
-        timeout=60,
+        timeout=300,
     )  # fmt: skip
     assert (done.returncode, json.loads(done.stdout)["rows"], done.stderr) == (0, 100, b"")
     expected = answers_of_service(loaded(), cohort_records(100))
@@ -114,7 +114,7 @@ def test_a_terminal_sees_a_bar_and_the_result_stays_clean(tmp_path, home):
     ours, theirs = os.openpty()
     done = subprocess.run(
         [sys.executable, "-m", "ml_core.cli.main", "score", "in.csv", "out.csv", "--block-rows", "10"],
-        cwd=tmp_path, env={**environment(tmp_path), "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=theirs, timeout=60,
+        cwd=tmp_path, env={**environment(tmp_path), "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=theirs, timeout=300,
     )  # fmt: skip
     os.close(theirs)
     shown = os.read(ours, 1 << 20).decode()

@@ -38,7 +38,7 @@ def test_verb_imports_nothing_that_trains(tmp_path: Path, arguments: list[str]) 
     places = {"SURETY_HOME": str(tmp_path), "BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "true"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *arguments],
-        cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     modules = set(done.stdout.split("MODULES")[1].split())
     assert "ml_core" in modules
@@ -49,7 +49,7 @@ def test_the_monitor_loads_statistics_and_nothing_that_trains(tmp_path: Path) ->
     places = {"SURETY_HOME": str(tmp_path), "BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "true"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, "monitor", "--once"],
-        cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, env={**os.environ, **places}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     modules = set(done.stdout.split("MODULES")[1].split())
     assert not modules & {"mlflow", "mapie", "sklearn", "xgboost", "matplotlib", "deltalake"}

@@ -126,7 +126,7 @@ class Container:
 
     def said(self) -> str:
         """Everything it has written."""
-        done = subprocess.run([*self.engine, "logs", self.name], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*self.engine, "logs", self.name], capture_output=True, text=True, timeout=300)
         return done.stdout + done.stderr
 
     def remove(self) -> None:

@@ -17,7 +17,7 @@ def test_trial_says_what_is_missing(tmp_path: Path) -> None:
         assert found is not None
         (tmp_path / tool).symlink_to(found)
     environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
-    done = subprocess.run([tmp_path / "bash", TRIAL], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([tmp_path / "bash", TRIAL], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 77
     assert done.stderr.startswith("container-test SKIPPED: no Docker daemon answers, and ")
 

@@ -18,7 +18,7 @@ def test_haproxy_takes_the_configuration() -> None:
     program = shutil.which("haproxy")
     if program is None:
         pytest.skip("needs haproxy (apt-get install haproxy)")
-    done = subprocess.run([program, "-c", "-f", CONFIG], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, "-c", "-f", CONFIG], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -48,7 +48,7 @@ class Bench:
         mine = {"PATH": f"{self.folder}:{os.environ['PATH']}", "BENTOML": str(self.folder / "bentoml")}
         return subprocess.run(
             [ROOT / "deploy" / "container" / "push.sh"],
-            env={**clean, **mine, **variables}, capture_output=True, text=True, timeout=60,
+            env={**clean, **mine, **variables}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     @property

@@ -54,7 +54,7 @@ def test_systemd_takes_the_unit(name: str, tmp_path: Path) -> None:
                 (tmp_path / program).symlink_to("/bin/true")
         (tmp_path / path.name).write_text(text.replace("/opt/surety", str(tmp_path)))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", tmp_path / name], capture_output=True, text=True, timeout=60
+        ["systemd-analyze", "verify", "--man=no", tmp_path / name], capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 

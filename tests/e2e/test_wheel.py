@@ -38,7 +38,7 @@ def surety(python: Path, folder: Path, *arguments: str) -> str:
     """What the installed command prints in that folder, which is first on its path as well."""
     done = subprocess.run(
         [python.parent / "surety", *arguments],
-        cwd=folder, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder)}, capture_output=True, text=True, timeout=60,
+        cwd=folder, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

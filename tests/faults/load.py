@@ -127,7 +127,7 @@ class Load:
             assert process.stdin is not None
             process.stdin.close()
             process.stdin = None
-        out, _ = process.communicate(timeout=300)
+        out, _ = process.communicate(timeout=900)
         assert process.returncode == 0
         self.seen = [Seen(*json.loads(line)) for line in out.splitlines()]
 

@@ -19,7 +19,7 @@ def found_after(place: FaultPlace, what: str, times: int) -> dict[str, Any]:
     temporary.mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.killing", what, str(times), str(SEED)],
-        cwd=place.run, env=place.environment(TMPDIR=str(temporary)), capture_output=True, text=True, timeout=300,
+        cwd=place.run, env=place.environment(TMPDIR=str(temporary)), capture_output=True, text=True, timeout=1_500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.partition("FOUND")[2])  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ import pytest
 
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.log_files import log_files
+from ml_core.serve.log.log_keys import LogKey, LogKeys
 from ml_core.serve.rollout import changes
 from tests.faults.figures import record
 from tests.faults.load import Load, Seen, answered, failed, percentile
@@ -63,6 +64,15 @@ def test_f21_four_workers_start_at_once_on_a_hundred_empty_homes(tmp_path: Path)
 
 def log_of(place: FaultPlace) -> Path:
     return place.home / "log" / place.model
+
+
+def key_of(place: FaultPlace) -> LogKey:
+    """The key that chains the place's log."""
+    return LogKeys.of(place.settings).used()[0]
+
+
+def stored_ids(place: FaultPlace) -> list[bytes]:
+    return ids_in(log_of(place), key_of(place))
 
 
 def outcomes(served: Served) -> dict[str, int]:
@@ -136,7 +146,7 @@ def test_f7_full_disk_costs_no_request_and_what_is_lost_is_counted(
     assert failed(load.seen) == []
     assert found["refused"] == found["unanswered"] == 0
     assert found["stored"] + found["lost"] == answers
-    assert len(ids_in(log_of(place))) == found["stored"]
+    assert len(stored_ids(place)) == found["stored"]
     assert grown_mb < 50
     assert alarm_s < 2
     record(
@@ -181,7 +191,7 @@ def test_f7_full_disk_in_strict_mode_gives_no_answer_that_is_not_stored(
     assert all(s.retry_after >= 1 for s in refused)
     assert load.seen[-1].status == 200
     all_settled(served, sum(outcomes(served).values()))
-    found, stored = outcomes(served), ids_in(log_of(place))
+    found, stored = outcomes(served), stored_ids(place)
     assert given(load.seen) <= set(stored)
     assert len(stored) == found["stored"] + found["unanswered"]
     assert found["lost"] == 0
@@ -211,7 +221,7 @@ def test_f8_log_deleted_while_open_loses_no_row(place: FaultPlace, two_workers: 
                     file.path.unlink()
         time.sleep(1)
     found = all_settled(served, len(load.seen))
-    stored = ids_in(log_of(place))
+    stored = stored_ids(place)
     assert failed(load.seen) == []
     assert given(load.seen) == set(stored)
     assert len(stored) == len(load.seen) == found["stored"]
@@ -241,7 +251,7 @@ def test_f8_log_locked_for_half_a_minute_is_caught_up_with(place: FaultPlace, tw
     found = all_settled(served, len(load.seen) + 1)
     assert failed(load.seen) == []
     assert found == {"stored": len(load.seen) + 1, "lost": 0, "refused": 0, "unanswered": 0}
-    assert given(load.seen) <= set(ids_in(log_of(place)))
+    assert given(load.seen) <= set(stored_ids(place))
     assert grown_mb < 50
     record(
         "F8 log locked by others for 30 s, two workers at 100/s",
@@ -270,7 +280,7 @@ def test_f8_log_read_only_at_start_is_used_once_it_can_be_written(place: FaultPl
         found = all_settled(served, len(load.seen))
         assert failed(load.seen) == []
         assert found["stored"] == len(load.seen)
-        assert given(load.seen) == set(ids_in(log_of(place)))
+        assert given(load.seen) == set(stored_ids(place))
     record(
         "F8 log read-only at start, two workers at 100/s",
         "answers go on, every row is stored once the place can be written",
@@ -288,7 +298,7 @@ def test_f19_answers_given_before_the_end_are_in_the_log(place: FaultPlace, mode
             arbiter = psutil.Process(served.pid)
             arbiter.send_signal(signal.SIGTERM)
             status = arbiter.wait(30)
-    stored = set(ids_in(log_of(place)))
+    stored = set(stored_ids(place))
     assert status == 0
     assert len(answered(load.seen)) > 100
     assert given(load.seen) <= stored
@@ -312,7 +322,7 @@ def test_f14_killed_worker_of_a_server_loses_no_answer_that_was_given(place: Fau
         time.sleep(1)
     subprocess.run(["sync"], check=True)
     files = log_files(log_of(place))
-    stored = {row["request_id"] for file in files for row in entries(file.path)}
+    stored = {row["request_id"] for file in files for row in entries(file.path, key_of(place))}
     assert given(load.seen) <= stored
     assert len(files) == WORKERS
     with closing(sqlite3.connect(files[0].path)) as connection:

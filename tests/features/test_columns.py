@@ -39,7 +39,7 @@ def test_a_sound_column_is_let_in(column):
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        (Column("n", "number", "x"), "'n' has the dtype 'number'; it is one of int, float, category, text, datetime"),
+        (Column("n", "number", "x"), "'n' has the dtype 'number'; it is one of int, float, bool, category"),
         (Column("n", "float", "x", role="patient"), "has the role 'patient'; it is one of id, group"),
         (Column("size", "float", "x"), "'size' is there twice"),
         (Column("n", "float", "x", low=2, high=1), "allows 2 to 1, which is no value"),

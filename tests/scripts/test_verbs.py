@@ -27,7 +27,7 @@ def test_each_runs_the_verb_of_its_name() -> None:
 def test_it_runs_from_the_top_of_a_checkout(how: list[str]) -> None:
     mine = {**os.environ, "PYTHONPATH": str(ROOT)}  # as an editable install has it
     done = subprocess.run(
-        [sys.executable, *how, "--help"], cwd=ROOT, env=mine, capture_output=True, text=True, timeout=60
+        [sys.executable, *how, "--help"], cwd=ROOT, env=mine, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: surety validate ")

@@ -128,6 +128,7 @@ def _mixed(r: np.random.Generator, n: int) -> pa.RecordBatch:
         "b": texts["b"],
         "c": moments["f"],
         "d": pa.nulls(n),
+        "e": _holed(r.integers(0, 2, n).astype(bool), pa.bool_(), r),
     })  # fmt: skip
 
 

@@ -208,6 +208,6 @@ def test_default_host(example: Workplace, more: dict[str, str], host: str) -> No
     """In a container its own address is not enough: who publishes the port decides who reaches it."""
     code = "import service; print(service.Surety.config['http']['host'])"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=example.environment(**more), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, env=example.environment(**more), capture_output=True, text=True, timeout=300
     )  # fmt: skip
     assert done.stdout.split()[-1] == host, done.stderr

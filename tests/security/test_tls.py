@@ -139,7 +139,7 @@ def test_bentomls_own_client_trusts_the_authority_that_the_environment_names(tls
     environment = {**os.environ, "SSL_CERT_FILE": str(tls.ca.certificate)}
     done = subprocess.run(
         [sys.executable, "-c", code, tls.address, json.dumps(ASKED)],
-        env=environment, capture_output=True, text=True, timeout=60,
+        env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) != []

@@ -64,7 +64,7 @@ def test_probe_sees_what_a_pickle_looks_up(server: Watched, tmp_path: Path) -> N
     probe = Path(__file__).parent / "probe"
     environment = {**os.environ, "PYTHONPATH": str(probe), "SURETY_TEST_AUDIT": str(tmp_path)}
     packed = pickle.dumps(Path("x")).hex()
-    subprocess.run([sys.executable, "-c", code, packed], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, packed], env=environment, check=True, timeout=300)
     seen = Watched("", "", 0, tmp_path).look_ups()
     assert [look_up.what[0].partition(".")[0] for look_up in seen] == ["pathlib"]
 

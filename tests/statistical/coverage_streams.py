@@ -10,6 +10,7 @@ from ml_core.lab.measuring.coverage_detector import (
     _FIRST_PAIRS,
     _PAIRS,
     _RUNS,
+    _WIDEST_LATELY,
     _WIDEST_RATIO,
     BETS,
     BLOCK,
@@ -40,9 +41,10 @@ def alarm_labels(
     evidence, at = np.zeros((len(BETS), streams)), np.full(streams, labels + 1)
     variances = np.ones((len(_RUNS), streams))
     opened, last = np.zeros((len(_RUNS), streams)), np.zeros((len(_RUNS), streams))
+    seen, earlier = np.ones(streams), []  # the ratio of all blocks, and at the ends of the last two longest runs
     for number in range(1, blocks.shape[1] + 1):
         missed = blocks[:, number - 1]
-        ratio = np.clip(variances[1:].max(axis=0) / np.maximum(1.0, variances[0]), 1.0, _WIDEST_RATIO)
+        ratio = np.maximum(np.minimum(seen, _WIDEST_LATELY), earlier[0]) if earlier else seen
         won = table[:, missed, np.arange(streams)] ** (1.0 / ratio)
         evidence = (evidence + block / len(BETS)) * won
         at[(evidence.sum(axis=0) >= threshold) & (at > labels)] = number * block
@@ -58,11 +60,27 @@ def alarm_labels(
                 squared = (opened[n] - last[n]) ** 2 / (2 * length * block * limits * (1.0 - limits))
                 variances[n] += (squared - variances[n]) * max(1.0 / (_FIRST_PAIRS + runs - 1), 1.0 / _PAIRS)
             last[n], opened[n] = opened[n], 0.0
+        seen = np.clip(variances[1:].max(axis=0) / np.maximum(1.0, variances[0]), 1.0, _WIDEST_RATIO)
+        if number % _RUNS[-1] == 0:
+            earlier = [*earlier[-1:], seen]
     return at
 
 
 @cache
-def found_share(labels: int, rate: float, limit: float, threshold: float, block: int, streams: int = 2_000) -> float:
-    """Share of detectors that have alarmed after so many independent labels, each missed with that chance."""
-    misses = np.random.default_rng(labels).random((streams, labels)) < rate
-    return float((alarm_labels(misses, limit, threshold, block=block) <= labels).mean())
+def found_share(
+    labels: int,
+    rate: float,
+    limit: float,
+    threshold: float,
+    block: int,
+    *,
+    calm: tuple[int, float] = (0, 0.0),
+    streams: int = 2_000,
+) -> float:
+    """Share of detectors that have alarmed after so many independent labels, each missed with that chance.
+
+    ``calm``: labels that they have seen before, and the chance of a miss then.
+    """
+    rng, (before, calm_rate) = np.random.default_rng(labels), calm
+    misses = rng.random((streams, before + labels)) < np.repeat([calm_rate, rate], [before, labels])
+    return float((alarm_labels(misses, limit, threshold, block=block) <= before + labels).mean())

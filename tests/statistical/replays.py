@@ -130,12 +130,16 @@ def law(knobs: CohortKnobs) -> tuple[LabelledRows, np.ndarray]:
     return label_rows(frame, "v1", toy_config().split, "the law"), probability
 
 
-def found_at_least(labels: int, rate: float, limit: float, threshold: float, block: int) -> float:
+def found_at_least(
+    labels: int, rate: float, limit: float, threshold: float, block: int, calm: tuple[int, float] = (0, 0.0)
+) -> float:
     """Chance, at least, that a detector has alarmed after so many labels, each missed with that chance.
 
-    From simulated streams of such labels, less five standard errors.
+    From simulated streams of such labels, less five standard errors. Before them came ``calm`` labels, missed with the
+    chance given there: against them, a change makes runs of blocks differ.
     """
-    share, streams = found_share(labels, rate, limit, threshold, block), 2_000
+    streams = 2_000
+    share = found_share(labels, rate, limit, threshold, block, calm=calm, streams=streams)
     return max(0.0, share - _ERRORS * float(np.sqrt(share * (1.0 - share) / streams)))
 
 

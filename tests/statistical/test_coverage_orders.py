@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 NINETY = Decimal("0.9")
-SEEDS, SPLITS, LABELS, CHANGE = (11, 12), 100, 3_000, 1_000
+SEEDS, SPLITS, LABELS, CHANGE = (71, 72), 100, 3_000, 1_000  # the detector was tuned on other seeds
 MOST, NOISE = 0.10, 1e-3
 
 

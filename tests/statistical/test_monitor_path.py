@@ -101,6 +101,7 @@ def test_a_shift_makes_both_workers_suspect_at_the_look_that_finds_it_and_names_
         found_at_least(
             found.shifted_labels[label], stream(found.model, label, shift).surely,
             stream(found.model, label).limit, THRESHOLD, stream(found.model, label).block,
+            (found.late.n_per_class[label], stream(found.model, label).rate),
         )
         for found in shifted
     ]  # fmt: skip

@@ -37,8 +37,9 @@ from ml_core.base.errors import DataError
 from ml_core.base.files import FileLock, write_whole
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.people import group_of, version_of
+from ml_core.lab.data.people import group_of
 from ml_core.serve.features.column_rules import as_moment, integer_levels
+from ml_core.serve.features.table_versions import keep_table, kept_version
 from ml_core.serve.features.versions import FeatureVersion
 
 __all__ = ["FeatureStore", "StoredRows"]
@@ -99,6 +100,7 @@ class FeatureStore:
 
     def __init__(self, root: Path, model: str | None = None) -> None:
         self._model = model or ""
+        self._top = root
         self._root = root if model is None else root / _BY_MODEL / model
         self._shared = None if model is None else root
 
@@ -107,6 +109,10 @@ class FeatureStore:
         """The store that all models share, and the store of each model."""
         own = root / _BY_MODEL
         return [cls(root), *(cls(root, path.name) for path in (sorted(own.iterdir()) if own.is_dir() else ()))]
+
+    def version(self, table: str) -> FeatureVersion:
+        """The feature version whose columns a table has: ``v2`` of ``v2`` and of ``v2-outcomes``."""
+        return kept_version(self._top, table.partition("-")[0])
 
     def table(self, version_name: str) -> Path:
         """Folder of a Delta table."""
@@ -173,7 +179,7 @@ class FeatureStore:
             return ()
         stored = pa.schema(self._open(version_name, None).schema().to_arrow())
         before = {field.name: field.type for field in stored if field.name != _ORDER}
-        now = {column.name: _arrow_type(column) for column in (*version_of(version_name).columns, *beside)}
+        now = {column.name: _arrow_type(column) for column in (*self.version(version_name).columns, *beside)}
         return (
             *(f"column {name} is new" for name in now if name not in before),
             *(f"column {name} is gone" for name in before if name not in now),
@@ -205,7 +211,7 @@ class FeatureStore:
         The copy on disk is named by table, Delta version and the sha256 of the feature module, so a changed transform
         never meets an old matrix.
         """
-        version = version_of(version_name)
+        version = self.version(version_name)
         delta = self._open(version_name, delta_version)
         name = f"{delta.metadata().id}-{delta.version()}-{version.module_hash[:16]}.npy"
         cached = self._cache(version_name) / name
@@ -228,7 +234,7 @@ class FeatureStore:
 
     def find_people(self, version_name: str, names: Collection[str]) -> StoredRows:
         """What the table, with all its versions, holds of the people of these names (as texts)."""
-        delta, group = self._open(version_name, None), group_of(version_of(version_name)).name
+        delta, group = self._open(version_name, None), group_of(self.version(version_name)).name
         files = [path for path in _data_files(self.table(version_name)) if _holds(path, group, names)]
         rows = sum(self._is_one_of(version_name, names)) if files else 0
         return StoredRows(version_name, int(rows), len(files), int(delta.version()), self._model)
@@ -239,7 +245,7 @@ class FeatureStore:
         Where no version of the table holds a row of them, nothing is changed. Afterwards no file of the table, its log
         included, and no cached matrix says anything of them. Killed anywhere, it ends its work when it is run again.
         """
-        group = group_of(version_of(version_name)).name
+        group = group_of(self.version(version_name)).name
         with self._only_writer(version_name):
             for path in _data_files(self.table(version_name)):
                 if _people_in(path, group) is None:  # left behind by a writer that was killed
@@ -250,7 +256,7 @@ class FeatureStore:
             frame = self.read(version_name)
             kept = frame[~self._is_one_of(version_name, names)]
             facts = {_UPTO: str(upto)} if (upto := self.extended_upto(version_name)) else {}
-            version = version_of(version_name)
+            version = self.version(version_name)
             self._commit(version_name, _arrow_table(kept, version, _beside_in(kept, version)), "erase", 0, facts)
             self._forget_older_versions(version_name)
             return found
@@ -265,7 +271,7 @@ class FeatureStore:
         return self.table(version_name).parent / "cache" / version_name
 
     def _is_one_of(self, version_name: str, names: Collection[str]) -> npt.NDArray[np.bool_]:
-        group = group_of(version_of(version_name)).name
+        group = group_of(self.version(version_name)).name
         found: npt.NDArray[np.bool_] = self.read(version_name)[group].astype(str).isin(list(names)).to_numpy()
         return found
 
@@ -313,7 +319,8 @@ class FeatureStore:
         beside: Sequence[Column],
         more: Mapping[str, str] | None = None,
     ) -> int:
-        version = version_of(version_name)
+        version = self.version(version_name)
+        keep_table(self._top, version)
         rows = _arrow_table(frame, version, beside)
         batch = _sha256(rows)
         with self._only_writer(version_name):
@@ -466,6 +473,8 @@ def _arrow_type(column: Column) -> pa.DataType:
         return pa.timestamp("us", tz="UTC")
     if column.dtype == "float":
         return pa.float64()
+    if column.dtype == "bool":
+        return pa.bool_()
     return pa.int64() if column.dtype == "int" or integer_levels(column) else pa.string()
 
 
@@ -497,7 +506,7 @@ def _parts(column: Any) -> Sequence[bytes]:
     if pa.types.is_string(column.type):
         texts = column.fill_null("").to_pylist()
         return (null, "\x00".join(texts).encode())
-    zero = pa.scalar(0, pa.int64()).cast(column.type)
+    zero = pa.scalar(0, pa.int64()).cast(column.type)  # false, of booleans
     return (null, column.fill_null(zero).to_numpy(zero_copy_only=False).tobytes())
 
 

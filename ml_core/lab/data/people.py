@@ -6,14 +6,9 @@ from collections.abc import Sequence
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column, with_role
-from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.serve.features.versions import FeatureVersion
 
-__all__ = ["group_of", "made_name", "names_of", "version_of"]
-
-
-def version_of(table: str) -> FeatureVersion:
-    """The feature version whose columns a table of the feature store has: ``v2`` of ``v2`` and of ``v2-outcomes``."""
-    return get_feature_version(table.partition("-")[0])
+__all__ = ["group_of", "made_name", "names_of"]
 
 
 def group_of(version: FeatureVersion) -> Column:
@@ -38,7 +33,7 @@ def made_name(group: Column, hidden: bytes) -> int | str:
     return f"h-{hidden[-12:].hex()}"
 
 
-def names_of(table: str, name: str, pseudonyms: Sequence[bytes]) -> frozenset[str]:
-    """Every name, as text, under which a table may hold the rows of one person."""
-    group = group_of(version_of(table))
+def names_of(version: FeatureVersion, name: str, pseudonyms: Sequence[bytes]) -> frozenset[str]:
+    """Every name, as text, under which a table of that version may hold the rows of one person."""
+    group = group_of(version)
     return frozenset({name, *(str(made_name(group, hidden)) for hidden in pseudonyms)})

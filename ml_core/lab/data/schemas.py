@@ -184,6 +184,10 @@ def _moment_checks(column: Column) -> list[pa.Check]:  # noqa: ARG001 - the same
     return [_check("not a date", lambda s: _null(s) | s.map(lambda v: as_moment(v) is not None).to_numpy(dtype=bool))]
 
 
+def _bool_checks(column: Column) -> list[pa.Check]:  # noqa: ARG001 - likewise
+    return [_check("not a boolean", lambda s: _null(s) | _booleans(s))]
+
+
 _CHECKS: dict[str, Callable[[Column], list[pa.Check]]] = {
     "int": _number_checks,
     "float": _number_checks,
@@ -191,6 +195,7 @@ _CHECKS: dict[str, Callable[[Column], list[pa.Check]]] = {
     "category int": _integer_level_checks,
     "text": _text_checks,
     "datetime": _moment_checks,
+    "bool": _bool_checks,
 }
 
 
@@ -224,6 +229,12 @@ def _as_float(value: float) -> float:
         return float(value)
     except OverflowError:  # a whole number too large for a float is too high, or too low, not infinite
         return np.finfo(np.float64).max if value > 0 else np.finfo(np.float64).min
+
+
+def _booleans(values: pd.Series[Any]) -> _BoolArray:
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return ~_null(values)
+    return np.fromiter((isinstance(v, bool) for v in values.astype(object)), np.bool_, len(values))
 
 
 def _holds_for_numbers(holds: Callable[[npt.NDArray[np.float64]], _BoolArray], values: pd.Series[Any]) -> _BoolArray:

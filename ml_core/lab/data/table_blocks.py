@@ -17,7 +17,15 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
-from ml_core.lab.data.table_frames import column_names, csv_options, exact_type, is_csv, numbers_of_text, whole_number
+from ml_core.lab.data.table_frames import (
+    boolean_of_text,
+    column_names,
+    csv_options,
+    exact_type,
+    is_csv,
+    numbers_of_text,
+    whole_number,
+)
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
 from ml_core.serve.features.table import Cells
 
@@ -240,12 +248,17 @@ def _cells_of_values(_: Column, values: pa.Array) -> Cells:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         missing = values.is_null().to_numpy(zero_copy_only=False)
         return Cells(values.fill_null(0).to_numpy(zero_copy_only=False), missing)
+    if pa.types.is_boolean(kind):
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        return Cells(values.fill_null(False).to_numpy(zero_copy_only=False), missing)
     return Cells(values.to_pylist())
 
 
 def _cells_of_texts(column: Column, values: pa.Array) -> Cells:
     """A column of CSV: empty is null; a text that is no number stays a text where a number is wanted, to be refused."""
     texts = [text or None for text in values.to_pylist()]
+    if column.dtype == "bool":
+        return Cells([boolean_of_text(text) for text in texts])
     if column.dtype not in ("int", "float") and not integer_levels(column):
         return Cells(texts)
     numbers = numbers_of_text(pd.Series(texts, dtype=object)).tolist()

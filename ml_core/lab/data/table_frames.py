@@ -22,6 +22,7 @@ from ml_core.features.columns import Column
 from ml_core.serve.features.column_rules import EXACT, integer_levels
 
 __all__ = [
+    "boolean_of_text",
     "column_names",
     "csv_options",
     "exact_type",
@@ -95,16 +96,27 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 
 
 def type_text(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
-    """A frame of texts, as CSV gives it, with numbers where the column table wants numbers.
+    """A frame of texts, as CSV gives it, with numbers and booleans where the column table wants them.
 
-    A text that is no number stays a text, so that the strict rules refuse it under its own name.
+    A text that is none stays a text, so that the strict rules refuse it under its own name.
     """
     typed = {}
     for column in columns:
         values = frame[column.name]
         wants_number = column.dtype in ("int", "float") or integer_levels(column)
         typed[column.name] = numbers_of_text(values) if wants_number else values
+        if column.dtype == "bool":
+            typed[column.name] = pd.Series([boolean_of_text(v) for v in values], name=column.name, dtype=object)
     return pd.DataFrame(typed)
+
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+"""How CSV writes booleans, in any case."""
+
+
+def boolean_of_text(value: Any) -> Any:
+    """The boolean that a text writes: ``true`` or ``1``, ``false`` or ``0``; anything else as it is."""
+    return _BOOLEANS.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def numbers_of_text(values: pd.Series[Any]) -> pd.Series[Any]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ml_core.base.errors import DataError
-from ml_core.features.columns import Column
+from ml_core.features.columns import Column, coded_levels
 
 __all__ = [
     "MISSING",
@@ -100,8 +100,8 @@ def of_column(column: Column) -> Feature:
     """How a column of a column table is compared."""
     if column.dtype in ("int", "float"):
         return Feature(column.name, "number")
-    if column.dtype == "category":
-        return Feature(column.name, "category", tuple(column.levels), tabled=True)
+    if levels := coded_levels(column):
+        return Feature(column.name, "category", tuple(levels), tabled=True)
     return Feature(column.name, "text" if column.dtype == "text" else "unjudged")
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ml_core.base.arrays import FloatArray, IntArray
 from ml_core.base.errors import ArtefactError, DataError
-from ml_core.features.columns import Column
+from ml_core.features.columns import Column, coded_levels
 from ml_core.lab.drift.drift_columns import (
     MISSING,
     Feature,
@@ -317,7 +317,7 @@ def _described(feature: Feature, values: Any) -> ReferenceColumn:
 
 def _published(column: Column, arrays: Mapping[str, npt.NDArray[Any]], rows: int) -> ReferenceColumn:
     missing = round(float(arrays[f"missing_rate/{column.name}"][0]) * rows)
-    if column.dtype == "category":
+    if coded_levels(column):
         return _published_levels(column, arrays, rows)
     if column.dtype == "text":
         counts, rest = arrays[f"texts_count/{column.name}"], int(arrays[f"texts_other/{column.name}"][0])
@@ -333,8 +333,8 @@ def _published_levels(column: Column, arrays: Mapping[str, npt.NDArray[Any]], ro
     counts = arrays[f"levels/{column.name}"]
     other = arrays.get(f"levels_other/{column.name}")  # older artefacts count every level
     if other is None or not int(other[0]):
-        return CategoryReference(of_column(column), tuple(column.levels), counts, None, rows)
-    levels = tuple(level for level, count in zip(column.levels, counts.tolist(), strict=True) if count)
+        return CategoryReference(of_column(column), tuple(coded_levels(column)), counts, None, rows)
+    levels = tuple(level for level, count in zip(coded_levels(column), counts.tolist(), strict=True) if count)
     return CategoryReference(of_column(column), levels, counts[counts > 0], int(other[0]), rows)
 
 

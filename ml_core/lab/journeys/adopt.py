@@ -41,22 +41,28 @@ class Adopted:
     gate: GateReport | None
 
 
-def adoption_config(model: str, feature_version: str, calibration: Path, path: Path | None) -> ModelConfig:
+def adoption_config(model: str, feature_version: str | None, calibration: Path, path: Path | None) -> ModelConfig:
     """The configuration in that file, which must be of this model and version; the defaults where no file is named.
+
+    Parameters
+    ----------
+    feature_version : None for that of the file
 
     Raises
     ------
     ConfigError
-        The file is of another model or feature version.
+        The file is of another model or feature version, or neither is named.
     """
     if path is None:
+        if feature_version is None:
+            raise ConfigError(model, "needs a feature version or a configuration")
         return ModelConfig(model=model, feature_version=feature_version, data=DataConfig(source=calibration))
     config = load_config(path)
     for name, found, asked in (
         ("model", config.model, model),
         ("feature_version", config.feature_version, feature_version),
     ):
-        if found != asked:
+        if asked is not None and found != asked:
             raise ConfigError(f"{path}: {name}", f"is {found}, the command asks for {asked}")
     return config
 

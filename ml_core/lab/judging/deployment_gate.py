@@ -83,7 +83,8 @@ def judge_folder(
     try:
         manifest, _, _ = verify_folder(folder, expected_hash)
         if (manifest.name, manifest.feature_version) != (config.model, config.feature_version):
-            raise ArtefactError(MANIFEST_FILE, f"is of {manifest.name} on {manifest.feature_version}")
+            asked = f"the configuration is of {config.model} on {config.feature_version}"
+            raise ArtefactError(MANIFEST_FILE, f"is of {manifest.name} on {manifest.feature_version}; {asked}")
         rows = rows_of(manifest, config, settings, data)
         predictor = _checked_predictor(folder, expected_hash, rows)
         trained = () if manifest.recalibration is None else trained_people(manifest, config, settings)

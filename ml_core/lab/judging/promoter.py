@@ -90,7 +90,7 @@ def promote_version(
         with registry.bundle_folder(version) as folder:
             manifest, _, _ = verify_folder(folder, gate.model_hash)
         rows = rows_of(manifest, config, settings, data)
-    promoter = ModelPromoter(registry, settings, config, _coverage_alarms(registry, version.name, settings))
+    promoter = ModelPromoter(registry, settings, config, _champions_alarms(registry, version.name, settings))
     return promoter.promote(version, gate, rows, dry_run=dry_run)
 
 
@@ -101,7 +101,7 @@ class ModelPromoter:
     ----------
     registry, settings : where aliases, records and the journal are
     config : of the model: criteria and split
-    alarms : coverage alarms of the champion that are on
+    alarms : coverage and drift alarms of the champion that are on
     """
 
     def __init__(
@@ -263,8 +263,8 @@ class ModelPromoter:
         return True
 
 
-def _coverage_alarms(registry: Registry, name: str, settings: Settings) -> tuple[str, ...]:
-    """Coverage alarms of the registered champion that are on."""
+def _champions_alarms(registry: Registry, name: str, settings: Settings) -> tuple[str, ...]:
+    """Coverage and drift alarms of the registered champion that are on."""
     champion = registry.find_alias(name, CHAMPION)
     view = MonitorView(settings.model_copy(update={"model_name": name}))
     view.look()
@@ -272,4 +272,4 @@ def _coverage_alarms(registry: Registry, name: str, settings: Settings) -> tuple
         return ()
     health = view.state.models.get(champion.model_hash)
     alarms = () if health is None else health.alarms
-    return tuple(alarm.reason for alarm in alarms if alarm.reason.startswith("coverage:"))
+    return tuple(alarm.reason for alarm in alarms if alarm.reason == "drift" or alarm.reason.startswith("coverage:"))

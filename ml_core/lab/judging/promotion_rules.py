@@ -54,8 +54,9 @@ def compare(
     Parameters
     ----------
     y_index, groups : shape (n,), class index and patient of each row
-    alarms : coverage alarms of the champion that are on. With any (and ``yield_to_alarm``), the challenger need only
-        not be worse, and set sizes are not compared: sets that miss their coverage target are too small.
+    alarms : coverage and drift alarms of the champion that are on. With any (and ``yield_to_alarm``), the challenger
+        need only not be worse, and set sizes are not compared: sets that miss their coverage target are too small, and
+        those calibrated on other patients are too small or too large.
     weights : shape (n,), how much each row counts; None where all count alike
     """
     note = f"{_shown(old.metrics, 'roc_auc')} to {_shown(new.metrics, 'roc_auc')} on {len(y_index)} rows"

@@ -177,15 +177,16 @@ class CalibratedAnew:
 def restores_coverage(case: CalibratedAnew, alarms: tuple[str, ...]) -> list[RuleVerdict]:
     """What a challenger must show that is the champion with another calibration. Their scores are the same.
 
-    ``recalibration_needed``: a coverage alarm of the champion is on, or the coverage of its sets lies outside the band
-    of a valid model, below or above (a valid champion is found outside by chance in at most 4 % of cases).
+    ``recalibration_needed``: a coverage or drift alarm of the champion is on, or the coverage of its sets lies outside
+    the band of a valid model, below or above (a valid champion is found outside by chance in at most 4 % of cases).
+    After a drift alarm, what the challenger has that the champion lacks is a reference of the patients who come now.
     ``coverage_restored_class_<label>``: where the champion's sets held a class too rarely, the challenger's hold it no
     less often on the records that did not calibrate; ``coverage_restored`` where only all classes together were.
     That the challenger covers as promised is judged beside these.
 
     Parameters
     ----------
-    alarms : coverage alarms of the champion that are on
+    alarms : coverage and drift alarms of the champion that are on
     """
     found = case.champions_coverage()
     low = [row for row in found if row.coverage is None or row.coverage < row.limit]
@@ -194,7 +195,7 @@ def restores_coverage(case: CalibratedAnew, alarms: tuple[str, ...]) -> list[Rul
     reasons += [f"coverage{_of(row)} {row.coverage or 0:.3f} is below {row.limit:.3f}" for row in low]
     reasons += [f"coverage{_of(row)} {row.strict_coverage or 0:.3f} is above {row.upper:.3f}" for row in high]
     n = sum(row.n_test for row in found if row.label is None)
-    nothing = f"the champion covers as a valid model does on {n} answered records, and no coverage alarm is on"
+    nothing = f"the champion covers as a valid model does on {n} answered records; no coverage or drift alarm is on"
     rules = [
         claim("same_scorer", passed=True, note="model.onnx is the champion's, so the scores of both are the same"),
         claim("recalibration_needed", passed=bool(reasons), note="; ".join(reasons) or nothing),

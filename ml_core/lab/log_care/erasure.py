@@ -52,7 +52,7 @@ def find_training_rows(settings: Settings, name: str, pseudonyms: Sequence[bytes
     pseudonyms : of the person under every key; answers that became training rows may have their names from these
     """
     found = [
-        store.find_people(table, names_of(table, name, pseudonyms))
+        store.find_people(table, names_of(store.version(table), name, pseudonyms))
         for store in FeatureStore.every(settings.feature_store)
         for table in store.tables()
     ]
@@ -75,11 +75,11 @@ def erase_training_rows(settings: Settings, name: str, pseudonyms: Sequence[byte
         store.forget_copies()
     erased = []
     for found in find_training_rows(settings, name, pseudonyms):
-        names = names_of(found.table, name, pseudonyms)
+        store = FeatureStore(settings.feature_store, found.model or None)
+        names = names_of(store.version(found.table), name, pseudonyms)
         # before the files go, since afterwards nobody could tell why these versions are missing
         facts = {"table": found.table, "of_model": found.model, "rows": found.rows, "versions_up_to": found.version}
         journal.append(TRAINING_ROWS_ERASED, facts)
-        store = FeatureStore(settings.feature_store, found.model or None)
         erased.append(store.erase_people(found.table, names))
     return erased
 

@@ -31,7 +31,7 @@ _RARE_BLOCK, _ANSWERS = 8, 50  # see block_for
 _RUNS = (1, 2, 4, 8)  # blocks in the runs whose misses are compared
 _FIRST_PAIRS = 4  # pairs of runs that the value before any label, 1, weighs as much as
 _PAIRS = 64  # pairs of runs that are remembered
-_WIDEST_RATIO = 4.0  # a sudden loss of coverage makes runs differ, too, and must not hide itself for long
+_WIDEST_RATIO, _WIDEST_LATELY = 4.0, 2.0  # a sudden loss of coverage makes runs differ, too, and must not hide itself
 _BOLDEST = 0.9  # most that a bet may lose on one covered block; with all of it lost no later miss would count
 _TAIL_SLOPE, _WIDEST_TAIL = 1 / 130, 0.32  # fitted by simulation, see highest_miss_rate
 
@@ -44,7 +44,7 @@ class DetectorState:
     """All that the detector of one class of one model remembers. A new one starts for a new champion or a new alarm.
 
     ``DetectorState(**json.loads(json.dumps(asdict(state))))`` is the same to the bit. A state from before there were
-    blocks has none of the last five fields: it keeps its evidence and counts, and its first block begins.
+    blocks has none of the last six fields: it keeps its evidence and counts, and its first block begins.
 
     Attributes
     ----------
@@ -59,6 +59,7 @@ class DetectorState:
     last_misses : misses of the last complete run of each length; 0 before there was one
     variances : per length, half the mean squared difference of the misses of neighbouring runs (the Allan variance),
         relative to the variance of as many independent labels with miss rate ``mu0``; over about the last 64 pairs
+    earlier_ratios : the ratio of these variances, 1 to 4, at the ends of the last two runs of 8 blocks; fewer before
     """
 
     mu0: float
@@ -72,6 +73,7 @@ class DetectorState:
     open_misses: _Counts = (0, 0, 0, 0)
     last_misses: _Counts = (0, 0, 0, 0)
     variances: _Numbers = (1.0, 1.0, 1.0, 1.0)
+    earlier_ratios: _Numbers = ()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mu0 < 1.0:
@@ -83,7 +85,8 @@ class DetectorState:
         _check_numbers("evidence", self.evidence, len(BETS))
         for name in ("open_misses", "last_misses", "variances"):
             _check_numbers(name, getattr(self, name), len(_RUNS))
-        for name in ("evidence", "open_misses", "last_misses", "variances"):
+        _check_numbers("earlier_ratios", self.earlier_ratios, min(len(self.earlier_ratios), 2), least=1.0)
+        for name in ("evidence", "open_misses", "last_misses", "variances", "earlier_ratios"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON gives a list
         if not 0 <= self.misses <= self.labels:
             raise ValueError(f"{self.misses} misses of {self.labels} labels")
@@ -108,15 +111,18 @@ class DetectorState:
 
         The largest ratio, over runs of 2, 4 and 8 blocks, of their variance per label to that of single blocks or of
         independent labels, whichever is larger. It is about 1 in random order, and also where patients come together
-        whose labels fit into a block. It is more where longer runs of labels are alike, such as those of a ward. It is
-        cut at 4: a sudden loss of coverage makes runs differ as well, and must not hide itself for long.
+        whose labels fit into a block. It is more where longer runs of labels are alike, such as those of a ward.
+
+        A sudden loss of coverage makes runs differ as well, and must not hide itself. So what has been seen up to the
+        run of 8 blocks before the last one counts up to 4, and what came since then only up to 2.
 
         References
         ----------
         Allan (1966), Statistics of atomic frequency standards, Proceedings of the IEEE 54(2), 221-230; Lo & MacKinlay
         (1988), Stock market prices do not follow random walks, Review of Financial Studies 1(1), 41-66.
         """
-        return min(_WIDEST_RATIO, max(1.0, max(self.variances[1:]) / max(1.0, self.variances[0])))
+        now = _ratio(self.variances)
+        return max(min(now, _WIDEST_LATELY), self.earlier_ratios[0]) if self.earlier_ratios else now
 
 
 def update(state: DetectorState, misses: Sequence[bool] | BoolArray) -> DetectorState:
@@ -200,18 +206,18 @@ def highest_miss_rate(
     ====== ===== =============== ============= ============= =============
     n      mu0   alarms in 3,000 0.10 to 0.15  0.10 to 0.20  0.10 to 0.30
     ====== ===== =============== ============= ============= =============
-    50     0.171 2.6 %           over 6,000    1,830         272
-    100    0.144 3.1 %           over 6,000    644           212
-    200    0.126 2.9 %           1,990         420           176
-    500    0.112 2.8 %           992           314           152
-    1,000  0.106 2.4 %           758           282           152
-    1,500  0.104 2.3 %           686           272           140
-    2,000  0.103 2.1 %           650           260           140
-    5,000  0.102 1.4 %           626           260           140
-    20,000 0.101 1.0 %           610           256           140
+    50     0.171 2.5 %           over 6,000    1,880         284
+    100    0.144 2.7 %           over 6,000    656           212
+    200    0.126 2.6 %           2,036         428           176
+    500    0.112 2.5 %           1,028         332           152
+    1,000  0.106 2.2 %           776           284           152
+    1,500  0.104 2.1 %           704           272           152
+    2,000  0.103 1.8 %           680           272           152
+    5,000  0.102 1.2 %           644           260           140
+    20,000 0.101 0.9 %           632           260           140
     ====== ===== =============== ============= ============= =============
 
-    With blocks of 8, a rise to 0.20 is found after 280, 224 and 216 labels at 500, 2,000 and 20,000 rows.
+    With blocks of 8, a rise to 0.20 is found after 288, 232 and 216 labels at 500, 2,000 and 20,000 rows.
 
     With few calibration rows a loss of coverage is found late: an unlucky calibration looks the same for long.
 
@@ -249,9 +255,9 @@ def _flags(misses: Sequence[bool] | BoolArray) -> list[bool]:
     return listed
 
 
-def _check_numbers(name: str, numbers: Sequence[float], n: int) -> None:
-    if len(numbers) != n or not all(isfinite(number) and number >= 0 for number in numbers):
-        raise ValueError(f"{name} {numbers}, expected {n} numbers of 0 or more")
+def _check_numbers(name: str, numbers: Sequence[float], n: int, least: float = 0.0) -> None:
+    if len(numbers) != n or not all(isfinite(number) and number >= least for number in numbers):
+        raise ValueError(f"{name} {numbers}, expected {n} numbers of {least:g} or more")
 
 
 def _fed(state: DetectorState, labels: int, misses: int) -> DetectorState:
@@ -286,7 +292,21 @@ def _compared(state: DetectorState) -> DetectorState:
             squared = (opened[n] - last[n]) ** 2 / (2 * blocks * state.block * state.mu0 * (1.0 - state.mu0))
             variances[n] += (squared - variances[n]) * max(1.0 / (_FIRST_PAIRS + runs - 1), 1.0 / _PAIRS)
         opened[n], last[n] = 0, opened[n]
-    return replace(state, open_misses=tuple(opened), last_misses=tuple(last), variances=tuple(variances))
+    earlier = state.earlier_ratios
+    if state.in_blocks % (_RUNS[-1] * state.block) == 0:
+        earlier = (*earlier[-1:], _ratio(variances))
+    return replace(
+        state,
+        open_misses=tuple(opened),
+        last_misses=tuple(last),
+        variances=tuple(variances),
+        earlier_ratios=earlier,
+    )
+
+
+def _ratio(variances: Sequence[float]) -> float:
+    """Of the variance of longer runs to that of blocks, 1 to 4."""
+    return min(_WIDEST_RATIO, max(1.0, max(variances[1:]) / max(1.0, variances[0])))
 
 
 def _factors(mu0: float, missed: float, ratio: float = 1.0) -> tuple[float, ...]:

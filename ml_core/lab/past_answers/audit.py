@@ -13,7 +13,7 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.past_answers.log_entry import LogEntry, find_entry
 from ml_core.lab.past_answers.past_models import model_now
-from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.features.table_versions import kept_version
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
@@ -86,7 +86,7 @@ def audit(settings: Settings, request_id: str) -> Audit | None:
         at=utc_text(found.at),
         is_erased=answer is None,
         answer=None if answer is None else _answer(answer),
-        input=None if answer is None else _input(answer),
+        input=None if answer is None else _input(settings, answer),
         lineage=lineage,
         model_now=None if lineage is None else model_now(settings, lineage),
         labels=_labels(settings, log, found),
@@ -143,10 +143,10 @@ def _by_whom(answer: LoggedAnswer) -> str:
     return who if answer.reason is None else f"{who}, because {_WHY.get(answer.reason, answer.reason)}"
 
 
-def _input(answer: LoggedAnswer) -> list[dict[str, Any]] | None:
+def _input(settings: Settings, answer: LoggedAnswer) -> list[dict[str, Any]] | None:
     if answer.input is None:
         return None
-    columns = _columns(answer)
+    columns = _columns(settings, answer)
     return [
         {
             "column": name,
@@ -158,9 +158,9 @@ def _input(answer: LoggedAnswer) -> list[dict[str, Any]] | None:
     ]
 
 
-def _columns(answer: LoggedAnswer) -> Mapping[str, Column]:
+def _columns(settings: Settings, answer: LoggedAnswer) -> Mapping[str, Column]:
     try:
-        version = get_feature_version(answer.lineage["feature_version"])
+        version = kept_version(settings.feature_store, answer.lineage["feature_version"])
     except UnknownFeatureVersion:  # older than this code, or newer
         return {}
     return {column.name: column for column in version.features}

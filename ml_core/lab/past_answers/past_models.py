@@ -15,6 +15,7 @@ from ml_core.features.columns import table_hash
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.features.record import Record
+from ml_core.serve.features.table_versions import COLUMNS_FILE
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.loader import ModelLoader
@@ -126,8 +127,8 @@ class PastModels:
                     continue
                 try:
                     return PastModel.of(loader.verified(tag, gated=False).predictor, tag)
-                except (FeatureVersionMismatch, UnknownFeatureVersion):
-                    return _changed(manifest)
+                except (FeatureVersionMismatch, UnknownFeatureVersion) as error:
+                    return _changed(manifest, error)
             except SuretyError as error:
                 problems.append(f"{tag}: {error}")
         return None
@@ -142,8 +143,8 @@ class PastModels:
                     manifest, _, _ = verify_folder(folder, model_hash)
                     try:
                         return PastModel.of(Predictor(read_bundle(folder, model_hash)), f"MLflow: {version}")
-                    except (FeatureVersionMismatch, UnknownFeatureVersion):
-                        return _changed(manifest)
+                    except (FeatureVersionMismatch, UnknownFeatureVersion) as error:
+                        return _changed(manifest, error)
         except SuretyError as error:
             problems.append(str(error))
         except ModuleNotFoundError:
@@ -189,8 +190,10 @@ def open_registry(settings: Settings) -> ModelRegistry:
     return registry
 
 
-def _changed(manifest: Manifest) -> NoModel:
+def _changed(manifest: Manifest, error: SuretyError) -> NoModel:
     """Why the model cannot answer: the features here are not those it was trained with."""
+    if COLUMNS_FILE in manifest.files:  # its column table is with it, so that the transform must be another one
+        return NoModel("feature_module_changed", str(error))
     name = manifest.feature_version
     file, trained = f"ml_core/serve/features/{name}.py", manifest.feature_module_sha256
     try:

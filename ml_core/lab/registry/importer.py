@@ -12,7 +12,8 @@ from ml_core.base.files import locked
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
-from ml_core.serve.model.bundle import copy_verified, verify_folder
+from ml_core.serve.features.table_versions import COLUMNS_FILE, keep_table
+from ml_core.serve.model.bundle import copy_verified, features_of_artefact, verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
 from ml_core.serve.model.model_home import place
 from ml_core.serve.model.promotion_record import bento_tag
@@ -60,12 +61,14 @@ def import_version(
     with registry.downloaded(f"models:/{version.name}/{version.version}") as mlflow_model:
         expected = version.model_hash or None
         bundle = bundle_in(mlflow_model, str(version))
-        manifest, model_hash, _ = verify_folder(bundle, expected)
+        manifest, model_hash, content = verify_folder(bundle, expected)
         if manifest.name != version.name:
             raise ArtefactError("manifest.json", f"is of the model {manifest.name}, not of {version.name}")
         tag = bento_tag(version.name, version.version, model_hash)
         if dry_run:
             return ImportedModel(tag, model_hash, not _is_whole(tag, model_hash), "none", "")
+        if COLUMNS_FILE in content:
+            keep_table(settings.feature_store, features_of_artefact(manifest, content))
         with locked(settings.home / "import.lock"):
             is_new = not _is_whole(tag, model_hash)
             if is_new:

@@ -22,6 +22,7 @@ from ml_core.lab.registry.model_registry import CHALLENGER, ModelRegistry, Regis
 from ml_core.lab.registry.wandb_mirror import MirroredModel, mirror_model
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.packing import PackedModel
+from ml_core.serve.features.versions import MODULES_FOLDER
 
 __all__ = ["code_state", "register", "travelling_code"]
 
@@ -197,12 +198,25 @@ def _log_pyfunc(mlflow: Any, model: PackedModel, place: Path) -> Any:
         name="model",
         python_model=str(_PYFUNC),
         artifacts={"bundle": str(folder)},
-        code_paths=[str(travelling_code(place / "code"))],
+        code_paths=[
+            str(path) for path in (travelling_code(place / "code"), _own_module(model, place / "code")) if path
+        ],
         signature=mlflow_signature(model.bundle),
         input_example=input_example(model.bundle),
         pip_requirements=[f"{name}=={installed_version(name)}" for name in _NEEDED_BY_PYFUNC],
         metadata={"model_hash": model.model_hash},
     )
+
+
+def _own_module(model: PackedModel, target: Path) -> list[str]:
+    """The folder of the model's feature module, where that is no part of this package; looked for under its name."""
+    features = model.bundle.features
+    if features.source is None:
+        return []
+    folder = target / MODULES_FOLDER
+    folder.mkdir()
+    shutil.copyfile(features.source, folder / f"{features.module_name}.py")
+    return [str(folder)]
 
 
 def _files_of(name: str) -> list[Path]:

@@ -9,7 +9,6 @@ from typing import Any
 from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
-from ml_core.features.columns import features_of
 from ml_core.lab.report.collect_answers import Lineages, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
 from ml_core.lab.report.collect_journal import Entry, rollout_facts
@@ -24,7 +23,6 @@ from ml_core.lab.report.facts_drift import Detector, Drift
 from ml_core.lab.report.facts_outcomes import ExpectedHistory, Labels, MissingOutcomes
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
@@ -180,7 +178,7 @@ def _watched(
         OutcomeFacts(),
     )
     missing = gaps.asked("coverage", lambda: missing_outcomes(settings, model_hash, manifest, period.now), None)
-    columns = features_of(get_feature_version(manifest.feature_version).columns)
+    columns = champion.features.features
     drift = drift_facts(settings, model_hash, columns, detectors.get("drift"), gaps)
     return drift, missing, outcomes
 

@@ -12,7 +12,7 @@ from ml_core.features.columns import with_role
 from ml_core.lab.report.collect_journal import Entry, time_of
 from ml_core.lab.report.facts import GateVerdict, Model
 from ml_core.lab.report.gaps import Gaps
-from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.features.versions import FeatureVersion
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
@@ -40,6 +40,11 @@ class KnownModel:
     def manifest(self) -> Manifest:
         """What its folder says about itself."""
         return self.loaded.predictor.bundle.manifest
+
+    @property
+    def features(self) -> FeatureVersion:
+        """What it was trained with."""
+        return self.loaded.predictor.bundle.features
 
 
 def known_models(
@@ -92,7 +97,7 @@ def label_words(models: Sequence[KnownModel]) -> dict[str, str]:
     """What the labels of the first model mean, where its label column says so in the form "1 if …, else 0"."""
     if not models:
         return {}
-    label = with_role(get_feature_version(models[0].manifest.feature_version).columns, "label")
+    label = with_role(models[0].features.columns, "label")
     said = None if label is None else _EITHER_OR.match(label.doc)
     return {} if said is None else {said["one"]: said["words"], said["other"]: f"not {said['words']}"}
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ml_core.base.arrays import IntArray, Probabilities
 from ml_core.base.errors import ConfigError, DataError
-from ml_core.features.columns import Column
+from ml_core.features.columns import Column, coded_levels
 from ml_core.lab.config import ConformalConfig, GroupConfig, ModelConfig
 from ml_core.lab.data.raw_tables import columns_beside
 from ml_core.lab.measuring.calibration import calibrate, needed_rows
@@ -178,31 +178,40 @@ def _facts(group: GroupConfig, column: Column | None) -> GroupingFacts:
     usual = {"name": group.name, "column": group.raw_column, "is_feature": column is not None, "doc": group.doc}
     if group.cuts:
         return GroupingFacts(**usual, cells=_bands(group.cuts), cuts=group.cuts)
-    levels = column.levels if column is not None else group.levels or _listed(group)
+    # false and true of a bool are 0 and 1 in the manifest, and equal to them
+    levels: Any = coded_levels(column) if column is not None else group.levels or _listed(group)
     if unlisted := [str(level) for level in _listed(group) if level not in levels]:
         raise ConfigError(where, f"column {group.raw_column} has no level {', '.join(unlisted)}")
     cells = {level: name for name, of in group.cells.items() for level in of}
-    of_level = [cells.get(level, "other") if cells else str(level) for level in levels]
+    of_level = [cells.get(level, "other") if cells else _name_of_level(level) for level in levels]
     order = [name for name in dict.fromkeys((*group.cells, *of_level)) if name != "other"]
     order += ["other"] if "other" in of_level else []
     if UNKNOWN in order or len(order) > MOST_CELLS:
         problem = f"{MOST_CELLS} cells at most, and none is called {UNKNOWN}: put levels together with cells"
         raise ConfigError(where, problem)
     level_cells = tuple(order.index(name) for name in of_level)
-    return GroupingFacts(**usual, cells=tuple(order), levels=levels, level_cells=level_cells)
+    return GroupingFacts(**usual, cells=tuple(order), levels=_as_stored(levels), level_cells=level_cells)
 
 
 def _column_fault(group: GroupConfig, column: Column) -> str | None:
     """Why a grouping cannot look at a feature."""
     if column.dtype in ("int", "float"):
         return None if group.cuts else "is a number, and needs cuts"
-    if column.dtype != "category":
+    if not coded_levels(column):
         return f"is of type {column.dtype}, which has no groups"
     return "is a category of the feature version, and takes cells at most" if group.cuts or group.levels else None
 
 
 def _listed(group: GroupConfig) -> tuple[str | int, ...]:
     return tuple(level for levels in group.cells.values() for level in levels)
+
+
+def _name_of_level(level: object) -> str:
+    return str(level).lower() if isinstance(level, bool) else str(level)
+
+
+def _as_stored(levels: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(int(level) if isinstance(level, bool) else level for level in levels)
 
 
 def _bands(cuts: Sequence[float]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from ml_core.base.clock import FIRST_YEAR, LAST_YEAR, microseconds, moment_of, utc_text
 from ml_core.base.errors import ConfigError, DataError
-from ml_core.features.columns import Column, table_hash, with_role
+from ml_core.features.columns import Column, coded_levels, table_hash, with_role
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough, needed_rows
 from ml_core.lab.measuring.evaluation import SHARED_BY, Evaluation, evaluate
@@ -24,6 +26,8 @@ from ml_core.lab.training.counted_rows import survey_calibration, weighted_effec
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, groups_of
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.training_reference import column_importance, reference_bytes
+from ml_core.serve.features.column_table import table_bytes
+from ml_core.serve.features.table_versions import COLUMNS_FILE
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
     FALLBACK_FILE,
@@ -175,6 +179,7 @@ def pack_model(
     evaluation, sets = _evaluated(model, groups, level, test, proba)
     files = {
         **candidate.files,
+        **({COLUMNS_FILE: table_bytes(features.columns)} if features.is_table else {}),
         ONNX_FILE: candidate.onnx,
         CALIBRATION_FILE: pack_calibration(
             model.calibration,
@@ -436,12 +441,18 @@ def _bounds(column: Column) -> tuple[float, float]:
     return low, high
 
 
+_DATES = (f"{FIRST_YEAR}-01-01", f"{LAST_YEAR}-12-31T23:59:59.999999Z")
+_FIRST_GOLDEN, _LAST_GOLDEN = (microseconds(datetime(year, 1, 1, tzinfo=UTC)) for year in (2000, 2030))
+
+
 def _border(column: Column, *, low: bool) -> Any:
     position = 0 if low else -1
-    if column.dtype == "category":
-        return column.levels[position]
+    if levels := coded_levels(column):
+        return levels[position]
     if column.dtype == "text":
         return column.examples[position]
+    if column.dtype == "datetime":
+        return _DATES[position]
     value = _bounds(column)[position]
     return int(value) if column.dtype == "int" else float(value)
 
@@ -449,10 +460,12 @@ def _border(column: Column, *, low: bool) -> Any:
 def _draw(column: Column, rng: np.random.Generator) -> Any:
     if column.nullable and rng.random() < _MISSING_SHARE:
         return None
-    if column.dtype == "category":
-        return column.levels[int(rng.integers(len(column.levels)))]
+    if levels := coded_levels(column):
+        return levels[int(rng.integers(len(levels)))]
     if column.dtype == "text":
         return column.examples[int(rng.integers(len(column.examples)))]
+    if column.dtype == "datetime":
+        return utc_text(moment_of(int(rng.integers(_FIRST_GOLDEN, _LAST_GOLDEN))))
     low, high = _bounds(column)
     if column.dtype == "int":
         return int(rng.integers(int(low), int(high) + 1))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ml_core.base.errors import DataError
+from ml_core.base.errors import ConfigError, DataError
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.lab.data.people import group_of, version_of
+from ml_core.lab.data.people import group_of
 from ml_core.lab.training.labelled_rows import LabelledRows, split_of
 from ml_core.lab.training.packing import DECIDING_LIBRARIES, Note, PackedModel, ScorerCandidate, pack_model
-from ml_core.serve.model.bundle import NATIVE_FILES, TREES_FILE, read_bundle
+from ml_core.serve.model.bundle import NATIVE_FILES, TREES_FILE, Bundle, read_bundle
 from ml_core.serve.model.manifest import Manifest
 
-__all__ = ["recalibrate_model", "trained_people"]
+__all__ = ["check_same_features", "recalibrate_model", "trained_people"]
 
 
 def recalibrate_model(
@@ -36,12 +36,15 @@ def recalibrate_model(
     ------
     ArtefactError
         The model's folder cannot be trusted.
+    ConfigError
+        The rows are of another feature version.
     DataError
         Its labels are not those of the rows.
     CalibrationTooSmall
         A class has too few rows for the level.
     """
     old = read_bundle(champion, model_hash)
+    check_same_features(old, rows)
     if old.manifest.classes != rows.classes:
         lacking = [str(label) for label in old.manifest.classes if label not in rows.classes]
         raise DataError(rows.origin, f"no outcome {', '.join(lacking)} is known yet: wait, or ask for more rows")
@@ -55,6 +58,21 @@ def recalibrate_model(
         scorer_of=old,
     )
     return pack_model(config, rows, candidate, folder, note)
+
+
+def check_same_features(old: Bundle, rows: LabelledRows) -> None:
+    """Check that the rows have the features that a model was trained with.
+
+    Raises
+    ------
+    ConfigError
+        They are of another feature version.
+    """
+    if old.features.id != rows.features.id:
+        problem = (
+            f"is {rows.features.name}, and the model was trained with {old.features.name}: train it again, or give "
+        )
+        raise ConfigError("feature version", problem + "the configuration (and columns.yaml) it was trained with")
 
 
 def trained_people(manifest: Manifest, config: ModelConfig, settings: Settings) -> frozenset[str]:
@@ -79,6 +97,6 @@ def trained_people(manifest: Manifest, config: ModelConfig, settings: Settings) 
         frame = store.read(training.table, training.table_version)
     except DataError:
         frame = store.read(training.table)
-    people = frame[group_of(version_of(training.table)).name].to_numpy()
+    people = frame[group_of(store.version(training.table)).name].to_numpy()
     parts = split_of(people, config.split)
     return frozenset(map(str, set(people[(parts == "train") | (parts == "validation")].tolist())))

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.arrays import FeatureMatrix
-from ml_core.features.columns import Column, ColumnArrays
+from ml_core.features.columns import Column, ColumnArrays, coded_levels
 from ml_core.lab.measuring.evaluation import SHARED_BY
 from ml_core.serve.features.versions import FeatureVersion
 
@@ -204,11 +204,13 @@ def _published(distinct: npt.NDArray[np.float64], cells: list[tuple[int, int, in
 
 
 def _described(column: Column, values: npt.NDArray[Any], groups: _Groups) -> dict[str, npt.NDArray[Any]]:
-    if column.dtype == "category":
-        return _described_levels(values, groups, len(column.levels))
+    if levels := coded_levels(column):
+        return _described_levels(values, groups, len(levels))
     if column.dtype == "text":
         return _described_text(values, groups)
     present = ~np.isnan(values)
+    if column.dtype == "datetime":  # no rule compares dates, and a date may name a patient
+        return {"missing_rate": _share(~present)}
     kept = values[present]
     points = order_statistics(kept, groups[present])
     mean, sd = _rounded_moments(kept) if points.size else (np.nan, np.nan)

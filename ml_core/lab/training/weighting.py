@@ -18,6 +18,7 @@ from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.density_ratio import fit_density_ratio
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.packing import Note, PackedModel, write_with_golden
+from ml_core.lab.training.recalibrating import check_same_features
 from ml_core.lab.training.training_reference import reference_bytes
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
@@ -80,6 +81,7 @@ def weight_model(
         There are too few rows for the ratio, or the shift is too large: a class's rows would be worth too few.
     """
     old = read_bundle(champion, model_hash)
+    check_same_features(old, rows)
     promise = (old.calibration.guarantee, old.manifest.training_conditional)
     if old.grouped is not None or promise != ("class_conditional", None):
         problem = "only sets of the guarantee class_conditional, without a confidence, can be weighted"

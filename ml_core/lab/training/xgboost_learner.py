@@ -36,6 +36,8 @@ _OURS = frozenset({
     "objective", "num_class", "eval_metric", "seed", "random_state", "seed_per_iteration",
     "nthread", "n_jobs", "tree_method", "device", "booster", "verbosity", "validate_parameters",
 })  # fmt: skip
+_NOT_IN_XGBOOST = str.maketrans("[]<", "()_")
+"""Characters that XGBoost refuses in names of features, such as that of the level ``<30``."""
 _UNUSED = re.compile(r"Parameters: \{(.*?)\} are not used", re.DOTALL)
 _TRIAL_ROWS = 4
 
@@ -45,7 +47,7 @@ def train_xgboost(task: LearningTask) -> TrainedScorer:
     import xgboost
 
     params = learner_params(task.asked, task.n_classes, task.seed, task.threads)
-    names = list(task.feature_names)
+    names = [name.translate(_NOT_IN_XGBOOST) for name in task.feature_names]
     _check_used(params, names, task.n_classes)
     learn = _matrix(task.train, names, task.threads)
     watch = _matrix(task.validation, names, task.threads, ref=learn)

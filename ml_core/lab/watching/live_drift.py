@@ -11,7 +11,7 @@ import numpy as np
 from ml_core.base.clock import microseconds, utc_text
 from ml_core.base.errors import DataError
 from ml_core.base.settings import Settings
-from ml_core.features.columns import Column, ColumnArrays, features_of
+from ml_core.features.columns import Column, ColumnArrays
 from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift.block_means import BlockStatistics, blocks_of
 from ml_core.lab.drift.detect import detect_drift, detect_score_drift
@@ -22,10 +22,9 @@ from ml_core.lab.watching.alarms import DRIFT
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.features.record import Record, RecordReader
-from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import Cursor, PredictionLog
-from ml_core.serve.model.bundle import REFERENCE_FILE
+from ml_core.serve.model.bundle import REFERENCE_FILE, features_of_artefact
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
@@ -93,7 +92,7 @@ def reference_of(loader: ModelLoader, tag: str) -> ModelReference:
         The artefact is not found, or fails verification.
     """
     manifest, model_hash, files = loader.files(tag)
-    columns = features_of(get_feature_version(manifest.feature_version).columns)
+    columns = features_of_artefact(manifest, files).features
     return ModelReference(tag, model_hash, columns, ReferenceWindow.read(files[REFERENCE_FILE], columns))
 
 

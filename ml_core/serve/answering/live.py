@@ -14,6 +14,7 @@ from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions
+from ml_core.serve.rollout.changes import Contract
 from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits, Mode, Slot, takes_challenger
 from ml_core.serve.running.runner import FallbackReason, GuardedCall, GuardedRunner, without_rows
 
@@ -36,6 +37,7 @@ class LiveModel:
     ----------
     order : what its circuit was told last
     calibration_ids : of all that an origin's answers are made with; a prior has none, and names the model's
+    contract : what it asks callers for, and what it answers
     accepted : raw columns that a record may have: those of the feature version, and those that only tell its group
     groupings, grouped : the groups of patients it knows, and its calibrations by group; None without any
     weighted : its calibration with weighted rows; None where all count alike
@@ -54,6 +56,7 @@ class LiveModel:
         self.transform = bundle.features.transform
         self.feature_version = bundle.features.name
         self.columns = bundle.features.columns
+        self.contract = Contract.of(bundle.features, bundle.manifest.classes)
         self.accepted = (*self.columns, *bundle.beside)
         group = with_role(self.columns, "group")
         self.group = None if group is None else group.name

@@ -143,6 +143,8 @@ def fault_of(column: Column, value: object) -> Fault | None:
         return _number_fault(column, value)
     if column.dtype == "category":
         return _level_fault(column, value)
+    if column.dtype == "bool":
+        return None if isinstance(value, bool) else Fault("not a boolean", f"{shown(value)} is not true or false")
     if column.dtype == "text":
         return _text_fault(column, value)
     if as_moment(value) is None:

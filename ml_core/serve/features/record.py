@@ -14,8 +14,9 @@ import orjson
 from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
 
+from ml_core.base.clock import utc_text
 from ml_core.base.errors import FieldProblem, InvalidRecord
-from ml_core.features.columns import Column, ColumnArrays, features_of
+from ml_core.features.columns import Column, ColumnArrays, coded_levels, features_of
 from ml_core.serve.features.column_rules import (
     EXACT,
     MOMENT_PATTERN,
@@ -28,10 +29,11 @@ from ml_core.serve.features.column_rules import (
     unknown_field_fault,
     whole_number_limits,
 )
+from ml_core.serve.features.moments import moment_number
 
 __all__ = ["Record", "RecordReader", "Value"]
 
-Value = int | float | str | None
+Value = bool | int | float | str | None
 _UNKNOWN_FIELDS_NAMED = 50
 
 
@@ -41,7 +43,7 @@ class Record:
 
     Attributes
     ----------
-    values : every feature column in table order; None where a nullable one is missing
+    values : every feature column in table order; None where a nullable one is missing, moments in UTC in one spelling
     ids : the id, group and time columns that were sent, and columns beside the table, kept apart so that none reaches a
         transform or a hash
     """
@@ -75,9 +77,10 @@ class RecordReader:
         self._validator = SchemaValidator(_core_schema(self._accepted))
         self._numbers = _Picker(c.name for c in self._features if c.dtype in ("int", "float"))
         self._texts = _Picker(c.name for c in self._features if c.dtype == "text")
-        categories = [c for c in self._features if c.dtype == "category"]
-        self._categories = _Picker(c.name for c in categories)
-        self._codes = tuple(code_of_level(c) for c in categories)
+        coded = [c for c in self._features if coded_levels(c)]
+        self._categories = _Picker(c.name for c in coded)
+        self._codes = tuple(code_of_level(c) for c in coded)
+        self._moments = tuple(c.name for c in self._features if c.dtype == "datetime")
 
     def read(self, obj: object) -> Record:
         """The record an object of parsed JSON stands for.
@@ -114,6 +117,8 @@ class RecordReader:
             arrays.update(zip(names, texts.T, strict=True))
         elif names:
             arrays |= dict.fromkeys(names, np.empty(0, dtype=np.object_))
+        for name in self._moments:
+            arrays[name] = np.array([moment_number(row[name]) for row in rows], dtype=np.float64)
         for name, codes_of in self._of_beside:
             given = [record.ids.get(name) for record in records]
             if codes_of is None:
@@ -170,8 +175,8 @@ class _Picker:
 
 
 def code_of_level(column: Column) -> dict[Value, int]:
-    """Position of each level of a category; None stands for missing at -1."""
-    levels: tuple[Value, ...] = column.levels
+    """Position of each level of a category, or of false and true; None stands for missing at -1."""
+    levels: tuple[Value, ...] = coded_levels(column)
     return {None: -1} | {level: code for code, level in enumerate(levels)}
 
 
@@ -181,10 +186,17 @@ def _whole(value: float) -> int:
     return int(value)
 
 
-def _moment_text(value: object) -> object:
+def _moment_as_sent(value: object) -> object:
     if as_moment(value) is None:
         raise ValueError
     return value
+
+
+def _moment_text(value: object) -> str:
+    """A moment in the one spelling that is hashed and logged."""
+    if (moment := as_moment(value)) is None:
+        raise ValueError
+    return utc_text(moment)
 
 
 def _integer(low: float, high: float) -> cs.CoreSchema:
@@ -211,7 +223,9 @@ def _value_schema(column: Column) -> cs.CoreSchema:
     if column.dtype == "text":
         return cs.str_schema(strict=True, pattern=f"^(?:{column.pattern})$" if column.pattern else None)
     if column.dtype == "datetime":
-        return cs.no_info_plain_validator_function(_moment_text)
+        return cs.no_info_plain_validator_function(_moment_text if column.role == "feature" else _moment_as_sent)
+    if column.dtype == "bool":
+        return cs.bool_schema(strict=True)
     levels = cs.literal_schema(list(column.levels))
     if integer_levels(column):  # a literal 1 would take true for 1
         numbers = [int(level) for level in column.levels]
@@ -233,8 +247,11 @@ def _core_schema(accepted: Sequence[Column]) -> cs.CoreSchema:
     return cs.typed_dict_schema(fields, extra_behavior="forbid")
 
 
+_JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean"}
+
+
 def _property(column: Column) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": {"int": "integer", "float": "number"}.get(column.dtype, "string")}
+    schema: dict[str, Any] = {"type": _JSON_TYPES.get(column.dtype, "string")}
     if column.dtype == "category":
         schema = {"type": "integer" if integer_levels(column) else "string", "enum": list(column.levels)}
     if column.dtype == "datetime":

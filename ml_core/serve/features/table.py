@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ml_core.base.arrays import BoolArray
 from ml_core.base.errors import DataError
-from ml_core.features.columns import Column, ColumnArrays
+from ml_core.features.columns import Column, ColumnArrays, coded_levels
 from ml_core.serve.features.column_rules import (
     EXACT,
     OPTIONAL_ROLES,
@@ -24,6 +24,7 @@ from ml_core.serve.features.column_rules import (
     shown_name,
     unknown_field_fault,
 )
+from ml_core.serve.features.moments import moment_number, moment_numbers
 from ml_core.serve.features.row_faults import RowFaults, RowProblems
 
 __all__ = ["Cells", "EncodedTable", "encode_table"]
@@ -165,7 +166,7 @@ def _all_missing(column: Column, fault: Fault | None, faults: RowFaults) -> npt.
     n = faults.n_rows
     if not column.nullable and fault is not None:
         faults.every_row(column.name, fault)
-    if column.dtype == "category":
+    if coded_levels(column):
         return np.full(n, _NULL, dtype=np.int64)
     if column.dtype == "text":
         return np.full(n, None, dtype=np.object_)
@@ -175,7 +176,7 @@ def _all_missing(column: Column, fault: Fault | None, faults: RowFaults) -> npt.
 def _plain_values(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
     """The column as plain values, None where null or refused."""
     if column.dtype == "datetime":
-        return _moments(column, cells, faults)
+        return _moments_as_sent(column, cells, faults)
     encoded = _ENCODERS[column.dtype](replace(column, nullable=True), cells, faults)
     if column.dtype == "text":
         return list(encoded)
@@ -186,7 +187,7 @@ def _plain_values(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
     return [None if gone else value for value, gone in zip(values, missing.tolist(), strict=True)]
 
 
-def _moments(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
+def _moments_as_sent(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
     values = cells.objects()
     for row, value in enumerate(values):
         if fault := fault_of(column, value):
@@ -290,6 +291,9 @@ def _encode_category(column: Column, cells: Cells, faults: RowFaults) -> npt.NDA
 
 
 def _level_codes(column: Column, cells: Cells) -> npt.NDArray[np.int64]:
+    if column.dtype == "bool" and isinstance(cells.values, np.ndarray) and cells.values.dtype.kind == "b":
+        plain = cells.values.astype(np.int64)
+        return plain if cells.missing is None else np.where(cells.missing, _NULL, plain)
     if cells.levels is not None:
         of_level = np.array([*(_level_code(column, level) for level in cells.levels), _NULL], dtype=np.int64)
         return of_level[cells.positions()]
@@ -298,7 +302,7 @@ def _level_codes(column: Column, cells: Cells) -> npt.NDArray[np.int64]:
         if numeric is not None:
             return _integer_codes(column, *numeric)
     objects = cells.objects()
-    if not integer_levels(column) and set(map(type, objects)) <= {str, type(None)}:
+    if column.dtype == "category" and not integer_levels(column) and set(map(type, objects)) <= {str, type(None)}:
         codes = {None: _NULL, **{level: code for code, level in enumerate(column.levels)}}
         return np.fromiter((codes.get(value, _REFUSED) for value in objects), np.int64, len(objects))
     return np.fromiter((_level_code(column, value) for value in objects), np.int64, len(objects))
@@ -307,7 +311,7 @@ def _level_codes(column: Column, cells: Cells) -> npt.NDArray[np.int64]:
 def _level_code(column: Column, value: Any) -> int:
     if value is None:
         return _NULL
-    return _REFUSED if fault_of(column, value) else column.levels.index(value)
+    return _REFUSED if fault_of(column, value) else coded_levels(column).index(value)
 
 
 def _integer_codes(column: Column, numbers: npt.NDArray[np.float64], missing: BoolArray) -> npt.NDArray[np.int64]:
@@ -324,13 +328,7 @@ def _integer_codes(column: Column, numbers: npt.NDArray[np.float64], missing: Bo
 def _encode_text(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.object_]:
     if cells.levels is not None:
         return _encode_text_levels(column, cells, cells.levels, faults)
-    objects = cells.objects()
-    wrong = _refused_rows(column, objects)
-    if len(wrong):
-        faults.at(column, wrong, objects.__getitem__)
-        objects = list(objects)
-        for row in wrong.tolist():
-            objects[row] = None
+    objects = _accepted_objects(column, cells, faults)
     out = np.empty(len(objects), dtype=np.object_)
     out[:] = objects
     return out
@@ -352,6 +350,18 @@ def _encode_text_levels(
     return out
 
 
+def _accepted_objects(column: Column, cells: Cells, faults: RowFaults) -> list[Any]:
+    """The values, None where null or refused."""
+    objects = cells.objects()
+    wrong = _refused_rows(column, objects)
+    if len(wrong):
+        faults.at(column, wrong, objects.__getitem__)
+        objects = list(objects)
+        for row in wrong.tolist():
+            objects[row] = None
+    return objects
+
+
 def _refused_rows(column: Column, objects: list[Any]) -> npt.NDArray[np.intp]:
     """Rows whose value is refused; every distinct value is judged once, because codes repeat."""
     if set(map(type, objects)) <= {str, type(None)}:
@@ -362,9 +372,27 @@ def _refused_rows(column: Column, objects: list[Any]) -> npt.NDArray[np.intp]:
     return np.array(rows, dtype=np.intp)
 
 
+# --- moments ------------------------------------------------------------------------------------------------------
+
+
+def _encode_moments(column: Column, cells: Cells, faults: RowFaults) -> npt.NDArray[np.float64]:
+    values = cells.values
+    if cells.levels is not None or not isinstance(values, np.ndarray) or values.dtype.kind != "M":
+        return np.array([moment_number(v) for v in _accepted_objects(column, cells, faults)], dtype=np.float64)
+    numbers, missing, wrong = moment_numbers(values, cells.missing)
+    if not column.nullable:
+        wrong |= missing
+    if wrong.any():
+        faults.at(column, np.flatnonzero(wrong), cells.objects().__getitem__)
+        numbers[wrong] = np.nan
+    return numbers
+
+
 _ENCODERS: dict[str, Callable[[Column, Cells, RowFaults], npt.NDArray[Any]]] = {
     "int": _encode_numbers,
     "float": _encode_numbers,
+    "bool": _encode_category,
     "category": _encode_category,
+    "datetime": _encode_moments,
     "text": _encode_text,
 }

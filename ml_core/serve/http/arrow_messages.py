@@ -20,7 +20,7 @@ from ml_core.serve.http.replies import Refused
 
 __all__ = ["Batch", "Field", "StreamLimits", "StreamPlan", "ValueType", "damaged", "plan_of", "too_large"]
 
-ArrowKind = Literal["null", "number", "text", "moment"]
+ArrowKind = Literal["null", "number", "bool", "text", "moment"]
 
 MOST_BATCHES = 1_024
 _MOST_DICTIONARIES = 16 * MOST_BATCHES
@@ -267,8 +267,8 @@ def _field(table: FlatTable, position: int, columns: Collection[str]) -> Field:
 def _refuse_type(shown: str) -> NoReturn:
     raise Refused(
         "invalid_arrow",
-        f"{shown} has a type that is not read; send numbers, texts (utf8, large_utf8), dates or timestamps, "
-        "plain or dictionary-encoded",
+        f"{shown} has a type that is not read; send numbers, booleans, texts (utf8, large_utf8), dates or "
+        "timestamps, plain or dictionary-encoded",
     )
 
 
@@ -287,6 +287,8 @@ def _value_type(field: FlatTable, shown: str) -> ValueType:
             return ValueType("text", "i4")
         case 20:
             return ValueType("text", "i8")
+        case 6:
+            return ValueType("bool")
         case 8 if (unit := table.number(0, _I16, 1)) in (0, 1):
             return ValueType("moment", "i8") if unit else ValueType("moment", "i4", "D")
         case 10 if (unit := table.number(0, _I16)) in range(len(_UNITS)):

@@ -110,6 +110,8 @@ class _Reader:
             offsets = next(buffers)
             ends = _fixed(offsets, kind.dtype, n + 1 if n or len(offsets) else 0)  # no rows may need no offsets
             return self._texts(ends, next(buffers), missing)
+        if kind.kind == "bool":
+            return Cells(_bits(next(buffers), n), missing)
         values = _fixed(next(buffers), kind.dtype, n)
         if kind.kind == "moment":
             values = _moments(values if kind.unit else _days(values, missing), kind.unit or "D")
@@ -194,15 +196,21 @@ def _fixed(buffer: Bytes, dtype: str, n: int) -> npt.NDArray[Any]:
     return buffer[:size].view(f"<{dtype}")
 
 
+def _bits(bitmap: Bytes, n: int) -> BoolArray:
+    """The first ``n`` bits of a buffer, shape (n,)."""
+    if 8 * len(bitmap) < n:
+        raise damaged("a buffer is shorter than its column")
+    bits: BoolArray = np.unpackbits(bitmap[: (n + 7) // 8], count=n, bitorder="little").astype(np.bool_)
+    return bits
+
+
 def _missing(bitmap: Bytes, n: int, n_null: int) -> BoolArray:
     """Shape (n,): where a column is null. A column without nulls may have no bitmap."""
     if not len(bitmap):
         if n_null:
             raise damaged("a column has nulls, but does not say where")
         return np.zeros(n, dtype=np.bool_)
-    if 8 * len(bitmap) < n:
-        raise damaged("a buffer is shorter than its column")
-    missing: BoolArray = np.unpackbits(bitmap[: (n + 7) // 8], count=n, bitorder="little") == 0
+    missing = ~_bits(bitmap, n)
     if np.count_nonzero(missing) != n_null:
         raise damaged("a count of nulls is wrong")
     return missing

@@ -21,13 +21,15 @@ from nanoarrow import ipc
 from nanoarrow.c_array import c_array_from_buffers
 from nanoarrow.c_array_stream import CArrayStream
 
+from ml_core.base.clock import moment_of, utc_text
 from ml_core.base.errors import LogDamaged
 from ml_core.base.files import write_whole
-from ml_core.features.columns import Column, ColumnArrays
+from ml_core.features.columns import Column, ColumnArrays, coded_levels
 
 __all__ = ["Segment", "SegmentEntry", "read_segment", "write_segment"]
 
 _META = "surety"
+_CODED = ("category", "bool")
 _GROUP = "group."
 _OF_CALL = ("slot_names", "reason_names", "level", "validity", "validity_reasons", "input_hash", "lineages")
 """What all rows of a segment have in common; it stands in the file's metadata."""
@@ -223,8 +225,8 @@ def _encoded(segment: Segment, columns: Sequence[Column]) -> bytes:
 
 def _coded(column: Column, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Sequence[Any] | None]:
     """A column as numbers, and the levels that its codes stand for."""
-    if column.dtype == "category":
-        return values.astype(np.int16), list(column.levels)
+    if levels := coded_levels(column):
+        return values.astype(np.int16), list(levels)
     if column.dtype == "text":
         known: dict[Any, int] = {None: -1}
         codes = [known.setdefault(text, len(known) - 1) for text in values.tolist()]
@@ -271,10 +273,12 @@ def _decoded(raw: bytes) -> Segment:
 
 def _plain(kind: str, values: npt.NDArray[Any], levels: Sequence[Any]) -> list[Any]:
     """A column's values as a request has them."""
-    if kind == "category":
+    if kind in _CODED:
         return [None if code < 0 else levels[code] for code in values.tolist()]
     if kind == "text":
         return list(values.tolist())
+    if kind == "datetime":
+        return [None if value != value else utc_text(moment_of(int(value))) for value in values.tolist()]  # noqa: PLR0124
     if kind == "int":
         return [None if value != value else int(value) for value in values.tolist()]  # noqa: PLR0124 - NaN
     return [None if value != value else value for value in values.tolist()]  # noqa: PLR0124 - NaN
@@ -282,7 +286,7 @@ def _plain(kind: str, values: npt.NDArray[Any], levels: Sequence[Any]) -> list[A
 
 def _uncoded(kind: str, codes: npt.NDArray[Any], levels: Sequence[Any] | None) -> npt.NDArray[Any]:
     """A column as ``ColumnArrays`` has it."""
-    if kind == "category":
+    if kind in _CODED:
         return codes.astype(np.int64)
     if kind == "text":
         texts = np.array([*(levels or ()), None], dtype=np.object_)

@@ -16,7 +16,8 @@ import orjson
 
 from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, InvalidCalibration
 from ml_core.base.files import read_plain_file
-from ml_core.features.columns import Column, table_hash
+from ml_core.features.columns import Column, coded_levels, table_hash
+from ml_core.serve.features.table_versions import COLUMNS_FILE, version_of_bytes
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.model.groupings import GroupedCalibration, Groupings
 from ml_core.serve.model.manifest import MANIFEST_FILE, FileEntry, GroupFacts, Manifest, parse_manifest
@@ -39,6 +40,7 @@ __all__ = [
     "Bundle",
     "Calibrations",
     "copy_verified",
+    "features_of_artefact",
     "pack_calibration",
     "read_baseline",
     "read_bundle",
@@ -58,7 +60,7 @@ GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
 NATIVE_FILES = (XGBOOST_FILE, LIGHTGBM_FILE, CATBOOST_FILE)
 """The model in the form of the library that trained it, for people and to compare ``model.onnx`` with; no pickle."""
-KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES, TREES_FILE))
+KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES, TREES_FILE, COLUMNS_FILE))
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
 _RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
@@ -172,8 +174,8 @@ def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byt
     ----------
     folder : a new or empty folder
     facts : every field of ``Manifest`` but ``format_version`` and ``files``
-    files : name to content; the required ones and, where there are such, the model in its library's own form and
-        ``trees.npz``
+    files : name to content; the required ones and, where there are such, the model in its library's own form,
+        ``trees.npz`` and ``columns.json``
 
     Raises
     ------
@@ -227,13 +229,13 @@ def read_baseline(folder: Path, expected_hash: str | None, admit: Callable[[str]
     manifest, model_hash = _read_manifest(folder, expected_hash)
     admit(model_hash)
     _check_names(manifest.files)
-    names = (CALIBRATION_FILE, FALLBACK_FILE)
+    names = (CALIBRATION_FILE, FALLBACK_FILE, *(name for name in (COLUMNS_FILE,) if name in manifest.files))
     content = {name: _read_verified(folder / name, manifest.files[name]) for name in names}
     return _baseline(manifest, model_hash, content)
 
 
 def _baseline(manifest: Manifest, model_hash: str, content: Mapping[str, bytes]) -> Bundle:
-    features = _matching_features(manifest)
+    features = features_of_artefact(manifest, content)
     facts = manifest.groups
     groupings = None if facts is None else _groupings(facts, features)
     n_cells = 0 if facts is None else sum(cell.is_own for cell in facts.cells)
@@ -348,8 +350,24 @@ def _read_verified(path: Path, entry: FileEntry) -> bytes:
     return raw
 
 
-def _matching_features(manifest: Manifest) -> FeatureVersion:
-    features = get_feature_version(manifest.feature_version)
+def features_of_artefact(manifest: Manifest, content: Mapping[str, bytes]) -> FeatureVersion:
+    """The feature version of a model: of the code here, or made of the column table that travels with the model.
+
+    Parameters
+    ----------
+    content : verified content of the artefact's files, the column table among them where there is one
+
+    Raises
+    ------
+    UnknownFeatureVersion, FeatureVersionMismatch, ArtefactError
+        As :func:`read_bundle`.
+    """
+    if COLUMNS_FILE in content:
+        features = version_of_bytes(manifest.feature_version, content[COLUMNS_FILE], COLUMNS_FILE)
+    else:
+        features = get_feature_version(manifest.feature_version)
+        if features.is_table:
+            raise ArtefactError(COLUMNS_FILE, f"is missing: {features.name} is a column table, which is with its model")
     if features.module_hash != manifest.feature_module_sha256:
         raise FeatureVersionMismatch(features.name, manifest.feature_module_sha256, features.module_hash)
     if table_hash(features.columns) != manifest.column_table_sha256:
@@ -365,7 +383,7 @@ def _groupings(facts: GroupFacts, features: FeatureVersion) -> Groupings:
     for grouping in facts.declared:
         column = columns.get(grouping.column)
         is_feature = column is not None and column.role == "feature"
-        levels = column.levels if is_feature and column is not None else grouping.levels
+        levels = coded_levels(column) if is_feature and column is not None else grouping.levels
         if grouping.is_feature != is_feature or (column is not None and not is_feature) or grouping.levels != levels:
             raise ArtefactError(
                 MANIFEST_FILE, f"the grouping {grouping.name} does not fit the columns of {features.name}"

@@ -223,7 +223,7 @@ class Manifest(_Part):
 
     format_version: Literal[1]
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-    feature_version: str = Field(pattern=r"^v[0-9]+$")
+    feature_version: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     feature_module_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     column_table_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     n_features: int = Field(ge=1)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from ml_core.base.arrays import Label
 from ml_core.base.errors import ConfigError, RolloutRefused
-from ml_core.serve.model.manifest import Manifest
+from ml_core.features.columns import Column
+from ml_core.serve.features.versions import FeatureVersion
 from ml_core.serve.rollout.rollout_state import CircuitMode, CircuitOrder, Flags, GuardLimits, RolloutState, Slot
 
 __all__ = [
     "Change",
+    "Contract",
     "canary",
     "check_same_contract",
     "circuit",
@@ -23,6 +27,8 @@ __all__ = [
     "rollback",
     "shadow",
 ]
+
+_MOST_NAMED = 5
 
 Change = Callable[[RolloutState], RolloutState]
 """From a state to the next; the store adds generation, time and author."""
@@ -140,7 +146,30 @@ def circuit(slot: Slot, mode: CircuitMode, *, reset: bool = False) -> Change:
     return change
 
 
-def check_same_contract(tag: str, model: Manifest, champion: Manifest) -> None:
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a model has to do with its callers: what it asks, and what it answers.
+
+    How the model makes its matrix of the columns is none of their business, and neither are the sentences about them.
+
+    Attributes
+    ----------
+    columns : raw columns, as a record may have them
+    classes : labels, in order
+    """
+
+    columns: tuple[Column, ...]
+    classes: tuple[Label, ...]
+
+    @classmethod
+    def of(cls, features: FeatureVersion, classes: Sequence[Label]) -> Contract:
+        """The contract of a model with that feature version and these labels."""
+        silent: dict[str, Any] = {"doc": "", "examples": (), "transform": None, "missing_flag": False}
+        asked = (replace(column, **silent) for column in features.columns if column.role != "label")
+        return cls(tuple(asked), tuple(classes))
+
+
+def check_same_contract(tag: str, model: Contract, champion: Contract) -> None:
     """Check that the model of that tag takes the champion's requests and answers with the champion's labels.
 
     Raises
@@ -148,8 +177,11 @@ def check_same_contract(tag: str, model: Manifest, champion: Manifest) -> None:
     RolloutRefused
         It needs other raw columns or has other classes, and must be served by itself.
     """
-    if model.column_table_sha256 != champion.column_table_sha256:
-        raise RolloutRefused(tag, "needs other raw columns than the champion: serve it by itself")
+    if model.columns != champion.columns:
+        names = sorted({c.name for c in {*model.columns} ^ {*champion.columns}})
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        which = f"{', '.join(names[:_MOST_NAMED])}{more}" if names else "their order"
+        raise RolloutRefused(tag, f"needs other raw columns than the champion ({which}): serve it by itself")
     if model.classes != champion.classes:
         raise RolloutRefused(tag, "answers in other labels than the champion: serve it by itself")
 

@@ -133,7 +133,7 @@ class Assembler:
             return None, ""
         try:
             model = self._model(state.challenger, state, old, gated=state.mode == "canary")
-            check_same_contract(model.model.tag, model.manifest, champion.manifest)
+            check_same_contract(model.model.tag, model.contract, champion.contract)
         except SuretyError as error:
             logger.exception("challenger.not_loaded", extra={"code": error.code, "reason": str(error)})
             return None, str(error)
@@ -148,7 +148,7 @@ class Assembler:
             return None
         try:
             model = self._model(state.previous, state, old, gated=True)
-            check_same_contract(model.model.tag, model.manifest, champion.manifest)
+            check_same_contract(model.model.tag, model.contract, champion.contract)
         except SuretyError as error:
             logger.warning("previous.not_loaded", extra={"code": error.code, "reason": str(error)})
             return None

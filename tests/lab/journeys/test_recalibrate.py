@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,6 +19,7 @@ from ml_core.lab.journeys.recalibrate import Recalibrated, recalibrate
 from ml_core.lab.judging.deployment_gate import validate_deployment
 from ml_core.lab.judging.promoter import Promotion, promote_version
 from ml_core.lab.log_care.erasure import erase_training_rows
+from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.labelled_rows import outcome_rows_from_store, split_of
 from ml_core.lab.watching.health_monitor import ledger_path
@@ -31,31 +30,12 @@ from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.model.bundle import ONNX_FILE, XGBOOST_FILE, read_bundle
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
+from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
-from tests.homes import bento_store
+from tests.lab.journeys.conftest import config
 from tests.lab.training.test_weighting import older
 from tests.lab.watching.ward import Ward, patients
-from tests.toy_models import NAME, toy_config, toy_frame
-
-
-def config(**changes: Any) -> ModelConfig:
-    return toy_config(gate={"min_roc_auc": 0.6, "min_positives": 40}, **changes)
-
-
-@pytest.fixture
-def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
-    """A ward whose champion was trained from the feature store, registered, judged and promoted."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with bento_store(tmp_path / "bento"):
-        place = Ward(tmp_path)
-        settings = place.home.settings
-        FeatureStore(settings.feature_store, NAME).overwrite("v1", toy_frame())
-        promotion_path(settings.promotions, NAME).unlink()
-        version = train_challenger(config(), settings, lambda _: None).version
-        assert version is not None
-        assert promote_version(ModelRegistry(settings), version, config(), settings).decision == "promoted"
-        yield place
-        place.close()
+from tests.toy_models import NAME, toy_frame
 
 
 def strangers(n: int, seed: int, younger_by: int = 0) -> pd.DataFrame:
@@ -161,6 +141,21 @@ def test_without_a_loss_of_coverage_there_is_nothing_to_promote(ward: Ward) -> N
     assert found.outcome == "passed"
     promotion = promote(ward, found.version)
     assert (promotion.decision, refused(promotion)) == ("refused", ["recalibration_needed"])
+
+
+def test_after_a_drift_alarm_the_same_model_with_the_new_patients_as_reference_takes_the_place(ward: Ward) -> None:
+    """Coverage has held, so nothing is better; but answers would stay suspect without end."""
+    registry = ModelRegistry(ward.home.settings)
+    served = import_version(registry, registry.by_version(NAME, "1"), ward.home.settings)
+    ward.home.change(changes.full(served.tag))
+    ward.look()
+    rows = strangers(5_000, 49)
+    known_outcomes(ward, rows.assign(bp_systolic=(rows["bp_systolic"] + 12.0).clip(50, 300)))
+    found = done(ward)
+    promotion = promote(ward, found.version)
+    rules = {rule.rule: rule for rule in promotion.rules}
+    assert rules["recalibration_needed"].note == "alarm drift"
+    assert (promotion.decision, refused(promotion)) == ("promoted", [])
 
 
 def test_done_again_it_finds_the_model_it_made(ward: Ward) -> None:

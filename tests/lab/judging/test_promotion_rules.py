@@ -133,12 +133,13 @@ def test_more_than_two_classes_are_weighed_one_against_the_rest():
     ]
 
 
-def test_an_equal_model_may_replace_a_champion_whose_coverage_alarm_is_on():
+@pytest.mark.parametrize("alarm", ["coverage:1", "drift"])
+def test_an_equal_model_may_replace_a_champion_whose_alarm_is_on(alarm):
     labels, groups, new, old = drawn(np.random.default_rng(3), 20_000, 0.9)
     better, champion = scored(new, labels, mean_set_size=1.9), scored(old, labels)
-    rules = compare(LIMITS, labels, groups, better, champion, alarms=("coverage:1",))
+    rules = compare(LIMITS, labels, groups, better, champion, alarms=(alarm,))
     assert failed(rules) == []
-    assert "coverage:1" in rules[0].note
+    assert alarm in rules[0].note
     assert failed(compare(LIMITS, labels, groups, scored(new, labels), scored(old, labels))) != []
 
 

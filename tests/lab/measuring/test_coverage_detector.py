@@ -62,11 +62,12 @@ def test_two_blocks_by_hand():
 
 
 def by_definition(stream, mu0, size):
-    """Evidence and variances, from all blocks of the stream anew."""
+    """Evidence, variances and the ratios of these after each block, from all blocks of the stream anew."""
     blocks = [sum(stream[i : i + size]) for i in range(0, len(stream) - size + 1, size)]
-    evidence, variances = [0.0] * len(BETS), [1.0] * 4
+    evidence, variances, ratios = [0.0] * len(BETS), [1.0] * 4, [1.0]
     for end in range(1, len(blocks) + 1):
-        ratio = min(4.0, max(1.0, max(variances[1:]) / max(1.0, variances[0])))
+        runs = (end - 1) // 8  # complete runs of 8 blocks before this block
+        ratio = max(min(ratios[-1], 2.0), ratios[8 * max(1, runs - 1)]) if runs else ratios[-1]
         for n, bet in enumerate(BETS):
             stake = min(bet, 0.9 / mu0)
             evidence[n] = (evidence[n] + size / 5) * (1 + stake * (blocks[end - 1] / size - mu0)) ** (1 / ratio)
@@ -77,7 +78,8 @@ def by_definition(stream, mu0, size):
                 found = (b - a) ** 2 / 2 / (length * size * mu0 * (1 - mu0))
                 value += (found - value) * max(1 / (4 + pair), 1 / 64)
             variances[n] = value
-    return evidence, variances
+        ratios.append(min(4.0, max(1.0, max(variances[1:]) / max(1.0, variances[0]))))
+    return evidence, variances, ratios
 
 
 @settings(deadline=None)
@@ -85,9 +87,10 @@ def by_definition(stream, mu0, size):
 def test_the_state_is_its_definition(stream, mu0, size):
     state = update(DetectorState(mu0, 1e200, block=size), stream)
 
-    evidence, variances = by_definition(stream, mu0, size)
+    evidence, variances, ratios = by_definition(stream, mu0, size)
     assert state.evidence == pytest.approx(evidence, rel=1e-9)
     assert state.variances == pytest.approx(variances, rel=1e-9)
+    assert state.earlier_ratios == pytest.approx(ratios[8::8][-2:], rel=1e-9)
 
 
 @given(rates, st.lists(st.integers(0, 1_000), min_size=BLOCK + 1, max_size=BLOCK + 1), st.floats(1.0, 50.0))
@@ -164,6 +167,22 @@ def test_one_ward_of_36_misses_is_no_alarm_and_misses_that_go_on_are():
 
     assert not update(calm, [True] * 36 + [False] * 100).is_alarmed
     assert update(calm, [True] * 200).is_alarmed
+
+
+def test_a_sudden_loss_does_not_hide_itself_and_wards_known_before_it_still_count():
+    rng = np.random.default_rng(4)
+    calm, warded = (
+        update(DetectorState(0.103), rng.random(1_200) < 0.1),
+        update(DetectorState(0.103, 1e200), runs_of(48, 1)),
+    )
+    lost = rng.random(240) < 0.6
+
+    after = update(replace(calm, threshold=1e200), lost)
+
+    assert max(after.variances[1:]) / max(1.0, after.variances[0]) > 3.0  # what the change alone makes of it
+    assert calm.variance_ratio <= update(replace(calm, threshold=1e200), lost[:96]).variance_ratio <= 2.0
+    assert update(calm, lost).alarm_at <= calm.labels + 96
+    assert update(warded, lost[:96]).variance_ratio > 3.0
 
 
 # --- one detector, over time --------------------------------------------------------------------------------------
@@ -274,6 +293,8 @@ def test_flags_that_are_not_true_or_false_are_refused(flags):
         {"mu0": 2.0},
         {"variances": (1.0,) * 3},
         {"variances": (nan, 1.0, 1.0, 1.0)},
+        {"earlier_ratios": (1.0, 1.0, 1.0)},
+        {"earlier_ratios": (0.5,)},
         {"open_misses": (-1, 0, 0, 0)},
         {"open_misses": (3, 3, 3, 3)},
         {"in_blocks": 3},

@@ -210,11 +210,11 @@ def test_of_an_erased_answer_what_is_left(home):
 def test_a_feature_version_that_this_code_does_not_have_leaves_the_values(home, monkeypatch):
     from ml_core.base.errors import UnknownFeatureVersion
 
-    def unknown(name):
+    def unknown(_, name):
         raise UnknownFeatureVersion(name, ("v9",))
 
     given = asked(home)
-    monkeypatch.setattr("ml_core.lab.past_answers.audit.get_feature_version", unknown)
+    monkeypatch.setattr("ml_core.lab.past_answers.audit.kept_version", unknown)
     rows = found(home, given.request_id).input
     assert (rows[0]["value"], rows[0]["unit"]) == (71, "")
 

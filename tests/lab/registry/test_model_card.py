@@ -30,7 +30,6 @@ from ml_core.lab.registry.model_card import (
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
-from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import verify_folder
 from ml_core.serve.model.promotion_record import GateReport
 from tests.homes import (
@@ -44,6 +43,7 @@ from tests.homes import (
     table_home,
     trained,
 )
+from tests.own_versions import forget
 
 DASH = "\N{EN DASH}"
 WORDS = CardConfig(
@@ -370,7 +370,7 @@ def three_findings(tmp_path, monkeypatch) -> tuple[ModelConfig, LabelledRows]:
     config = ModelConfig(model="three", feature_version="v91", data=DataConfig(source=tmp_path / "x.parquet"))
     yield config, label_rows(frame, "v91", SplitConfig(), "a frame")
     sys.modules.pop("ml_core.serve.features.v91", None)
-    get_feature_version.cache_clear()
+    forget()
 
 
 def test_more_than_two_findings_have_a_row_each(three_findings):

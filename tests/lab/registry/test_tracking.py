@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
-from ml_core.lab.registry.tracking import code_state, register, travelling_code
+from ml_core.lab.registry.tracking import _own_module, code_state, register, travelling_code
+from ml_core.lab.training.labelled_rows import label_rows
+from ml_core.lab.training.learner import train_model
+from ml_core.serve.features.table_versions import STANDARD, table_version
+from ml_core.serve.features.versions import get_feature_version, module_version, register_version
 from tests.homes import MODEL, registered_home, road_config, road_model, road_rows
+from tests.toy_models import toy_config, toy_frame
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,40 @@ def test_the_commit_is_known_only_where_git_keeps_this_code(monkeypatch, tmp_pat
     clean = code_state()
     (package / "new.py").write_text("")
     assert (len(clean["code_commit"]), clean["code_dirty"], code_state()["code_dirty"]) == (40, "false", "true")
+
+
+READ = """
+import pathlib, sys
+sys.path = [p for p in sys.path if not (pathlib.Path(p) / "ml_core").is_dir()]
+sys.path.insert(0, sys.argv[1])
+from ml_core.serve.model.bundle import read_bundle
+from ml_core.serve.model.predictor import Predictor, check_golden
+bundle = read_bundle(pathlib.Path(sys.argv[2]))
+check_golden(Predictor(bundle))
+print(bundle.features.name, bundle.features.source)
+"""
+DECADES = """
+import numpy as np
+FEATURE_NAMES = ("decades", "glucose")
+def transform(columns):
+    return np.stack([columns["age"] / 10, columns["glucose"]], axis=1).astype(np.float32)
+"""
+
+
+@pytest.mark.parametrize("transform", [STANDARD, "tens"])
+def test_what_travels_is_enough_for_a_column_table_and_for_a_module_of_ones_own(tmp_path, transform):
+    (tmp_path / "tens.py").write_text(DECADES)
+    register_version(module_version(tmp_path / "tens.py"))
+    version = table_version(get_feature_version("v1").columns, transform)
+    rows = label_rows(toy_frame(), version.name, toy_config().split, "toy cohort")
+    model = train_model(toy_config(feature_version=version.name), rows, tmp_path / "bundle", lambda _: None)
+    travelling_code(tmp_path / "code")
+    _own_module(model, tmp_path / "code")
+    command = [sys.executable, "-I", "-c", READ, str(tmp_path / "code"), str(tmp_path / "bundle")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    beside = tmp_path / "code" / "surety_features" / "tens.py"
+    assert done.stdout.split() == [version.name, str(beside if transform == "tens" else None)]
 
 
 def test_only_what_the_pyfunc_needs_travels(tmp_path):

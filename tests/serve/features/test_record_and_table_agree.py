@@ -12,10 +12,11 @@ from ml_core.lab.data.schemas import get_schema, validate_frame
 from ml_core.serve.features.column_rules import shown_name
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.table import encode_table
-from ml_core.serve.features.versions import get_feature_version, known_versions
+from ml_core.serve.features.versions import get_feature_version
+from tests.own_versions import EVERY_KIND
 from tests.raw_rows import any_rows, object_frame, valid_rows
 
-pytestmark = pytest.mark.parametrize("name", known_versions())
+pytestmark = pytest.mark.parametrize("name", EVERY_KIND, ids=lambda name: name.partition("_")[0])
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 

@@ -13,6 +13,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.config import DataConfig, ModelConfig
 from ml_core.lab.data.feature_pipeline import FeaturePipeline, PipelineResult
 from ml_core.serve.features.versions import get_feature_version
+from tests.own_versions import forget
 
 MODULE = '''"""Feature version v90: one number."""
 
@@ -40,7 +41,7 @@ def written(tmp_path, monkeypatch) -> Iterator[Callable[[str], None]]:
     monkeypatch.setattr(ml_core.serve.features, "__path__", [*ml_core.serve.features.__path__, str(tmp_path)])
     yield lambda source: (tmp_path / "v90.py").write_text(source) and None
     sys.modules.pop("ml_core.serve.features.v90", None)
-    get_feature_version.cache_clear()
+    forget()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from ml_core.features.columns import table_hash
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.versions import get_feature_version, known_versions
+from tests.own_versions import STANDARD
 
 # A changed module is a new version: write vN+1.py and add its line here, never change a line.
 FROZEN = {
@@ -22,6 +23,8 @@ FROZEN = {
         "5b980dda0b23816ffecce3537682548b751fa6e640a3423675a11b7960a22c1a",
     ),
 }
+
+FROZEN_STANDARD = "efa289e4162c900802ddcecd7d31345423f123ab53cb28bdc16f87742a23188b"
 
 VERSIONS = Path(__file__).parents[3] / "ml_core" / "serve" / "features"
 
@@ -156,6 +159,12 @@ def test_a_registered_version_is_the_one_that_was_frozen(name):
     assert table_hash(version.columns) == columns_hash
 
 
+def test_the_standard_transform_is_the_one_that_was_frozen():
+    """The hash is in every model of a column table. Another transform is another file beside it."""
+    found = hashlib.sha256((VERSIONS / "standard.py").read_bytes()).hexdigest()
+    assert found == get_feature_version(STANDARD).module_hash == FROZEN_STANDARD
+
+
 def imports_of(source):
     """Every module that this source imports, relative imports with their dots."""
     for node in ast.walk(ast.parse(source)):
@@ -165,7 +174,7 @@ def imports_of(source):
             yield "." * node.level + (node.module or "")
 
 
-@pytest.mark.parametrize("name", known_versions())
+@pytest.mark.parametrize("name", [*known_versions(), "standard"])
 def test_a_version_imports_one_address_of_ml_core(name):
     """This address is in the hash of every model, so it can never move; a second one would be one more."""
     found = imports_of((VERSIONS / f"{name}.py").read_text())

@@ -102,6 +102,42 @@ def test_timestamps_are_moments_in_utc(unit: str, moment: datetime, zone: str | 
     assert table.ids["a"] == [moment.replace(tzinfo=None), None]
 
 
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 64, 1_001])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_booleans_are_read_bit_by_bit(n: int, compression: str | None) -> None:
+    sent = [(True, False, None)[i * i % 3] if i % 5 else i % 2 == 0 for i in range(n)]
+    kept = pa.array([False, *sent], pa.bool_()).slice(1)  # begins within a byte
+    assert values(kept, compression=compression) == ([sent] if n else [])
+    column = Column("a", "bool", "Whether.", nullable=True)
+    for cells in cells_of(kept, compression=compression):
+        table = encode_table([column], {"a": cells})
+        assert not table.problems
+        assert table.arrays["a"].tolist() == [-1 if value is None else int(value) for value in sent]
+
+
+def test_booleans_may_stand_in_a_dictionary() -> None:
+    assert values(coded([0, 1, None, 1], [True, False])) == [[True, False, None, False]]
+
+
+def test_fewer_bits_than_rows_are_refused() -> None:
+    body = stream(pa.record_batch({"a": pa.array([True] * 9)}))
+    shorter = body.replace(struct.pack("<qq", 0, 2), struct.pack("<qq", 0, 1))
+    assert shorter != body
+    assert refusal(shorter) == "invalid_arrow"
+
+
+@pytest.mark.parametrize("sent", [[1, 0], [1.0, 0.0], ["true", "false"]])
+def test_only_booleans_are_booleans(sent: list[Any]) -> None:
+    table = encode_table([Column("a", "bool", "Whether.")], {"a": cells_of(pa.array(sent))[0]})
+    assert table.checks == {("a", "not a boolean"): 2}
+
+
+@pytest.mark.parametrize("dtype", ["int", "float", "category", "text", "datetime"])
+def test_a_boolean_is_nothing_else(dtype: str) -> None:
+    column = Column("a", dtype, "What.", levels=(0, 1) if dtype == "category" else ())
+    assert not encode_table([column], {"a": cells_of(pa.array([True, False]))[0]}).good.any()
+
+
 @pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
 def test_dates_are_moments_at_midnight(kind: pa.DataType) -> None:
     sent = [date(2026, 1, 31), None, date(1900, 1, 1)]

@@ -23,6 +23,7 @@ from ml_core.features.columns import Column
 from ml_core.serve.log.database import genesis_head
 from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_json, id_text, next_head, stored_digest
 from ml_core.serve.log.log_files import LogFile, day_of, log_files
+from ml_core.serve.log.log_keys import LogKey
 from ml_core.serve.log.prediction_store import LogCounts
 from ml_core.serve.log.segments import Segment, write_segment
 from ml_core.serve.log.writer import LogWriter
@@ -178,8 +179,8 @@ def spoil(path: Path, at: int, garbage: bytes) -> None:
 # --- what lies in files -----------------------------------------------------------------------------------------------
 
 
-def entries(path: Path) -> list[sqlite3.Row]:
-    """All rows of a database, in their order, after SQLite has found it sound and the chain was recomputed."""
+def entries(path: Path, key: LogKey | None = None) -> list[sqlite3.Row]:
+    """All rows of a database, in their order, after SQLite has found it sound and the chain of that key was recomputed."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
@@ -187,28 +188,28 @@ def entries(path: Path) -> list[sqlite3.Row]:
             "SELECT e.*, l.digest AS lineage_digest FROM entry e JOIN lineage l ON l.id = e.lineage ORDER BY seq"
         ).fetchall()
     (file,) = (file for file in log_files(path.parent) if file.path == path)
-    check_chain(file, found)
+    check_chain(file, found, key)
     return found
 
 
-def check_chain(file: LogFile, rows: Sequence[sqlite3.Row]) -> None:
+def check_chain(file: LogFile, rows: Sequence[sqlite3.Row], key: LogKey | None = None) -> None:
     """Every digest is that of its row, every head that of its commit, and the last row ends a commit."""
-    head, digests = genesis_head(file.day, file.worker), []
+    head, digests = genesis_head(file.day, file.worker, key), []
     for number, stored_row in enumerate(rows, start=1):
         assert stored_row["seq"] == number
         if stored_row["answer"] != ERASED:
             assert stored_digest(stored_row, stored_row["lineage_digest"]) == stored_row["digest"]
         digests.append(stored_row["digest"])
         if stored_row["head"] is not None:
-            head = next_head(head, digests)
+            head = next_head(head, digests, key)
             assert head == stored_row["head"]
             digests = []
     assert digests == []
 
 
-def ids_in(folder: Path) -> list[bytes]:
-    """Ids of all rows of all (sound) databases of a folder."""
-    return [found["request_id"] for file in log_files(folder) for found in entries(file.path)]
+def ids_in(folder: Path, key: LogKey | None = None) -> list[bytes]:
+    """Ids of all rows of all (sound) databases of a folder, whose chains that key makes."""
+    return [found["request_id"] for file in log_files(folder) for found in entries(file.path, key)]
 
 
 def ids_of(rows: Sequence[Row]) -> set[bytes]:

@@ -15,18 +15,20 @@ from pydantic import ValidationError
 
 import ml_core.serve.model.bundle as bundle_module
 from ml_core.base.errors import ArtefactError, ChecksumMismatch, FeatureVersionMismatch, GoldenMismatch
+from ml_core.serve.features.table_versions import COLUMNS_FILE
 from ml_core.serve.model.bundle import (
     CALIBRATION_FILE,
     GOLDEN_FILE,
     ONNX_FILE,
     pack_calibration,
+    read_baseline,
     read_bundle,
     verify_folder,
     write_bundle,
 )
 from ml_core.serve.model.manifest import MANIFEST_FILE, Manifest, parse_manifest
 from ml_core.serve.model.predictor import Predictor, check_golden
-from tests.toy_models import copied_bundle, grouped_toy, toy_model, toy_record
+from tests.toy_models import copied_bundle, grouped_toy, table_toy, toy_model, toy_record
 
 
 @pytest.fixture
@@ -51,6 +53,47 @@ def rewritten(folder: Path, to: Path, **contents: bytes) -> Path:
     facts = manifest.model_dump(exclude={"files", "format_version"})
     write_bundle(to, facts, {**files, **{name.replace("__", "."): raw for name, raw in contents.items()}})
     return to
+
+
+def remade_table(to: Path, columns: bytes | None = None, **changes: object) -> Path:
+    """The artefact of the toy whose column table is data, with another table or other facts."""
+    manifest, _, files = verify_folder(table_toy().folder)
+    facts = manifest.model_dump(exclude={"files", "format_version"})
+    files = {**files, COLUMNS_FILE: files[COLUMNS_FILE] if columns is None else columns}
+    write_bundle(to, {**facts, **changes}, {name: raw for name, raw in files.items() if raw})
+    return to
+
+
+def test_a_column_table_travels_with_its_model(tmp_path: Path) -> None:
+    bundle = read_bundle(remade_table(tmp_path / "made"))
+    assert bundle.features.is_table
+    check_golden(Predictor(bundle))
+    baseline = read_baseline(tmp_path / "made", None, lambda _: None)
+    assert baseline.features.columns == bundle.features.columns
+
+
+def test_a_column_table_is_covered_by_the_hash_of_the_model(tmp_path: Path) -> None:
+    made = remade_table(tmp_path / "made")
+    raw = (made / COLUMNS_FILE).read_bytes()
+    (made / COLUMNS_FILE).write_bytes(raw.replace(b"120", b"121", 1))
+    with pytest.raises(ChecksumMismatch, match=COLUMNS_FILE):
+        read_bundle(made)
+
+
+def test_the_table_of_another_name_is_refused(tmp_path: Path) -> None:
+    raw = (table_toy().folder / COLUMNS_FILE).read_bytes().replace(b"120", b"121", 1)
+    with pytest.raises(ArtefactError, match="is the table of table_"):
+        read_bundle(remade_table(tmp_path / "made", raw))
+    with pytest.raises(ArtefactError, match=r"columns\.json: is missing: table_\w+ is a column table"):
+        read_bundle(remade_table(tmp_path / "without", b""))
+    with pytest.raises(ArtefactError, match=COLUMNS_FILE):
+        read_bundle(remade_table(tmp_path / "code", feature_version="v1"))
+
+
+def test_another_standard_transform_than_the_one_that_trained_is_refused(tmp_path: Path) -> None:
+    made = remade_table(tmp_path / "made", feature_module_sha256="0" * 64)
+    with pytest.raises(FeatureVersionMismatch, match="Use the edition that trained it, or train it again"):
+        read_bundle(made)
 
 
 def test_whole_folder_is_read_and_reproduces_its_golden_answers(folder: Path) -> None:

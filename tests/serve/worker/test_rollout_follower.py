@@ -16,6 +16,7 @@ from ml_core.serve.rollout.worker_reports import read_reports
 from tests.homes import bento_store
 from tests.serve.answering.builders import ask, until
 from tests.serve.answering.stored import Home, Worker, with_other_columns, with_other_labels
+from tests.toy_models import table_toy
 
 GUARDS = GuardLimits(set_size=1.9)
 
@@ -266,6 +267,18 @@ def test_a_challenger_of_another_contract_is_refused(home, worker, bundle, words
     assert (worker.tags(), worker.live.mode) == ({"champion": home.v1}, "off")
     assert words in worker.problem
     assert slot_of(worker) == "champion"
+
+
+def test_a_challenger_of_a_column_table_with_the_same_columns_takes_over_from_one_in_code(home, worker):
+    """What callers are asked for decides; what a model makes of it does not."""
+    tag = home.add("9", table_toy().folder)
+    home.change(changes.shadow(tag))
+    worker.look()
+    assert (worker.tags(), worker.live.mode, worker.problem) == ({"champion": home.v1, "challenger": tag}, "shadow", "")
+    home.change(changes.full(tag))
+    worker.look()
+    assert worker.live.champion.feature_version == table_toy().bundle.features.name
+    assert not ask(worker.live).fallback_used
 
 
 def test_a_previous_champion_of_another_contract_is_no_fallback(home, worker):

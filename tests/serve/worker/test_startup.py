@@ -102,7 +102,7 @@ def test_whoever_starts_the_service_reads_why_something_was_not_taken_up(tmp_pat
     }
     code = "import bentoml, service; service.Surety.inner.prepare()"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]

@@ -1,0 +1,154 @@
+"""Feature versions whose column table is data: named by the table's sha256, kept in artefacts and in the home.
+
+The transform is ``standard``, or that of a module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+
+import ml_core.serve.features.standard
+from ml_core.base.errors import ArtefactError, ConfigError, UnknownFeatureVersion
+from ml_core.base.files import read_plain_file, write_whole
+from ml_core.features.columns import Column, table_hash
+from ml_core.serve.features.column_table import one_spelling, parse_columns, table_bytes
+from ml_core.serve.features.standard import StandardTransform, standard_fault, with_transforms
+from ml_core.serve.features.versions import FeatureVersion, get_feature_version, register_version, transform_version
+
+__all__ = ["COLUMNS_FILE", "STANDARD", "kept_version", "keep_table", "table_version", "version_of_bytes"]
+
+COLUMNS_FILE = "columns.json"
+"""The table in an artefact."""
+STANDARD = "standard"
+"""How a configuration names the transform of this package."""
+
+_STANDARD_NAME = "table"
+_NAME = re.compile(r"(?P<transform>[a-z][a-z0-9_]*)_(?P<digits>[0-9a-f]{12})")
+_KEPT = "columns"
+_LARGEST_TABLE = 1 << 24
+
+
+def table_version(columns: Sequence[Column], transform: str = STANDARD) -> FeatureVersion:
+    """The feature version of a column table, registered.
+
+    Parameters
+    ----------
+    columns : the table; with the standard transform, features without a transform get that of their type
+    transform : ``standard``, or the name of a feature version whose transform takes these columns
+
+    Raises
+    ------
+    ConfigError
+        The transform cannot take the table; the message names column and key.
+    UnknownFeatureVersion
+        There is no such transform.
+    """
+    columns = tuple(map(one_spelling, columns))
+    if transform == STANDARD:
+        return register_version(_standard(columns))
+    said = next((c.name for c in columns if c.transform is not None or c.missing_flag), None)
+    if said is not None:
+        raise ConfigError(f"{said}.transform", f"is for the standard transform; {transform} has one of its own")
+    return register_version(_with_module(columns, transform_version(transform)))
+
+
+def version_of_bytes(name: str, raw: bytes, where: str) -> FeatureVersion:
+    """The feature version of that name, from the bytes of its table, registered.
+
+    Parameters
+    ----------
+    raw : as :func:`table_bytes` writes them
+    where : of the bytes, for messages
+
+    Raises
+    ------
+    ArtefactError
+        They are not the table of that name.
+    UnknownFeatureVersion
+        The module that makes the matrix of that table is not here.
+    """
+    named = _NAME.fullmatch(name)
+    try:
+        columns = parse_columns(orjson.loads(raw), where)
+        if named is None or table_bytes(columns) != raw:
+            raise ArtefactError(where, "is no column table in the form it was written in (edited by hand?)")
+        transform = STANDARD if named["transform"] == _STANDARD_NAME else named["transform"]
+        version = table_version(columns, transform)
+    except (orjson.JSONDecodeError, ConfigError) as error:
+        raise ArtefactError(where, f"is no column table: {error}") from error
+    if version.name != name:
+        raise ArtefactError(where, f"is the table of {version.name}, not of {name}")
+    return version
+
+
+def keep_table(feature_store: Path, version: FeatureVersion) -> None:
+    """Keep the table of a version in the home, for where only its name is known; a version in code needs no keeping.
+
+    Parameters
+    ----------
+    feature_store : folder of the home's feature store
+    """
+    path = feature_store / _KEPT / f"{table_hash(version.columns)}.json"
+    if version.is_table and not path.exists():
+        with write_whole(path) as draft:
+            draft.write_bytes(table_bytes(version.columns))
+
+
+def kept_version(feature_store: Path, name: str) -> FeatureVersion:
+    """The feature version of that name, which may be of a table that the home keeps.
+
+    Raises
+    ------
+    UnknownFeatureVersion
+        It is not known here.
+    ArtefactError
+        The table that is kept is not the one that its file is named by.
+    """
+    with suppress(UnknownFeatureVersion):
+        return get_feature_version(name)
+    named = _NAME.fullmatch(name)
+    for path in sorted((feature_store / _KEPT).glob(f"{named['digits']}*.json")) if named is not None else ():
+        version = version_of_bytes(name, read_plain_file(path, _LARGEST_TABLE), path.name)
+        if table_hash(version.columns) != path.stem:
+            raise ArtefactError(path.name, "is not the column table that it is named by")
+        return version
+    return get_feature_version(name)  # which says what is known
+
+
+def _standard(columns: Sequence[Column]) -> FeatureVersion:
+    whole = with_transforms(columns)
+    if (fault := standard_fault(whole)) is not None:
+        where, _, problem = fault.partition(" ")
+        raise ConfigError(where, problem)
+    transform = StandardTransform(whole)
+    source = Path(ml_core.serve.features.standard.__file__).read_bytes()
+    return FeatureVersion(
+        name=_name(_STANDARD_NAME, whole),
+        columns=whole,
+        feature_names=transform.names,
+        transform=transform,
+        module_hash=hashlib.sha256(source).hexdigest(),
+        is_table=True,
+    )
+
+
+def _with_module(columns: Sequence[Column], module: FeatureVersion) -> FeatureVersion:
+    return FeatureVersion(
+        name=_name(module.name, columns),
+        columns=tuple(columns),
+        feature_names=module.feature_names,
+        transform=module.transform,
+        module_hash=module.module_hash,
+        is_table=True,
+        source=module.source,
+    )
+
+
+def _name(transform: str, columns: Sequence[Column]) -> str:
+    return f"{transform}_{table_hash(columns)[:12]}"
