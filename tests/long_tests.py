@@ -10,6 +10,12 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_an_edited_constant_of_the_feature_module_is_told_plainly",
     ),
     "cli/test_cmd_report.py": ("test_verify_finds_a_changed_row",),
+    "cli/test_cmd_run.py": (
+        "test_a_column_that_gives_every_class_away_stops_the_run_until_it_is_answered",
+        "test_a_run_ends_with_one_summary_and_goes_on_where_it_stopped",
+        "test_a_gate_that_refuses_says_why_and_what_to_do",
+        "test_starting_over_is_for_a_home_of_the_project",
+    ),
     "cli/test_cmd_retrain.py": (
         "test_a_refusal_is_a_sound_no",
         "test_forced_by_the_environment_it_trains_and_the_summary_tells_it",
@@ -60,6 +66,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_native_xgboost_models_need_no_trust",
         "test_what_cannot_become_one_of_ours_is_refused_in_one_line",
     ),
+    "lab/journeys/test_new_project.py": (),
     "lab/journeys/test_recalibrate.py": (),
     "lab/journeys/test_weighted_roads.py": (),
     "lab/journeys/test_retrain.py": (
@@ -125,6 +132,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "lab/registry/test_model_card.py": (),
     "lab/registry/test_model_registry.py": ("test_a_server_that_never_answers_is_given_up",),
     "lab/registry/test_model_signature.py": ("test_the_tool_reads_what_we_sign_and_we_read_what_it_signs",),
+    "lab/registry/test_tracking.py": ("test_what_travels_is_enough_for_a_column_table_and_for_a_module_of_ones_own",),
     "lab/report/test_collect.py": (
         "test_a_whole_ward_leaves_no_gap_and_is_told_on_a_page_that_can_be_mailed",
         "test_the_same_stores_and_moment_give_the_same_report",
@@ -160,6 +168,7 @@ LONG: dict[str, tuple[str, ...]] = {
     ),
     "serve/answering/test_fallback_chain.py": ("test_an_answer_is_the_asked_models_own_or_it_is_flagged",),
     "serve/features/test_record_and_table_agree.py": (),
+    "serve/features/test_table_versions.py": ("test_a_fresh_process_knows_a_table_by_its_artefact_alone",),
     "serve/features/test_table.py": ("test_a_table_of_a_million_wrong_cells_is_refused_as_a_whole",),
     "serve/features/test_versions_transforms.py": ("test_rows_together_alone_and_shuffled_give_the_same_bits",),
     "serve/http/test_landing_page.py": ("test_a_key_that_is_typed_in_shows_what_it_opens",),
@@ -177,6 +186,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_f8_a_page_that_breaks_while_open_ends_the_use_of_the_file",
         "test_f8_callers_who_come_as_fast_as_they_can_are_slowed_before_rows_are_lost",
     ),
+    "serve/model/test_bundle.py": ("test_a_column_table_travels_with_its_model",),
     "serve/model/test_prediction_sets.py": (
         "test_ranks_and_sets_equal_the_definition_in_rational_numbers",
         "test_prediction_is_in_every_set_that_is_not_empty",

@@ -131,9 +131,14 @@ def loaded_toy() -> LoadedModel:
     )
 
 
+def patient_settings() -> Settings:
+    """Settings of a service that does not take a busy machine for a broken model."""
+    return Settings(deadline_ms=60_000, circuit_p95_ms=60_000)
+
+
 def toy_live(runner: Runner | None = None, settings: Settings | None = None, **facts: Any) -> Live:
     """The toy model as the champion, with the given runner; ``facts`` are arguments of ``Live``."""
-    model, settings = loaded_toy(), settings or Settings()
+    model, settings = loaded_toy(), settings or patient_settings()
     guard = GuardedRunner(runner or ConformalRunner(model), model_breaker(NAME, settings), 2, settings)
     return Live(LiveModel(model, guard), **facts)
 

@@ -7,8 +7,9 @@ expected, and what to do. ``code`` is stable; clients and exit codes depend on i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 __all__ = [
     "ArtefactError",
@@ -124,11 +125,25 @@ class InvalidRows(SuretyError):
 
     code = "invalid_rows"
 
-    def __init__(self, where: str, rows: int, total: int, checks: Sequence[tuple[str, str, int]]) -> None:
+    def __init__(
+        self,
+        where: str,
+        rows: int,
+        total: int,
+        checks: Sequence[tuple[str, str, int]],
+        unknown_levels: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+    ) -> None:
         self.rows = rows
         self.total = total
         self.checks = tuple(checks)  # (column, check, how many rows)
-        detail = "; ".join(f"{column}: {check} ({count} rows)" for column, check, count in self.checks[:10])
+
+        def named(column: str, check: str) -> str:
+            levels = unknown_levels.get(column, {}) if check == "not a level" else {}
+            return f": {', '.join(f'{level!r} {n}' for level, n in levels.items())}" if levels else ""
+
+        detail = "; ".join(
+            f"{column}: {check} ({count} rows{named(column, check)})" for column, check, count in self.checks[:10]
+        )
         more = "" if len(self.checks) <= 10 else f"; and {len(self.checks) - 10} more"
         super().__init__(
             f"{where}: {rows} of {total} rows break the column table: {detail}{more}. "

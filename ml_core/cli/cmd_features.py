@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ml_core.cli.options import config_option, file_option
 from ml_core.cli.output import emit, note, output_option, picked
 
+if TYPE_CHECKING:
+    from ml_core.lab.config import ModelConfig
+
 
 @click.group(name="features")
 def command() -> None:
     """Bring raw rows into the feature store."""
+
+
+def _rule_of(config: ModelConfig) -> str:
+    if config.data.adapter == "diabetes130":
+        return "the data set's own rule: stays that ended in death or a hospice"
+    return "their label (data.leave_out_labels)"
 
 
 @command.command()
@@ -42,7 +52,7 @@ def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_ru
     if result.ignored:
         note(f"columns not used by {config.feature_version}: {', '.join(result.ignored)}")
     if result.left_out:
-        note(f"{result.left_out} stays that ended in death or a hospice were left out")
+        note(f"{result.left_out} rows were left out by {_rule_of(config)}")
     for change in result.type_changes:
         note(f"{change}; versions before keep what they hold")
     if dry_run:

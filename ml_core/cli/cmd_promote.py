@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ml_core.cli.options import config_of, judged_version, wanted_version
-from ml_core.cli.output import emit, note, output_option, refuse, rules_table
+from ml_core.cli.output import emit, note, output_option, refusals, refuse, rules_table
 
 
 @click.command(name="promote")
@@ -58,6 +58,6 @@ def command(
         output,
     )
     if found.decision == "refused":
-        refuse(f"refused by: {', '.join(rule.rule for rule in found.rules if not rule.passed)}")
+        refuse(refusals(found.failed))
     if not dry_run:
         note(f"next: surety import-model --model {config.model}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ml_core.cli.options import config_of, judged_version, wanted_version
-from ml_core.cli.output import emit, output_option, refuse, rules_table
+from ml_core.cli.output import emit, output_option, refusals, refuse, rules_table
 
 
 @click.command(name="validate")
@@ -53,4 +53,4 @@ def command(
         output,
     )
     if not report.passed:
-        refuse(f"refused by: {', '.join(report.failed_rules)}")
+        refuse(refusals([rule for rule in report.rules if not rule.passed]))

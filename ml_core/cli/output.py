@@ -26,6 +26,7 @@ __all__ = [
     "picked",
     "plain",
     "progress",
+    "refusals",
     "refuse",
     "rules_table",
 ]
@@ -115,6 +116,13 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda step: bar.advance(task, step)
+
+
+def refusals(failed: Sequence[RuleVerdict]) -> str:
+    """The rules that said no, by name in the first line, then one by one with numbers and what to do."""
+    from ml_core.lab.judging.rule_advice import refusal
+
+    return "\n".join([f"refused by: {', '.join(rule.rule for rule in failed)}", *map(refusal, failed)])
 
 
 def rules_table(rules: Sequence[RuleVerdict]) -> list[dict[str, Any]]:

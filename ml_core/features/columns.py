@@ -128,9 +128,23 @@ def table_fault(columns: Sequence[Column]) -> str | None:
     ):
         found = sum(c.role == role for c in columns)
         if found < least or (most is not None and found > most):
-            wanted = "at least one" if most is None else "one" if least else "one at most"
-            return f"{found} columns have the role {role!r}; {wanted} is wanted"
+            return _role_fault(role, found, _ROLES_IN_WORDS[role])
     return None
+
+
+_ROLES_IN_WORDS = {
+    "group": "which says whose a row is (where each row is a subject of its own, data.row_number makes one)",
+    "label": "which is predicted: a category with its levels",
+    "feature": "to learn from",
+    "id": "which names a row",
+    "time": "which says when a row was",
+}
+
+
+def _role_fault(role: str, found: int, told: str) -> str:
+    if not found:
+        return f"no column has the role {role!r}: give it to the one {told}"
+    return f"{found} columns have the role {role!r}: give it to one alone, {told}"
 
 
 def _column_fault(column: Column) -> str | None:

@@ -6,7 +6,7 @@ import difflib
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ml_core.base.errors import ConfigError
+from ml_core.base.near_names import meant
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
 from ml_core.serve.features.column_table import read_columns
 from ml_core.serve.features.table_versions import STANDARD, table_version
@@ -28,6 +29,7 @@ from ml_core.serve.features.versions import module_version, register_version
 __all__ = [
     "CardConfig",
     "ConformalConfig",
+    "CsvConfig",
     "DataConfig",
     "DriftConfig",
     "LEARNERS",
@@ -49,12 +51,49 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class CsvConfig(_Section):
+    """How a text table is written. It is read so every time; ``surety init`` finds it out and writes it down."""
+
+    separator: Literal[",", ";", "\t", "|"] = Field(",", description="Between two cells.")
+    decimal: Literal[".", ","] = Field(".", description="Before the decimals of a number.")
+    thousands: Literal["", ",", ".", " ", "'"] = Field("", description="Between groups of three digits; empty: none.")
+    encoding: Literal["utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1"] = Field(
+        "utf-8", description="Of the text; a byte order mark before utf-8 is passed over."
+    )
+    null_words: tuple[str, ...] = Field((), description="Cells that mean that nothing is known, besides the empty one.")
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> CsvConfig:
+        if self.decimal == self.thousands:
+            raise ValueError("decimal and thousands are different marks")
+        return self
+
+
 class DataConfig(_Section):
     """Where raw rows come from and how they become the feature version's columns."""
 
-    source: Path = Field(description="Parquet or CSV file with the raw rows.")
+    source: Path = Field(
+        description="Parquet or CSV file with the raw rows; with `columns`, its path is relative to this file."
+    )
     adapter: Literal["columns", "diabetes130"] = Field(
         "columns", description="How the file is typed: 'columns' (as the column table says) or a data set of its own."
+    )
+    csv: CsvConfig = Field(CsvConfig(), description="How the file is written where it is a text table.")
+    dates: dict[str, str] = Field(
+        default_factory=dict,
+        description="Form of the dates of a column that are not written like 2026-01-31, e.g. '%d.%m.%Y'.",
+    )
+    null_values: dict[str, tuple[int | float | str, ...]] = Field(
+        default_factory=dict, description="Values of a column that mean that nothing is known, e.g. [-999]."
+    )
+    leave_out_labels: tuple[int | str | None, ...] = Field(
+        (), description="Rows with these labels are left out; null for rows without a label."
+    )
+    row_number: str = Field(
+        "", description="Column to make of the row's number, for tables in which each row is a subject of its own."
+    )
+    known_before: tuple[str, ...] = Field(
+        (), description="Columns that give every class away alone and yet are known before the outcome is."
     )
 
 
@@ -409,6 +448,11 @@ class ModelConfig(_Section):
         None,
         description="The Python file of a feature version, or of a transform; its path is relative to this one.",
     )
+    subjects: str = Field(
+        "patients",
+        pattern=r"^[A-Za-z][A-Za-z _-]{0,39}$",
+        description="What the group column names, in the plural, for messages: customers, storms, machines.",
+    )
     seed: int = Field(20_140, ge=0)
     data: DataConfig
     split: SplitConfig = SplitConfig()
@@ -462,8 +506,27 @@ def load_config(path: Path) -> ModelConfig:
         config = ModelConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{path}: {'.'.join(str(p)[:60] for p in first['loc'])}", first["msg"]) from error
+        where = ".".join(str(p)[:60] for p in first["loc"])
+        raise ConfigError(f"{path}: {where}", _in_words(first["type"], first["loc"], first["msg"])) from error
     return _with_features(config, path)
+
+
+def _in_words(kind: str, place: tuple[str | int, ...], told: str) -> str:
+    """What pydantic says; of a key that is not known also the nearest one that is."""
+    if kind != "extra_forbidden":
+        return told.removeprefix("Value error, ")
+    section: Any = ModelConfig
+    for step in place[:-1]:
+        if isinstance(step, str):
+            section = _section_of(section.model_fields[step].annotation)
+    return f"is not known here; {meant(place[-1], section.model_fields)}"
+
+
+def _section_of(annotation: Any) -> type[BaseModel]:
+    """The section behind an annotation such as ``tuple[GroupConfig, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(section for part in get_args(annotation) if isinstance(section := _section_of(part), type))
 
 
 def _with_features(config: ModelConfig, path: Path) -> ModelConfig:
@@ -483,7 +546,9 @@ def _with_features(config: ModelConfig, path: Path) -> ModelConfig:
         raise ConfigError(str(columns), problem) from error
     if config.feature_version not in ("", version.name):
         raise ConfigError(f"{path}: feature_version", "is what columns says already: take it out")
-    return config.model_copy(update={"feature_version": version.name, "columns": columns, "module": module})
+    data = config.data.model_copy(update={"source": path.parent / config.data.source})
+    update = {"feature_version": version.name, "columns": columns, "module": module, "data": data}
+    return config.model_copy(update=update)
 
 
 def _why(error: OSError | ValueError) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.e2e.pythons import installed, new_python
 from tests.e2e.workplace import ROOT, Workplace
 
 DATA = ROOT.parent / "shared" / "data" / "diabetes130.parquet"
@@ -45,3 +48,20 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     config = written_config(place, "diabetes130.yaml", training=training, data={"source": str(DATA)})
     walk(place, config)
     return place
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python whose only project code is the wheel's."""
+    python = new_python(tmp_path_factory.mktemp("installed"), with_libraries=True)
+    return Path(installed(python, "--no-deps", "--no-index", str(wheel)))

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +19,8 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from ml_core.lab.config import SplitConfig
+from ml_core.lab.config import load_config
 from ml_core.lab.training.labelled_rows import split_of
 from tests.e2e.workplace import ROOT, free_port, kill_group
 from tests.verdicts import beta_binomial_band
@@ -50,7 +48,7 @@ class Step:
 
 @dataclass
 class Walk:
-    """The page's commands after they ran in a copy of the project whose server still runs."""
+    """The page's commands after they ran in an empty folder; its server still runs."""
 
     folder: Path
     environment: dict[str, str]
@@ -93,29 +91,19 @@ def is_whole(command: str) -> bool:
     return not command.endswith("\\")
 
 
-def copy_of_the_project(folder: Path) -> None:
-    """Copy the files of the project that git tracks or would track, and nothing that a run has made."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
-
-
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
-    folder = tmp_path_factory.mktemp("own") / "project"
-    copy_of_the_project(folder)
+    folder = tmp_path_factory.mktemp("own") / "mine"
+    folder.mkdir()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SURETY_", "MLFLOW_", "BENTOML_", "MODEL_"))}
     places = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": str(ROOT),
         "BENTOML_HOME": str(folder.parent / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     walk = Walk(folder, {**clean, **places}, [])
-    assert walk.run("python -c 'import ml_core; print(ml_core.__file__)'").stdout.startswith(str(folder))
     port, servers = free_port(), []
     walk.address = f"http://localhost:{port}"
     try:
@@ -126,7 +114,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
             for step in steps_of(block["text"]):
                 walk.steps.append(step)
                 command = step.command.replace("3000", str(port))
-                if "bentoml serve" in command:
+                if command.startswith("surety serve"):
                     servers.append(serve(walk, command))
                     continue
                 done = walk.run(command)
@@ -199,9 +187,9 @@ def what_differs(step: Step) -> list[str]:
 
 def test_the_page_has_what_it_is_about() -> None:
     blocks = [(block["path"], block["kind"]) for block in FENCE.finditer(PAGE)]
-    assert {("ml_core/serve/features/v3.py", "python"), ("configs/breast_mass.yaml", "yaml")} <= set(blocks)
+    assert {("make_rows.py", "python"), ("nuclei.yaml", "yaml"), ("record.json", "json")} <= set(blocks)
     commands = " ".join(s.command for b in FENCE.finditer(PAGE) if b["kind"] == "console" for s in steps_of(b["text"]))
-    road = ["features run", "train", "validate", "promote", "import-model", "bentoml serve", "/predict", "/labels"]
+    road = ["surety init", "surety run", "validate", "surety serve", "/predict", "/labels", "import-model", "promote"]
     assert [commands.index(words) for words in road] == sorted(commands.index(words) for words in road)
     assert len(re.findall(r"^```", PAGE, re.MULTILINE)) == 2 * len(blocks)
 
@@ -221,9 +209,9 @@ def test_every_output_on_the_page_is_what_the_commands_say(walked: Walk) -> None
 
 
 def test_the_served_model_covers_the_test_patients_of_every_class(walked: Walk) -> None:
-    rows = pd.read_parquet(walked.folder / "data" / "breast_mass.parquet")
-    split = SplitConfig(**yaml.safe_load((walked.folder / "configs" / "breast_mass.yaml").read_text())["split"])
-    parts = split_of(rows["patient_id"].to_numpy(), split)
+    rows = pd.read_csv(walked.folder / "breast_mass.csv")
+    split = load_config(walked.folder / "breast-mass" / "model.yaml").split
+    parts = split_of(rows["patient_id"].to_numpy(dtype=np.str_), split)
     test = rows[parts == "test"]
     records = test.drop(columns=["diagnosis"]).to_dict("records")
     answers = httpx.post(f"{walked.address}/predict_batch", json={"records": records}, timeout=60).json()["predictions"]
@@ -232,7 +220,7 @@ def test_the_served_model_covers_the_test_patients_of_every_class(walked: Walk) 
     for answer in answers:
         assert answer["prediction"] in labels
         assert set(answer["prediction_set"]) <= set(labels)
-        assert (answer["lineage"]["feature_version"], answer["fallback_used"]) == ("v3", False)
+        assert (answer["lineage"]["feature_version"][:6], answer["fallback_used"]) == ("table_", False)
     for label in labels:
         held = [
             label in a["prediction_set"] for a, true in zip(answers, test["diagnosis"], strict=True) if true == label
@@ -243,7 +231,9 @@ def test_the_served_model_covers_the_test_patients_of_every_class(walked: Walk) 
 
 def test_the_told_label_is_that_of_the_answer(walked: Walk) -> None:
     request_id = json.loads(walked.step("cat answer.json").out)["request_id"]
-    told = json.loads(walked.run(f"SURETY_MODEL_NAME=breast_mass surety labels show {request_id}").stdout)
+    told = json.loads(
+        walked.run(f"cd breast-mass && SURETY_MODEL_NAME=breast-mass surety labels show {request_id}").stdout
+    )
     assert (told["label"], told["answer_known"]) == ("malignant", True)
 
 

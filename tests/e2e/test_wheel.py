@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.pythons import installed, new_python
-from tests.e2e.workplace import ROOT, Workplace
+from tests.e2e.workplace import Workplace
 
 pytestmark = pytest.mark.e2e
 RECORD = {"age": 71, "glucose": 180.5, "bmi": 31.2, "bp_systolic": 142.0}
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (path,) = folder.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="module")
-def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python whose only project code is the wheel's."""
-    python = new_python(tmp_path_factory.mktemp("installed"), with_libraries=True)
-    return Path(installed(python, "--no-deps", "--no-index", str(wheel)))
 
 
 def surety(python: Path, folder: Path, *arguments: str) -> str:

@@ -127,7 +127,7 @@ class Load:
             assert process.stdin is not None
             process.stdin.close()
             process.stdin = None
-        out, _ = process.communicate(timeout=900)
+        out, _ = process.communicate(timeout=120)
         assert process.returncode == 0
         self.seen = [Seen(*json.loads(line)) for line in out.splitlines()]
 
@@ -230,11 +230,8 @@ class _Sender:
         self._waiting.append((raw, Seen(due_s)))
         if self._idle:
             self._go(self._idle.popleft())
-        elif self._open < self._spec["connections"]:
-            self._open += 1
-            task = asyncio.get_running_loop().create_task(self._connect())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        else:
+            self._open_another()
 
     def idle(self, connection: _Connection) -> None:
         if self._waiting:
@@ -246,17 +243,20 @@ class _Sender:
         self._open -= 1
         if connection in self._idle:
             self._idle.remove(connection)
-        if self._waiting and self._open < self._spec["connections"]:
-            self._open += 1
-            task = asyncio.get_running_loop().create_task(self._connect())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._open_another()
 
     def done(self, request: Seen) -> None:
         self.seen.append(request)
         self._under_way -= 1
         if not self._under_way:
             self.all_in.set()
+
+    def _open_another(self) -> None:
+        if self._waiting and self._open < self._spec["connections"]:
+            self._open += 1
+            task = asyncio.get_running_loop().create_task(self._connect())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
@@ -269,6 +269,7 @@ class _Sender:
                 request.error = "refused"
                 request.latency_ms = (time.monotonic() - request.due_s) * 1000
                 self.done(request)
+            self._open_another()  # each that waits is refused by a try of its own; none is left waiting for ever
             return
         self.idle(connection)
 
@@ -312,7 +313,7 @@ async def _run(spec: dict[str, Any]) -> list[Seen]:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     if spec["total"] is None:
-        loop.add_reader(sys.stdin, stopped.set)
+        loop.add_reader(sys.stdin, lambda: (stopped.set(), loop.remove_reader(sys.stdin)))
     sys.stdout.write("begun\n")
     sys.stdout.flush()
     began = time.monotonic()

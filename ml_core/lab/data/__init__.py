@@ -2,13 +2,18 @@
 
 __all__ = [
     "cohort",
+    "column_plan",
+    "csv_format",
     "diabetes130",
     "feature_pipeline",
     "feature_store",
     "frames",
+    "giveaways",
     "people",
     "raw_tables",
     "schemas",
     "table_blocks",
     "table_frames",
+    "table_profile",
+    "table_questions",
 ]

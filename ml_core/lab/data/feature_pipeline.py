@@ -12,10 +12,10 @@ import pandas as pd
 from ml_core.base.errors import DataError, InvalidRows
 from ml_core.base.settings import Settings
 from ml_core.features.columns import ColumnArrays
-from ml_core.lab.config import ModelConfig
+from ml_core.lab.config import DataConfig, ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import Adapter, RawTable, columns_beside, read_source
+from ml_core.lab.data.raw_tables import RawTable, columns_beside, read_source
 from ml_core.lab.data.schemas import Verdict, validate_frame
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
@@ -32,19 +32,22 @@ class PipelineConfig:
 
     Attributes
     ----------
-    source : file of raw rows
-    adapter : how the file becomes the version's columns
+    data : the file of raw rows, how it is written, and how it becomes the version's columns
     feature_version : e.g. ``v2``
     """
 
-    source: Path
-    adapter: Adapter
+    data: DataConfig
     feature_version: str
+
+    @property
+    def source(self) -> Path:
+        """File of raw rows."""
+        return self.data.source
 
     @classmethod
     def of(cls, config: ModelConfig) -> PipelineConfig:
         """The part of a model's configuration that this pipeline reads."""
-        return cls(config.data.source, config.data.adapter, config.feature_version)
+        return cls(config.data, config.feature_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class PipelineResult:
     table : folder of the Delta table
     version : Delta version that holds the rows; -1 where nothing was stored (a dry run)
     rows_in : rows of the file
-    left_out : rows the data set's own rule leaves out
+    left_out : rows that the data set's own rule, or their label, leaves out
     rows_kept : rows that are in the version
     quarantined : rows that broke the column table
     problems : (column, check, how many rows), most rows first
@@ -104,13 +107,13 @@ class FeaturePipeline:
         """
         config = self._config
         version = get_feature_version(config.feature_version)
-        raw = read_source(config.source, config.adapter, config.feature_version, self._beside)
+        raw = read_source(config.source, config.data.adapter, config.feature_version, self._beside, config.data)
         if raw.frame.empty:
             raise DataError(str(config.source), "has no rows left for this model")
         verdict = validate_frame(raw.frame, config.feature_version, self._beside)
         bad = int((~verdict.good).sum())
         if bad and quarantine is None:
-            raise InvalidRows(str(config.source), bad, len(raw.frame), verdict.problems)
+            raise InvalidRows(str(config.source), bad, len(raw.frame), verdict.problems, verdict.unknown_levels)
         if bad == len(raw.frame):
             raise DataError(str(config.source), f"no row holds: {_in_words(verdict)}")
         kept = raw.frame[verdict.good].reset_index(drop=True)

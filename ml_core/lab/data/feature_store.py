@@ -293,7 +293,7 @@ class FeatureStore:
     def _open(self, version_name: str, delta_version: int | None) -> DeltaTable:
         path = self.table(version_name)
         if not DeltaTable.is_deltatable(str(path)):
-            raise DataError(str(path), "there is no such table in the feature store")
+            raise DataError(str(path), "there is no such table in the feature store: `surety features run` makes it")
         try:
             return DeltaTable(str(path), version=delta_version)
         except DeltaError as error:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from ml_core.base.errors import ConfigError, DataError
 from ml_core.features.columns import Column
-from ml_core.lab.config import GroupConfig
+from ml_core.lab.config import DataConfig, GroupConfig
 from ml_core.lab.data import diabetes130
-from ml_core.lab.data.table_frames import column_names, read_table, type_text
+from ml_core.lab.data.configured_rows import as_configured, kept_rows, with_row_number
+from ml_core.lab.data.table_frames import column_names, is_csv, read_table, type_text
 from ml_core.serve.features.column_rules import column_beside
 from ml_core.serve.features.versions import get_feature_version
 
@@ -30,7 +31,8 @@ class RawTable:
     ----------
     frame : one column per column of the feature version (optional ones only where the file has them)
     rows_in : rows of the file
-    left_out : rows the data set's own rule leaves out (v2: stays that ended in death or a hospice)
+    left_out : rows that are left out by the data set's own rule (v2: stays that ended in death or a hospice), or by
+        ``data.leave_out_labels``
     ignored : columns of the file that the version does not use
     """
 
@@ -70,28 +72,40 @@ def columns_beside(groups: Sequence[GroupConfig], columns: Sequence[Column]) -> 
     return tuple(found.values())
 
 
-def read_source(source: Path, adapter: Adapter, version: str, beside: Sequence[Column] = ()) -> RawTable:
+def read_source(
+    source: Path, adapter: Adapter, version: str, beside: Sequence[Column] = (), data: DataConfig | None = None
+) -> RawTable:
     """The rows of a file with the names and types of a feature version's columns, not validated yet.
 
     Parameters
     ----------
     beside : further columns that the file must have, see :func:`columns_beside`
+    data : how the file is written and what its values mean; as usual where it is not given
 
     Raises
     ------
     DataError
         The file cannot be used, or the adapter does not make this version's columns.
+    ConfigError
+        ``data`` names a column that the version does not have.
     """
+    read = data or DataConfig(source=source)
     if adapter == "diabetes130":
         return _read_diabetes130(source, version, beside)
     columns = (*get_feature_version(version).columns, *beside)
-    present = column_names(source)
-    wanted = [c for c in columns if c.name in present or not _may_be_absent(c)]
+    present = column_names(source, read.csv)
+    numbered = read.row_number if read.row_number not in present else ""
+    wanted = [c for c in columns if c.name in present or not (_may_be_absent(c) or c.name == numbered)]
     names = [c.name for c in wanted]
-    frame = read_table(source, names)
-    if source.suffix.lower() == ".csv":
-        frame = type_text(frame, wanted)
-    return RawTable(frame, len(frame), 0, tuple(n for n in present if n not in names))
+    frame = read_table(source, names, read.csv)
+    if is_csv(source):
+        frame = type_text(frame, wanted, read.csv)
+    frame = as_configured(frame, wanted, read)
+    if numbered:
+        frame = with_row_number(frame, numbered)
+    kept = kept_rows(frame, wanted, read)
+    left = frame if kept.all() else frame[kept].reset_index(drop=True)
+    return RawTable(left, len(frame), int((~kept).sum()), tuple(n for n in present if n and n not in names))
 
 
 def _may_be_absent(column: Column) -> bool:

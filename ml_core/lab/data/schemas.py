@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -31,6 +31,8 @@ _WORDS_OF_PANDERA = {
     "column_in_schema": "unknown field",
 }
 _ABOUT_COLUMNS = ("column_in_dataframe", "column_in_schema")
+_NOT_A_LEVEL = "not a level"
+_MOST_LEVELS_NAMED, _LONGEST_LEVEL = 10, 40
 
 
 @cache
@@ -71,11 +73,14 @@ class Verdict:
     good : shape (n,), the rows that hold
     problems : (column, check, how many rows), most rows first; never a value
     reasons : "column: check" of everything wrong with a row, by the row's number from 0
+    unknown_levels : texts that are no level of their column, with their rows; a column with many of them is left out,
+        since it may hold free text
     """
 
     good: _BoolArray
     problems: tuple[tuple[str, str, int], ...]
     reasons: Mapping[int, Sequence[str]]
+    unknown_levels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def validate_frame(
@@ -114,7 +119,19 @@ def _verdict(cases: pd.DataFrame, n_rows: int) -> Verdict:
     good = np.ones(n_rows, dtype=np.bool_)
     good[list(reasons)] = False
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return Verdict(good, tuple((name, check, count) for (name, check), count in ranked), reasons)
+    problems = tuple((name, check, count) for (name, check), count in ranked)
+    return Verdict(good, problems, reasons, _unknown_levels(cases))
+
+
+def _unknown_levels(cases: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Short texts that are no level, by column, where a column has few of them; most rows first."""
+    found = cases[cases["check"] == _NOT_A_LEVEL]
+    levels = {}
+    for column, values in found.groupby("column")["failure_case"]:
+        counts = values.astype(str).value_counts()
+        if len(counts) <= _MOST_LEVELS_NAMED and max(map(len, counts.index)) <= _LONGEST_LEVEL:
+            levels[str(column)] = {str(level): int(n) for level, n in counts.items()}
+    return levels
 
 
 def _schema_column(column: Column, *, labelled: bool) -> pa.Column:
@@ -165,12 +182,12 @@ def _exact(column: Column, values: pd.Series[Any]) -> _BoolArray:
 def _integer_level_checks(column: Column) -> list[pa.Check]:
     return [
         _check("not a number", lambda s: _null(s) | _numbers(s)[1]),
-        _check("not a level", partial(_holds_for_numbers, lambda x: np.isin(x, column.levels))),
+        _check(_NOT_A_LEVEL, partial(_holds_for_numbers, lambda x: np.isin(x, column.levels))),
     ]
 
 
 def _level_checks(column: Column) -> list[pa.Check]:
-    return [_text_check(), _check("not a level", partial(_holds_for_texts, set(column.levels).__contains__))]
+    return [_text_check(), _check(_NOT_A_LEVEL, partial(_holds_for_texts, set(column.levels).__contains__))]
 
 
 def _text_checks(column: Column) -> list[pa.Check]:

@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 from ml_core.base.errors import DataError
 from ml_core.base.files import written_for_user
 from ml_core.features.columns import Column
+from ml_core.lab.config import CsvConfig
+from ml_core.lab.data.csv_format import other_separator
 from ml_core.serve.features.column_rules import EXACT, integer_levels
 
 __all__ = [
@@ -27,8 +29,11 @@ __all__ = [
     "csv_options",
     "exact_type",
     "is_csv",
+    "check_present",
     "numbers_of_text",
+    "plain_marks",
     "read_table",
+    "read_texts",
     "type_text",
     "whole_number",
     "write_table",
@@ -36,6 +41,8 @@ __all__ = [
 
 _T = TypeVar("_T")
 _CSV_BLOCK_BYTES = 1 << 24  # no row may be longer
+_TEXT_TABLES = (".csv", ".tsv", ".txt")
+_USUAL = CsvConfig()
 
 _DIGITS_OF_INT64 = 18
 _INT64 = range(-(2**63), 2**63)
@@ -43,40 +50,58 @@ _WHOLE = r"[+-]?[0-9]{1,20}"  # one with more digits has more than 64 bits, and 
 _NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: Path, form: CsvConfig = _USUAL) -> list[str]:
     """Names of the columns of a table file, in its order.
+
+    Parameters
+    ----------
+    form : how a text table is written
 
     Raises
     ------
     DataError
         The file is missing, unreadable, empty, of another format, or names a column twice.
     """
-    names = _guarded(path, _csv_header if is_csv(path) else _parquet_names)
+    names = _guarded(path, lambda p: _csv_header(p, form) if is_csv(p) else _parquet_names(p))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(str(path), f"names a column twice: {', '.join(twice)}")
     return names
 
 
-def read_table(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, wanted: Sequence[str], form: CsvConfig = _USUAL) -> pd.DataFrame:
     """The wanted columns of a ``.parquet`` or ``.csv`` file, with at least one row.
 
-    CSV cells come as texts, null where empty (see ``type_text``). In Parquet, null and NaN stay apart: a float column
-    that holds real NaNs comes as objects.
+    CSV cells come as texts, null where empty or a null word (see ``type_text``). In Parquet, null and NaN stay apart: a
+    float column that holds real NaNs comes as objects.
 
     Raises
     ------
     DataError
         As ``column_names``; or a wanted column is missing, or there is no row.
     """
-    present = column_names(path)
-    missing = [name for name in wanted if name not in present]
-    if missing:
-        raise DataError(str(path), f"has no column {', '.join(missing)}")
-    frame = _guarded(path, lambda p: _read_csv(p, wanted) if is_csv(p) else _read_parquet(p, wanted))
+    present = column_names(path, form)
+    check_present(path, wanted, present, form)
+    frame = _guarded(path, lambda p: _read_csv(p, wanted, form) if is_csv(p) else _read_parquet(p, wanted))
     if frame.empty:
         raise DataError(str(path), "has no rows")
     return frame
+
+
+def check_present(path: Path, wanted: Sequence[str], present: Sequence[str], form: CsvConfig = _USUAL) -> None:
+    """Check that a table has all wanted columns.
+
+    Raises
+    ------
+    DataError
+        It lacks some; the message names them, and the separator that the file seems to have instead.
+    """
+    missing = [name for name in wanted if name not in present]
+    if not missing:
+        return
+    other = other_separator(present, form.separator) if is_csv(path) else None
+    cure = f'; its cells seem to be separated by {other!r}: set data.csv.separator: "{other}"' if other else ""
+    raise DataError(str(path), f"has no column {', '.join(missing)}{cure}")
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
@@ -95,7 +120,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             frame.to_parquet(draft, index=False)
 
 
-def type_text(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
+def type_text(frame: pd.DataFrame, columns: Sequence[Column], form: CsvConfig = _USUAL) -> pd.DataFrame:
     """A frame of texts, as CSV gives it, with numbers and booleans where the column table wants them.
 
     A text that is none stays a text, so that the strict rules refuse it under its own name.
@@ -104,7 +129,7 @@ def type_text(frame: pd.DataFrame, columns: Sequence[Column]) -> pd.DataFrame:
     for column in columns:
         values = frame[column.name]
         wants_number = column.dtype in ("int", "float") or integer_levels(column)
-        typed[column.name] = numbers_of_text(values) if wants_number else values
+        typed[column.name] = numbers_of_text(plain_marks(values, form)) if wants_number else values
         if column.dtype == "bool":
             typed[column.name] = pd.Series([boolean_of_text(v) for v in values], name=column.name, dtype=object)
     return pd.DataFrame(typed)
@@ -117,6 +142,23 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 def boolean_of_text(value: Any) -> Any:
     """The boolean that a text writes: ``true`` or ``1``, ``false`` or ``0``; anything else as it is."""
     return _BOOLEANS.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def plain_marks(values: pd.Series[Any], form: CsvConfig) -> pd.Series[Any]:
+    """Texts of numbers with a decimal point and no thousands marks, whatever marks the file has; others unchanged."""
+    if (form.decimal, form.thousands) == (".", "") or pd.api.types.is_numeric_dtype(values):
+        return values
+    mark, group = re.escape(form.decimal), re.escape(form.thousands)
+    digits = rf"(?:[0-9]{{1,3}}(?:{group}[0-9]{{3}})+|[0-9]+)" if group else "[0-9]+"
+    number = rf"\s*[+-]?(?:{digits}(?:{mark}[0-9]*)?|{mark}[0-9]+)(?:[eE][+-]?[0-9]+)?\s*"
+    text = values.astype("str")
+    is_number = text.str.fullmatch(number).fillna(value=False).to_numpy(dtype=bool) & values.notna().to_numpy()
+    plain = values.astype(object).copy()
+    found = text[is_number]
+    if form.thousands:
+        found = found.str.replace(form.thousands, "", regex=False)
+    plain[is_number] = found.str.replace(form.decimal, ".", regex=False).astype(object)
+    return plain
 
 
 def numbers_of_text(values: pd.Series[Any]) -> pd.Series[Any]:
@@ -168,20 +210,25 @@ def exact_type(kind: pa.DataType) -> pa.DataType | None:
     return pa.int64() if kind.scale <= 0 and kind.precision <= _DIGITS_OF_INT64 else pa.float64()
 
 
-def csv_options(wanted: Sequence[str]) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, pa_csv.ConvertOptions]:
+def csv_options(
+    wanted: Sequence[str], form: CsvConfig = _USUAL
+) -> tuple[pa_csv.ReadOptions, pa_csv.ParseOptions, pa_csv.ConvertOptions]:
     """How CSV is read everywhere: the wanted columns as texts, by one thread, so that errors name the row."""
-    read = pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES)
+    read = pa_csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK_BYTES, encoding=form.encoding)
     types = dict.fromkeys(wanted, pa.string())
-    convert = pa_csv.ConvertOptions(include_columns=list(wanted), column_types=types, strings_can_be_null=False)
-    return read, pa_csv.ParseOptions(newlines_in_values=True), convert
+    convert = pa_csv.ConvertOptions(
+        include_columns=list(wanted), column_types=types, strings_can_be_null=True,
+        null_values=["", *form.null_words], quoted_strings_can_be_null=True,
+    )  # fmt: skip
+    return read, pa_csv.ParseOptions(delimiter=form.separator, newlines_in_values=True), convert
 
 
 def is_csv(path: Path) -> bool:
-    """Whether the file's name says CSV; DataError where it says neither CSV nor Parquet."""
+    """Whether the file's name says a text table; DataError where it says neither such a one nor Parquet."""
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet"):
+    if suffix not in (*_TEXT_TABLES, ".parquet"):
         raise DataError(str(path), f"is of the format {suffix or '(none)'}; .parquet and .csv are understood")
-    return suffix == ".csv"
+    return suffix in _TEXT_TABLES
 
 
 def _guarded(path: Path, read: Callable[[Path], _T]) -> _T:
@@ -192,7 +239,7 @@ def _guarded(path: Path, read: Callable[[Path], _T]) -> _T:
         if path.stat().st_size == 0:
             raise DataError(str(path), "is empty")
         return read(path)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeDecodeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeError) as error:
         problem = _csv_problem(str(error)) if is_csv(path) else "is not a readable Parquet file"
         raise DataError(str(path), problem) from error
     except OSError as error:
@@ -202,31 +249,49 @@ def _guarded(path: Path, read: Callable[[Path], _T]) -> _T:
 def _csv_problem(told: str) -> str:
     """Our words for an error of the CSV reader, whose own quote the row."""
     if "UTF8" in told or "utf-8" in told:
-        return "is not UTF-8 text"
+        return "is not UTF-8 text: set data.csv.encoding, e.g. cp1252"
+    if "codec can't decode" in told or "UTF-16" in told:
+        return "is not text of the encoding that data.csv.encoding names"
     row = re.search(r"Row #(\d+)", told)
     where = f" (row {row[1]})" if row else ""
     return f"is no CSV table: its rows differ in length, or a quote stays open{where}"
 
 
-def _csv_header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file), [])
+def _csv_header(path: Path, form: CsvConfig) -> list[str]:
+    with _opened(path, form) as file:
+        header = next(csv.reader(file, delimiter=form.separator), [])
     if not header:
         raise DataError(str(path), "is empty")
     return header
 
 
-def _read_csv(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+def _opened(path: Path, form: CsvConfig) -> TextIO:
+    """The file as text, without a byte order mark."""
+    return path.open(encoding="utf-8-sig" if form.encoding == "utf-8" else form.encoding, newline="")
+
+
+def read_texts(path: Path, form: CsvConfig, wanted: Sequence[str]) -> pa.Table:
+    """Those columns of a text table, cells as texts, null where empty or a null word; errors as ``read_table``."""
+    return _guarded(path, lambda p: _csv_texts(p, wanted, form))
+
+
+def _csv_texts(path: Path, wanted: Sequence[str], form: CsvConfig) -> pa.Table:
     # Arrow's reader and not pandas': that one fills short rows with nulls and drops what is too much
-    if _odd_quotes(path):
+    if _odd_quotes(path, form):
         raise pa.ArrowInvalid("open quote")
-    table = pa_csv.read_csv(path, *csv_options(wanted))
-    frame = pd.DataFrame({name: table.column(name).to_pandas().astype(object) for name in wanted})
-    return frame.where(frame != "", None)
+    return pa_csv.read_csv(path, *csv_options(wanted, form))
 
 
-def _odd_quotes(path: Path) -> bool:
+def _read_csv(path: Path, wanted: Sequence[str], form: CsvConfig) -> pd.DataFrame:
+    table = _csv_texts(path, wanted, form)
+    return pd.DataFrame({name: pd.Series(table.column(name).to_numpy(), dtype=object) for name in wanted})
+
+
+def _odd_quotes(path: Path, form: CsvConfig) -> bool:
     """Whether a quote stays open to the end and swallows rows: a quoted cell has two, and one inside it is doubled."""
+    if form.encoding.startswith("utf-16"):
+        with _opened(path, form) as text:
+            return sum(block.count('"') for block in iter(lambda: text.read(1 << 20), "")) % 2 == 1
     with path.open("rb") as file:
         return sum(block.count(b'"') for block in iter(lambda: file.read(1 << 20), b"")) % 2 == 1
 

@@ -14,6 +14,7 @@ from ml_core.lab.data.feature_pipeline import FeaturePipeline
 from ml_core.lab.data.table_frames import write_table
 from ml_core.lab.journeys.challenger import train_challenger
 from ml_core.lab.judging.promoter import promote_version
+from ml_core.lab.judging.rule_advice import refusal
 from ml_core.lab.registry.importer import import_version, stored_path
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.packing import Note
@@ -62,7 +63,9 @@ def make_example(config: ModelConfig, settings: Settings, note: Note) -> Example
         note("judging it")
         decision = promote_version(registry, registry.by_alias(config.model, "challenger"), config, settings)
         if decision.decision == "refused":
-            raise PromotionRefused(config.model, [rule.rule for rule in decision.rules if not rule.passed])
+            for rule in decision.failed:
+                note(refusal(rule))
+            raise PromotionRefused(config.model, [rule.rule for rule in decision.failed])
         note(f"version {decision.version} is the champion ({challenger.model_hash[:12]}…)")
     registry = ModelRegistry(settings)
     imported = import_version(registry, registry.by_alias(config.model, "champion"), settings)

@@ -97,7 +97,7 @@ def judge_folder(
         config,
         model_hash,
         [whole, *gate_verdicts(GateCase(predictor, rows, config, folder, trained))],
-        f"{rows.origin}, {'the newest rows' if config.split.by == 'time' else 'test patients'}",
+        f"{rows.origin}, {'the newest rows' if config.split.by == 'time' else f'test {config.subjects}'}",
     )
 
 

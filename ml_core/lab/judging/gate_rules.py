@@ -283,7 +283,7 @@ def _of_returning(case: GateCase) -> dict[object, str]:
         n = metrics.get(f"n_returning_class_{label}")
         if n is not None:
             covered = metrics[f"{_RETURNING}_class_{label}"]
-            found[label] = f"{n:.0f} of the rows are of patients seen before, covered {covered:.4f}"
+            found[label] = f"{n:.0f} of the rows are of {case.rows.subjects} seen before, covered {covered:.4f}"
     return found
 
 
@@ -410,7 +410,7 @@ def _unseen(case: GateCase) -> RuleVerdict:
     """The model does not fit the test patients better than the calibration patients, whom it never saw."""
     cal, test = case.calibration, case.test
     losses = (log_losses(case.calibration_proba, cal.y_index), log_losses(case.test_proba, test.y_index))
-    note = "p-value: log loss on test patients against calibration patients"
+    note = f"p-value: log loss on test {case.rows.subjects} against calibration {case.rows.subjects}"
     try:
         parts = (cal.y_index, test.y_index), (cal.groups, test.groups)
         # What cannot have seen either part says how hard each is; without it chance hides a leak into a small model.

@@ -17,7 +17,7 @@ from ml_core.base.journal import Journal, who
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.deployment_gate import rows_of, validate_deployment
-from ml_core.lab.judging.promotion_rules import compare, gate_rule, score, shared_rows
+from ml_core.lab.judging.promotion_rules import GATE_RULE, compare, gate_rule, score, shared_rows
 from ml_core.lab.judging.recalibration_rules import CalibratedAnew, has_the_same_scorer, restores_coverage
 from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_rules
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
@@ -50,6 +50,7 @@ class Promotion:
     champion_version : that held the place before; None if nobody did
     rules : every rule with its numbers
     compared_on : the rows
+    gate : the report of the deployment gate on it
     """
 
     decision: str
@@ -59,6 +60,13 @@ class Promotion:
     champion_version: str | None
     rules: tuple[RuleVerdict, ...]
     compared_on: str
+    gate: GateReport
+
+    @property
+    def failed(self) -> tuple[RuleVerdict, ...]:
+        """The rules that said no: those of the gate one by one, then those of the comparison with the champion."""
+        of_gate = tuple(rule for rule in self.gate.rules if not rule.passed)
+        return of_gate + tuple(rule for rule in self.rules if not rule.passed and rule.rule != GATE_RULE)
 
 
 def promote_version(
@@ -145,6 +153,7 @@ class ModelPromoter:
                 champion_version=champion.version if champion else None,
                 rules=tuple(rules),
                 compared_on=gate.judged_on,
+                gate=gate,
             )
             if not dry_run:
                 self._carry_out(version, champion, gate, outcome)

@@ -20,7 +20,10 @@ from ml_core.lab.training.weighting import sets_of_bundle
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.promotion_record import GateReport, RuleVerdict
 
-__all__ = ["ScoredModel", "compare", "gate_rule", "score", "shared_rows"]
+__all__ = ["GATE_RULE", "ScoredModel", "compare", "gate_rule", "score", "shared_rows"]
+
+GATE_RULE = "gate"
+"""The rule of a promotion that stands for the whole deployment gate."""
 
 _ABOUT_SETS = frozenset({"mean_set_size", "singleton_share", "empty_share"})
 _HIGHER_IS_BETTER = frozenset({"roc_auc", "brier_skill", "singleton_share"})
@@ -37,7 +40,7 @@ class ScoredModel:
 def gate_rule(gate: GateReport) -> RuleVerdict:
     """The verdict of the deployment gate, with the rules that refuse."""
     failed = "; ".join(f"{r.rule} ({r.note})" if r.note else r.rule for r in gate.rules if not r.passed)
-    return claim("gate", gate.passed, f"the deployment gate refuses by: {failed}" if failed else "passed")
+    return claim(GATE_RULE, gate.passed, f"the deployment gate refuses by: {failed}" if failed else "passed")
 
 
 def compare(
@@ -119,7 +122,7 @@ def shared_rows(
     name, ours, theirs = "test_patients_shared", challenger.manifest.training, champion.manifest.training
     in_time = any(training.params.get("split_by") == "time" for training in (ours, theirs))
     if not in_time and (ours.split_salt, ours.split_shares) != (theirs.split_salt, theirs.split_shares):
-        problem = "the champion was trained with another split: its test patients differ"
+        problem = f"the champion was trained with another split: its test {test.subjects} differ"
         return test, None, claim(name, passed=False, note=problem)
     if champion.manifest.classes != test.classes:
         return test, None, claim(name, passed=False, note="the champion knows other classes")
@@ -129,7 +132,7 @@ def shared_rows(
         cell_rows(champion.manifest.groups, champion.calibration, champion.grouped, shared)
     except (ConfigError, DataError, InvalidRows) as error:
         return test, None, claim(name, passed=False, note=f"the champion cannot read the challenger's rows: {error}")
-    found = f"{len(shared)} rows of {len(np.unique(shared.groups))} patients unseen by both"
+    found = f"{len(shared)} rows of {len(np.unique(shared.groups))} {test.subjects} unseen by both"
     return shared, columns, claim(name, passed=len(shared) > 0, note=found)
 
 

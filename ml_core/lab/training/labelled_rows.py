@@ -68,6 +68,7 @@ class LabelledRows:
         heaviest row of the whole table or file stands for; None where there is no such column, or the rows are answers,
         which come as people do
     table, table_version : Delta table and version; empty and -1 when they came from a file
+    subjects : what the groups are, in the plural, for messages
     """
 
     frame: pd.DataFrame
@@ -84,6 +85,7 @@ class LabelledRows:
     table: str = ""
     table_version: int = -1
     weights: FloatArray | None = None
+    subjects: str = "patients"
 
     def part(self, *names: str) -> LabelledRows:
         """The rows of these parts."""
@@ -200,7 +202,7 @@ def rows_from_store(config: ModelConfig, settings: Settings, table_version: int 
             f"no training rows: {error}", "run `surety features run --config ...`, or train on the newest version"
         ) from error
     rows = label_rows(frame, config.feature_version, config.split, f"table {config.feature_version} version {version}")
-    return replace(rows, table=config.feature_version, table_version=version)
+    return replace(rows, table=config.feature_version, table_version=version, subjects=config.subjects)
 
 
 def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
@@ -209,11 +211,12 @@ def rows_from_file(path: Path, config: ModelConfig) -> LabelledRows:
     The file has the feature version's columns, or is of the kind the configuration's adapter reads.
     """
     adapter = config.data.adapter
-    if _has_label(path, config.feature_version):
+    if _has_label(path, config):
         adapter = "columns"
     beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
-    frame = read_source(path, adapter, config.feature_version, beside).frame
-    return label_rows(frame, config.feature_version, config.split, f"file {path.name}")
+    frame = read_source(path, adapter, config.feature_version, beside, config.data).frame
+    rows = label_rows(frame, config.feature_version, config.split, f"file {path.name}")
+    return replace(rows, subjects=config.subjects)
 
 
 def outcome_table(feature_version: str) -> str:
@@ -250,7 +253,8 @@ def outcome_rows(frame: pd.DataFrame, config: ModelConfig, table_version: int = 
     is_test = rows.parts == "test"
     if config.split.by == "time":
         is_test = rows.positions >= len(rows) - round(len(rows) * config.split.test)
-    return replace(rows, parts=np.where(is_test, "test", "calibration"), table=table, table_version=table_version)
+    parts = np.where(is_test, "test", "calibration")
+    return replace(rows, parts=parts, table=table, table_version=table_version, subjects=config.subjects)
 
 
 def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origin: str) -> LabelledRows:
@@ -436,6 +440,6 @@ def _classes(
     return classes, values.map(position).to_numpy().astype(np.int64)
 
 
-def _has_label(path: Path, version_name: str) -> bool:
-    label = with_role(get_feature_version(version_name).columns, "label")
-    return label is not None and label.name in column_names(path)
+def _has_label(path: Path, config: ModelConfig) -> bool:
+    label = with_role(get_feature_version(config.feature_version).columns, "label")
+    return label is not None and label.name in column_names(path, config.data.csv)

@@ -171,7 +171,7 @@ def pack_model(
     fallback = _fallback(fitted) if candidate.scorer_of is None else candidate.scorer_of.fallback
     by_scorecard = Scorecard(fallback["scorecard"]).proba(calibration_rows.matrix)
     scorecard = _calibrated(config, calibration_rows, by_scorecard, groups)
-    note(f"evaluating on {len(test)} rows of patients never seen")
+    note(f"evaluating on {len(test)} rows of {rows.subjects} never seen")
     proba = check_probabilities(scorer.proba(test.matrix))
     normal = calibration_rows if config.split.by == "time" else fitted.recent()
     importance = column_importance(features, calibration_rows.columns, scorer.proba, config.seed)
@@ -303,7 +303,9 @@ def _check_every_class(rows: LabelledRows, parts: tuple[str, ...]) -> None:
     found = set(rows.part(*parts).y_index.tolist())
     for k, label in enumerate(rows.classes):
         if k not in found:
-            raise DataError(rows.origin, f"its {' and '.join(parts)} patients have no row of class {label!r}: add rows")
+            raise DataError(
+                rows.origin, f"its {' and '.join(parts)} {rows.subjects} have no row of class {label!r}: add rows"
+            )
 
 
 def _fallback(fitted: LabelledRows) -> dict[str, Any]:

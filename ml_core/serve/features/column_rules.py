@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
 from ml_core.base.clock import DATE, FIRST_YEAR, LAST_YEAR, TIME, ZONE
+from ml_core.base.near_names import plain_name
 from ml_core.features.columns import Column
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "whole_number_limits",
     "as_moment",
     "column_beside",
+    "plain_names",
     "shown",
     "shown_name",
     "unknown_field_fault",
@@ -43,6 +45,7 @@ MOMENT_PATTERN = f"{DATE}(?:[T ]{TIME}{ZONE}?)?"
 _MOMENT = re.compile(MOMENT_PATTERN)
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SHOWN_LEVELS = 10
+_LONGEST_NAME = 200
 _LONGEST_WHOLE_NUMBER_BITS = 64
 
 
@@ -120,11 +123,23 @@ def as_moment(value: object) -> datetime | None:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-def unknown_field_fault(columns: tuple[Column, ...], name: object) -> Fault:
-    """The fault of a field that a record may not have."""
+def plain_names(columns: Iterable[Column]) -> dict[str, str]:
+    """Names of the fields of a request, by their small letters and digits alone."""
+    return {plain_name(column.name): column.name for column in columns if column.role != "label"}
+
+
+def unknown_field_fault(columns: tuple[Column, ...], name: object, plain: Mapping[str, str]) -> Fault:
+    """The fault of a field that a record may not have.
+
+    Parameters
+    ----------
+    plain : as :func:`plain_names` gives it; the field whose name differs in marks and capitals alone is named
+    """
     if any(c.name == name and c.role == "label" for c in columns):
         return Fault("outcome sent", "is the outcome, which is to be predicted; it must not be sent")
-    return Fault("unknown field", "is not a field of this model")
+    near = plain.get(plain_name(name)) if isinstance(name, str) and len(name) <= _LONGEST_NAME else None
+    told = f"{near} is meant?" if near is not None else "GET /docs.json names the fields"
+    return Fault("unknown field", f"is not a field of this model; {told}")
 
 
 def fault_of(column: Column, value: object) -> Fault | None:

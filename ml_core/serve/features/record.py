@@ -24,6 +24,7 @@ from ml_core.serve.features.column_rules import (
     as_moment,
     fault_of,
     integer_levels,
+    plain_names,
     shown,
     shown_name,
     unknown_field_fault,
@@ -74,6 +75,7 @@ class RecordReader:
         self._accepted = (*self._features, *self._beside, *(c for c in columns if c.role in OPTIONAL_ROLES))
         self._id_names = tuple(c.name for c in self._accepted[len(self._features) :])
         self._of_beside = [(c.name, code_of_level(c) if c.dtype == "category" else None) for c in self._beside]
+        self._plain = plain_names(self._accepted)
         self._validator = SchemaValidator(_core_schema(self._accepted))
         self._numbers = _Picker(c.name for c in self._features if c.dtype in ("int", "float"))
         self._texts = _Picker(c.name for c in self._features if c.dtype == "text")
@@ -154,7 +156,7 @@ class RecordReader:
         known = {c.name for c in self._accepted}
         unknown = [name for name in obj if name not in known]
         problems += [
-            FieldProblem(shown_name(name), unknown_field_fault(self._columns, name).problem)
+            FieldProblem(shown_name(name), unknown_field_fault(self._columns, name, self._plain).problem)
             for name in unknown[:_UNKNOWN_FIELDS_NAMED]
         ]
         if len(unknown) > _UNKNOWN_FIELDS_NAMED:

@@ -21,6 +21,7 @@ from ml_core.serve.features.column_rules import (
     Fault,
     fault_of,
     integer_levels,
+    plain_names,
     shown_name,
     unknown_field_fault,
 )
@@ -152,8 +153,10 @@ def encode_table(
             arrays[column.name] = _all_missing(column, fault_of(column, None), faults)
         else:
             arrays[column.name] = _ENCODERS[column.dtype](column, cells[column.name], faults)
-    for name in cells.keys() - {c.name for c in accepted}:
-        faults.every_row(shown_name(name), unknown_field_fault(tuple(columns), name))
+    unknown = cells.keys() - {c.name for c in accepted}
+    plain = plain_names(columns) if unknown else {}
+    for name in unknown:
+        faults.every_row(shown_name(name), unknown_field_fault(tuple(columns), name, plain))
     return EncodedTable(faults.n_rows, arrays, ids, faults.problems, faults.checks)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ml_core.base.errors import DataError, InvalidRows
 from ml_core.base.settings import Settings
-from ml_core.lab.config import ConformalConfig, DataConfig, ModelConfig
+from ml_core.lab.config import ConformalConfig, DataConfig, ModelConfig, load_config
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.feature_pipeline import FeaturePipeline, PipelineConfig
 from ml_core.lab.data.feature_store import FeatureStore
@@ -32,7 +32,7 @@ def cohort(tmp_path, suffix=".parquet", n=300, **changes):
 
 
 def test_the_configuration_tells_the_pipeline_what_to_read(tmp_path):
-    assert PipelineConfig.of(config(tmp_path / "x.csv")) == PipelineConfig(tmp_path / "x.csv", "columns", "v1")
+    assert PipelineConfig.of(config(tmp_path / "x.csv")) == PipelineConfig(DataConfig(source=tmp_path / "x.csv"), "v1")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
@@ -226,3 +226,19 @@ def test_a_file_without_a_declared_group_column_is_refused_by_its_name(tmp_path,
     _, path = cohort(tmp_path)
     with pytest.raises(DataError, match="has no column ward"):
         FeaturePipeline(grouped(path), settings).run()
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_an_unknown_level_is_named_with_its_count_and_free_text_is_not(tmp_path, free):
+    (tmp_path / "columns.yaml").write_text(
+        "columns: {who: {dtype: int, role: group}, sex: {dtype: category, levels: [f, m]}, y: {dtype: category, role: label, levels: [a, b]}}"
+    )
+    (tmp_path / "model.yaml").write_text("{model: m, columns: columns.yaml, data: {source: rows.csv}}")
+    wrong = [f"name {i}" for i in range(30)] if free else ["Unknown"] * 20 + ["x"] * 10
+    sexes = wrong + ["f", "m"] * 35
+    pd.DataFrame({"who": range(100), "sex": sexes, "y": ["a", "b"] * 50}).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(InvalidRows) as caught:
+        FeaturePipeline(load_config(tmp_path / "model.yaml"), Settings(home=tmp_path / "home")).run()
+    told = str(caught.value)
+    assert ("sex: not a level (30 rows)" if free else "sex: not a level (30 rows: 'Unknown' 20, 'x' 10)") in told
+    assert "name 1" not in told

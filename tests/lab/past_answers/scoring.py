@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import xgboost
 
 from ml_core.base.errors import InvalidRecord
-from ml_core.base.settings import Settings
 from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.training.onnx_export import xgboost_to_onnx
 from ml_core.lab.training.packing import golden_records
@@ -33,7 +32,7 @@ from ml_core.serve.model.scorer import OnnxScorer, Scorer
 from ml_core.serve.running.runner import ConformalRunner, GuardedRunner, model_breaker
 from tests.homes import remade
 from tests.serve.answering.stored import with_other_columns, with_other_labels
-from tests.toy_models import NAME, passed_gate, toy_frame, toy_model, toy_rows
+from tests.toy_models import NAME, passed_gate, patient_settings, toy_frame, toy_model, toy_rows
 
 FEATURES = ("age", "glucose", "bmi", "bp_systolic")
 
@@ -108,7 +107,7 @@ def answers_of_service(
     model: LoadedModel, records: Sequence[Mapping[str, Any]], level: Any = None
 ) -> list[dict[str, Any]]:
     """What ``/predict`` says to each record, by the columns of a scored table."""
-    settings = Settings()
+    settings = patient_settings()
     guard = GuardedRunner(ConformalRunner(model), model_breaker(NAME, settings), len(model.predictor.classes), settings)
     service = InferenceService(Live(LiveModel(model, guard)))
 

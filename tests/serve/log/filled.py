@@ -27,7 +27,7 @@ from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.segments import Segment, write_segment
 from ml_core.serve.log.writer import LogWriter
-from tests.serve.log.builders import until
+from tests.serve.log.builders import WAIT_S
 
 NAME = "toy_risk"
 DAY, NEXT, THIRD = "2026-01-05", "2026-01-06", "2026-01-07"
@@ -127,12 +127,14 @@ def writing(settings: Settings, rows: Sequence[Row]) -> Iterator[LogWriter]:
     writer.start()
 
     async def store() -> None:
-        for some in rows:
+        for n, some in enumerate(rows, start=1):
             await writer.store([some])
+            due = sum(each.answers for each in rows[:n])
+            while writer.counts.stored < due:  # noqa: ASYNC110 - a thread counts; each is a commit of its own
+                await asyncio.sleep(0.001)
 
     try:
-        asyncio.run(store())
-        until(lambda: writer.counts.stored == sum(each.answers for each in rows), "all rows are stored")
+        asyncio.run(asyncio.wait_for(store(), WAIT_S))
         yield writer
     finally:
         writer.close(5.0)
