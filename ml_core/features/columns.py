@@ -138,6 +138,7 @@ _ROLES_IN_WORDS = {
     "feature": "to learn from",
     "id": "which names a row",
     "time": "which says when a row was",
+    "weight": "which says for how many a row stands",
 }
 
 
