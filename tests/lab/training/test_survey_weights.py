@@ -270,7 +270,9 @@ def test_a_weight_column_is_a_number_above_zero(facts, words):
     columns = [c if c.role != "weight" else Column(**{**_fields(c), **facts}) for c in COLUMNS]
     assert words in (table_fault(columns) or "")
     assert table_fault(COLUMNS) is None
-    assert "2 columns have the role 'weight'" in (table_fault((*COLUMNS, Column(**{**_fields(COLUMNS[3]), "name": "w2"}))) or "")
+    assert "2 columns have the role 'weight'" in (
+        table_fault((*COLUMNS, Column(**{**_fields(COLUMNS[3]), "name": "w2"}))) or ""
+    )
 
 
 def _fields(column: Column) -> dict[str, Any]:
