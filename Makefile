@@ -165,7 +165,7 @@ security: $(READY) ## The security tests, and docs/security-figures.md from what
 	$(BIN)/python -m pytest tests/security
 	$(BIN)/python -m tests.security.document
 
-oracles: $(READY) ## Other people's tools that tests hold ours against, in build/oracles; slow tests make build/nannyml too
+oracles: $(READY) ## Other people's tools that tests hold ours against, in build/oracles and build/learners; slow tests make build/nannyml too
 	$(BIN)/python -m tests.oracles
 
 floors: $(READY) ## The locks against requirements/floors.toml: no known hole, every file by hash, no index named
@@ -194,6 +194,8 @@ lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile pyproject.toml --extra build -c requirements/dev.lock $(LOCK) -o requirements/build.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements/dev.lock $(LOCK) -o requirements/serve.lock
 	$(BIN)/uv pip compile requirements/oracles.in $(LOCK) -o requirements/oracles.lock
+	$(BIN)/uv pip compile requirements/learners.in -c requirements/dev.lock $(LOCK) -o requirements/learners.lock
+	$(BIN)/uv pip compile requirements/wandb.in -c requirements/dev.lock $(LOCK) -o requirements/wandb.lock
 	$(BIN)/uv pip compile requirements/nannyml.in $(LOCK) -o requirements/nannyml.lock
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"

@@ -29,6 +29,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "cli/test_cmd_sign.py": ("test_a_model_signed_by_its_tag_is_verified_here_and_by_the_tool",),
     "cli/test_hostile_files.py": (),
     "cli/test_cmd_recalibrate.py": ("test_dry_run_then_passed_then_refused",),
+    "cli/test_many_classes.py": (),
     "cli/test_main_light_verbs.py": ("test_the_monitor_loads_statistics_and_nothing_that_trains",),
     "cli/test_model_verbs.py": (
         "test_the_road_from_table_to_bento_store",
@@ -125,6 +126,8 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_importing_twice_is_importing_once",
         "test_a_name_bentoml_cannot_take_is_refused_in_one_line",
     ),
+    "lab/registry/test_labels_of_any_text.py": ("test_a_label_comes_back_from_everywhere",),
+    "lab/registry/test_wandb_mirror.py": (),
     "lab/registry/test_mlflow_pyfunc.py": ("test_it_gives_the_predictors_answers_bit_for_bit",),
     "lab/registry/test_model_card.py": (),
     "lab/registry/test_model_registry.py": ("test_a_server_that_never_answers_is_given_up",),

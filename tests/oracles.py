@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
+import site
 import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from ml_core.base.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("oracles", "nannyml")
-"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; the first one by `make oracles` too."""
+NAMES = ("oracles", "learners", "wandb", "nannyml")
+"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; the first two by `make oracles` too."""
+
+ON_TOP = ("learners", "wandb")
+"""Libraries that tests import: only what is not in the environment of the tests is installed."""
 
 
 @cache
@@ -33,6 +39,8 @@ def _made(done: Path, lock_hash: str) -> str:
     place = done.parent
     shutil.rmtree(place, ignore_errors=True)  # of another lock, or of a run that was killed
     made = subprocess.run([sys.executable, "-m", "venv", place], capture_output=True, text=True)
+    if made.returncode == 0 and place.name in ON_TOP:
+        (_packages(place) / "tests.pth").write_text("\n".join(site.getsitepackages()))
     if made.returncode == 0:
         pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         lock = ["--require-hashes", "-r", ROOT / "requirements" / f"{place.name}.lock"]
@@ -42,6 +50,25 @@ def _made(done: Path, lock_hash: str) -> str:
         return ""
     shutil.rmtree(place, ignore_errors=True)
     return (made.stderr.strip().splitlines() or ["python -m venv failed"])[-1]
+
+
+def _packages(place: Path) -> Path:
+    return next((place / "lib").glob("python*")) / "site-packages"
+
+
+def _demand(name: str) -> None:
+    """Skip the test where an environment cannot be made, and fail it in CI."""
+    if _problem(name):
+        told = f"the tools of requirements/{name}.lock cannot be installed: {_problem(name)}"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+
+
+def learner_library(module: str) -> ModuleType:
+    """LightGBM or CatBoost, from build/learners; skips the test where it cannot be installed, and fails it in CI."""
+    if importlib.util.find_spec(module) is None:
+        _demand("learners")
+        sys.path.append(str(_packages(ROOT / "build" / "learners")))
+    return importlib.import_module(module)
 
 
 def oracle(
@@ -60,13 +87,11 @@ def oracle(
     name : of the environment, one of ``NAMES``
     settings : environment variables besides those of this process
     """
-    if _problem(name):
-        told = f"the tools of requirements/{name}.lock cannot be installed: {_problem(name)}"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    _demand(name)
     place = ROOT / "build" / name
     command, variables = [place / "bin" / tool, *map(str, arguments)], {**os.environ, **(settings or {})}
     return subprocess.run(command, capture_output=True, text=True, cwd=place, input=text, env=variables)
 
 
 if __name__ == "__main__":
-    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:1])), 0))
+    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:2])), 0))

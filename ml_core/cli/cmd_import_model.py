@@ -16,9 +16,12 @@ from ml_core.cli.output import emit, note, output_option, picked, refuse
 @click.option("--alias", help="Import the version with this alias (default: champion).")
 @click.option("--version", help="Import this version.")
 @click.option("--uri", help="models:/name/3, models:/name@alias or runs:/RUN/path.")
-@file_option("--calibration", told="Labelled rows the model never saw; adopts a scikit-learn or XGBoost classifier.")
+@file_option(
+    "--calibration", told="Labelled rows the model never saw; adopts a foreign classifier (docs/foreign-models.md)."
+)
 @click.option(
-    "--feature-version", help="Feature version whose matrix the foreign model takes (default: the configuration's)."
+    "--feature-version",
+    help="Feature version whose features or raw columns the foreign model takes (default: the configuration's).",
 )
 @file_option("--config", "config_path", told="The model's YAML (foreign models: level, split and gate).")
 @click.option("--trust-pickle", is_flag=True, help="Allow unpickling a foreign model, which can run any code.")

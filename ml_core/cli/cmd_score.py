@@ -49,7 +49,8 @@ def command(
     group and time columns are carried along (from CSV as texts); its others, the outcome too, are not looked at.
 
     OUT has, in the order of IN: row (from 0), the ids, prediction, probability (of the second of two labels),
-    confidence, p_value_LABEL and in_set_LABEL for each label, error, confidence_level, model_version and model_hash.
+    confidence, probability_LABEL, p_value_LABEL and in_set_LABEL for each label, error, confidence_level, model_version
+    and model_hash.
     The whole lineage is printed, and stands in the schema's metadata of a Parquet file.
 
     OUT appears when it is complete. Until then finished parts are kept in OUT.parts: after an interruption the same

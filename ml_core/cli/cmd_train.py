@@ -41,7 +41,7 @@ def command(config_path: Path, table_version: int | None, *, dry_run: bool, outp
             "is_new": found.is_new,
             "model_hash": found.model_hash,
             "run_id": found.version.run_id if found.version else None,
-            **picked(found, "trained_on", "rows", "metrics"),
+            **picked(found, "learner", "trained_on", "rows", "metrics"),
         },
         output,
     )

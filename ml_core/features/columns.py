@@ -24,7 +24,7 @@ __all__ = [
     "with_role",
 ]
 
-Role = Literal["id", "group", "time", "feature", "label"]
+Role = Literal["id", "group", "time", "feature", "label", "weight"]
 DType = Literal["int", "float", "bool", "category", "text", "datetime"]
 Transform = Literal["as_is", "one_hot", "ordinal", "date_parts", "none"]
 
@@ -49,7 +49,7 @@ class Column:
     dtype : what a value is; ``category`` takes one of ``levels``, ``text`` must match ``pattern`` whole
     doc : one sentence for people
     role : ``feature`` columns are required in requests; ``id``, ``group`` and ``time`` are optional there, ``label``
-        is refused
+        is refused; ``weight`` says for how many a row of a table stands (survey weights), and is not looked at there
     unit : e.g. ``mg/dL``; empty where there is none
     low, high : smallest and largest value allowed, both inclusive (numbers only)
     nullable : may be null or missing
@@ -118,7 +118,14 @@ def table_fault(columns: Sequence[Column]) -> str | None:
         fault = "is there twice" if names.count(column.name) > 1 else _column_fault(column)
         if fault is not None:
             return f"column {column.name!r} {fault}"
-    for role, least, most in (("group", 1, 1), ("label", 1, 1), ("feature", 1, None), ("id", 0, 1), ("time", 0, 1)):
+    for role, least, most in (
+        ("group", 1, 1),
+        ("label", 1, 1),
+        ("feature", 1, None),
+        ("id", 0, 1),
+        ("time", 0, 1),
+        ("weight", 0, 1),
+    ):
         found = sum(c.role == role for c in columns)
         if found < least or (most is not None and found > most):
             return _role_fault(role, found, _ROLES_IN_WORDS[role])
@@ -131,6 +138,7 @@ _ROLES_IN_WORDS = {
     "feature": "to learn from",
     "id": "which names a row",
     "time": "which says when a row was",
+    "weight": "which says for how many a row stands",
 }
 
 
@@ -150,6 +158,8 @@ def _column_fault(column: Column) -> str | None:
         return f"is a bool, which only a feature can be, not a column of the role {column.role!r}"
     if column.role == "group" and (column.dtype not in ("text", "int") or column.nullable):
         return "is the group: a text or a whole number that is never null"
+    if column.role == "weight" and (column.dtype not in ("int", "float") or column.low is None or column.low <= 0):
+        return "is the weight: a number whose lowest value (low) is above 0"
     if column.dtype == "category":
         return _levels_fault(column)
     if column.levels:

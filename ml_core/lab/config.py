@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ml_core.base.errors import ConfigError
 from ml_core.base.near_names import meant
@@ -21,6 +32,7 @@ __all__ = [
     "CsvConfig",
     "DataConfig",
     "DriftConfig",
+    "LEARNERS",
     "GateConfig",
     "GroupConfig",
     "LabelsConfig",
@@ -29,6 +41,7 @@ __all__ = [
     "RecalibrateConfig",
     "RetrainConfig",
     "SplitConfig",
+    "TrackingConfig",
     "TrainingConfig",
     "load_config",
 ]
@@ -137,7 +150,9 @@ class GroupConfig(_Section):
     cuts: tuple[float, ...] = Field(
         (), description="Of a number: where one band ends and the next begins, ascending; a value at a cut is above it."
     )
-    levels: tuple[int, ...] | tuple[str, ...] = Field((), description="All levels of a category that is no feature.")
+    levels: tuple[StrictInt, ...] | tuple[StrictStr, ...] = Field(
+        (), description="All levels of a category that is no feature."
+    )
     pool: Literal["other", "neighbour"] | None = Field(
         None,
         description="How cells with fewer than conformal.min_group_rows calibration rows of a class are calibrated: "
@@ -213,22 +228,66 @@ class ConformalConfig(_Section):
         return next(g for g in self.groups if g.name == (self.calibrate_by or self.groups[0].name))
 
 
-class TrainingConfig(_Section):
-    """XGBoost, with early stopping on the validation groups."""
+LEARNERS = ("xgboost", "lightgbm", "catboost", "hist_gradient_boosting", "random_forest", "logistic_regression")
+"""Learners by name; any other one is an import path."""
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-    rounds: int = Field(600, ge=1, le=100_000)
-    early_stopping_rounds: int = Field(30, ge=1)
-    params: dict[str, float | int | str] = Field(default_factory=dict, description="Passed to XGBoost as they are.")
+
+class TrainingConfig(_Section):
+    """The learner. One that learns in rounds stops on the validation groups."""
+
+    learner: str = Field(
+        "xgboost",
+        description="xgboost, lightgbm, catboost (the last two need the extra `learners`), hist_gradient_boosting, "
+        "random_forest, logistic_regression, or `package.module:Estimator`, a classifier as scikit-learn has them.",
+    )
+    rounds: int = Field(600, ge=1, le=100_000, description="Most rounds of one that learns in rounds.")
+    early_stopping_rounds: int = Field(
+        30,
+        ge=1,
+        description="Rounds without a better log loss on the validation groups after which XGBoost, LightGBM and "
+        "CatBoost stop; of hist_gradient_boosting the best of all rounds is taken.",
+    )
+    params: dict[str, bool | int | float | str | list[bool | int | float | str] | None] = Field(
+        default_factory=dict,
+        description="Hyper-parameters under the learner's own names; a name it does not know is refused.",
+    )
+    class_weight: Literal["balanced"] | dict[int | str, Annotated[float, Field(gt=0, lt=1e6)]] | None = Field(
+        None,
+        description="How much more the rows of a class count in training: 'balanced' (all classes weigh the same "
+        "together), or a number for some labels. It moves probabilities away from the share of the classes; the "
+        "promise of the sets stays.",
+    )
+
+    @field_validator("learner")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in LEARNERS and not _IMPORT_PATH.fullmatch(name):
+            near = difflib.get_close_matches(name, LEARNERS, n=1)
+            hint = f": did you mean {near[0]}?" if near else f": {', '.join(LEARNERS)}, or package.module:Estimator"
+            raise ValueError(f"{name[:60]} is no learner{hint}")
+        return name
 
 
 class GateConfig(_Section):
     """The pre-deployment gate. A coverage floor is judged with the beta-binomial band."""
 
-    min_roc_auc: float = Field(0.75, ge=0.5, le=1)
+    min_roc_auc: float = Field(
+        0.75, ge=0.5, le=1, description="With more than two classes, of the mean over classes of one against the rest."
+    )
     roc_auc_note: str = Field("", description="Why this floor; shown in the gate report.")
     min_coverage: float = Field(0.88, ge=0, le=1)
-    max_brier: float = Field(0.20, ge=0, le=1)
-    min_brier_skill: float = Field(0.0, ge=-1, lt=1, description="Must be exceeded.")
+    max_brier: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Of two classes it is the mean squared error of P(second label), in [0, 1]; of more it is summed "
+        "over classes, in [0, 2]. Without it, 0.20 for two classes, and no limit for more, whose scale depends on "
+        "their number and shares: there min_brier_skill judges.",
+    )
+    min_brier_skill: float = Field(
+        0.0, ge=-1, lt=1, description="Share of the base rate's Brier score that is gained. Must be exceeded."
+    )
     min_group_coverage: float = Field(
         0.75,
         ge=0,
@@ -252,6 +311,10 @@ class GateConfig(_Section):
         description="With `split.by: time`: smallest coverage of the test rows of patients seen before, per class, "
         "judged like min_coverage; without it their coverage is only shown.",
     )
+
+    def brier_limit(self, n_classes: int) -> float | None:
+        """Largest Brier score of a model of that many classes; None where only its skill is judged."""
+        return 0.20 if self.max_brier is None and n_classes == 2 else self.max_brier
 
 
 class PromotionConfig(_Section):
@@ -328,6 +391,19 @@ class RecalibrateConfig(_Section):
     )
 
 
+class TrackingConfig(_Section):
+    """Where else a registered model is written to, beside MLflow. Nothing is read from there."""
+
+    mirror: Literal["wandb"] | None = Field(None, description="'wandb': also to Weights & Biases (extra `wandb`).")
+    mode: Literal["offline", "online"] = Field(
+        "offline",
+        description="'offline' writes below SURETY_HOME/wandb, for `wandb sync`; 'online' needs a server of W&B and a "
+        "login.",
+    )
+    project: str = Field("", description="Project in W&B; without it, the model's name.")
+    entity: str = Field("", description="User or team in W&B that owns the project; without it, the one logged in.")
+
+
 class LabelsConfig(_Section):
     """What is known of the labels that come later."""
 
@@ -388,6 +464,7 @@ class ModelConfig(_Section):
     recalibrate: RecalibrateConfig = RecalibrateConfig()
     drift: DriftConfig = DriftConfig()
     labels: LabelsConfig = LabelsConfig()
+    tracking: TrackingConfig = TrackingConfig()
     card: CardConfig = CardConfig()
 
     @model_validator(mode="after")

@@ -89,6 +89,7 @@ def test_service_pyfunc_and_offline_answers_are_equal_bit_for_bit(hospital: Work
     for i, answer in enumerate(served):
         assert answer["probability"] == offline.proba[i, 1] == found["probability"][i]
         assert list(answer["p_values"].values()) == offline.p_values[i].tolist()
+        assert list(answer["probabilities"].values()) == offline.proba[i].tolist()
         assert answer["prediction_set"] == np.flatnonzero(offline.sets[i]).tolist() == list(found["prediction_set"][i])
         assert answer["prediction"] == offline.predictions[i] == found["prediction"][i]
 

@@ -94,6 +94,7 @@ def test_audit_of_an_old_answer_knows_what_has_become_of_its_model(past: Past) -
     found = past.place.surety("audit", request_id)
     assert found["answer"]["prediction_set"] == answer["prediction_set"]
     assert found["answer"]["p_values"] == answer["p_values"]
+    assert found["answer"]["probabilities"] == answer["probabilities"]
     assert found["answer"]["input_hash"] == answer["lineage"]["input_hash"]
     now = found["model_now"]
     assert (now["rollout"]["slot"], now["promotion"]["is_promoted"]) == ("previous", False)

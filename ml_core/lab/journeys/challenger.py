@@ -11,6 +11,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.lab.registry.tracking import register
+from ml_core.lab.registry.wandb_mirror import check_mirror
 from ml_core.lab.training.labelled_rows import rows_from_store
 from ml_core.lab.training.learner import train_model
 from ml_core.lab.training.packing import Note
@@ -27,6 +28,7 @@ class Challenger:
     version : in the registry; None after a dry run
     is_new : False where the very same model was registered before
     model_hash, metrics : of the artefact; metrics on test patients
+    learner : what trained it, as configured
     trained_on : table and Delta version
     rows : per part of the split
     """
@@ -35,6 +37,7 @@ class Challenger:
     is_new: bool
     model_hash: str
     metrics: dict[str, float]
+    learner: str
     trained_on: str
     rows: dict[str, int]
 
@@ -61,9 +64,12 @@ def train_challenger(
     ArtefactError, CalibrationTooSmall, CalibrationDisagrees
         The model cannot become an artefact; nothing was registered.
     RegistryError
-        MLflow cannot take it.
+        MLflow or the mirror cannot take it.
+    ConfigError
+        What the learner or the mirror needs is not installed, or a hyper-parameter is none of the learner's.
     """
     rows = rows_from_store(config, settings, table_version)
+    check_mirror(config.tracking)
     registry = (
         None if dry_run else ModelRegistry(settings)
     )  # an unreachable registry is an error before an hour of training
@@ -76,4 +82,5 @@ def train_challenger(
     if version is not None and is_new:
         facts = {"model": version.name, "version": version.version, "model_hash": model.model_hash, "data": rows.origin}
         Journal(settings.journal).append("model.registered", facts)
-    return Challenger(version, is_new, model.model_hash, model.evaluation.metrics, rows.origin, rows.counts)
+    learner = config.training.learner
+    return Challenger(version, is_new, model.model_hash, model.evaluation.metrics, learner, rows.origin, rows.counts)

@@ -5,6 +5,7 @@ The newest of them calibrate a model anew.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -192,10 +193,18 @@ def _frame(
         for column in beside:  # a column of objects, in which a missing text is None and no number
             kind = np.float64 if column.dtype == "float" else object
             frame[column.name] = pd.Series([row[column.name] for row in rows], dtype=kind)
-        verdict = validate_frame(frame, version.name, beside)
-        if not verdict.good.all():
-            raise DataError("labelled answers", f"{int((~verdict.good).sum())} break the column table")
+        _check(frame, version, beside)
     return frame
+
+
+def _check(frame: pd.DataFrame, version: FeatureVersion, beside: Sequence[Column]) -> None:
+    """Refuse rows that break the column table; a name that was made need not have the form of the caller's own."""
+    form = f"{group_of(version).name}: wrong form"
+    reasons = validate_frame(frame, version.name, beside).reasons.values()
+    faults = Counter(reason for of_row in reasons for reason in of_row if reason != form)
+    if faults:
+        told = ", ".join(f"{reason} ({n})" for reason, n in faults.most_common(3))
+        raise DataError("labelled answers", f"break the column table: {told}")
 
 
 def _names(settings: Settings, version: FeatureVersion) -> Mapping[bytes, Any]:

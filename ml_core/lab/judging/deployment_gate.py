@@ -13,7 +13,8 @@ from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.gate_rules import GateCase, gate_verdicts
 from ml_core.lab.judging.rule_verdicts import claim
 from ml_core.lab.registry.model_card import GATE_FOLDER, keep_card
-from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+from ml_core.lab.registry.model_registry import RegisteredVersion
+from ml_core.lab.registry.registry_protocol import Registry
 from ml_core.lab.training.labelled_rows import (
     LabelledRows,
     outcome_rows_from_store,
@@ -31,7 +32,7 @@ __all__ = ["judge_folder", "rows_of", "validate_deployment"]
 
 
 def validate_deployment(
-    registry: ModelRegistry,
+    registry: Registry,
     version: RegisteredVersion,
     config: ModelConfig,
     settings: Settings,
@@ -145,7 +146,7 @@ def _report(config: ModelConfig, model_hash: str, rules: list[RuleVerdict], judg
     )
 
 
-def _keep(registry: ModelRegistry, version: RegisteredVersion, report: GateReport, settings: Settings) -> None:
+def _keep(registry: Registry, version: RegisteredVersion, report: GateReport, settings: Settings) -> None:
     document = report.model_dump(mode="json")
     keep_gate(settings, report, version.version)
     Journal(settings.journal).append("gate.judged", {"model": version.name, "version": version.version, **document})

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.errors import CannotJudge
+from ml_core.base.errors import ArtefactError, CannotJudge
+from ml_core.features.columns import with_role
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.recalibration_rules import enough_outcomes_rules, skill_rules, strangers_rule
 from ml_core.lab.judging.rule_verdicts import (
@@ -32,13 +33,13 @@ from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.evaluation import evaluate, log_losses
 from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict, group_verdict
 from ml_core.lab.measuring.weighted_coverage import weighted_verdict
+from ml_core.lab.training.counted_rows import row_weights, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.learner import booster_proba
-from ml_core.lab.training.onnx_export import XGBOOST_LIMIT
+from ml_core.lab.training.native_models import native_answers
+from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
-from ml_core.lab.training.weighting import row_weights, weighted_evaluation, weighted_rows
-from ml_core.serve.model.bundle import XGBOOST_FILE
+from ml_core.serve.model.bundle import NATIVE_FILES
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
 from ml_core.serve.model.manifest import GroupFacts
 from ml_core.serve.model.prediction_sets import ConformalCalibration
@@ -139,14 +140,14 @@ class GateCase:
 
 def gate_verdicts(case: GateCase) -> list[RuleVerdict]:
     """Verdict of every rule, in the order people read them."""
-    rules = [_promise(case), _split(case)]
+    rules = [_promise(case), _split(case), *_same_weights(case)]
     rules += _enough(case)
     if not len(case.test) or not len(case.calibration):
         return rules
     rules += _performance(case)
     rules += _coverage(case)
     rules += _coverage_by_group(case)
-    rules += [_scorer_is_the_model(case)] if (case.folder / XGBOOST_FILE).exists() else []
+    rules += _scorer_is_the_model(case)
     rules += _reproduces(case)
     rules += [] if case.in_time else _same_law(case)  # a later time may have another law, and coverage is judged above
     return [*rules, _unseen(case), _metrics(case)]
@@ -198,6 +199,17 @@ def _split(case: GateCase) -> RuleVerdict:
     return claim("split_matches", same and (in_time == asked or case.is_recalibrated), note)
 
 
+def _same_weights(case: GateCase) -> list[RuleVerdict]:
+    """Where the rows have weights, the artefact's promise is for the population that they stand for."""
+    weighting = case.predictor.bundle.manifest.weighting
+    column = None if weighting is None else weighting.column
+    if case.rows.weights is None and column is None:
+        return []
+    wanted = with_role(case.rows.features.columns, "weight")
+    same = case.rows.weights is not None and wanted is not None and column == wanted.name
+    return [claim("weights_match", same, f"weighted by {column or 'nothing'}; the rows have {wanted and wanted.name}")]
+
+
 def _enough(case: GateCase) -> list[RuleVerdict]:
     classes, manifest = case.predictor.classes, case.predictor.bundle.manifest
     level, needed = manifest.confidence_level, needed_rows(manifest.confidence_level, manifest.training_conditional)
@@ -218,10 +230,10 @@ def _performance(case: GateCase) -> list[RuleVerdict]:
     if case.is_recalibrated:
         rows = case.rows
         return skill_rules(gate, case.predictor.score(rows.matrix), rows.y_index, rows.groups)
-    metrics = case.metrics
+    metrics, most = case.metrics, gate.brier_limit(len(case.predictor.classes))
     return [
         at_least("roc_auc", finite_metric(metrics, "roc_auc"), gate.min_roc_auc, gate.roc_auc_note),
-        at_most("brier", finite_metric(metrics, "brier"), gate.max_brier),
+        *([] if most is None else [at_most("brier", finite_metric(metrics, "brier"), most)]),
         above("brier_skill", finite_metric(metrics, "brier_skill"), gate.min_brier_skill, "gain over the base rate"),
     ]
 
@@ -285,7 +297,9 @@ def _weighted_coverage(case: GateCase, weighted: WeightedCalibration) -> list[Ru
     )
     again = row_weights(weighted.ratio, case.calibration, case.calibration_proba)
     same = all(np.array_equal(mine, theirs) for mine, theirs in zip(again, weighted.weights, strict=True))
-    needed, note = case.config.recalibrate.min_effective_rows, "equally weighted calibration rows worth as much"
+    note = "equally weighted calibration rows worth as much"
+    by_survey = case.rows.weights is not None
+    needed = needed_rows(level) if by_survey else case.config.recalibrate.min_effective_rows
     worth = zip(case.predictor.classes, weighted.weights, strict=True)
     return [
         *floors,
@@ -318,19 +332,32 @@ def _coverage_by_group(case: GateCase) -> list[RuleVerdict]:
     return [group_floor_rule(name, [v for v in verdicts if v.grouping == name]) for name in by.groupings.names]
 
 
-def _scorer_is_the_model(case: GateCase) -> RuleVerdict:
-    """``model.onnx`` gives what ``model.ubj`` gives."""
-    import xgboost
+def _scorer_is_the_model(case: GateCase) -> list[RuleVerdict]:
+    """``model.onnx`` gives what the model gives in its library's own form, where the artefact holds that.
 
-    try:
-        booster = xgboost.Booster(model_file=bytearray((case.folder / XGBOOST_FILE).read_bytes()))
-        expected = booster_proba(booster, case.calibration.matrix)
-        difference = float(np.abs(expected - case.calibration_proba).max())
-    except (xgboost.core.XGBoostError, ValueError) as error:
-        return at_most(
-            "scorer_is_the_model", None, XGBOOST_LIMIT, f"{XGBOOST_FILE} cannot be used: {type(error).__name__}"
+    A model of scikit-learn has no such form but a pickle. What training found when it compared the two must then be
+    recorded, and not above the limit.
+    """
+    manifest = case.predictor.bundle.manifest
+    found = [_agrees(case, file) for file in NATIVE_FILES if file in manifest.files]
+    learner = manifest.training.learner
+    if not found and learner is not None:
+        note = (
+            f"bound of the difference from {learner.estimator} on {learner.compared_rows} rows, recorded in training: "
         )
-    return at_most("scorer_is_the_model", difference, XGBOOST_LIMIT, f"model.onnx against {XGBOOST_FILE}")
+        note += "the artefact holds no second form of the model that could be asked again"
+        compared = learner.difference_below if learner.compared_rows else None
+        found = [at_most("scorer_was_compared", compared, SKLEARN_LIMIT, note)]
+    return found
+
+
+def _agrees(case: GateCase, file: str) -> RuleVerdict:
+    try:
+        native = native_answers(case.folder, file, case.calibration.matrix, len(case.predictor.classes))
+        difference = float(np.abs(native.proba - case.calibration_proba).max())
+    except (ArtefactError, ValueError) as error:
+        return at_most("scorer_is_the_model", None, XGBOOST_LIMIT, str(error))
+    return at_most("scorer_is_the_model", difference, native.limit, f"model.onnx against {file}")
 
 
 def _reproduces(case: GateCase) -> list[RuleVerdict]:

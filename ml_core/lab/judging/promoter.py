@@ -23,10 +23,11 @@ from ml_core.lab.judging.rule_verdicts import coverage_floor_rules, enough_rows_
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.group_coverage import cells_verdict
 from ml_core.lab.measuring.weighted_coverage import weighted_verdict
-from ml_core.lab.registry.model_registry import CHAMPION, ModelRegistry, RegisteredVersion
+from ml_core.lab.registry.model_registry import CHAMPION, RegisteredVersion
+from ml_core.lab.registry.registry_protocol import Registry
+from ml_core.lab.training.counted_rows import weighted_rows
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.weighting import weighted_rows
 from ml_core.serve.model.bundle import Bundle, read_bundle, verify_folder
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
@@ -69,7 +70,7 @@ class Promotion:
 
 
 def promote_version(
-    registry: ModelRegistry,
+    registry: Registry,
     version: RegisteredVersion,
     config: ModelConfig,
     settings: Settings,
@@ -112,7 +113,7 @@ class ModelPromoter:
     """
 
     def __init__(
-        self, registry: ModelRegistry, settings: Settings, config: ModelConfig, alarms: tuple[str, ...] = ()
+        self, registry: Registry, settings: Settings, config: ModelConfig, alarms: tuple[str, ...] = ()
     ) -> None:
         self._registry = registry
         self._settings = settings
@@ -174,7 +175,7 @@ class ModelPromoter:
             return rules
         new = score(challenger, test, Predictor(challenger).proba(test.columns))
         old = score(champion, test, Predictor(champion).proba(columns))
-        rules += compare(self._config.promotion, test.y_index, test.groups, new, old, self._alarms)
+        rules += compare(self._config.promotion, test.y_index, test.groups, new, old, self._alarms, test.weights)
         return rules + coverage_floor_rules(self._coverage(challenger, rows, new.proba))
 
     def _recalibrated(self, challenger: Bundle, champion: Bundle, rows: LabelledRows) -> list[RuleVerdict]:
@@ -271,7 +272,7 @@ class ModelPromoter:
         return True
 
 
-def _champions_alarms(registry: ModelRegistry, name: str, settings: Settings) -> tuple[str, ...]:
+def _champions_alarms(registry: Registry, name: str, settings: Settings) -> tuple[str, ...]:
     """Coverage and drift alarms of the registered champion that are on."""
     champion = registry.find_alias(name, CHAMPION)
     view = MonitorView(settings.model_copy(update={"model_name": name}))

@@ -50,6 +50,7 @@ def compare(
     new: ScoredModel,
     old: ScoredModel,
     alarms: tuple[str, ...] = (),
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> list[RuleVerdict]:
     """The rules that compare two models on the same rows; a missing metric refuses.
 
@@ -59,9 +60,10 @@ def compare(
     alarms : coverage and drift alarms of the champion that are on. With any (and ``yield_to_alarm``), the challenger
         need only not be worse, and set sizes are not compared: sets that miss their coverage target are too small, and
         those calibrated on other patients are too small or too large.
+    weights : shape (n,), how much each row counts; None where all count alike
     """
     note = f"{_shown(old.metrics, 'roc_auc')} to {_shown(new.metrics, 'roc_auc')} on {len(y_index)} rows"
-    difference, bound = _auc_gain(y_index, groups, new.proba, old.proba)
+    difference, bound = _auc_gain(y_index, groups, new.proba, old.proba, weights)
     alarms = alarms if limits.yield_to_alarm else ()
     if alarms:
         why = f"{note}; not being worse is enough while the champion has alarms: {', '.join(alarms)}"
@@ -90,6 +92,7 @@ def _auc_gain(
     groups: npt.NDArray[np.generic],
     new: npt.NDArray[np.float64],
     old: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64] | None,
 ) -> tuple[float | None, float | None]:
     """Gain of the ROC AUC and its lower bound; K > 2: mean of one class against the rest.
 
@@ -99,7 +102,7 @@ def _auc_gain(
     n_classes = new.shape[1]
     try:
         found = [
-            paired_auc_difference((y_index == k).astype(np.int64), new[:, k], old[:, k], groups)
+            paired_auc_difference((y_index == k).astype(np.int64), new[:, k], old[:, k], groups, weights)
             for k in (range(n_classes) if n_classes > 2 else (1,))
         ]
     except CannotJudge:
@@ -137,8 +140,8 @@ def score(bundle: Bundle, test: LabelledRows, proba: npt.NDArray[np.float64]) ->
     """The model's metrics on test rows of which it gave these probabilities (n, K)."""
     manifest, level = bundle.manifest, bundle.manifest.confidence_level
     sets = sets_of_bundle(bundle, test, proba)
-    found = evaluate(proba, test.y_index, bundle.calibration, level, test.groups, manifest.classes, sets=sets)
-    return ScoredModel(proba, found.metrics)
+    about = (proba, test.y_index, bundle.calibration, level, test.groups, manifest.classes)
+    return ScoredModel(proba, evaluate(*about, sets=sets, weights=test.weights).metrics)
 
 
 def _shown(metrics: dict[str, float], name: str) -> str:

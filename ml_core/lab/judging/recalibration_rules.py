@@ -69,7 +69,7 @@ def skill_rules(
     ----------
     proba : shape (n, K), in [0, 1]; y_index, groups : shape (n,)
     """
-    metrics = score_metrics(proba, y_index)
+    metrics, most = score_metrics(proba, y_index), gate.brier_limit(proba.shape[1])
     losses = squared_errors(proba, y_index)
     base = squared_errors(
         np.broadcast_to(np.bincount(y_index, minlength=proba.shape[1]) / y_index.size, proba.shape), y_index
@@ -79,7 +79,7 @@ def skill_rules(
     note = f"floor {gate.min_roc_auc:g}, {by}" + (f". {gate.roc_auc_note}" if gate.roc_auc_note else "")
     return [
         at_least("roc_auc", None if area is None else metrics.get("roc_auc"), gate.min_roc_auc - (area or 0.0), note),
-        at_most("brier", metrics["brier"], gate.max_brier + brier, f"limit {gate.max_brier:g}, {by}"),
+        *([] if most is None else [at_most("brier", metrics["brier"], most + brier, f"limit {most:g}, {by}")]),
         above(
             "brier_skill",
             metrics.get("brier_skill"),

@@ -12,6 +12,7 @@ from scipy.stats import norm, rankdata, t
 from ml_core.base.arrays import BoolArray, FloatArray, IntArray
 from ml_core.base.errors import CannotJudge
 from ml_core.lab.measuring.coverage_law import Groups, row_groups
+from ml_core.lab.measuring.evaluation import weight_below
 
 __all__ = [
     "UNSEEN_TAIL",
@@ -67,7 +68,11 @@ class UnseenVerdict:
 
 
 def paired_auc_difference(
-    y: npt.ArrayLike, p_new: npt.ArrayLike, p_old: npt.ArrayLike, groups: Groups = None
+    y: npt.ArrayLike,
+    p_new: npt.ArrayLike,
+    p_old: npt.ArrayLike,
+    groups: Groups = None,
+    weights: FloatArray | None = None,
 ) -> AucDifference:
     """AUC difference of two models on the same rows, with a standard error for repeated patients.
 
@@ -79,6 +84,8 @@ def paired_auc_difference(
     y : shape (n,), 1 for the positive class, else 0
     p_new, p_old : shape (n,), probability of the positive class by either model
     groups : shape (n,), or None where every row is its own
+    weights : shape (n,), how often each row is drawn from the population; None where all are alike. The error then is
+        that of a ratio of weighted sums over groups (linearised)
 
     Raises
     ------
@@ -94,10 +101,14 @@ def paired_auc_difference(
     with_pos, with_neg = np.unique(ids[positive]).size, np.unique(ids[~positive]).size
     if min(with_pos, with_neg) < 2:
         raise CannotJudge("the AUC difference", f"{with_pos} groups with positive rows and {with_neg} with negative")
-    components = _auc_components(np.asarray(p_new, dtype=np.float64), positive)
-    components -= _auc_components(np.asarray(p_old, dtype=np.float64), positive)
-    difference = float(components[positive].mean())
-    error = sqrt(_clustered_variance(components - difference, positive, ids, with_pos, with_neg))
+    components = _auc_components(np.asarray(p_new, dtype=np.float64), positive, weights)
+    components -= _auc_components(np.asarray(p_old, dtype=np.float64), positive, weights)
+    of_pos = None if weights is None else weights[positive]
+    difference = float(np.average(components[positive], weights=of_pos))
+    residuals = components - difference
+    if weights is not None:  # in units of the class's mean weight, so that equal weights change nothing
+        residuals *= weights / np.where(positive, weights[positive].mean(), weights[~positive].mean())
+    error = sqrt(_clustered_variance(residuals, positive, ids, with_pos, with_neg))
     bound = difference - float(t.ppf(0.975, min(with_pos, with_neg) - 1)) * error
     return AucDifference(difference, error, bound)
 
@@ -252,9 +263,16 @@ def _permutation_p_value(sums: FloatArray, n_test: int, found: float, seed: int)
     return (1 + as_small) / (1 + _DRAWS)
 
 
-def _auc_components(scores: FloatArray, positive: BoolArray) -> FloatArray:
+def _auc_components(scores: FloatArray, positive: BoolArray, weights: FloatArray | None = None) -> FloatArray:
     """DeLong's components in row order: for a positive row the share of negatives below it, and the other way round."""
     components = np.empty(scores.size)
+    if weights is not None:
+        below, above = (
+            weight_below(side * scores, np.where(other, weights, 0.0)) / weights[other].sum()
+            for side, other in ((1, ~positive), (-1, positive))
+        )
+        weighted: FloatArray = np.where(positive, below, above)
+        return weighted
     overall = rankdata(scores)
     pos, neg = scores[positive], scores[~positive]
     components[positive] = (overall[positive] - rankdata(pos)) / neg.size

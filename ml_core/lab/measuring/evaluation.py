@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ __all__ = [
     "score_metrics",
     "set_metrics",
     "squared_errors",
+    "weight_below",
 ]
 
 SHARED_BY = 10
@@ -81,6 +83,7 @@ def evaluate(
     *,
     sets: BoolArray | None = None,
     by: GroupedRows | None = None,
+    weights: FloatArray | None = None,
 ) -> Evaluation:
     """Metrics on test rows.
 
@@ -100,6 +103,8 @@ def evaluate(
     returning : shape (n,), rows of patients seen before (a split in time); None where nobody was
     sets : shape (n, K), where they are not made of one calibration alone
     by : the groups of patients of these rows, for a table by group
+    weights : shape (n,), how much each row counts in means, areas and shares; numbers of rows stay what they are. None
+        where all count alike
 
     Raises
     ------
@@ -113,7 +118,7 @@ def evaluate(
     if labels.shape != (checked.shape[0],) or not labels.size:
         raise InvalidCalibration(f"{labels.shape} labels for {checked.shape[0]} test rows")
     found = calibration.sets(checked, level) if sets is None else sets
-    metrics = score_metrics(checked, labels) | _coverage_metrics(found, labels, classes)
+    metrics = score_metrics(checked, labels, weights) | _coverage_metrics(found, labels, classes, weights)
     if returning is not None:
         metrics |= _returning_metrics(holds_label(found, labels), labels, returning, classes)
     metrics["n_test"] = float(labels.size)
@@ -122,11 +127,16 @@ def evaluate(
         metrics[f"n_class_{label}"] = float((labels == k).sum())
     shown = range(1, 2) if len(classes) == 2 else range(len(classes))
     curve = {str(classes[k]): calibration_curve(checked[:, k], labels == k) for k in shown}
-    return Evaluation(metrics, curve, () if by is None else group_metrics(checked, labels, found, by, classes))
+    return Evaluation(metrics, curve, () if by is None else group_metrics(checked, labels, found, by, classes, weights))
 
 
 def group_metrics(
-    proba: FloatArray, labels: IntArray, sets: BoolArray, by: GroupedRows, classes: Sequence[object]
+    proba: FloatArray,
+    labels: IntArray,
+    sets: BoolArray,
+    by: GroupedRows,
+    classes: Sequence[object],
+    weights: FloatArray | None = None,
 ) -> tuple[GroupMetrics, ...]:
     """Metrics of each cell of each grouping that has rows: those of :func:`evaluate`, and the calibration slope.
 
@@ -136,6 +146,7 @@ def group_metrics(
     labels : shape (n,), class indices
     sets : shape (n, K)
     by : the groups of these n rows
+    weights : shape (n,), as in :func:`evaluate`; the slope looks at every row alike
     """
     found = []
     for g, grouping in enumerate(by.groupings.declared):
@@ -143,8 +154,9 @@ def group_metrics(
             inside = by.positions[:, g] == at
             if not inside.any():
                 continue
-            own, own_labels = proba[inside], labels[inside]
-            metrics = score_metrics(own, own_labels) | _coverage_metrics(sets[inside], own_labels, classes)
+            own, own_labels, own_weights = proba[inside], labels[inside], None if weights is None else weights[inside]
+            metrics = score_metrics(own, own_labels, own_weights)
+            metrics |= _coverage_metrics(sets[inside], own_labels, classes, own_weights)
             metrics |= {f"n_class_{label}": float((own_labels == k).sum()) for k, label in enumerate(classes)}
             fit = calibration_fit(own, own_labels)
             metrics |= {} if fit is None else {"calibration_slope": fit.slope.value}
@@ -152,7 +164,7 @@ def group_metrics(
     return tuple(found)
 
 
-def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:
+def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike, weights: FloatArray | None = None) -> float | None:
     """Area under the ROC curve; K > 2: mean of one class against the rest. None unless every class has rows.
 
     Equals the chance that a row of the class scores above a row of another, ties counting half (Mann-Whitney).
@@ -161,6 +173,7 @@ def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:
     ----------
     proba : shape (n, K)
     y_index : shape (n,), class indices
+    weights : shape (n,), how often each row is drawn; None where all are alike
     """
     scores = np.asarray(proba, dtype=np.float64)
     labels = np.asarray(y_index, dtype=np.int64)
@@ -171,9 +184,21 @@ def roc_auc(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float | None:
     areas = []
     for k in range(n_classes) if n_classes > 2 else (1,):
         positive, n, m = labels == k, int(counts[k]), int(labels.size - counts[k])
+        if weights is not None:
+            below = weight_below(scores[:, k], np.where(positive, 0.0, weights))
+            areas.append(float(np.average(below[positive], weights=weights[positive]) / weights[~positive].sum()))
+            continue
         above = rankdata(scores[:, k])[positive].sum() - n * (n + 1) / 2
         areas.append(float(above / (n * m)))
     return float(np.mean(areas))
+
+
+def weight_below(scores: FloatArray, weights: FloatArray) -> FloatArray:
+    """Weight of all rows that score below each row, and half of the weight of those that score alike, shape (n,)."""
+    _, at = np.unique(scores, return_inverse=True)
+    of_value = np.bincount(at, weights=weights)
+    found: FloatArray = (np.cumsum(of_value) - of_value / 2)[at]
+    return found
 
 
 def brier_score(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> float:
@@ -201,44 +226,54 @@ def log_losses(proba: npt.ArrayLike, y_index: npt.ArrayLike) -> FloatArray:
     return losses
 
 
-def score_metrics(proba: FloatArray, labels: IntArray) -> dict[str, float]:
+def score_metrics(proba: FloatArray, labels: IntArray, weights: FloatArray | None = None) -> dict[str, float]:
     """``brier``, ``log_loss``, ``brier_skill`` and ``roc_auc``; the last two where the rows can give them.
 
     Parameters
     ----------
     proba : shape (n, K), in [0, 1]; n > 0
     labels : shape (n,), class indices
+    weights : shape (n,), how much each row counts; None where all count alike
     """
-    metrics = {"brier": brier_score(proba, labels), "log_loss": float(log_losses(proba, labels).mean())}
-    shares = np.bincount(labels, minlength=proba.shape[1]) / labels.size
-    base = brier_score(np.broadcast_to(shares, proba.shape), labels)
+    squares = squared_errors(proba, labels)
+    metrics = {"brier": _mean(squares, weights), "log_loss": _mean(log_losses(proba, labels), weights)}
+    mass = np.bincount(labels, weights=weights, minlength=proba.shape[1])
+    shares = mass / (labels.size if weights is None else weights.sum())
+    base = _mean(squared_errors(np.broadcast_to(shares, proba.shape), labels), weights)
     if base > 0:
         metrics["brier_skill"] = 1.0 - metrics["brier"] / base
-    area = roc_auc(proba, labels)
+    area = roc_auc(proba, labels, weights)
     if area is not None:
         metrics["roc_auc"] = area
     return metrics
 
 
-def set_metrics(sets: BoolArray) -> dict[str, float]:
+def set_metrics(sets: BoolArray, weights: FloatArray | None = None) -> dict[str, float]:
     """``mean_set_size``, ``singleton_share`` and ``empty_share`` of prediction sets, shape (n, K); n > 0."""
     sizes = sets.sum(axis=1)
     return {
-        "mean_set_size": float(sizes.mean()),
-        "singleton_share": float((sizes == 1).mean()),
-        "empty_share": float((sizes == 0).mean()),
+        "mean_set_size": _mean(sizes, weights),
+        "singleton_share": _mean(sizes == 1, weights),
+        "empty_share": _mean(sizes == 0, weights),
     }
 
 
-def _coverage_metrics(sets: BoolArray, labels: IntArray, classes: Sequence[object]) -> dict[str, float]:
+def _mean(values: npt.NDArray[Any], weights: FloatArray | None) -> float:
+    return float(values.mean() if weights is None else np.average(values, weights=weights))
+
+
+def _coverage_metrics(
+    sets: BoolArray, labels: IntArray, classes: Sequence[object], weights: FloatArray | None
+) -> dict[str, float]:
     """Coverage and set sizes, over all rows and per class."""
     covered = holds_label(sets, labels)
-    metrics = {"coverage": float(covered.mean()), **set_metrics(sets)}
+    metrics = {"coverage": _mean(covered, weights), **set_metrics(sets, weights)}
     for k, label in enumerate(classes):
         own = labels == k
         if own.any():
-            metrics[f"coverage_class_{label}"] = float(covered[own].mean())
-            metrics[f"mean_set_size_class_{label}"] = float(sets[own].sum(axis=1).mean())
+            of_class = None if weights is None else weights[own]
+            metrics[f"coverage_class_{label}"] = _mean(covered[own], of_class)
+            metrics[f"mean_set_size_class_{label}"] = _mean(sets[own].sum(axis=1), of_class)
     return metrics
 
 

@@ -105,7 +105,8 @@ class MaturedPerformance:
     ----------
     n : rows
     n_per_class : rows of each class, in class order
-    auc : of two classes, the second being the positive one
+    auc : of two classes, the second being the positive one; of more, the mean over classes of one against the rest,
+        with the mean of their standard errors, which that of the mean does not exceed
     brier : mean squared error of P(second label) for two classes, in [0, 1]; summed over classes for more, in [0, 2]
     brier_skill : 1 minus the ratio of the Brier score to that of a constant forecast of the class shares; at most 1
     log_loss : mean, nats
@@ -174,14 +175,14 @@ def performance(
     reasons = _reasons(rows, n_classes, minimum)
     found = {**score_metrics(rows.proba, rows.index), **set_metrics(rows.sets)} if rows.index.size else {}
     known = {name: None if reasons[name] else found[name] for name in _MEANS}
-    fit = None if reasons["auc"] else calibration_fit(rows.proba, rows.index, rows.ids)
+    fit = None if reasons["calibration_slope"] else calibration_fit(rows.proba, rows.index, rows.ids)
     return MaturedPerformance(
         n=int(rows.index.size),
         n_per_class=tuple(int(c) for c in np.bincount(rows.index, minlength=n_classes)),
         auc=None if reasons["auc"] else _auc(rows.proba, rows.index, rows.ids),
         calibration_slope=None if fit is None else fit.slope,
         calibration_intercept=None if fit is None else fit.intercept,
-        reliability=() if reasons["auc"] else _reliability(rows),
+        reliability=() if reasons["calibration_slope"] else _reliability(rows),
         coverage=coverage_bands(holds_label(rows.sets, rows.index), rows.index, target, rows.ids),
         unjudged={name: reason for name, reason in reasons.items() if reason},
         **known,
@@ -212,7 +213,8 @@ def _reasons(rows: _Rows, n_classes: int, minimum: int) -> dict[str, Reason | No
     few: Reason | None = "too_few_rows" if rows.index.size < minimum else None
     scarce: Reason | None = few or ("too_few_of_a_class" if min(patients) < minimum else None)
     reasons = dict.fromkeys(_MEANS, few)
-    return reasons | {"auc": "not_binary" if n_classes > 2 else scarce, "brier_skill": scarce}
+    slope: Reason | None = "not_binary" if n_classes > 2 else scarce
+    return reasons | {"auc": scarce, "brier_skill": scarce, "calibration_slope": slope}
 
 
 def _auc(proba: FloatArray, index: IntArray, ids: IntArray) -> AucEstimate:
@@ -224,13 +226,18 @@ def _auc(proba: FloatArray, index: IntArray, ids: IntArray) -> AucEstimate:
     """
     area = roc_auc(proba, index)
     if area is None:
-        raise ValueError("an AUC needs rows of both classes")
-    fewest, outside = min(np.unique(ids[index == k]).size for k in (0, 1)), (1.0 - INTERVAL_LEVEL) / 2
+        raise ValueError("an AUC needs rows of every class")
+    n_classes = proba.shape[1]
+    fewest, outside = min(np.unique(ids[index == k]).size for k in range(n_classes)), (1.0 - INTERVAL_LEVEL) / 2
     if area in {0.0, 1.0}:
         reach = outside ** (1.0 / fewest)
         return AucEstimate(area, 0.0, reach if area else 0.0, 1.0 if area else 1.0 - reach)
     # compared with a constant score, whose AUC is one half without any error
-    error = paired_auc_difference(index, proba[:, 1], np.zeros(index.size), ids).standard_error
+    errors = [
+        paired_auc_difference(index == k, proba[:, k], np.zeros(index.size), ids).standard_error
+        for k in (range(n_classes) if n_classes > 2 else (1,))
+    ]
+    error = float(np.mean(errors))
     half = float(t.isf(outside, fewest - 1)) * error / (area * (1.0 - area))
     middle = float(logit(area))
     return AucEstimate(area, error, float(expit(middle - half)), float(expit(middle + half)))

@@ -1,3 +1,12 @@
-"""MLflow, the Bento store and the model card."""
+"""MLflow, the Bento store, the model card, and a copy in Weights & Biases."""
 
-__all__ = ["importer", "model_card", "model_registry", "model_signature", "paper_copies", "tracking"]
+__all__ = [
+    "importer",
+    "model_card",
+    "model_registry",
+    "model_signature",
+    "paper_copies",
+    "registry_protocol",
+    "tracking",
+    "wandb_mirror",
+]

@@ -37,15 +37,15 @@ class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
         Parameters
         ----------
         model_input : the feature version's raw columns; id, group and time columns may be there, and those that only
-            tell a group of patients; the label and unknown columns may not
+            tell a group of patients. MLflow drops all others first, and refuses a frame without one of the features
         params : ``confidence_level``, in [0.5, 0.999]; the configured level where it is missing or 0
 
         Returns
         -------
         DataFrame
             ``prediction`` (label), ``probability`` (of label 1; missing where there are more than two),
-            ``p_values`` (label as text to p-value), ``prediction_set`` (list of labels); ``group`` where the coverage
-            is promised by groups.
+            ``probabilities`` and ``p_values`` (by label as text), ``prediction_set`` (list of labels); ``group`` where
+            the coverage is promised by groups.
 
         Raises
         ------
@@ -61,15 +61,16 @@ class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
             checks = [(column, check, count) for (column, check), count in sorted(table.checks.items())]
             raise InvalidRows("input", len(table.problems), table.n_rows, checks)
         found = predictor.predict(table.arrays, _level(params, predictor.level))
-        labels, keys = predictor.classes, [str(label) for label in predictor.classes]
+        labels, keys, rows = predictor.classes, [str(label) for label in predictor.classes], list(found.rows())
         grouped = bundle.grouped
         cells = [] if grouped is None or not table.n_rows else grouped.cells(table.arrays).tolist()
         return pd.DataFrame(
             {
                 "prediction": found.labels(labels),
                 "probability": found.proba[:, 1] if len(labels) == 2 else np.nan,
-                "p_values": [dict(zip(keys, row.p_values, strict=True)) for row in found.rows()],
-                "prediction_set": [[labels[k] for k in row.members] for row in found.rows()],
+                "probabilities": [dict(zip(keys, row.proba, strict=True)) for row in rows],
+                "p_values": [dict(zip(keys, row.p_values, strict=True)) for row in rows],
+                "prediction_set": [[labels[k] for k in row.members] for row in rows],
                 **({} if grouped is None else {"group": [grouped.names[cell] for cell in cells]}),
             },
             index=model_input.index,

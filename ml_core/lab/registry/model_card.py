@@ -25,11 +25,13 @@ from ml_core.lab.measuring.evaluation import GroupMetrics
 from ml_core.lab.measuring.group_coverage import CellRows
 from ml_core.lab.measuring.metric_ranges import MetricRange, metric_ranges
 from ml_core.lab.registry.card_groups import group_tables, shared_metrics
-from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
+from ml_core.lab.registry.model_registry import RegisteredVersion
+from ml_core.lab.registry.registry_protocol import Registry
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.model.bundle import Bundle, read_bundle
+from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
 
 __all__ = [
@@ -104,7 +106,7 @@ class ModelCard:
 
 
 def keep_card(
-    registry: ModelRegistry,
+    registry: Registry,
     version: RegisteredVersion,
     folder: Path,
     *,
@@ -137,7 +139,7 @@ def keep_card(
     )
 
 
-def read_card(registry: ModelRegistry, version: RegisteredVersion, folder: Path) -> ModelCard:
+def read_card(registry: Registry, version: RegisteredVersion, folder: Path) -> ModelCard:
     """The card's facts as they are recorded now.
 
     Parameters
@@ -181,7 +183,9 @@ def card_record(model: PackedModel, words: CardConfig, rows: LabelledRows, code:
         origin=rows.origin,
         patients={part: int(np.unique(chosen.groups).size) for part, chosen in of_part.items()},
         class_rows={part: _class_rows(chosen) for part, chosen in of_part.items()},
-        ranges=metric_ranges(
+        ranges=None
+        if rows.weights is not None
+        else metric_ranges(
             model.test_proba,
             model.test_y_index,
             model.test_groups,
@@ -206,12 +210,12 @@ def _class_rows(rows: LabelledRows) -> dict[str, int]:
     return {str(label): int(n) for label, n in zip(rows.classes, counts, strict=True)}
 
 
-def _record(registry: ModelRegistry, version: RegisteredVersion) -> CardRecord | None:
+def _record(registry: Registry, version: RegisteredVersion) -> CardRecord | None:
     record = _document(registry, version, RECORD_FILE, CardRecord)
     return record if record is not None and record.model_hash == version.model_hash else None
 
 
-def _document(registry: ModelRegistry, version: RegisteredVersion, path: str, kind: type[_D]) -> _D | None:
+def _document(registry: Registry, version: RegisteredVersion, path: str, kind: type[_D]) -> _D | None:
     raw = registry.run_file(version, path)
     if raw is None:
         return None
@@ -360,9 +364,14 @@ def _calibrated(card: ModelCard) -> list[tuple[str, int, int, float | None]]:
     keys = ["calibration_effect"] if marginal else [f"calibration_effect_class_{label}" for label in labels]
     needed = needed_rows(manifest.confidence_level, manifest.training_conditional)
     return [
-        (label, n, needed, n / effect if (effect := manifest.metrics.get(key)) else None)
+        (label, n, needed, _worth(manifest, label, n) / effect if (effect := manifest.metrics.get(key)) else None)
         for label, key, n in zip(labels, keys, calibration.sizes, strict=False)  # a marginal one has its size K times
     ]
+
+
+def _worth(manifest: Manifest, label: str, rows: int) -> float:
+    """Equally weighted rows that the calibration rows of a class are worth."""
+    return rows if manifest.weighting is None else manifest.weighting.effective_rows[label]
 
 
 def _known(value: Any) -> str:

@@ -23,6 +23,7 @@ import yaml
 
 from ml_core.base.errors import RegistryError, RegistryUnreachable, SuretyError
 from ml_core.base.settings import Settings
+from ml_core.lab.registry.mlflow_names import name_from_mlflow
 from ml_core.lab.registry.moved_home import move_in
 
 __all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion", "bundle_in", "quiet_environment"]
@@ -93,6 +94,7 @@ class ModelRegistry:
     Attributes
     ----------
     uri : where it is; ``shown`` is the same without the credentials a URI may hold
+    home : ``SURETY_HOME``
 
     Raises
     ------
@@ -102,13 +104,13 @@ class ModelRegistry:
 
     def __init__(self, settings: Settings) -> None:
         quiet_environment()
-        self._home = settings.home.absolute()
+        self.home = settings.home.absolute()
         self.uri = settings.registry_uri
         self.shown = settings.registry_shown
         if self.uri.startswith("sqlite:"):
-            self._home.mkdir(parents=True, exist_ok=True)
-            if self.uri == f"sqlite:///{self._home / 'mlflow.db'}":
-                move_in(self._home)
+            self.home.mkdir(parents=True, exist_ok=True)
+            if self.uri == f"sqlite:///{self.home / 'mlflow.db'}":
+                move_in(self.home)
         elif self.uri.startswith(("http://", "https://")):
             _check_reachable(self.uri, f"MLflow at {self.shown}")
         else:
@@ -132,7 +134,7 @@ class ModelRegistry:
             if found is not None:
                 return str(found.experiment_id)
             local = self.uri.startswith("sqlite:")
-            place = (self._home / "mlartifacts" / name).as_uri() if local else None
+            place = (self.home / "mlartifacts" / name).as_uri() if local else None
             return str(mlflow.create_experiment(name, artifact_location=place))
 
     def by_alias(self, name: str, alias: str) -> RegisteredVersion:
@@ -198,7 +200,7 @@ class ModelRegistry:
             return {}
         with self.session(str(version)) as mlflow:
             logged = mlflow.get_logged_model(version.model_id).metrics or []
-        return {metric.key: float(metric.value) for metric in logged}
+        return {name_from_mlflow(metric.key): float(metric.value) for metric in logged}
 
     def set_alias(self, version: RegisteredVersion, alias: str) -> None:
         """Point the alias at that version."""
@@ -297,7 +299,7 @@ def bundle_in(folder: Path, what: str) -> Path:
         raise RegistryError(
             what,
             "is no surety model; `surety import-model --uri URI --calibration ROWS --feature-version vN` converts "
-            "scikit-learn and XGBoost classifiers",
+            "scikit-learn, XGBoost, LightGBM and CatBoost classifiers",
         )
     return bundle
 

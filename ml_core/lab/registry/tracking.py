@@ -15,8 +15,11 @@ import numpy as np
 
 import ml_core
 from ml_core.lab.config import ModelConfig
+from ml_core.lab.registry.input_signature import input_example, mlflow_signature
+from ml_core.lab.registry.mlflow_names import in_batches
 from ml_core.lab.registry.model_card import card_record, keep_card
 from ml_core.lab.registry.model_registry import CHALLENGER, ModelRegistry, RegisteredVersion
+from ml_core.lab.registry.wandb_mirror import MirroredModel, mirror_model
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.features.versions import MODULES_FOLDER
@@ -25,6 +28,8 @@ __all__ = ["code_state", "register", "travelling_code"]
 
 _PACKAGE = Path(ml_core.__file__).parent
 _PYFUNC = Path(__file__).with_name("mlflow_pyfunc.py")
+MIRROR_TAG = "wandb_run"
+"""Tag of a version that is copied to W&B: ``project/run_id`` there."""
 _NEEDED_BY_PYFUNC = ("mlflow", "numpy", "onnxruntime", "orjson", "pandas", "pydantic")
 
 
@@ -39,13 +44,37 @@ def register(
     Parameters
     ----------
     tags : further tags of run and version
+
+    Raises
+    ------
+    RegistryError
+        MLflow or the configured mirror does not take it. After the latter the version is there, and the same call again
+        writes the copy.
     """
     known = _known(registry, config.model, model.model_hash)
     version = known or _log(registry, model, config, rows, {**_tags(model, config, rows), **code_state(), **tags})
     registry.set_alias(version, CHALLENGER)
+    if config.tracking.mirror is not None and MIRROR_TAG not in version.tags:
+        registry.set_tags(
+            version, {MIRROR_TAG: mirror_model(config.tracking, registry.home, _copy(model, config, version))}
+        )
     record = card_record(model, config.card, rows, _code_in_words(version.tags))
     keep_card(registry, version, model.folder, record=record)
     return registry.by_version(version.name, version.version), known is None
+
+
+def _copy(model: PackedModel, config: ModelConfig, version: RegisteredVersion) -> MirroredModel:
+    """What a mirror gets of a registered version."""
+    return MirroredModel(
+        name=version.name,
+        version=version.version,
+        run_id=version.run_id,
+        folder=model.folder,
+        params=_params(model, config),
+        metrics=model.evaluation.metrics,
+        tags=version.tags,
+        figures=lambda: _figures_of(model),
+    )
 
 
 def code_state() -> dict[str, str]:
@@ -126,13 +155,15 @@ def _log(
         registry.session(f"run of {config.model}") as mlflow,
     ):
         with mlflow.start_run(experiment_id=experiment, tags=dict(tags)) as run:
-            mlflow.log_params(_params(model, config))
+            for part in in_batches(_params(model, config)):
+                mlflow.log_params(part)
             for figure, name in _figures_of(model):
                 mlflow.log_figure(figure, f"plots/{name}.png")
                 figure.clear()
             data = _log_dataset(mlflow, rows)
             logged = _log_pyfunc(mlflow, model, Path(place))
-            mlflow.log_metrics(model.evaluation.metrics, model_id=logged.model_id, dataset=data)
+            for some in in_batches(model.evaluation.metrics):
+                mlflow.log_metrics(some, model_id=logged.model_id, dataset=data)
         version = mlflow.register_model(logged.model_uri, config.model, tags={**tags, "run_id": run.info.run_id})
     return registry.by_version(config.model, str(version.version))
 
@@ -161,12 +192,8 @@ def _log_dataset(mlflow: Any, rows: LabelledRows) -> Any:
 
 
 def _log_pyfunc(mlflow: Any, model: PackedModel, place: Path) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec
-
     folder = place / "bundle"  # its name is part of the path the loader reads
     shutil.copytree(model.folder, folder)
-    level = ParamSpec("confidence_level", "double", float(model.bundle.manifest.confidence_level))
     return mlflow.pyfunc.log_model(
         name="model",
         python_model=str(_PYFUNC),
@@ -174,7 +201,8 @@ def _log_pyfunc(mlflow: Any, model: PackedModel, place: Path) -> Any:
         code_paths=[
             str(path) for path in (travelling_code(place / "code"), _own_module(model, place / "code")) if path
         ],
-        signature=ModelSignature(params=ParamSchema([level])),
+        signature=mlflow_signature(model.bundle),
+        input_example=input_example(model.bundle),
         pip_requirements=[f"{name}=={installed_version(name)}" for name in _NEEDED_BY_PYFUNC],
         metadata={"model_hash": model.model_hash},
     )

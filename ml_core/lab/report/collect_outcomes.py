@@ -178,7 +178,7 @@ def _performance(judged: _Judged, manifest: Manifest, period: Stretch) -> Perfor
         bucket_s=period.bucket.total_seconds(),
         interval_level=INTERVAL_LEVEL,
         buckets=tuple(_performance_bucket(start, found) for start, found in judged),
-        trained_auc=manifest.metrics.get("roc_auc") if len(manifest.classes) == 2 else None,
+        trained_auc=manifest.metrics.get("roc_auc"),
         trained_brier=manifest.metrics.get("brier"),
     )
 

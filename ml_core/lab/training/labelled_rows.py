@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ml_core.base.arrays import BoolArray, IntArray, Label
+from ml_core.base.arrays import BoolArray, FloatArray, IntArray, Label
 from ml_core.base.errors import ConfigError, DataError
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, ColumnArrays, with_role
@@ -64,6 +64,9 @@ class LabelledRows:
     positions : shape (n,), number of each row in its table or file, from 0
     classes : the K labels, in order
     origin : where they came from, for people
+    weights : shape (n,), for how many each row stands (the column with the role weight), as a share of what the
+        heaviest row of the whole table or file stands for; None where there is no such column, or the rows are answers,
+        which come as people do
     table, table_version : Delta table and version; empty and -1 when they came from a file
     subjects : what the groups are, in the plural, for messages
     """
@@ -81,6 +84,7 @@ class LabelledRows:
     positions: IntArray
     table: str = ""
     table_version: int = -1
+    weights: FloatArray | None = None
     subjects: str = "patients"
 
     def part(self, *names: str) -> LabelledRows:
@@ -136,6 +140,7 @@ class LabelledRows:
             returning=self.returning[kept],
             times=None if self.times is None else self.times[kept],
             positions=self.positions[kept],
+            weights=None if self.weights is None else self.weights[kept],
         )
 
     @cached_property
@@ -296,6 +301,7 @@ def label_rows(frame: pd.DataFrame, version_name: str, split: SplitConfig, origi
         returning=_returning(groups, parts),
         times=times,
         positions=positions,
+        weights=_weights(frame, version, origin),
     )
 
 
@@ -391,6 +397,19 @@ def _order_column(version: FeatureVersion, split: SplitConfig) -> Column:
         problem = "is no whole-number or datetime column"
         raise ConfigError("split.order_by", f"{split.order_by[:60]} {problem} of {version.name}")
     return column
+
+
+def _weights(frame: pd.DataFrame, version: FeatureVersion, origin: str) -> FloatArray | None:
+    """The weight of each row. One without it, such as an answer whose outcome came, counts like the mean row."""
+    column = with_role(version.columns, "weight")
+    if column is None or column.name not in frame.columns or frame[column.name].isna().all():
+        return None
+    weights = frame[column.name].to_numpy(dtype=np.float64, na_value=np.nan)
+    known = weights[~np.isnan(weights)]
+    if not (np.isfinite(known).all() and (known > 0).all()):
+        raise DataError(origin, f"column {column.name} has weights that are not above 0")
+    whole: FloatArray = np.where(np.isnan(weights), known.mean(), weights) / known.max()
+    return whole
 
 
 def _returning(groups: npt.NDArray[np.generic], parts: npt.NDArray[np.str_]) -> BoolArray:

@@ -1,49 +1,48 @@
-"""Trains XGBoost on the configured split, with early stopping, and makes the artefact of it."""
+"""Trains the configured learner on the configured split, and makes the artefact of what it found."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import ceil, log10
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ml_core.base.errors import ConfigError, DataError
-from ml_core.base.near_names import meant
+from ml_core.base.errors import ArtefactError, BadModelOutput
 from ml_core.lab.config import ModelConfig
+from ml_core.lab.training.boosting_learners import train_catboost, train_lightgbm
+from ml_core.lab.training.conversion import drawn_columns
+from ml_core.lab.training.estimator_learners import (
+    train_estimator,
+    train_forest,
+    train_hist_gradient_boosting,
+    train_logistic_regression,
+)
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.onnx_export import XGBOOST_LIMIT, check_agrees, xgboost_to_onnx
+from ml_core.lab.training.learning_task import LearningTask, TrainedScorer, learning_task
+from ml_core.lab.training.onnx_export import check_agrees
 from ml_core.lab.training.packing import Note, PackedModel, ScorerCandidate, pack_model
-from ml_core.serve.model.bundle import XGBOOST_FILE
+from ml_core.lab.training.parameter_names import recorded
+from ml_core.lab.training.xgboost_learner import train_xgboost
+from ml_core.serve.model.bundle import ONNX_FILE
+from ml_core.serve.model.manifest import LearnerFacts
 from ml_core.serve.model.scorer import OnnxScorer
 
-__all__ = ["booster_proba", "learner_params", "train_model"]
+__all__ = ["train_model"]
 
-_DEFAULTS: dict[str, float | int | str] = {
-    "learning_rate": 0.05,
-    "max_depth": 4,
-    "min_child_weight": 5,
-    "subsample": 0.8,
-    "colsample_bytree": 0.8,
-    "reg_lambda": 1.0,
+_LEARNERS: Mapping[str, Callable[[LearningTask], TrainedScorer]] = {
+    "xgboost": train_xgboost,
+    "lightgbm": train_lightgbm,
+    "catboost": train_catboost,
+    "hist_gradient_boosting": train_hist_gradient_boosting,
+    "random_forest": train_forest,
+    "logistic_regression": train_logistic_regression,
 }
-_SYNONYMS = {"eta": "learning_rate", "lambda": "reg_lambda", "alpha": "reg_alpha", "gamma": "min_split_loss"}
-_OURS = frozenset({
-    "objective", "num_class", "eval_metric", "seed", "random_state", "seed_per_iteration",
-    "nthread", "n_jobs", "tree_method", "device", "booster", "verbosity",
-})  # fmt: skip
-_NATIVE = frozenset(
-    {"max_cached_hist_node", "extmem_single_page", "refresh_leaf", "process_type", "updater", "min_split_loss"}
-)
-"""Parameters that XGBoost's wrapper for scikit-learn does not list."""
-_OF_ITS_WRAPPER = frozenset({
-    "n_estimators", "early_stopping_rounds", "callbacks", "missing", "importance_type", "validate_parameters",
-    "enable_categorical", "feature_types", "feature_weights", "multi_strategy", "eval_metric",
-})  # fmt: skip
-_NOT_IN_XGBOOST = str.maketrans("[]<", "()_")
-"""Characters that XGBoost refuses in names of features, such as that of the level ``<30``."""
-_ROWS_PER_THREAD = 25_000
-"""Threads follow from the rows, up to four, and never from the machine: the order of sums must not change with it."""
+
+_NO_LESS = 1e-9  # differences below say nothing
+_DRAWN_ROWS = 10_000
+"""Made from the column table: borders, missing values in every nullable column, every level."""
 
 
 def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Note) -> PackedModel:
@@ -60,98 +59,62 @@ def train_model(config: ModelConfig, rows: LabelledRows, folder: Path, note: Not
     Raises
     ------
     ScorerDisagrees
-        The ONNX model differs from XGBoost by more than 1e-6 on the calibration rows.
+        The ONNX model differs from what was trained by more than rounding explains, on the calibration rows or on rows
+        drawn from the bounds of the columns.
+    ArtefactError
+        There is no ONNX form of it, or that gives no probabilities for a value that a request may hold.
     ConfigError
-        A hyper-parameter is set that decides the guarantee or the reproducibility.
+        A hyper-parameter is unknown, is refused by the learner, or decides the guarantee or the reproducibility; or the
+        learner is not installed.
+    DataError
+        A part of the split lacks a class.
     """
-    params = learner_params(config, len(rows.classes), len(rows.part("train")))
-    booster = _fit(config, params, rows, note)
-    d = len(rows.features.feature_names)
-    onnx = xgboost_to_onnx(booster, d)
-    calibration = rows.part("calibration")
-    expected = booster_proba(booster, calibration.matrix)
-    difference = check_agrees(OnnxScorer(onnx, d, len(rows.classes)), calibration.matrix, expected, XGBOOST_LIMIT)
-    note(f"ONNX equals XGBoost within {difference:.1e} on {len(calibration)} calibration rows")
+    task = learning_task(config, rows, note)
+    trained = _LEARNERS.get(config.training.learner, train_estimator)(task)
+    compared = _compared(trained, rows, config.seed, note)
+    chosen = config.training.class_weight
     candidate = ScorerCandidate(
-        onnx=onnx,
-        params={**params, "rounds": config.training.rounds, "trees_per_class": booster.num_boosted_rounds()},
-        files={XGBOOST_FILE: bytes(booster.save_raw("ubj"))},
-        libraries={"xgboost": _xgboost_version()},
+        onnx=trained.onnx,
+        params={**trained.params, **({} if chosen is None else recorded({"class_weight": chosen}))},
+        files=trained.files,
+        libraries=trained.libraries,
+        learner=LearnerFacts(
+            name=config.training.learner,
+            estimator=trained.estimator,
+            compared_rows=compared.rows,
+            difference_below=compared.below,
+        )
+        if trained.estimator
+        else None,
     )
     return pack_model(config, rows, candidate, folder, note)
 
 
-def learner_params(config: ModelConfig, n_classes: int, n_rows: int) -> dict[str, float | int | str]:
-    """What XGBoost is given: our defaults, the configured values, and what is not open to choice.
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """A power of ten that no difference between the converted model and the trained one exceeded, on that many rows.
 
-    Raises
-    ------
-    ConfigError
-        A hyper-parameter is configured that is not open to choice.
+    No exact number: the last bits of a sum may differ between processors, and a model's hash must not.
     """
-    for name in config.training.params:
-        if name in _OURS:
-            raise ConfigError(f"training.params.{name}", "is set by surety and cannot be configured")
-        if name not in (known := _known_params()):
-            raise ConfigError(f"training.params.{name}", f"is no hyper-parameter of XGBoost; {meant(name, known)}")
-    binary = n_classes == 2
-    fixed: dict[str, float | int | str] = {
-        "objective": "binary:logistic" if binary else "multi:softprob",
-        "eval_metric": "logloss" if binary else "mlogloss",
-        "tree_method": "hist",
-        "nthread": min(1 + n_rows // _ROWS_PER_THREAD, 4),
-        "seed": config.seed,
-    }
-    if not binary:
-        fixed["num_class"] = n_classes
-    chosen = {_SYNONYMS.get(name, name): value for name, value in config.training.params.items()}
-    return {**_DEFAULTS, **chosen, **fixed}
+
+    rows: int
+    below: float
 
 
-def _known_params() -> frozenset[str]:
-    """Hyper-parameters of XGBoost's trees, which itself passes over those that it does not know."""
-    import xgboost
-
-    return (frozenset(xgboost.XGBClassifier().get_params()) | _SYNONYMS.keys() | _NATIVE) - _OURS - _OF_ITS_WRAPPER
-
-
-def booster_proba(booster: Any, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Class probabilities by XGBoost itself, float64 (n, K)."""
-    raw = np.asarray(booster.inplace_predict(features), dtype=np.float64)
-    return np.column_stack([1.0 - raw, raw]) if raw.ndim == 1 else raw
-
-
-def _fit(config: ModelConfig, params: dict[str, float | int | str], rows: LabelledRows, note: Note) -> Any:
-    """The booster, cut to its best round."""
-    import xgboost
-
-    train, validation = rows.part("train"), rows.part("validation")
-    for part, name in ((train, "train"), (validation, "validation")):
-        if len(set(part.y_index.tolist())) < len(rows.classes):
-            raise DataError(rows.origin, f"its {name} {rows.subjects} lack a class: add rows")
-    names = [name.translate(_NOT_IN_XGBOOST) for name in rows.features.feature_names]
-    threads = params["nthread"]
-    learn = xgboost.QuantileDMatrix(train.matrix, train.y_index, feature_names=names, nthread=threads)
-    watch = xgboost.QuantileDMatrix(
-        validation.matrix, validation.y_index, ref=learn, feature_names=names, nthread=threads
+def _compared(trained: TrainedScorer, rows: LabelledRows, seed: int, note: Note) -> _Comparison:
+    features, calibration = rows.features, rows.part("calibration")
+    scorer = OnnxScorer(trained.onnx, len(features.feature_names), len(rows.classes))
+    drawn = features.transform(drawn_columns(features.features, _DRAWN_ROWS, np.random.default_rng(seed)))
+    difference = 0.0
+    for matrix in (calibration.matrix, drawn):
+        try:
+            difference = max(difference, check_agrees(scorer, matrix, trained.proba(matrix), trained.limit))
+        except BadModelOutput as error:
+            problem = f"{trained.name} as ONNX gives no probabilities for values that a request may hold: "
+            problem += "narrow the bounds of its columns, or take another learner"
+            raise ArtefactError(ONNX_FILE, problem) from error
+    note(
+        f"ONNX equals {trained.name} within {difference:.1e} on {len(calibration)} calibration rows and {_DRAWN_ROWS} "
+        "drawn from the bounds of the columns"
     )
-    note(f"training on {len(train)} rows, watching {len(validation)}")
-    try:
-        booster = xgboost.train(
-            {**params, "verbosity": 0},
-            learn,
-            config.training.rounds,
-            evals=[(watch, "validation")],
-            early_stopping_rounds=config.training.early_stopping_rounds,
-            verbose_eval=False,
-        )
-    except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
-        raise ConfigError("training.params", str(error).strip().splitlines()[-1]) from error
-    note(f"stopped after {booster.best_iteration + 1} rounds")
-    return booster[: booster.best_iteration + 1]
-
-
-def _xgboost_version() -> str:
-    import xgboost
-
-    return str(xgboost.__version__)
+    return _Comparison(len(calibration), float(f"1e{ceil(log10(max(difference, _NO_LESS)))}"))

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.errors import ArtefactError, ScorerDisagrees
-from ml_core.serve.model.bundle import ONNX_FILE
+from ml_core.base.errors import ScorerDisagrees
+from ml_core.lab.training.booster_trees import xgboost_trees
+from ml_core.lab.training.classifier_graph import add_classifier
+from ml_core.lab.training.given import Given
+from ml_core.lab.training.onnx_graph import FEATURES, OnnxGraph, finished_model
+from ml_core.lab.training.tree_export import trees_to_onnx
+from ml_core.lab.training.tree_form import TreeForm
 from ml_core.serve.model.scorer import OnnxScorer, check_probabilities
 
-__all__ = ["SKLEARN_LIMIT", "XGBOOST_LIMIT", "check_agrees", "sklearn_to_onnx", "xgboost_to_onnx"]
+__all__ = [
+    "SKLEARN_LIMIT",
+    "TREE_LIMIT",
+    "XGBOOST_LIMIT",
+    "check_agrees",
+    "sklearn_to_onnx",
+    "xgboost_limit",
+    "xgboost_to_onnx",
+]
 
 XGBOOST_LIMIT = 1e-6
-"""Largest difference allowed: both sum float32 leaves, in another order."""
+"""Largest difference allowed: XGBoost sums its float32 leaves in float32, ONNX in float64."""
+
+TREE_LIMIT = 1e-9
+"""Largest difference allowed for trees whose library sums in 64 bits, as ONNX does."""
 
 SKLEARN_LIMIT = 1e-5
-"""Largest difference allowed: scikit-learn sums in float64, ONNX in float32."""
-
-_OPSET = 15
-_GRAPH = "surety"
+"""Largest difference allowed: scikit-learn calculates in float32 where it is given float32, ONNX in float64."""
 
 
 def xgboost_to_onnx(booster: Any, n_features: int) -> bytes:
@@ -31,22 +42,14 @@ def xgboost_to_onnx(booster: Any, n_features: int) -> bytes:
     Parameters
     ----------
     booster : xgboost.Booster
-        Cut to its best iteration. Its feature names are replaced by f0, f1, ..., which the converter asks for.
+        Cut to its best iteration.
     """
-    from onnxmltools.convert import convert_xgboost
-    from onnxmltools.convert.common.data_types import FloatTensorType
+    return trees_to_onnx(xgboost_trees(booster), n_features)
 
-    renamed = booster.copy()
-    renamed.feature_names = [f"f{i}" for i in range(n_features)]
-    renamed.feature_types = None
-    inputs = [("features", FloatTensorType([None, n_features]))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            model = convert_xgboost(renamed, name=_GRAPH, initial_types=inputs, target_opset=_OPSET)
-        except Exception as error:  # the converter raises whatever its parser meets
-            raise ArtefactError(ONNX_FILE, f"XGBoost model cannot be converted ({type(error).__name__})") from error
-    return _plain_bytes(model)
+
+def xgboost_limit(form: TreeForm) -> float:
+    """Largest difference that XGBoost's 32-bit sums explain: it grows with trees and leaves."""
+    return max(form.rounding, TREE_LIMIT)
 
 
 def sklearn_to_onnx(model: Any, n_features: int) -> bytes:
@@ -57,19 +60,9 @@ def sklearn_to_onnx(model: Any, n_features: int) -> bytes:
     ArtefactError
         There is no conversion for it.
     """
-    from skl2onnx import convert_sklearn
-    from skl2onnx.common.data_types import FloatTensorType
-
-    inputs = [("features", FloatTensorType([None, n_features]))]
-    try:
-        logging.getLogger("skl2onnx").setLevel(logging.ERROR)
-        converted = convert_sklearn(
-            model, name=_GRAPH, initial_types=inputs, target_opset=_OPSET, options={id(model): {"zipmap": False}}
-        )
-    except Exception as error:  # the converters raise whatever the estimator makes them meet
-        problem = f"{type(model).__name__} cannot be converted ({type(error).__name__})"
-        raise ArtefactError(ONNX_FILE, problem) from error
-    return _plain_bytes(converted)
+    graph = OnnxGraph()
+    given = Given(FEATURES, tuple(f"f{i}" for i in range(n_features)), is_single=True)
+    return finished_model(graph, add_classifier(graph, model, given), n_features, len(model.classes_))
 
 
 def check_agrees(
@@ -93,16 +86,3 @@ def check_agrees(
     if not difference <= limit:
         raise ScorerDisagrees(difference, limit)
     return difference
-
-
-def _plain_bytes(model: Any) -> bytes:
-    """Serialised without what names the tool or the moment: equal models give equal bytes."""
-    model.producer_name = _GRAPH
-    model.producer_version = ""
-    model.domain = ""
-    model.doc_string = ""
-    model.model_version = 0
-    del model.metadata_props[:]
-    model.graph.name = _GRAPH
-    model.graph.doc_string = ""
-    return bytes(model.SerializeToString(deterministic=True))

@@ -17,11 +17,12 @@ import numpy.typing as npt
 import orjson
 
 from ml_core.base.clock import FIRST_YEAR, LAST_YEAR, microseconds, moment_of, utc_text
-from ml_core.base.errors import DataError
-from ml_core.features.columns import Column, coded_levels, table_hash
+from ml_core.base.errors import ConfigError, DataError
+from ml_core.features.columns import Column, coded_levels, table_hash, with_role
 from ml_core.lab.config import ModelConfig
-from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough
+from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough, needed_rows
 from ml_core.lab.measuring.evaluation import SHARED_BY, Evaluation, evaluate
+from ml_core.lab.training.counted_rows import survey_calibration, weighted_effects, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, groups_of
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
 from ml_core.lab.training.training_reference import column_importance, reference_bytes
@@ -39,12 +40,14 @@ from ml_core.serve.model.bundle import (
     read_bundle,
     write_bundle,
 )
-from ml_core.serve.model.manifest import GroupFacts, Recalibration, Source
+from ml_core.serve.model.manifest import GroupFacts, LearnerFacts, Recalibration, Source, Weighting
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Guarantee
 from ml_core.serve.model.predictor import Predictor, check_golden, golden_entries
 from ml_core.serve.model.scorer import OnnxScorer, Scorecard, check_probabilities
+from ml_core.serve.model.weighted_sets import WeightedCalibration, effective_rows
 
 __all__ = [
+    "DECIDING_LIBRARIES",
     "Note",
     "PackedModel",
     "ScorerCandidate",
@@ -57,8 +60,8 @@ __all__ = [
 ]
 
 GOLDEN_RECORDS = 24
-_DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxmltools", "onnxruntime", "scikit-learn", "skl2onnx")
-"""Libraries whose version can change a byte of the artefact; the learner adds XGBoost."""
+DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx")
+"""Libraries whose version can change a byte of the artefact; the learner adds its own."""
 
 _DEFAULT_SPAN = 1_000.0  # of golden values of a number whose table names no bound
 _MISSING_SHARE = 0.15  # of golden values
@@ -78,10 +81,11 @@ class ScorerCandidate:
     onnx : its serialised form, checked against the model it was made of
     params : hyper-parameters as given to the learner
     fitted_on : names of the parts whose rows the scorecard may be fitted on
-    files : further files of the artefact (``model.ubj``)
+    files : further files of the artefact: the model in its library's own form, ``trees.npz``
     libraries : further libraries that decide its bytes
     source : where a foreign model came from
     scorer_of : the model whose scorer it is, where that is only calibrated anew; scorecard and training facts stay
+    learner : what trained it, where that was not XGBoost
     """
 
     onnx: bytes
@@ -91,6 +95,7 @@ class ScorerCandidate:
     libraries: Mapping[str, str] = field(default_factory=dict)
     source: Source | None = None
     scorer_of: Bundle | None = None
+    learner: LearnerFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,11 @@ def pack_model(
     CalibrationDisagrees
         MAPIE finds another threshold in the same scores.
     DataError
-        A part of the split lacks a class.
+        A part of the split lacks a class, or the calibration rows of one weigh too little.
+    ConfigError
+        Rows with weights are asked for a promise that weights cannot have.
     """
+    _check_promise(config, rows)
     for parts in (candidate.fitted_on, ("calibration",), ("test",)):
         _check_every_class(rows, parts)
     features, classes = rows.features, rows.classes
@@ -168,25 +176,23 @@ def pack_model(
     normal = calibration_rows if config.split.by == "time" else fitted.recent()
     importance = column_importance(features, calibration_rows.columns, scorer.proba, config.seed)
     level = config.conformal.confidence_level
-    cells, by = cell_rows(groups, model.calibration, model.calibrations.grouped(groups), test)
-    sets = cells.sets(proba, level)
-    evaluation = evaluate(
-        proba, test.y_index, model.calibration, level, test.groups, classes, test.returning, sets=sets, by=by
-    )
+    evaluation, sets = _evaluated(model, groups, level, test, proba)
     files = {
         **candidate.files,
         **({COLUMNS_FILE: table_bytes(features.columns)} if features.is_table else {}),
         ONNX_FILE: candidate.onnx,
         CALIBRATION_FILE: pack_calibration(
-            model.calibration, scorecard.calibration, model.calibrations.cells, scorecard.calibrations.cells
+            model.calibration,
+            scorecard.calibration,
+            model.calibrations.cells,
+            scorecard.calibrations.cells,
+            _both(model.calibrations.weighted, scorecard.calibrations.weighted),
         ),
         FALLBACK_FILE: _json(fallback),
-        REFERENCE_FILE: reference_bytes(
-            features.features, normal.columns, normal.groups, model.proba, calibration_rows.groups, classes, importance
-        ),
+        REFERENCE_FILE: _reference(config, normal, calibration_rows, model.proba, importance),
     }
     metrics = evaluation.metrics | _calibration_effects(model, groups, calibration_rows, level)
-    facts = _facts(config, rows, candidate, model.calibrations, groups, metrics)
+    facts = _facts(config, rows, candidate, model.calibrations, groups, metrics) | _weighting(rows, model.calibrations)
     bundle = write_with_golden(folder, facts, files, config.seed)
     return PackedModel(folder, bundle, evaluation, proba, sets, test.y_index, test.groups)
 
@@ -205,13 +211,87 @@ def _calibrated(
     calibration = calibrate(proba, rows.y_index, len(rows.classes), of_rows, confidence)
     check_large_enough(calibration, level, rows.classes)
     agree_with_mapie(calibration, proba, rows.y_index, level, rows.classes)
-    return _Calibrated(proba, Calibrations(calibration, calibrate_cells(groups, rows, proba, confidence)))
+    weighted = None if rows.weights is None else survey_calibration(calibration, rows, proba)
+    if weighted is not None:
+        _check_heavy_enough(weighted, rows, level)
+    return _Calibrated(proba, Calibrations(calibration, calibrate_cells(groups, rows, proba, confidence), weighted))
+
+
+def _check_promise(config: ModelConfig, rows: LabelledRows) -> None:
+    asked = config.conformal
+    if rows.weights is not None and (asked.guarantee != "class_conditional" or asked.training_conditional is not None):
+        problem = "rows with weights (a column with the role weight) are promised coverage for each class alone: "
+        problem += "class_conditional, without training_conditional"
+        raise ConfigError("conformal.guarantee", problem)
+
+
+def _check_heavy_enough(weighted: WeightedCalibration, rows: LabelledRows, level: Decimal) -> None:
+    """Refuse a class whose calibration rows weigh so little against the heaviest row that every set holds it."""
+    needed = needed_rows(level)
+    for label, weights in zip(rows.classes, weighted.weights, strict=True):
+        if weights.sum() < needed:
+            found = (
+                f"class {label!r} weigh as much as {weights.sum():.1f} rows of the largest weight; confidence {level} "
+            )
+            problem = f"the calibration rows of {found}needs {needed}: add rows, or cut the largest weights"
+            raise DataError(rows.origin, problem)
+
+
+def _evaluated(
+    model: _Calibrated, groups: GroupFacts | None, level: Decimal, test: LabelledRows, proba: npt.NDArray[np.float64]
+) -> tuple[Evaluation, npt.NDArray[np.bool_]]:
+    """Metrics on the test rows, and their sets."""
+    cells, by = cell_rows(groups, model.calibration, model.calibrations.grouped(groups), test)
+    weighted = model.calibrations.weighted
+    if weighted is not None:
+        return weighted_evaluation(weighted, level, test, proba, by), weighted_rows(weighted, level, test, proba).sets
+    sets = cells.sets(proba, level)
+    about = (proba, test.y_index, model.calibration, level, test.groups, test.classes, test.returning)
+    return evaluate(*about, sets=sets, by=by), sets
+
+
+def _reference(
+    config: ModelConfig,
+    normal: LabelledRows,
+    calibration: LabelledRows,
+    proba: npt.NDArray[np.float64],
+    importance: Mapping[str, float],
+) -> bytes:
+    """What is normal; of rows with weights, as the population that they stand for would give it.
+
+    A row is kept with the chance of its weight, as a share of the largest: what is left are draws from the population.
+    """
+    rng = np.random.default_rng(config.seed)
+    scored = np.ones(len(calibration), dtype=np.bool_)
+    if normal.weights is not None and calibration.weights is not None:
+        scored = rng.random(len(calibration)) < calibration.weights
+        normal = normal.only(rng.random(len(normal)) < normal.weights)
+    about = (normal.features.features, normal.columns, normal.groups, proba[scored], calibration.groups[scored])
+    return reference_bytes(*about, calibration.classes, importance)
+
+
+def _weighting(rows: LabelledRows, calibrations: Calibrations) -> dict[str, Any]:
+    """Facts of the manifest that differ where the rows have weights."""
+    weighted, column = calibrations.weighted, with_role(rows.features.columns, "weight")
+    if weighted is None or column is None:
+        return {}
+    worth = {str(label): effective_rows(w) for label, w in zip(rows.classes, weighted.weights, strict=True)}
+    return {"guarantee": "weighted", "weighting": Weighting(column=column.name, effective_rows=worth)}
+
+
+def _both(
+    model: WeightedCalibration | None, scorecard: WeightedCalibration | None
+) -> tuple[WeightedCalibration, WeightedCalibration] | None:
+    return None if model is None or scorecard is None else (model, scorecard)
 
 
 def _calibration_effects(
     model: _Calibrated, groups: GroupFacts | None, rows: LabelledRows, level: Decimal
 ) -> dict[str, float]:
     """How much less the calibration rows say than independent ones would, since patients repeat; monitors need it."""
+    weighted = model.calibrations.weighted
+    if weighted is not None:
+        return weighted_effects(weighted_rows(weighted, level, rows, model.proba), rows.classes)
     cells, _ = cell_rows(groups, model.calibration, model.calibrations.grouped(groups), rows)
     effects = cells.design_effects(model.proba, rows.y_index, rows.groups, level)
     by_class = zip(rows.classes, effects.per_class, strict=True)
@@ -229,13 +309,14 @@ def _check_every_class(rows: LabelledRows, parts: tuple[str, ...]) -> None:
 
 
 def _fallback(fitted: LabelledRows) -> dict[str, Any]:
-    scorecard = fit_scorecard(_common_columns(fitted), fitted.y_index, len(fitted.classes))
+    scorecard = fit_scorecard(_common_columns(fitted), fitted.y_index, len(fitted.classes), fitted.weights)
     return {"prior": _prior(fitted), "scorecard": scorecard}
 
 
 def _prior(rows: LabelledRows) -> dict[str, float]:
-    counts = np.bincount(rows.y_index, minlength=len(rows.classes))
-    return {str(label): float(n / len(rows)) for label, n in zip(rows.classes, counts, strict=True)}
+    counts = np.bincount(rows.y_index, weights=rows.weights, minlength=len(rows.classes))
+    total = len(rows) if rows.weights is None else rows.weights.sum()
+    return {str(label): float(n / total) for label, n in zip(rows.classes, counts, strict=True)}
 
 
 def _facts(
@@ -262,7 +343,7 @@ def _facts(
         else calibrations.whole.inner_levels(config.conformal.confidence_level),
         "label_horizon_days": config.labels.horizon_days,
         "calibration_id": calibrations.id_with(groups),
-        "libraries": {**{name: _version(name) for name in _DECIDING_LIBRARIES}, **candidate.libraries},
+        "libraries": {**{name: _version(name) for name in DECIDING_LIBRARIES}, **candidate.libraries},
         **_training(config, rows, candidate),
         "metrics": dict(metrics),
         "source": candidate.source,
@@ -287,6 +368,7 @@ def _training(config: ModelConfig, rows: LabelledRows, candidate: ScorerCandidat
         "rows": rows.counts,
         "seed": config.seed,
         "params": dict(candidate.params) | split_facts(config, rows),
+        "learner": candidate.learner,
     }
     return {"training": training}
 
@@ -395,7 +477,12 @@ def _draw(column: Column, rng: np.random.Generator) -> Any:
 # --- the scorecard: a logistic regression on the standardised matrix, small enough to be read by people --------------
 
 
-def fit_scorecard(features: npt.NDArray[np.float32], y_index: npt.NDArray[np.int64], n_classes: int) -> dict[str, Any]:
+def fit_scorecard(
+    features: npt.NDArray[np.float32],
+    y_index: npt.NDArray[np.int64],
+    n_classes: int,
+    weights: npt.NDArray[np.float64] | None = None,
+) -> dict[str, Any]:
     """``scorecard`` of ``fallback.json``, for :class:`ml_core.serve.model.scorer.Scorecard`.
 
     Parameters
@@ -403,6 +490,7 @@ def fit_scorecard(features: npt.NDArray[np.float32], y_index: npt.NDArray[np.int
     features : shape (n, d), NaN where missing; a missing value counts as the column's mean
     y_index : shape (n,), class indices; every class has rows
     n_classes : K
+    weights : shape (n,), how much each row counts; None where all count alike
 
     Returns
     -------
@@ -419,7 +507,7 @@ def fit_scorecard(features: npt.NDArray[np.float32], y_index: npt.NDArray[np.int
     standardised = np.where(np.isnan(wide), 0.0, wide - center) / scale
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the scorecard need not have converged to the last digit
-        model = LogisticRegression(C=1.0, max_iter=500).fit(standardised, y_index)
+        model = LogisticRegression(C=1.0, max_iter=500).fit(standardised, y_index, sample_weight=weights)
     coefficients, intercept = model.coef_, model.intercept_
     if n_classes == 2:
         coefficients = np.vstack([np.zeros_like(coefficients), coefficients])

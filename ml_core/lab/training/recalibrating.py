@@ -10,13 +10,11 @@ from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.people import group_of
 from ml_core.lab.training.labelled_rows import LabelledRows, split_of
-from ml_core.lab.training.packing import Note, PackedModel, ScorerCandidate, pack_model
-from ml_core.serve.model.bundle import XGBOOST_FILE, Bundle, read_bundle
+from ml_core.lab.training.packing import DECIDING_LIBRARIES, Note, PackedModel, ScorerCandidate, pack_model
+from ml_core.serve.model.bundle import NATIVE_FILES, TREES_FILE, Bundle, read_bundle
 from ml_core.serve.model.manifest import Manifest
 
 __all__ = ["check_same_features", "recalibrate_model", "trained_people"]
-
-_OWN_LIBRARIES = ("xgboost", "scikit-learn of the model")  # of what trained the scorer, which stays what it was
 
 
 def recalibrate_model(
@@ -50,12 +48,12 @@ def recalibrate_model(
     if old.manifest.classes != rows.classes:
         lacking = [str(label) for label in old.manifest.classes if label not in rows.classes]
         raise DataError(rows.origin, f"no outcome {', '.join(lacking)} is known yet: wait, or ask for more rows")
-    booster = champion / XGBOOST_FILE
+    kept = [name for name in (*NATIVE_FILES, TREES_FILE) if name in old.manifest.files]
     candidate = ScorerCandidate(
         onnx=old.onnx,
         fitted_on=("calibration", "test"),
-        files={XGBOOST_FILE: booster.read_bytes()} if XGBOOST_FILE in old.manifest.files else {},
-        libraries={name: known for name in _OWN_LIBRARIES if (known := old.manifest.libraries.get(name))},
+        files={name: (champion / name).read_bytes() for name in kept},
+        libraries={name: known for name, known in old.manifest.libraries.items() if name not in DECIDING_LIBRARIES},
         source=old.manifest.source,
         scorer_of=old,
     )

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.arrays import BoolArray, FeatureMatrix, FloatArray, Label, Probabilities
+from ml_core.base.arrays import BoolArray, FeatureMatrix, Probabilities
 from ml_core.base.errors import CannotJudge, DataError
 from ml_core.features.columns import ColumnArrays
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.measuring.calibration import calibrate
-from ml_core.lab.measuring.evaluation import Evaluation, evaluate
-from ml_core.lab.measuring.weighted_coverage import WeightedRows, weighted_coverage
+from ml_core.lab.training.counted_rows import row_weights, weighted_effects, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.density_ratio import fit_density_ratio
 from ml_core.lab.training.labelled_rows import LabelledRows
@@ -33,12 +30,11 @@ from ml_core.serve.model.bundle import (
     verify_folder,
 )
 from ml_core.serve.model.manifest import Weighting
-from ml_core.serve.model.prediction_sets import ConformalCalibration
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.scorer import Scorecard
 from ml_core.serve.model.weighted_sets import DensityRatio, WeightedCalibration, effective_rows
 
-__all__ = ["LiveRows", "row_weights", "sets_of_bundle", "weight_model", "weighted_evaluation", "weighted_rows"]
+__all__ = ["LiveRows", "sets_of_bundle", "weight_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +119,7 @@ def weight_model(
             features, live.columns, live.groups, predictor.score(live.matrix), live.groups, rows.classes
         ),
     }
-    effects = _effects(weighted_rows(weighted[0], level, calibration, proba), rows.classes)
+    effects = weighted_effects(weighted_rows(weighted[0], level, calibration, proba), rows.classes)
     facts = {
         **{name: value for name, value in old.manifest if name not in ("files", "format_version")},
         "guarantee": "weighted",
@@ -136,46 +132,9 @@ def weight_model(
     return PackedModel(folder, bundle, evaluation, test_proba, sets, test.y_index, test.groups)
 
 
-def row_weights(ratio: DensityRatio, rows: LabelledRows, proba: Probabilities) -> tuple[FloatArray, ...]:
-    """Weights of calibration rows, per class in the order of their scores: what ``calibrate`` sorts."""
-    weights = ratio.weights(rows.matrix)
-    found = []
-    for k in range(len(rows.classes)):
-        own = rows.y_index == k
-        found.append(weights[own][np.argsort(1.0 - proba[own, k], kind="stable")])
-    return tuple(found)
-
-
 def sets_of_bundle(bundle: Bundle, rows: LabelledRows, proba: Probabilities) -> BoolArray:
     """Prediction sets of labelled rows at the model's level, shape (n, K), however they are calibrated."""
     level = bundle.manifest.confidence_level
     if bundle.weighted is not None:
         return bundle.weighted.rows(proba, level, bundle.weighted.ratio.weights(rows.matrix)).sets
     return cell_rows(bundle.manifest.groups, bundle.calibration, bundle.grouped, rows)[0].sets(proba, level)
-
-
-def weighted_rows(
-    calibration: WeightedCalibration, level: Decimal, rows: LabelledRows, proba: Probabilities
-) -> WeightedRows:
-    """Labelled rows with their weights, and with the sets that the calibration gives them."""
-    weights = calibration.ratio.weights(rows.matrix)
-    return WeightedRows(calibration.rows(proba, level, weights).sets, rows.y_index, weights, rows.groups)
-
-
-def weighted_evaluation(
-    calibration: WeightedCalibration, level: Decimal, rows: LabelledRows, proba: Probabilities
-) -> Evaluation:
-    """Metrics on test rows; coverage among patients of the mix that comes now, all others on the rows as they are."""
-    found = weighted_rows(calibration, level, rows, proba)
-    plain: ConformalCalibration = calibration.plain
-    evaluation = evaluate(proba, rows.y_index, plain, level, rows.groups, rows.classes, sets=found.sets)
-    evaluation.metrics.update(weighted_coverage(found, rows.classes))
-    return evaluation
-
-
-def _effects(rows: WeightedRows, classes: tuple[Label, ...]) -> dict[str, float]:
-    """Design effects of the weighted calibration rows, as the monitor needs them."""
-    found = {}
-    for k, name in enumerate(("calibration_effect", *(f"calibration_effect_class_{label}" for label in classes)), -1):
-        found[name] = effective_rows(rows.weights[rows.of_class(k)]) / max(rows.worth(k), 1e-9)
-    return found

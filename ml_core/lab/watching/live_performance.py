@@ -128,7 +128,7 @@ def lost_skill(settings: Settings, rows: int) -> str | None:
     """In words, how far the area under the curve of the newest matured answers lies below that of training.
 
     None where it does not (by more than 0.02 and 2.58 standard errors), and where too little is known to say: no
-    outcome has matured, fewer than 20 patients of a class have, there are more than two classes.
+    outcome has matured, or fewer than 20 patients of a class have.
 
     Parameters
     ----------

@@ -240,6 +240,7 @@ class Answer:
             prediction=classes[prediction],
             probability=proba[1] if model.is_binary else None,
             confidence=proba[prediction],
+            probabilities=dict(zip(model.keys, proba, strict=True)),
             prediction_set=list(map(classes.__getitem__, members)),
             p_values=dict(zip(model.keys, p_values, strict=True)),
             confidence_level=self.level,

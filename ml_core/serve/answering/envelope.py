@@ -48,6 +48,7 @@ class InferenceResponse:
     prediction : the label with the largest p-value
     probability : P(label 1) of a binary model, None otherwise
     confidence : the probability of ``prediction``
+    probabilities : the model's probability of every label, as its scorer gives them
     prediction_set : labels whose p-value exceeds 1 - ``confidence_level``, or more where a model promises the level
         with a confidence (``training_conditional``); may be empty
     p_values : conformal p-value of every label, in (0, 1]
@@ -61,6 +62,7 @@ class InferenceResponse:
     prediction: Label
     probability: float | None
     confidence: float
+    probabilities: Mapping[str, float]
     prediction_set: list[Label]
     p_values: Mapping[str, float]
     confidence_level: float

@@ -33,7 +33,7 @@ __all__ = [
     "unknown_field_fault",
 ]
 
-OPTIONAL_ROLES = ("id", "group", "time")
+OPTIONAL_ROLES = ("id", "group", "time", "weight")
 """Roles of columns that a request may leave out or send as null."""
 
 EXACT = 2**53

@@ -171,11 +171,20 @@ _STATUS = _object(
 def answer_schema(classes: tuple[int | str, ...]) -> Schema:
     """JSON schema of one envelope, for a model with these labels."""
     label: Schema = {"enum": list(classes)}
+    names = [str(c) for c in classes]
+
+    def by_label(value: Schema) -> Schema:
+        return {"type": "object", "properties": dict.fromkeys(names, value), "required": names}
+
     properties: Schema = {
         "request_id": _UUID,
         "prediction": {**label, "description": "The label with the largest p-value."},
         "probability": {"type": ["number", "null"], "description": "P(label 1) of a binary model."},
         "confidence": {**_NUMBER, "description": "Probability of the predicted label."},
+        "probabilities": {
+            **by_label({"type": "number", "minimum": 0, "maximum": 1}),
+            "description": "Probability of every label, by its text.",
+        },
         "prediction_set": {
             "type": "array",
             "items": label,
@@ -183,9 +192,8 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
             "description": "One label: act on it. Several: refer. None: unlike all that was calibrated on, refer.",
         },
         "p_values": {
-            "type": "object",
-            "properties": {str(c): {"type": "number", "exclusiveMinimum": 0, "maximum": 1} for c in classes},
-            "required": [str(c) for c in classes],
+            **by_label({"type": "number", "exclusiveMinimum": 0, "maximum": 1}),
+            "description": "Conformal p-value of every label, by its text.",
         },
         "confidence_level": _NUMBER,
         "guarantee": {"enum": ["class_conditional", "marginal", "class_and_group", "weighted"]},

@@ -58,7 +58,7 @@ def text_codes(data: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> tupl
 
 def _mixed(words: list[npt.NDArray[np.uint64]], lengths: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """One number for each text, almost surely another one for another text."""
-    keys = lengths.astype(np.uint64)
+    keys = lengths.astype(np.uint64) * _MIX  # as it is, the length of "\1" would cancel its word: the key of ""
     for word in words:
         keys = (keys ^ word) * _MIX
         keys ^= keys >> np.uint64(32)

@@ -26,12 +26,16 @@ from ml_core.serve.model.weighted_sets import DensityRatio, WeightedCalibration
 
 __all__ = [
     "CALIBRATION_FILE",
+    "CATBOOST_FILE",
     "FALLBACK_FILE",
     "GOLDEN_FILE",
     "KNOWN_FILES",
+    "LIGHTGBM_FILE",
+    "NATIVE_FILES",
     "ONNX_FILE",
     "REFERENCE_FILE",
     "REQUIRED_FILES",
+    "TREES_FILE",
     "XGBOOST_FILE",
     "Bundle",
     "Calibrations",
@@ -46,12 +50,17 @@ __all__ = [
 
 ONNX_FILE = "model.onnx"
 XGBOOST_FILE = "model.ubj"
+LIGHTGBM_FILE = "model.lgb.txt"
+CATBOOST_FILE = "model.cbm.json"
+TREES_FILE = "trees.npz"
 CALIBRATION_FILE = "calibration.npz"
 FALLBACK_FILE = "fallback.json"
 REFERENCE_FILE = "reference.npz"
 GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
-KNOWN_FILES = frozenset((*REQUIRED_FILES, XGBOOST_FILE, COLUMNS_FILE))
+NATIVE_FILES = (XGBOOST_FILE, LIGHTGBM_FILE, CATBOOST_FILE)
+"""The model in the form of the library that trained it, for people and to compare ``model.onnx`` with; no pickle."""
+KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES, TREES_FILE, COLUMNS_FILE))
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
 _RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
@@ -114,6 +123,8 @@ class Calibrations:
 
     def id_with(self, groups: GroupFacts | None) -> str:
         """sha256 (hex) over all of them, as the manifest names it."""
+        if self.weighted is not None:
+            return self.weighted.calibration_id
         grouped = self.grouped(groups)
         return self.whole.calibration_id if grouped is None else grouped.calibration_id
 
@@ -163,7 +174,8 @@ def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byt
     ----------
     folder : a new or empty folder
     facts : every field of ``Manifest`` but ``format_version`` and ``files``
-    files : name to content; the required ones and, where there are such, ``model.ubj`` and ``columns.json``
+    files : name to content; the required ones and, where there are such, the model in its library's own form,
+        ``trees.npz`` and ``columns.json``
 
     Raises
     ------

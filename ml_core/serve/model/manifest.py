@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError, model_validator
 
 from ml_core.base.errors import ArtefactError
 
@@ -16,6 +16,7 @@ __all__ = [
     "FileEntry",
     "GroupFacts",
     "GroupingFacts",
+    "LearnerFacts",
     "Manifest",
     "Recalibration",
     "Source",
@@ -25,6 +26,10 @@ __all__ = [
 ]
 
 MANIFEST_FILE = "manifest.json"
+
+
+Labels = tuple[StrictInt, ...] | tuple[StrictStr, ...]
+"""Whole numbers or texts as they are: the text "30" stays one."""
 
 
 class _Part(BaseModel):
@@ -38,6 +43,23 @@ class FileEntry(_Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class LearnerFacts(_Part):
+    """What trained a scorer, where that was not XGBoost, and how the served form was compared with it then.
+
+    Attributes
+    ----------
+    name : as configured
+    estimator : import path of the class that was trained
+    compared_rows, difference_below : calibration rows on which ``model.onnx`` was compared with what was trained, and a
+        power of ten that no difference of a probability exceeded
+    """
+
+    name: str
+    estimator: str
+    compared_rows: int = Field(ge=0)
+    difference_below: float = Field(ge=0)
+
+
 class TrainingFacts(_Part):
     """Which rows made the model: enough to find them again, nothing about any of them.
 
@@ -48,6 +70,7 @@ class TrainingFacts(_Part):
     rows : rows per part of the split
     seed : of every generator used
     params : hyper-parameters as given to the learner
+    learner : what trained the scorer; None for XGBoost, and for a model that was trained elsewhere
     """
 
     table: str
@@ -57,6 +80,7 @@ class TrainingFacts(_Part):
     rows: dict[str, int]
     seed: int
     params: dict[str, float | int | str]
+    learner: LearnerFacts | None = None
 
 
 class Source(_Part):
@@ -85,7 +109,7 @@ class GroupingFacts(_Part):
     column: str
     is_feature: bool
     cells: tuple[str, ...] = Field(min_length=1, max_length=100)
-    levels: tuple[int, ...] | tuple[str, ...] = ()
+    levels: Labels = ()
     level_cells: tuple[int, ...] = ()
     cuts: tuple[float, ...] = ()
     doc: str = ""
@@ -159,18 +183,26 @@ class Recalibration(_Part):
 
 
 class Weighting(_Part):
-    """How calibration rows are weighted as patients come now (``surety recalibrate --weighted``).
+    """How calibration rows are weighted: as patients come now (``surety recalibrate --weighted``), or as a survey says.
 
     Attributes
     ----------
-    model_hash : of the model whose scorer and calibration scores it has
-    live_rows : answered records, without their outcomes, that showed who comes now
+    column : that holds a survey's weights; None where patients that come now were looked at
+    model_hash : then of the model whose scorer and calibration scores it has
+    live_rows : then the answered records, without their outcomes, that showed who comes now
     effective_rows : equally weighted calibration rows that are worth as much, by class (Kish 1965)
     """
 
-    model_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
-    live_rows: int = Field(ge=1)
+    column: str | None = None
+    model_hash: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    live_rows: int | None = Field(None, ge=1)
     effective_rows: dict[str, float]
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Weighting:
+        if (self.column is None) == (self.model_hash is None) or (self.model_hash is None) != (self.live_rows is None):
+            raise ValueError("weights come from a column, or from live rows and a model")
+        return self
 
 
 class Manifest(_Part):
@@ -195,7 +227,7 @@ class Manifest(_Part):
     feature_module_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     column_table_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     n_features: int = Field(ge=1)
-    classes: tuple[int, ...] | tuple[str, ...] = Field(min_length=2)
+    classes: Labels = Field(min_length=2)
     guarantee: Literal["class_conditional", "marginal", "class_and_group", "weighted"]
     confidence_level: Decimal = Field(ge=Decimal("0.5"), le=Decimal("0.999"))
     training_conditional: Decimal | None = Field(None, ge=Decimal("0.5"), lt=1)
@@ -233,6 +265,10 @@ class Manifest(_Part):
         for name in later:  # as in manifests from before there were these fields
             if content[name] is None:
                 del content[name]
+        if content["training"]["learner"] is None:
+            del content["training"]["learner"]
+        if self.weighting is not None:
+            content["weighting"] = {name: value for name, value in content["weighting"].items() if value is not None}
         return content
 
     def to_bytes(self) -> bytes:

@@ -40,7 +40,8 @@ class OnnxScorer:
 
     Parameters
     ----------
-    onnx : serialised classifier whose second output is ``(n, K)`` float probabilities
+    onnx : serialised classifier whose last output is ``(n, K)`` float probabilities
+        One whose input has a single row is asked row by row: its operations round by where a row stands among others.
     n_features, n_classes : d and K, as the manifest names them
 
     Raises
@@ -63,10 +64,11 @@ class OnnxScorer:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or inputs[0].shape[-1] != n_features or inputs[0].type != "tensor(float)":
             raise ArtefactError("model.onnx", f"does not take {n_features} float features")
-        if len(outputs) != 2:
-            raise ArtefactError("model.onnx", "does not give labels and probabilities")
+        if len(outputs) not in (1, 2):  # what converters of scikit-learn make gives labels first
+            raise ArtefactError("model.onnx", "does not give labels and probabilities, or these alone")
         self._input = inputs[0].name
-        self._outputs = [outputs[1].name]
+        self._outputs = [outputs[-1].name]
+        self._by_row = inputs[0].shape[0] == 1
         self._n_classes = n_classes
 
     def proba(self, features: FeatureMatrix) -> Probabilities:
@@ -77,7 +79,7 @@ class OnnxScorer:
         BadModelOutput
             The output is no ``(n, K)`` table.
         """
-        raw = self._session.run(self._outputs, {self._input: features})[0]
+        raw = self._by_rows(features) if self._by_row else self._run(features)
         if raw.shape != (len(features), self._n_classes):
             raise BadModelOutput(f"the model gave shape {raw.shape}, not {(len(features), self._n_classes)}")
         probabilities: Probabilities = raw.astype(np.float64)
@@ -86,6 +88,13 @@ class OnnxScorer:
             # are functions of the same bits here, in calibration and offline.
             np.subtract(1.0, probabilities[:, 1], out=probabilities[:, 0])
         return probabilities
+
+    def _run(self, features: FeatureMatrix) -> Any:
+        return self._session.run(self._outputs, {self._input: features})[0]
+
+    def _by_rows(self, features: FeatureMatrix) -> Any:
+        rows = [self._run(features[row : row + 1]) for row in range(len(features))]
+        return np.concatenate(rows) if rows else np.empty((0, self._n_classes))
 
 
 class Scorecard:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.pyfunc import PythonModel
 
 from ml_core.base.documents import read_document
 from ml_core.base.errors import ArtefactError, ConfigError, DataError, RegistryError
@@ -23,6 +24,16 @@ from ml_core.serve.model.promotion_record import GateReport, gate_path
 from tests.homes import MODEL, Home, bento_store, registered_home, road_config, settings_in
 
 NAME = "foreign_risk"
+
+
+class Wrapped(PythonModel):
+    """As people wrap a classifier, so that predict gives what their callers want."""
+
+    def __init__(self, **models):
+        vars(self).update(models)
+
+    def predict(self, context, model_input, params=None):
+        return next(iter(vars(self).values())).predict_proba(model_input)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +64,7 @@ def logged(tmp_path_factory, learning) -> tuple[Path, dict[str, str]]:
         "no proba": (LinearSVC().fit(filled, y), "cloudpickle"),
         "no nan": (LogisticRegression(max_iter=500).fit(filled, y), "cloudpickle"),
         "too narrow": (LogisticRegression().fit(filled[:, :3], y), "cloudpickle"),
+        "forest": (never_saw_a_gap(learning), "cloudpickle"),
         "other labels": (LogisticRegression(max_iter=500).fit(filled, np.where(y == 1, "yes", "no")), "cloudpickle"),
     }
     booster = lambda objective, **more: xgboost.train(  # noqa: E731
@@ -83,6 +95,9 @@ def logged(tmp_path_factory, learning) -> tuple[Path, dict[str, str]]:
             uris[name] = mlflow.xgboost.log_model(
                 model, name="m", model_format=form, pip_requirements=["xgboost"]
             ).model_uri
+        for name, models in {"wrapped": {"model": linear}, "two": {"a": linear, "b": linear}}.items():
+            info = mlflow.pyfunc.log_model(name="m", python_model=Wrapped(**models), pip_requirements=["scikit-learn"])
+            uris[name] = info.model_uri
         mlflow.register_model(uris["xgb"], "their_risk")
         mlflow.xgboost.log_model(xgboost_models["xgb"][0], name="from_run", pip_requirements=["xgboost"])
         uris |= {
@@ -148,7 +163,7 @@ def test_it_answers_as_the_original_does_and_covers_every_class(home, bring, lea
     assert min(covered[fresh.y_index == k].mean() for k in (0, 1)) > 0.86
 
 
-@pytest.mark.parametrize("name", ["xgb stopped", "booster", "run"])
+@pytest.mark.parametrize("name", ["xgb stopped", "booster", "run", "shuffled"])
 def test_native_xgboost_models_need_no_trust(bring, name, tmp_path):
     with bento_store(tmp_path / "bento"):
         assert len(bring(name, dry_run=True).model_hash) == 64
@@ -161,6 +176,38 @@ def test_scikit_learn_models_are_loaded_only_when_trusted(bring, name, tmp_path)
             bring(name)
         found = bring(name, trust_pickle=True)
     assert found.metrics["roc_auc"] > 0.7
+
+
+def test_a_forest_that_never_saw_a_gap_answers_one_as_the_original_does(home, bring, learning, tmp_path):
+    with bento_store(tmp_path / "bento"):
+        loaded = ModelLoader(home.settings).load(bring("forest", trust_pickle=True).tag)
+    record = {"age": 70, "glucose": None, "bmi": None, "bp_systolic": 150.0}
+    reader = loaded.predictor.reader
+    columns = reader.arrays([reader.read(record)])
+    matrix = loaded.predictor.bundle.features.transform(columns)
+    assert np.isnan(matrix).any()
+    found = loaded.predictor.proba(columns)
+    assert np.abs(found - never_saw_a_gap(learning).predict_proba(matrix)).max() < 1e-12
+    assert set(loaded.predictor.bundle.manifest.files) >= {"model.onnx", "trees.npz"}
+
+
+def never_saw_a_gap(learning):
+    from sklearn.ensemble import RandomForestClassifier
+
+    forest = RandomForestClassifier(n_estimators=25, max_depth=6, random_state=0)
+    return forest.fit(np.nan_to_num(learning.matrix, nan=100.0), learning.y_index)
+
+
+def test_a_model_inside_a_pyfunc_is_unwrapped_where_it_is_trusted(bring):
+    with pytest.raises(ArtefactError, match="repeat with --trust-pickle"):
+        bring("wrapped", dry_run=True)
+    inner, outer = (bring(name, trust_pickle=True, dry_run=True) for name in ("cloudpickle", "wrapped"))
+    assert outer.metrics == inner.metrics
+
+
+def test_a_pyfunc_of_two_models_is_refused_with_what_to_do(bring):
+    with pytest.raises(ArtefactError, match=r"holds 2 classifiers .*: log the classifier itself with its own flavor"):
+        bring("two", trust_pickle=True, dry_run=True)
 
 
 def test_the_same_model_and_rows_give_the_same_hash(bring):
@@ -187,9 +234,8 @@ def test_a_model_the_gate_refuses_is_registered_but_not_imported(home, logged, c
         ("no proba", "LinearSVC is no classifier with predict_proba"),
         ("no nan", "missing values are NaN"),
         ("too narrow", "takes 3 features, v1 has 11"),
-        ("other labels", "knows the labels no, yes; file calibration.parquet has 0, 1: name them alike"),
+        ("other labels", "predicts no, yes, and the labels of .* are 0, 1: name the levels of the label column"),
         ("regression", "objective reg:squarederror"),
-        ("shuffled", "in another order"),
     ],
 )
 def test_what_cannot_become_one_of_ours_is_refused_in_one_line(bring, home, name, words):

@@ -65,14 +65,17 @@ def test_binary_numbers_are_those_of_scikit_learn_and_of_the_gate(grid):
 
 
 @pytest.mark.parametrize("k", [3, 4])
-def test_more_classes_have_every_number_but_an_auc(k):
+def test_more_classes_have_every_number_but_a_slope(k):
     rows = many_class_rows(3_000, k, seed=1)
     matured, promise, calibration = answered(rows, many_class_rows(3_000, k, seed=2), k)
 
     found = performance(matured, promise)
 
     gate = evaluate(rows.proba, rows.y, calibration, NINETY, None, promise.classes).metrics
-    assert (found.auc, found.unjudged) == (None, {"auc": "not_binary"})
+    assert (found.calibration_slope, found.reliability) == (None, ())
+    assert found.unjudged == {"calibration_slope": "not_binary"}
+    assert found.auc.value == pytest.approx(gate["roc_auc"], abs=1e-12)
+    assert found.auc.lower < found.auc.value < found.auc.upper
     for name in ("brier", "brier_skill", "log_loss", "mean_set_size", "singleton_share", "empty_share"):
         assert getattr(found, name) == pytest.approx(gate[name], abs=1e-12)
     assert [band.label for band in found.coverage] == [None, *"abcd"[:k]]
@@ -213,7 +216,7 @@ def test_with_too_few_of_a_class_auc_and_skill_are_not_judged_and_the_rest_is(ne
     found = performance(of_each(negatives, positives), BOTH)
 
     assert (found.auc, found.brier_skill) == (None, None)
-    assert found.unjudged == {"auc": "too_few_of_a_class", "brier_skill": "too_few_of_a_class"}
+    assert found.unjudged == dict.fromkeys(("auc", "brier_skill", "calibration_slope"), "too_few_of_a_class")
     assert None not in {getattr(found, name) for name in MEANS}
 
 
@@ -235,7 +238,7 @@ def test_patients_are_counted_and_not_their_rows():
 def test_with_too_few_rows_only_counts_and_coverage_are_given(n):
     found = performance(of_each(n // 2, n - n // 2), BOTH)
 
-    assert found.unjudged == dict.fromkeys(MEANS | {"auc", "brier_skill"}, "too_few_rows")
+    assert found.unjudged == dict.fromkeys(MEANS | {"auc", "brier_skill", "calibration_slope"}, "too_few_rows")
     assert {getattr(found, name) for name in found.unjudged} == {None}
     assert (found.n, found.n_per_class) == (n, (n // 2, n - n // 2))
     assert found.coverage[0].observed == (1.0 if n else None)

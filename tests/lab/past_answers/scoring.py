@@ -132,6 +132,7 @@ def columns_of(envelope: Mapping[str, Any], classes: Sequence[Any]) -> dict[str,
         "prediction": envelope["prediction"],
         "probability": envelope["probability"],
         "confidence": envelope["confidence"],
+        **{f"probability_{c}": envelope["probabilities"][str(c)] for c in classes},
         **{f"p_value_{c}": envelope["p_values"][str(c)] for c in classes},
         **{f"in_set_{c}": c in envelope["prediction_set"] for c in classes},
         "error": None,
@@ -154,7 +155,7 @@ def _typed(name: str, text: str) -> Any:
         return None
     if name.startswith("in_set_"):
         return {"true": True, "false": False}[text]
-    if name in ("probability", "confidence", "confidence_level") or name.startswith("p_value_"):
+    if name in ("probability", "confidence", "confidence_level") or name.startswith(("probability_", "p_value_")):
         return float(text)
     if name == "row" or (name == "prediction" and text.isdigit()):
         return int(text)

@@ -8,9 +8,9 @@ import pytest
 
 import ml_core.lab.measuring.calibration
 from ml_core.base.errors import CalibrationDisagrees, CalibrationTooSmall, ConfigError, DataError, ScorerDisagrees
-from ml_core.lab.training import learner as training
-from ml_core.lab.training.learner import learner_params
-from ml_core.serve.model.bundle import MANIFEST_FILE, REQUIRED_FILES, XGBOOST_FILE
+from ml_core.lab.training import xgboost_learner as training
+from ml_core.lab.training.xgboost_learner import learner_params
+from ml_core.serve.model.bundle import MANIFEST_FILE, REQUIRED_FILES, TREES_FILE, XGBOOST_FILE
 from ml_core.serve.model.conformity_scores import true_label_scores
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.scorer import Scorecard
@@ -51,7 +51,7 @@ def test_the_manifest_names_no_time_host_run_or_place():
 
 
 def test_the_folder_holds_every_file_and_no_pickle():
-    assert {p.name for p in road_model().folder.iterdir()} == {*REQUIRED_FILES, XGBOOST_FILE, MANIFEST_FILE}
+    assert {p.name for p in road_model().folder.iterdir()} == {*REQUIRED_FILES, XGBOOST_FILE, TREES_FILE, MANIFEST_FILE}
 
 
 def test_calibration_scores_are_those_of_the_scorer_that_serves_on_the_calibration_patients():
@@ -118,11 +118,11 @@ def test_a_part_without_a_class_is_named():
 def test_what_decides_guarantee_or_reproducibility_cannot_be_configured(name):
     config = road_config(training={"params": {name: "1"}})
     with pytest.raises(ConfigError, match=f"training.params.{name}"):
-        learner_params(config, 2, 100)
+        learner_params(config.training, 2, 7, 1)
 
 
 def test_a_synonym_replaces_the_default_it_stands_for():
-    params = learner_params(road_config(training={"params": {"eta": 0.2, "lambda": 3}}), 3, 100)
+    params = learner_params(road_config(training={"params": {"eta": 0.2, "lambda": 3}}).training, 3, 7, 1)
     assert (params["learning_rate"], params["reg_lambda"], params["num_class"]) == (0.2, 3, 3)
     assert "eta" not in params
 

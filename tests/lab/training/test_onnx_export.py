@@ -11,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
-from ml_core.lab.training.learner import booster_proba
 from ml_core.lab.training.onnx_export import (
     SKLEARN_LIMIT,
     XGBOOST_LIMIT,
@@ -19,6 +18,7 @@ from ml_core.lab.training.onnx_export import (
     sklearn_to_onnx,
     xgboost_to_onnx,
 )
+from ml_core.lab.training.xgboost_learner import booster_proba
 from ml_core.serve.model.scorer import OnnxScorer
 
 D = 5
@@ -102,5 +102,5 @@ def test_what_has_no_conversion_is_refused_in_one_line():
         def predict_proba(self, features):
             return np.full((len(features), 2), 0.5)
 
-    with pytest.raises(ArtefactError, match="Guess cannot be converted"):
+    with pytest.raises(ArtefactError, match="Guess: cannot be converted"):
         sklearn_to_onnx(Guess(), D)

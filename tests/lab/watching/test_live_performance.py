@@ -141,7 +141,7 @@ def test_answers_about_one_patient_belong_together_and_others_to_nobody_else(war
     assert (groups[0] == groups[1], len(set(groups))) == (True, 3)
 
 
-def test_three_classes_have_three_bands_and_no_area_under_a_curve(nothing_yet: MaturedAnswers) -> None:
+def test_three_classes_have_three_bands_and_the_mean_of_three_areas(nothing_yet: MaturedAnswers) -> None:
     labels = ("home", "again", "dead")
     promise = CoverageTarget(labels, (9, 19, 4), Decimal("0.9"))
     rows = tuple(
@@ -152,7 +152,9 @@ def test_three_classes_have_three_bands_and_no_area_under_a_curve(nothing_yet: M
     assert bands == {None: (90, 60), "home": (30, 0), "again": (30, 30), "dead": (30, 30)}
     judged = performance_of(found)
     assert judged is not None
-    assert (judged.n_per_class, judged.auc, judged.unjudged["auc"]) == ((30, 30, 30), None, "not_binary")
+    assert (judged.n_per_class, judged.unjudged) == ((30, 30, 30), {"calibration_slope": "not_binary"})
+    assert judged.auc is not None
+    assert judged.auc.value == 0.5  # all answers are alike
     assert judged.brier == pytest.approx(((0.5**2 + 0.7**2 + 0.2**2) + (0.5**2 + 0.3**2 + 0.8**2) + 0.38) / 3)
 
 

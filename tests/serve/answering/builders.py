@@ -267,8 +267,8 @@ def toy_records(n: int, seed: int = 5) -> list[dict[str, Any]]:
 def numbers(envelope: InferenceResponse) -> tuple[Any, ...]:
     """What an answer says of its row, without what differs from one asking to the next."""
     return (
-        envelope.prediction, envelope.probability, envelope.confidence, envelope.prediction_set, dict(envelope.p_values),
-        envelope.confidence_level,
+        envelope.prediction, envelope.probability, envelope.confidence, dict(envelope.probabilities),
+        envelope.prediction_set, dict(envelope.p_values), envelope.confidence_level,
     )  # fmt: skip
 
 

@@ -48,7 +48,10 @@ def test_the_table_keeps_the_order_of_the_file(tmp_path: Path) -> None:
         ("age: {dtype: int, unti: years}", "age.unti is no key of a column; unit is meant?"),
         ("age: {dtype: int, xyz: 1}", "age.xyz is no key of a column; known are dtype, role"),
         ("age: {dtype: integer}", "age.dtype must be one of int, float, bool, category, text, datetime; int is meant?"),
-        ("age: {dtype: int, role: labels}", "age.role must be one of id, group, time, feature, label; label is meant?"),
+        (
+            "age: {dtype: int, role: labels}",
+            "age.role must be one of id, group, time, feature, label, weight; label is meant?",
+        ),
         ("age: {dtype: int, low: '0'}", "age.low must be a number"),
         ("age: {dtype: int, low: true}", "age.low must be a number"),
         ("age: {dtype: float, high: .inf}", "age.high must be a number"),

@@ -65,7 +65,15 @@ def test_batch_answers_each_record_as_if_it_came_alone(api: HttpApi, n: int) -> 
     assert len({answer["request_id"] for answer in together}) == n
     for record, answer in zip(records(n), together, strict=True):
         alone = post(api, "/predict", json={"features": record}).json()
-        for part in ("prediction", "probability", "confidence", "prediction_set", "p_values", "confidence_level"):
+        for part in (
+            "prediction",
+            "probability",
+            "confidence",
+            "probabilities",
+            "prediction_set",
+            "p_values",
+            "confidence_level",
+        ):
             assert answer[part] == alone[part]
         assert answer["lineage"]["input_hash"] == alone["lineage"]["input_hash"]
 
@@ -124,6 +132,7 @@ def test_arrow_answers_equal_offline_answers_bit_for_bit(api: HttpApi, rows_per_
     offline = predictor.predict(to_arrays(toy_frame().head(2_000), get_feature_version("v1")))
     assert np.array_equal(answers["probability"].to_numpy(), offline.proba[:, 1])
     for k in (0, 1):
+        assert np.array_equal(answers[f"probability_{k}"].to_numpy(), offline.proba[:, k])
         assert np.array_equal(answers[f"p_value_{k}"].to_numpy(), offline.p_values[:, k])
         assert np.array_equal(answers[f"in_set_{k}"].to_numpy(zero_copy_only=False), offline.sets[:, k])
     assert np.array_equal(answers["prediction"].to_numpy(), offline.predictions)

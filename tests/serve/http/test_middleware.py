@@ -55,7 +55,8 @@ def test_answer_has_exactly_the_fields_of_the_contract(api: HttpApi) -> None:
     body = reply.json()
     assert reply.status_code == 200
     assert list(body) == [
-        "request_id", "prediction", "probability", "confidence", "prediction_set", "p_values", "confidence_level",
+        "request_id", "prediction", "probability", "confidence", "probabilities", "prediction_set", "p_values",
+        "confidence_level",
         "guarantee", "validity", "validity_reasons", "fallback_used", "fallback_reason", "error", "lineage",
         "client_request_id",
         "group",

@@ -24,6 +24,12 @@ def test_texts_come_back(texts: list[str]) -> None:
     assert len(levels) == len(set(texts))
 
 
+def test_a_text_whose_word_is_its_length_is_not_taken_for_the_empty_one() -> None:
+    texts = ["", "\1", "2" * 9]
+    codes, levels = coded(texts)  # type: ignore[misc]
+    assert [levels[code] for code in codes] == texts
+
+
 def test_texts_that_differ_only_by_zero_bytes_stay_apart() -> None:
     texts = ["", "\0", "\0\0", "a", "a\0", "12345678", "12345678\0", "12345678" + "\0" * 8]
     codes, levels = coded(texts)  # type: ignore[misc]

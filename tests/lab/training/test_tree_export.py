@@ -1,0 +1,293 @@
+"""Trees of every library give what the library itself says: with gaps, beside every threshold, at extremes, alone and among others."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import xgboost
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.tree import DecisionTreeClassifier
+
+from ml_core.base.errors import ArtefactError
+from ml_core.lab.training.tree_export import trees_to_onnx
+from ml_core.lab.training.tree_form import LEAF, MEMBER, Tree, TreeForm, tree_form
+from ml_core.lab.training.tree_readers import trees_of
+from ml_core.serve.model.scorer import OnnxScorer
+from tests.oracles import learner_library
+
+D, CATEGORICAL = 6, (4, 5)
+FLOAT64 = 1e-12
+"""What sums of 64-bit leaves may differ by; XGBoost's own sums are in 32 bits, and their bound is ``TreeForm.rounding``."""
+
+
+def rows(n: int = 1_500, *, gaps: float = 0.1, zeros: float = 0.0):
+    """Four numbers and two columns of whole numbers, (n, 6), and their lie from which labels are made."""
+    rng = np.random.default_rng(7)
+    matrix = rng.normal(size=(n, D)).astype(np.float32)
+    matrix[:, 4], matrix[:, 5] = rng.integers(0, 12, n), rng.integers(0, 60, n)
+    lie = (
+        matrix[:, 0] + np.where(np.isin(matrix[:, 4], [1, 3, 7]), 1.5, 0) + (matrix[:, 5] % 7 < 3) + rng.normal(size=n)
+    )
+    matrix[rng.random(matrix.shape) < zeros] = 0.0
+    matrix[rng.random(matrix.shape) < gaps] = np.nan
+    return matrix, lie
+
+
+def labels(lie, n_classes):
+    return np.digitize(lie, np.quantile(lie, np.linspace(0, 1, n_classes + 1)[1:-1]))
+
+
+def asked(form: TreeForm, n: int, *, gaps: bool = True) -> np.ndarray:
+    """Rows with, in each, two values at a threshold or a 32-bit step beside it, and here and there an extreme."""
+    rng = np.random.default_rng(8)
+    known, _ = rows(gaps=0.1 if gaps else 0.0)
+    found = known[rng.integers(len(known), size=n)]
+    numeric = np.flatnonzero((form.rule != LEAF) & (form.rule != MEMBER) & np.isfinite(form.threshold))
+    for row in range(n if len(numeric) else 0):
+        for node in rng.choice(numeric, 2):
+            at = np.float32(form.threshold[node])
+            found[row, form.feature[node]] = np.nextafter(at, at + np.float32(rng.integers(-1, 2)))
+    extreme = rng.random(found.shape) < 0.02
+    found[extreme] = rng.choice(np.array([0, -0.0, -1e30, 1e30, 1e-36, -1e-35, 3e9], np.float32), extreme.sum())
+    for column in CATEGORICAL:  # codes; some that nobody has seen
+        found[:, column] = np.where(np.isnan(found[:, column]), np.nan, np.clip(np.trunc(found[:, column]), -1, 200))
+    return found
+
+
+def booster(n_classes, **params):
+    matrix, lie = rows()
+    goal = (
+        {"objective": "binary:logistic"} if n_classes == 2 else {"objective": "multi:softprob", "num_class": n_classes}
+    )
+    return xgboost.train(
+        {**goal, "max_depth": 5, "nthread": 1, **params}, as_dmatrix(matrix, labels(lie, n_classes)), 12
+    )
+
+
+def as_dmatrix(matrix, label=None):
+    return xgboost.DMatrix(matrix, label, feature_types=["q"] * 4 + ["c"] * 2, enable_categorical=True)
+
+
+def fitted(model, n_classes, gaps=0.1, zeros=0.0):
+    matrix, lie = rows(gaps=gaps, zeros=zeros)
+    return model.fit(matrix, labels(lie, n_classes))
+
+
+def xgb(**params):
+    return lambda k: (model := booster(k, **params), lambda matrix: model.predict(as_dmatrix(matrix)))
+
+
+def several_outputs(k):
+    matrix, lie = rows()
+    goal = {"objective": "multi:softprob", "num_class": max(k, 3), "multi_strategy": "multi_output_tree", "nthread": 1}
+    model = xgboost.train(goal, xgboost.DMatrix(matrix, labels(lie, max(k, 3))), 12)
+    return model, lambda matrix: model.predict(xgboost.DMatrix(matrix))
+
+
+def sk(kind, gaps=0.1, zeros=0.0, **params):
+    def made(k):
+        model = fitted(kind(**params), k, gaps, zeros)
+        return model, model.predict_proba
+
+    return made
+
+
+def lgb(gaps=0.1, zeros=0.0, **params):
+    return lambda k: sk(
+        learner_library("lightgbm").LGBMClassifier, gaps, zeros, n_estimators=12, n_jobs=1, verbose=-1, **params
+    )(k)
+
+
+def cat(gaps=0.1, **params):
+    return lambda k: sk(
+        learner_library("catboost").CatBoostClassifier, gaps, iterations=12, depth=4, thread_count=1, verbose=0,
+        allow_writing_files=False, **params,
+    )(k)  # fmt: skip
+
+
+FOREST = {"n_estimators": 8, "random_state": 0}
+BY_SET = {"categorical_feature": list(CATEGORICAL)}
+KINDS = {
+    "xgboost": xgb(),
+    "xgboost, dart": xgb(booster="dart", rate_drop=0.3),
+    "xgboost, base score": xgb(base_score=0.3),
+    "xgboost, parallel trees": xgb(num_parallel_tree=3, subsample=0.5),
+    "xgboost, several outputs": several_outputs,
+    "xgboost, sets": xgb(max_cat_to_onehot=1),
+    "xgboost, one against the rest": xgb(max_cat_to_onehot=100),
+    "lightgbm": lgb(),
+    "lightgbm, no gap seen": lgb(gaps=0.0),
+    "lightgbm, dart": lgb(boosting_type="dart"),
+    "lightgbm, forest": lgb(boosting_type="rf", subsample=0.6, subsample_freq=1, zeros=0.3),
+    "lightgbm, zero is missing": lgb(zero_as_missing=True, zeros=0.3),
+    "lightgbm, zeros": lgb(zeros=0.3),
+    "lightgbm, nothing is missing": lgb(use_missing=False, zeros=0.3),
+    "lightgbm, sigmoid": lgb(sigmoid=2.0),
+    "lightgbm, sets": lgb(max_cat_to_onehot=1, min_data_per_group=5, cat_smooth=1, **BY_SET),
+    "lightgbm, sets, zero is missing": lgb(zero_as_missing=True, zeros=0.3, **BY_SET),
+    "catboost": cat(),
+    "catboost, no gap seen": cat(gaps=0.0),
+    "catboost, missing is most": cat(nan_mode="Max"),
+    "catboost, by depth": cat(grow_policy="Depthwise"),
+    "catboost, by leaf": cat(grow_policy="Lossguide", max_leaves=20),
+    "tree": sk(DecisionTreeClassifier, max_depth=8, random_state=0),
+    "forest": sk(RandomForestClassifier, **FOREST),
+    "forest, no gap seen": sk(RandomForestClassifier, gaps=0.0, **FOREST),
+    "extra trees": sk(ExtraTreesClassifier, **FOREST),
+    "histogram": sk(HistGradientBoostingClassifier, max_iter=12),
+    "histogram, no gap seen": sk(HistGradientBoostingClassifier, gaps=0.0, max_iter=12),
+    "gradient boosting": sk(GradientBoostingClassifier, gaps=0.0, n_estimators=8),
+    "gradient boosting, exponential": sk(GradientBoostingClassifier, gaps=0.0, n_estimators=8, loss="exponential"),
+}
+TWO_CLASSES_ONLY = {"xgboost, several outputs", "gradient boosting, exponential", "lightgbm, sigmoid"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(name, k) for name in KINDS for k in (2, 3) if k == 2 or name not in TWO_CLASSES_ONLY],
+    ids=str,
+)
+def kind(request):
+    """Name, trees and native probabilities of a fitted model."""
+    name, k = request.param
+    model, proba = KINDS[name](k)
+    return name, trees_of(model), proba
+
+
+def native(proba, matrix):
+    found = np.asarray(proba(matrix), dtype=np.float64)
+    return np.column_stack([1.0 - found, found]) if found.ndim == 1 else found
+
+
+def agrees(kind, n):
+    name, form, proba = kind
+    matrix = asked(form, n, gaps=not name.startswith("gradient"))
+    found = OnnxScorer(trees_to_onnx(form, D), D, form.n_classes).proba(matrix)
+    limit = form.rounding if name.startswith("xgboost") else FLOAT64
+    assert np.abs(found - native(proba, matrix)).max() < limit
+    return matrix, found
+
+
+def test_every_library_is_met_exactly(kind):
+    _, found = agrees(kind, 10_000)
+    assert np.unique(found[:, 1]).size > 7
+
+
+@pytest.mark.slow
+def test_every_library_is_met_exactly_on_a_hundred_thousand_rows(kind):
+    agrees(kind, 100_000)
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others(kind):
+    _, form, _ = kind
+    matrix = asked(form, 600)
+    scorer = OnnxScorer(trees_to_onnx(form, D), D, form.n_classes)
+    together = scorer.proba(matrix)
+    for size in (1, 3, 7, 64):
+        parts = [scorer.proba(matrix[at : at + size]) for at in range(0, len(matrix), size)]
+        assert np.array_equal(np.concatenate(parts), together)
+
+
+def test_the_stored_form_says_all_that_was_exported(kind):
+    _, form, _ = kind
+    again = TreeForm.from_bytes(form.to_bytes())
+    assert trees_to_onnx(again, D) == trees_to_onnx(form, D)
+    assert again.to_bytes() == form.to_bytes()
+
+
+def test_cover_of_a_node_is_that_of_its_children(kind):
+    _, form, _ = kind
+    inner = np.flatnonzero(~form.is_leaf)
+    below = form.cover[form.yes[inner]] + form.cover[form.no[inner]]
+    assert np.allclose(form.cover[inner], below, rtol=1e-4)
+    assert form.cover[form.roots].min() > 0
+
+
+def stump(**changes) -> Tree:
+    """One question: is feature 0 at most 0.5, with leaves 0.25 and 0.75."""
+    usual = {
+        "feature": np.array([0, 0, 0]), "threshold": np.array([0.5, 0, 0]), "yes": np.array([1, -1, -1]), "no": np.array([2, -1, -1]),
+        "missing_yes": np.array([True, False, False]), "value": np.array([0, 0.25, 0.75]), "cover": np.array([3.0, 1, 2]),
+    }  # fmt: skip
+    return Tree(**{**usual, **changes})
+
+
+def means(*trees: Tree, **more) -> list[float]:
+    """P(second class) of feature 0 at 0, 0.5, 1, missing."""
+    form = tree_form(trees, n_classes=2, link="mean", single=True, **more)
+    matrix = np.array([[0], [0.5], [1], [np.nan]], np.float32)
+    return OnnxScorer(trees_to_onnx(form, 1), 1, 2).proba(matrix)[:, 1].tolist()
+
+
+def test_a_stump_by_hand():
+    assert means(stump()) == [0.25, 0.25, 0.75, 0.25]
+    assert means(stump(rule=1)) == [0.25, 0.75, 0.75, 0.25]  # below, not at most
+    assert means(stump(missing_yes=np.zeros(3, bool))) == [0.25, 0.25, 0.75, 0.75]
+    assert means(stump(rule=MEMBER, members={0: [1]})) == [0.75, 0.75, 0.25, 0.25]
+    assert means(stump(rule=MEMBER, members={})) == [0.75, 0.75, 0.75, 0.25]  # nothing is in an empty set
+    assert means(stump(), tiny=0.1, zero_missing=[0]) == [0.25, 0.25, 0.75, 0.25]
+    assert means(stump(missing_yes=np.zeros(3, bool)), tiny=0.1, zero_missing=[0]) == [0.75, 0.25, 0.75, 0.75]
+    assert means(stump(), absent=1.0) == [0.25, 0.25, 0.25, 0.25]
+
+
+def test_a_tree_that_is_a_leaf_alone():
+    bare = Tree(*(np.array([x]) for x in (0, 0.0, -1, -1, False, 0.125, 3.0)))
+    assert means(bare, stump(value=np.array([0, 0.25, 0.5]))) == [0.375, 0.375, 0.625, 0.375]
+
+
+def test_sums_of_small_leaves_are_exact():
+    """A thousand leaves of 1e-4 are 0.1 in 64 bits; in 32 bits they are off by 2e-7."""
+    small = stump(value=np.array([0, 1e-4, 1e-4]))
+    assert means(*[small] * 1_000) == pytest.approx([0.1] * 4, abs=1e-12)
+
+
+def test_rounding_grows_with_the_trees_and_their_leaves():
+    few, many = (tree_form([stump()] * n, n_classes=2, link="mean", single=True) for n in (1, 10))
+    assert many.rounding == pytest.approx(100 * few.rounding)
+    assert few.rounding == pytest.approx(0.75 * np.finfo(np.float32).eps)
+
+
+def test_xgboost_models_without_such_a_form_are_refused():
+    for params, words in (
+        ({"objective": "reg:squarederror"}, "objective reg:squarederror; binary:logistic or multi:softprob is needed"),
+        ({"booster": "gblinear", "max_depth": None}, "booster gblinear, which grows no trees"),
+    ):
+        matrix, lie = rows(gaps=0.0)
+        model = xgboost.train({"objective": "binary:logistic", **params}, xgboost.DMatrix(matrix, labels(lie, 2)), 2)
+        with pytest.raises(ArtefactError, match=words):
+            trees_of(model)
+
+
+def test_lightgbm_models_without_such_a_form_are_refused():
+    for params, words in (
+        ({"linear_tree": True}, "train it without linear_tree"),
+        ({"objective": "multiclassova"}, "multiclassova"),
+    ):
+        with pytest.raises(ArtefactError, match=words):
+            trees_of(lgb(gaps=0.0, **params)(3)[0])
+
+
+def test_catboost_losses_without_class_probabilities_are_refused():
+    with pytest.raises(ArtefactError, match="loss MultiClassOneVsAll; Logloss or MultiClass is needed"):
+        trees_of(cat(loss_function="MultiClassOneVsAll")(3)[0])
+
+
+def test_what_is_no_tree_has_no_form():
+    from sklearn.linear_model import LogisticRegression
+
+    matrix, lie = rows(gaps=0.0)
+    assert trees_of(LogisticRegression().fit(matrix, labels(lie, 2))) is None
+
+
+def test_64_bit_features_meet_thresholds_that_32_bits_cannot_tell_apart():
+    threshold = 0.1 + 1e-12
+    form = tree_form([stump(threshold=np.array([threshold, 0, 0]))], n_classes=2, link="mean", single=False)
+    session = onnxruntime.InferenceSession(trees_to_onnx(form, 1, dtype=np.float64))
+    found = session.run(None, {"features": np.array([[0.1], [threshold], [0.1 + 2e-12]])})[0]
+    assert found[:, 1].tolist() == [0.25, 0.25, 0.75]
