@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +166,20 @@ def _lightgbm_tree(part: Mapping[str, str], target: int, scale: float, zero_miss
     )
 
 
-def catboost_trees(model: Any) -> TreeForm:
-    """Trees of a ``catboost.CatBoostClassifier`` whose features are numbers.
+def catboost_trees(model: Any, frames: Mapping[int, Any] | None = None) -> TreeForm:
+    """Trees of a ``catboost.CatBoostClassifier``.
+
+    CatBoost looks up categories by hash and by statistics of their labels. Which categories pass a split is therefore
+    read off the leaves that the model itself sends them to.
+
+    Parameters
+    ----------
+    frames : for each categorical column, by its number, rows in which it takes all of its values and all else stays
 
     Raises
     ------
     ArtefactError
-        It has categorical or text features, or another loss.
+        It has another loss, text features, or splits of several categorical columns at once; or ``frames`` are missing.
     """
     with tempfile.TemporaryDirectory(prefix="surety-catboost-") as folder:
         file = Path(folder) / "model.json"
@@ -181,15 +189,26 @@ def catboost_trees(model: Any) -> TreeForm:
     loss = str(model.get_all_params()["loss_function"])
     if loss not in ("Logloss", "CrossEntropy", "MultiClass"):
         raise ArtefactError("CatBoost model", f"has the loss {loss}; Logloss or MultiClass is needed")
-    if any(info.get(kind) for kind in ("categorical_features", "text_features", "embedding_features")):
-        raise ArtefactError("CatBoost model", "has features that are no numbers: encode them before it is trained")
-    floats = {f["feature_index"]: f for f in info["float_features"]}
+    if info.get("text_features") or info.get("embedding_features"):
+        raise ArtefactError("CatBoost model", "has text or embedding features: leave them out")
+    form = "oblivious_trees" if "oblivious_trees" in stored else "trees"
+    categorical = [f["flat_feature_index"] for f in info.get("categorical_features", ())]
+    if categorical and (frames is None or form == "trees"):
+        problem = "has categorical features over features that are numbers, or grows node by node"
+        raise ArtefactError("CatBoost model", f"{problem}: train symmetric trees on the raw columns")
+    splits = _Splits(
+        {f["feature_index"]: f for f in info.get("float_features", ())},
+        categorical,
+        {at: np.asarray(model.calc_leaf_indexes((frames or {})[at])) for at in categorical},
+        [ctr["elements"] for ctr in info.get("ctrs", ()) for _ in ctr["borders"]],
+        sum(len(f["borders"]) for f in info.get("float_features", ()))
+        + sum(len(f.get("values", ())) for f in info.get("categorical_features", ())),
+    )
     scale, bias = stored["scale_and_bias"]
     k = len(bias)
-    form = "oblivious_trees" if "oblivious_trees" in stored else "trees"
     read = _symmetric_tree if form == "oblivious_trees" else _grown_tree
     return tree_form(
-        (read(tree, floats, k, scale) for tree in stored[form]),
+        (read(tree, number, splits, k, scale) for number, tree in enumerate(stored[form])),
         n_classes=max(k, 2),
         link="logit",
         single=True,
@@ -197,21 +216,59 @@ def catboost_trees(model: Any) -> TreeForm:
     )
 
 
-def _split(split: Mapping[str, Any], floats: Mapping[int, Mapping[str, Any]]) -> tuple[int, float, bool]:
-    """Feature, border, and whether a missing value counts as at most the border: what the rule says."""
-    of = floats[split["float_feature_index"]]
-    return int(of["flat_feature_index"]), float(np.float32(split["border"])), of["nan_value_treatment"] != "AsTrue"
+@dataclass(frozen=True)
+class _Splits:
+    """Reads CatBoost's splits.
+
+    Attributes
+    ----------
+    floats : features that are numbers, by their number among them
+    categorical : columns of the others, in their order
+    leaves : for each of these columns (values, T), the leaf of each tree that each of its values leads to
+    statistics : of each border of a statistic of labels, the columns it is about
+    first : ``split_index`` of the first of these borders
+    """
+
+    floats: Mapping[int, Mapping[str, Any]]
+    categorical: Sequence[int]
+    leaves: Mapping[int, npt.NDArray[Any]]
+    statistics: Sequence[Sequence[Mapping[str, Any]]]
+    first: int
+
+    def number(self, split: Mapping[str, Any]) -> tuple[int, float, bool]:
+        """Feature, border, and whether a missing value counts as at most the border: what the rule says."""
+        of = self.floats[split["float_feature_index"]]
+        missing_low = of["nan_value_treatment"] != "AsTrue"
+        return int(of["flat_feature_index"]), float(np.float32(split["border"])), missing_low
+
+    def category(self, split: Mapping[str, Any], tree: int, bit: int) -> tuple[int, list[int]]:
+        """Column, and the codes whose bit of the leaf is 0."""
+        is_one = split["split_type"] == "OneHotFeature"
+        parts = (split,) if is_one else self.statistics[split["split_index"] - self.first]
+        which = [part.get("cat_feature_index") for part in parts]
+        if len(which) != 1 or which[0] is None:
+            problem = "has splits of several columns at once: train it with max_ctr_complexity=1"
+            raise ArtefactError("CatBoost model", problem)
+        column = self.categorical[which[0]]
+        passed = (self.leaves[column][:, tree] >> bit) & 1
+        return column, np.flatnonzero(passed == 0).tolist()
 
 
-def _symmetric_tree(tree: Mapping[str, Any], floats: Mapping[int, Any], k: int, scale: float) -> Tree:
+def _symmetric_tree(tree: Mapping[str, Any], number: int, read: _Splits, k: int, scale: float) -> Tree:
     """A full binary tree: all nodes of a level ask the same, and the answer of split i is bit i of the leaf."""
-    splits = [_split(split, floats) for split in reversed(tree.get("splits") or [])]
-    inner = 2 ** len(splits) - 1
-    of_level = np.floor(np.log2(np.arange(inner) + 1)).astype(np.int64)
-    feature, threshold, missing_yes = (
-        np.append(np.array([split[part] for split in splits], dtype=dtype)[of_level], np.zeros(inner + 1, dtype))
-        for part, dtype in enumerate((np.int64, np.float64, np.bool_))
-    )
+    splits = tree.get("splits") or []
+    depth, inner = len(splits), 2 ** len(splits) - 1
+    feature, threshold = np.zeros(2 * inner + 1, np.int64), np.zeros(2 * inner + 1)
+    missing_yes, rule = np.zeros(2 * inner + 1, np.bool_), np.full(2 * inner + 1, AT_MOST)
+    members: dict[int, list[int]] = {}
+    for level in range(depth):
+        bit, nodes = depth - 1 - level, np.arange(2**level - 1, 2 ** (level + 1) - 1)
+        if splits[bit]["split_type"] == "FloatFeature":
+            feature[nodes], threshold[nodes], missing_yes[nodes] = read.number(splits[bit])
+        else:
+            feature[nodes], codes = read.category(splits[bit], number, bit)
+            rule[nodes] = MEMBER
+            members |= dict.fromkeys(nodes.tolist(), codes)
     children = np.append(2 * np.arange(inner) + 1, np.full(inner + 1, -1))
     values = np.array(tree["leaf_values"]).reshape(inner + 1, k) * scale
     weights = tree.get("leaf_weights") or [0.0] * (inner + 1)
@@ -226,10 +283,12 @@ def _symmetric_tree(tree: Mapping[str, Any], floats: Mapping[int, Any], k: int, 
         missing_yes=missing_yes,
         value=np.vstack([np.zeros((inner, k)), values]) if k > 1 else np.append(np.zeros(inner), values),
         cover=cover,
+        rule=rule,
+        members=members,
     )
 
 
-def _grown_tree(tree: Mapping[str, Any], floats: Mapping[int, Any], k: int, scale: float) -> Tree:
+def _grown_tree(tree: Mapping[str, Any], _: int, read: _Splits, k: int, scale: float) -> Tree:
     """A tree that was grown node by node (``grow_policy`` Depthwise or Lossguide)."""
     nodes: list[Mapping[str, Any]] = [tree]
     yes, no = [], []
@@ -241,7 +300,7 @@ def _grown_tree(tree: Mapping[str, Any], floats: Mapping[int, Any], k: int, scal
         else:
             yes.append(-1)
             no.append(-1)
-    splits = [_split(node["split"], floats) if "split" in node else (0, 0.0, False) for node in nodes]
+    splits = [read.number(node["split"]) if "split" in node else (0, 0.0, False) for node in nodes]
     values = np.array([np.broadcast_to(node.get("value", 0.0), k) for node in nodes]) * scale
     cover = np.array([float(node.get("weight", 0.0)) for node in nodes])
     for at in range(len(nodes))[::-1]:

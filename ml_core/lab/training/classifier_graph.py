@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ml_core.base.errors import ArtefactError
+from ml_core.lab.training.booster_trees import catboost_trees
 from ml_core.lab.training.given import DOUBLE, INT64, Given, matrix_of
 from ml_core.lab.training.onnx_graph import OnnxGraph, softmax_rows
 from ml_core.lab.training.transformer_graph import add_transformer, converted_by_skl2onnx, kind_in
@@ -49,7 +50,7 @@ def add_classifier(graph: OnnxGraph, model: Any, given: Given) -> str:
     composed = kind_in(_COMPOSED, model)
     if composed is not None:
         return str(composed(graph, model, given))
-    form = trees_of(model)
+    form = catboost_trees(model, _by_value(given)) if given.values and name == "CatBoostClassifier" else trees_of(model)
     if form is not None:
         return _trees(graph, model, form, given)
     if name in _KEEPS_ROWS:
@@ -78,8 +79,21 @@ def _trees(graph: OnnxGraph, model: Any, form: TreeForm, given: Given) -> str:
     return add_trees(graph, form, prepared.x, prepared.width)
 
 
+def _by_value(given: Given) -> dict[int, Any]:
+    """For each column of codes, rows in which it takes all of its values but the missing one, and all else stays."""
+    frames = {}
+    for column, values in given.values.items():
+        codes = np.zeros((len(values) - 1, given.width))
+        codes[:, column] = np.arange(len(values) - 1)
+        frames[column] = None if given.frame is None else given.frame(codes)
+    return frames
+
+
 def _prepared(graph: OnnxGraph, model: Any, given: Given) -> Given:
     """The columns as the library's trees look at them: its own codes for categories."""
+    if type(model).__name__ == "CatBoostClassifier" and given.values:
+        codes = {given.names.index(name): given.values[given.names.index(name)] for name in _catboost_categories(model)}
+        return _coded(graph, given, codes, "CatBoost model", "refuse")
     own = getattr(model, "_preprocessor", None)
     if own is not None:  # HistGradientBoosting encodes its categories, and puts them in front
         return add_transformer(graph, own, given)
@@ -95,7 +109,7 @@ def _coded(graph: OnnxGraph, given: Given, known: Mapping[int, Sequence[Any]], w
         if column in known and not part.values:
             raise ArtefactError(what, f"takes {given.names[column]} as a category, and it is a number here")
         if column in known:
-            codes = {value: float(at) for at, value in enumerate(known[column])}
+            codes = {value: float(at) for at, value in enumerate(known[column]) if value is not None}
             gone = [value for value in part.values[0] if value is not None and value not in codes]
             if gone and unseen == "refuse":
                 problem = f"never saw {len(gone)} of the levels of {given.names[column]}, and cannot score them"
@@ -123,6 +137,10 @@ def _xgboost_codes(graph: OnnxGraph, model: Any, given: Given) -> Given:
         problem = "does not say which categories its codes stand for: train it with XGBoost 3.1 or newer on a DataFrame"
         raise ArtefactError("XGBoost model", problem)
     return _coded(graph, given, known, "XGBoost model", "refuse")
+
+
+def _catboost_categories(model: Any) -> list[str]:
+    return [model.feature_names_[at] for at in model.get_cat_feature_indices()]
 
 
 def _lightgbm_codes(graph: OnnxGraph, model: Any, given: Given) -> Given:

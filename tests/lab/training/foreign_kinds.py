@@ -202,6 +202,11 @@ def lgb_booster(rows: Rows):
     )
 
 
+def apart(rows: Rows):
+    """Labels that two columns of categories tell only together."""
+    return (np.isin(rows.columns["ward"], (1, 2, 4)) ^ np.isin(rows.columns["source"], (0, 3))).astype(int)
+
+
 def labelled(model, names):
     return lambda rows: model().fit(rows.matrix, np.asarray(names)[rows.y])
 
@@ -283,7 +288,11 @@ KINDS = (
     Kind("CatBoost", CB, on_features(CAT)),
     Kind("CatBoost, three classes", CB, on_features(CAT), n_classes=3),
     Kind("CatBoost, grown by depth", CB, on_features(lambda: CAT(grow_policy="Depthwise"))),
-    Kind("CatBoost, categorical features", CB, lambda rows: CAT(cat_features=list(TEXTS)).fit(rows.frame, rows.y), "has features that are no numbers: encode them before it is trained", gaps=False),
+    Kind("CatBoost, categories one by one", CB, lambda rows: CAT(cat_features=[*TEXTS, "source"], one_hot_max_size=20).fit(rows.frame, rows.y), gaps=False),
+    Kind("CatBoost, categories by statistics of their labels", CB, lambda rows: CAT(cat_features=[*TEXTS, "source"], max_ctr_complexity=1, one_hot_max_size=2).fit(rows.frame, rows.y), gaps=False),
+    Kind("CatBoost, categories, three classes", CB, lambda rows: CAT(cat_features=list(TEXTS), max_ctr_complexity=1).fit(rows.frame, rows.y), gaps=False, n_classes=3),
+    Kind("CatBoost, categories in combination", CB, lambda rows: CAT(cat_features=[*TEXTS, "source"], one_hot_max_size=1).fit(rows.frame, apart(rows)), "has splits of several columns at once: train it with max_ctr_complexity=1", gaps=False),
+    Kind("CatBoost, categories that may be missing", CB, lambda rows: CAT(cat_features=list(TEXTS), max_ctr_complexity=1).fit(rows.frame, rows.y), "forbid such values in the column table", gaps=False, full_table=False),
 )  # fmt: skip
 
 
