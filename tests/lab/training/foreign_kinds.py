@@ -291,7 +291,7 @@ KINDS = (
     Kind("CatBoost, categories one by one", CB, lambda rows: CAT(cat_features=[*TEXTS, "source"], one_hot_max_size=20).fit(rows.frame, rows.y), gaps=False),
     Kind("CatBoost, categories by statistics of their labels", CB, lambda rows: CAT(cat_features=[*TEXTS, "source"], max_ctr_complexity=1, one_hot_max_size=2).fit(rows.frame, rows.y), gaps=False),
     Kind("CatBoost, categories, three classes", CB, lambda rows: CAT(cat_features=list(TEXTS), max_ctr_complexity=1).fit(rows.frame, rows.y), gaps=False, n_classes=3),
-    Kind("CatBoost, categories in combination", CB, lambda rows: CAT(cat_features=[*TEXTS, "source"], one_hot_max_size=1).fit(rows.frame, apart(rows)), "has splits of several columns at once: train it with max_ctr_complexity=1", gaps=False),
+    Kind("CatBoost, categories in combination", CB, lambda rows: CAT(cat_features=[*TEXTS, "source"], one_hot_max_size=1, max_ctr_complexity=4).fit(rows.frame, apart(rows)), "has splits of several columns at once: train it with max_ctr_complexity=1", gaps=False),
     Kind("CatBoost, categories that may be missing", CB, lambda rows: CAT(cat_features=list(TEXTS), max_ctr_complexity=1).fit(rows.frame, rows.y), "forbid such values in the column table", gaps=False, full_table=False),
 )  # fmt: skip
 
