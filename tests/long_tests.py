@@ -147,6 +147,12 @@ LONG: dict[str, tuple[str, ...]] = {
     ),
     "lab/report/test_page_in_browser.py": ("test_console_stays_silent",),
     "lab/report/test_svg.py": ("test_any_text_gives_a_picture_that_can_be_read",),
+    "lab/training/test_foreign_kinds.py": ("test_a_foreign_model_is_adopted_and_equal_or_refused",),
+    "lab/training/test_foreign_models.py": (
+        "test_a_pipeline_from_texts_answers_records_as_the_original_does",
+        "test_a_model_of_trees_over_features_keeps_its_trees",
+    ),
+    "lab/training/test_tree_export.py": (),
     "lab/training/test_what_an_artefact_tells.py": ("test_no_file_of_artefact_or_registry_holds_a_planted_value",),
     "lab/watching/test_canary_guards.py": ("test_one_more_bernoulli_value_of_mean_limit_keeps_the_expectation",),
     "lab/watching/test_canary_monitor.py": ("test_starts_are_bounded_and_their_parts_of_the_budget_too",),
