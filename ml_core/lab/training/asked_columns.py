@@ -17,7 +17,10 @@ from ml_core.lab.training.given import DOUBLE, INT64, Given
 from ml_core.lab.training.onnx_graph import FEATURES, OnnxGraph
 from ml_core.serve.features.versions import FeatureVersion
 
-__all__ = ["AskedColumns", "asked_columns"]
+__all__ = ["MOMENTS", "AskedColumns", "asked_columns"]
+
+MOMENTS = 946_684_800e6, 1_893_456_000e6
+"""Of columns of moments: 2000 to 2030, in microseconds since 1970."""
 
 _PROBES = 7  # numbers between the bounds of a column
 _SPAN = 1_000.0  # of a number whose table names no bound
@@ -158,9 +161,8 @@ def _series(column: Column, values: npt.NDArray[Any], *, as_category: bool) -> p
             return pd.Series(pd.Categorical.from_codes(values.astype(np.int64), categories=known))
         raw = [levels[code] for code in values.tolist()]
         return pd.Series(raw, dtype="str") if texts else _whole_numbers(np.array(raw, dtype=np.float64))
-    kind: str = column.dtype
-    if kind == "bool":
-        flags = [None if np.isnan(v) else bool(v) for v in values]
+    if column.dtype == "bool":
+        flags = [None if np.isnan(v) or v < 0 else bool(v) for v in values]
         return pd.Series(flags, dtype=bool if None not in flags else object)
     return _whole_numbers(values) if column.dtype == "int" else pd.Series(values.astype(np.float32).astype(np.float64))
 
@@ -202,6 +204,8 @@ class _Probed:
         if column.dtype == "category":
             return self._code(graph, column, features)
         wanted = self.probes[column.name].astype(np.float32)
+        if column.dtype == "bool":
+            wanted[wanted < 0] = np.nan
         matrix = self.made[column.name]
         same = ((matrix == wanted[:, None]) | (np.isnan(matrix) & np.isnan(wanted)[:, None])).all(axis=0)
         if not same.any():
@@ -240,10 +244,11 @@ def _probes(column: Column) -> npt.NDArray[Any]:
         return np.array([*column.examples, *([None] if column.nullable else [])], dtype=object)
     low = column.low if column.low is not None else (column.high or 0.0) - _SPAN
     high = column.high if column.high is not None else low + _SPAN
-    kind: str = column.dtype
-    if kind == "bool":
-        low, high = 0.0, 1.0
+    if column.dtype == "bool":
+        return np.array([0, 1, *([-1] if column.nullable else [])], dtype=np.int64)
+    if column.dtype == "datetime":
+        low, high = MOMENTS
     numbers = np.linspace(low, high, _PROBES)
-    if kind in ("int", "bool"):
+    if column.dtype in ("int", "datetime"):
         numbers = np.unique(np.round(numbers))
     return np.array([*numbers, *([np.nan] if column.nullable else [])])

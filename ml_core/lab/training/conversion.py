@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ml_core.base.arrays import BoolArray, FeatureMatrix
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
 from ml_core.features.columns import Column, ColumnArrays
-from ml_core.lab.training.asked_columns import AskedColumns
+from ml_core.lab.training.asked_columns import MOMENTS, AskedColumns
 from ml_core.lab.training.classifier_graph import add_classifier, inside
 from ml_core.lab.training.onnx_graph import OnnxGraph, finished_model
 from ml_core.lab.training.tree_form import TreeForm
@@ -152,11 +152,10 @@ def drawn_columns(columns: Sequence[Column], n: int, rng: np.random.Generator) -
 
 
 def _drawn(column: Column, n: int, rng: np.random.Generator) -> npt.NDArray[Any]:
-    kind: str = column.dtype
     gone: BoolArray = rng.random(n) < (_MISSING_SHARE if column.nullable else 0.0)
-    if kind == "category":
-        return np.where(gone, -1, rng.integers(0, len(column.levels), n))
-    if kind == "text":
+    if column.dtype in ("category", "bool"):
+        return np.where(gone, -1, rng.integers(0, len(column.levels) or 2, n))
+    if column.dtype == "text":
         texts = np.array(column.examples, dtype=object)[rng.integers(0, len(column.examples), n)]
         texts[gone] = None
         return texts
@@ -164,15 +163,14 @@ def _drawn(column: Column, n: int, rng: np.random.Generator) -> npt.NDArray[Any]
     values = rng.uniform(low, high, n)
     at_border = rng.random(n) < _BORDER_SHARE
     values[at_border] = rng.choice([low, high, np.clip(0.0, low, high)], at_border.sum())
-    if kind in ("int", "bool"):
+    if column.dtype in ("int", "datetime"):
         values = np.clip(np.round(values), np.ceil(low), np.floor(high))
     return np.where(gone, np.nan, values)
 
 
 def _bounds(column: Column) -> tuple[float, float]:
-    kind: str = column.dtype
-    if kind == "bool":
-        return 0.0, 1.0
+    if column.dtype == "datetime":
+        return MOMENTS
     low = -_UNBOUNDED if column.low is None else column.low
     return low, (max(_UNBOUNDED, low) if column.high is None else column.high)
 

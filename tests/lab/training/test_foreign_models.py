@@ -18,12 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
+from ml_core.features.columns import Column
 from ml_core.lab.training.asked_columns import asked_columns, raw_frame
 from ml_core.lab.training.conversion import check_equals, convert_classifier, drawn_columns
 from ml_core.lab.training.foreign_models import pack_foreign
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.lab.training.packing import PackedModel
 from ml_core.lab.training.tree_form import TreeForm
+from ml_core.serve.features.table_versions import table_version
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import TREES_FILE
 from ml_core.serve.model.predictor import Predictor
@@ -199,3 +201,29 @@ def test_drawn_rows_have_what_the_table_allows():
     assert 0.1 < np.isnan(columns["glucose"]).mean() < 0.2
     assert set(columns["ward"]) == {-1, 0, 1, 2, 3, 4, 5}
     assert set(columns["sex"]) == {0, 1}
+
+
+def test_flags_and_moments_of_a_described_table_are_read_back_or_refused():
+    columns = (
+        Column("who", "text", "Who.", role="group", pattern=".+"),
+        Column("smokes", "bool", "Flag.", nullable=True, transform="as_is"),
+        Column("ward", "category", "Where.", levels=("a", "b", "c"), nullable=True, transform="one_hot"),
+        Column("since", "datetime", "When.", transform="date_parts"),
+        Column("age", "int", "Years.", low=0, high=110, transform="as_is"),
+        Column("ill", "category", "The label.", role="label", levels=(0, 1)),
+    )
+    features = table_version(columns)
+    drawn = drawn_columns(features.features, 600, np.random.default_rng(1))
+    y = ((drawn["smokes"] == 1) | (drawn["ward"] == 2)).astype(int)
+    names = ["smokes", "ward", "age"]
+    frame = raw_frame([column for column in columns if column.name in names], drawn, frozenset())[names]
+    model = make_pipeline(
+        ColumnTransformer([("t", OneHotEncoder(handle_unknown="ignore"), ["ward"])], remainder="passthrough"),
+        SimpleImputer(),
+        RandomForestClassifier(**TREES),
+    ).fit(frame.astype({"smokes": float}), y)
+    asked = asked_columns("model", features, names, 3)
+    proba = lambda given: model.predict_proba(given.astype({"smokes": float}))  # noqa: E731
+    assert check_equals("model", convert_classifier(model, asked, 2), asked, proba, (drawn,), 2, n=500, seed=1) < 1e-12
+    with pytest.raises(ArtefactError, match="takes since, a column of dtype datetime"):
+        asked_columns("model", features, [*names, "since"], 4)
