@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["meant", "plain_name"]
+__all__ = ["meant", "nearest", "plain_name"]
 
 _LONGEST = 60
 _SHOWN = 12
@@ -21,10 +21,23 @@ def meant(name: object, known: Iterable[str]) -> str:
     ('max_depth is meant?', 'known are eta, max_depth', '')
     """
     names = sorted(set(known))
-    near = get_close_matches(str(name)[:_LONGEST], names, n=1) or _same_but_for_marks(name, names)
-    if near:
-        return f"{near[0]} is meant?"
+    near = nearest(name, names)
+    if near is not None:
+        return f"{near} is meant?"
     return f"known are {', '.join(names[:_SHOWN])}{' …' if len(names) > _SHOWN else ''}" if names else ""
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is nearest to this one; None where none is near.
+
+    Examples
+    --------
+    >>> nearest("max_dept", ["max_depth", "eta"]), nearest("x", ["max_depth", "eta"])
+    ('max_depth', None)
+    """
+    names = sorted(set(known))
+    near = get_close_matches(str(name)[:_LONGEST], names, n=1) or _same_but_for_marks(name, names)
+    return near[0] if near else None
 
 
 def plain_name(name: str) -> str:

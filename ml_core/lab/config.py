@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -263,9 +262,7 @@ class TrainingConfig(_Section):
     @classmethod
     def _known(cls, name: str) -> str:
         if name not in LEARNERS and not _IMPORT_PATH.fullmatch(name):
-            near = difflib.get_close_matches(name, LEARNERS, n=1)
-            hint = f": did you mean {near[0]}?" if near else f": {', '.join(LEARNERS)}, or package.module:Estimator"
-            raise ValueError(f"{name[:60]} is no learner{hint}")
+            raise ValueError(f"{name[:60]} is no learner, and no package.module:Estimator; {meant(name, LEARNERS)}")
         return name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +10,10 @@ import numpy.typing as npt
 
 from ml_core.base.arrays import FeatureMatrix, FloatArray, IntArray, Label
 from ml_core.base.errors import ConfigError, DataError
+from ml_core.base.near_names import meant
 from ml_core.lab.config import ModelConfig, TrainingConfig
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.packing import Note
-from ml_core.lab.training.parameter_names import nearest
 
 __all__ = ["LearningTask", "TaskRows", "TrainedScorer", "class_factors", "learning_task"]
 
@@ -145,7 +144,7 @@ def class_factors(
     names = [str(label) for label in classes]
     for name in asked.class_weight:
         if str(name) not in names:
-            problem = f"is no label of these rows{nearest(str(name), names) or ': they are ' + json.dumps(names[:10])}"
+            problem = f"is no label of these rows; {meant(str(name), names)}"
             raise ConfigError(f"training.class_weight.{name}", problem)
     table = {str(name): weight for name, weight in asked.class_weight.items()}
     return np.array([table.get(name, 1.0) for name in names], dtype=np.float64)

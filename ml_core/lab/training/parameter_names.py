@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ml_core.base.errors import ConfigError
+from ml_core.base.near_names import meant
 
-__all__ = ["PARAMS", "check_names", "check_open", "nearest", "recorded", "refused_by"]
+__all__ = ["PARAMS", "check_names", "check_open", "recorded", "refused_by"]
 
 PARAMS = "training.params"
 
@@ -20,11 +20,11 @@ def check_names(given: Iterable[str], known: Collection[str], learner: str) -> N
     Raises
     ------
     ConfigError
-        With the nearest known name, where one is near.
+        With the nearest known name.
     """
     for name in given:
         if name not in known:
-            raise ConfigError(f"{PARAMS}.{name}", f"is no parameter of {learner}{nearest(name, known)}")
+            raise ConfigError(f"{PARAMS}.{name}", f"is no hyper-parameter of {learner}; {meant(name, known)}")
 
 
 def check_open(given: Iterable[str], ours: Collection[str]) -> None:
@@ -38,18 +38,6 @@ def check_open(given: Iterable[str], ours: Collection[str]) -> None:
     for name in given:
         if name in ours:
             raise ConfigError(f"{PARAMS}.{name}", "is set by surety and cannot be configured")
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Words that name the nearest of the known names; empty where none is near.
-
-    Examples
-    --------
-    >>> nearest("max_dept", ["max_depth", "max_leaves"])
-    ': did you mean max_depth?'
-    """
-    found = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f": did you mean {found[0]}?" if found else ""
 
 
 def refused_by(error: BaseException) -> ConfigError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple, get_args
 import orjson
 
 from ml_core.base.errors import ConfigError
+from ml_core.base.near_names import meant, nearest
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
 from ml_core.features.columns import Column, DType, Role, Transform, table_fault
 
@@ -163,19 +163,14 @@ def _faults(name: object, keys: object) -> Iterator[str]:
         return
     for key, value in keys.items():
         if not isinstance(key, str) or key not in _KEYS:
-            yield f"{name}.{key} is no key of a column; {_meant(str(key))}"
+            yield f"{name}.{key} is no key of a column; {meant(str(key), _KEYS)}"
         elif not _KEYS[key].holds(value):
             yield f"{name}.{key} must be {_KEYS[key].wanted}{_nearest_word(key, value)}"
     if "dtype" not in keys:
         yield f"{name}.dtype is missing: {_KEYS['dtype'].wanted}"
 
 
-def _meant(key: str) -> str:
-    near = get_close_matches(key, _KEYS, n=1)
-    return f"{near[0]} is meant?" if near else f"known are {', '.join(_KEYS)}"
-
-
 def _nearest_word(key: str, value: object) -> str:
     words = {"dtype": DType, "role": Role, "transform": Transform}
-    near = get_close_matches(value, get_args(words[key]), n=1) if key in words and isinstance(value, str) else []
-    return f"; {near[0]} is meant?" if near else ""
+    near = nearest(value, get_args(words[key])) if key in words and isinstance(value, str) else None
+    return "" if near is None else f"; {near} is meant?"

@@ -46,7 +46,7 @@ def test_the_table_keeps_the_order_of_the_file(tmp_path: Path) -> None:
     [
         ("age: {dtyp: int}", "age.dtyp is no key of a column; dtype is meant?"),
         ("age: {dtype: int, unti: years}", "age.unti is no key of a column; unit is meant?"),
-        ("age: {dtype: int, xyz: 1}", "age.xyz is no key of a column; known are dtype, role"),
+        ("age: {dtype: int, xyz: 1}", "age.xyz is no key of a column; known are doc, dtype"),
         ("age: {dtype: integer}", "age.dtype must be one of int, float, bool, category, text, datetime; int is meant?"),
         (
             "age: {dtype: int, role: labels}",
