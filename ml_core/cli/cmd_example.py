@@ -22,13 +22,13 @@ def command(config_path: Path, *, output: str) -> None:
     Example: surety example --config configs/readmission_v1.yaml
     """
     from ml_core.base.errors import PromotionRefused
-    from ml_core.base.settings import load_settings
-    from ml_core.lab.config import load_config
     from ml_core.lab.journeys.example import make_example
+    from ml_core.lab.journeys.run_project import open_project
 
-    config = load_config(config_path)
+    project = open_project(config_path)
+    config = project.config
     try:
-        found = make_example(config, load_settings(), note)
+        found = make_example(project, note)
     except PromotionRefused as refused:
         note(str(refused))
         raise SystemExit(3) from refused

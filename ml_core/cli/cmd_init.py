@@ -34,6 +34,7 @@ def _level(_context: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--label", required=True, help="Column to predict: a category, or a few whole numbers.")
 @click.option("--group", help="Column that says whose row it is; without it each row is a subject of its own.")
 @click.option("--time", help="Column that says when it was.")
+@click.option("--weight", help="Column that says for how many a row stands, as survey weights do.")
 @click.option(
     "--level", callback=_level, help="Confidence level of the sets (default: 0.9, or less where rows are few)."
 )
@@ -47,6 +48,7 @@ def command(
     label: str,
     group: str | None,
     time: str | None,
+    weight: str | None,
     level: Decimal | None,
     subjects: str,
     output: str,
@@ -59,11 +61,12 @@ def command(
     \b
     Example: surety init visits.csv my-risk --label readmitted --group patient_id --time admitted
     Example: surety init tracks.csv storms --label category --group storm --subjects storms
+    Example: surety init survey.csv smokers --label smokes --weight final_weight
     Example: surety init wine.parquet wine --label kind --level 0.8
     """
     from ml_core.lab.journeys.new_project import make_project
 
-    made = make_project(rows, folder, label, group, time, level, subjects)
+    made = make_project(rows, folder, label, group, time, level, subjects, weight)
     _say(made)
     emit(_facts(made), output)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,14 +31,16 @@ def command(project: Path, *, force: bool, start_over: bool, output: str) -> Non
 
     What was done is done again only where the configuration, the column table or the file of rows has changed. Exit
     status 3 if a rule says no, or if a column gives every class away and nobody has said that it is known before.
+    PROJECT is a folder that surety init has written, or a configuration by itself.
 
     \b
     Example: surety run my-risk
+    Example: surety run configs/readmission_v1.yaml
     """
     from ml_core.lab.journeys.run_project import STEPS, open_project, run_project
 
     opened = open_project(project)
-    note(f"everything made lies in {opened.settings.home}{'' if opened.has_own_home else ' (SURETY_HOME)'}")
+    note(f"everything made lies in {opened.settings.home}{' (SURETY_HOME)' if os.environ.get('SURETY_HOME') else ''}")
     with _steps(len(STEPS)) as (said, done):
         found = run_project(opened, said, done, force=force, start_over=start_over)
     emit(_summary(opened, found), output)
@@ -76,9 +79,9 @@ def _summary(opened: Project, found: ProjectRun) -> dict[str, Any]:
     config, metrics = opened.config, found.metrics or {}
     shown = ("roc_auc", "brier_skill", "coverage", "mean_set_size", "singleton_share", "empty_share")
     following = {
-        "ready": f"surety serve {opened.folder}",
-        "refused": f"see what was refused, change {opened.folder / 'model.yaml'}, then surety run {opened.folder}",
-        "asked": f"answer in {opened.folder}, then surety run {opened.folder}",
+        "ready": f"surety serve {opened.path}",
+        "refused": f"see what was refused, change {opened.file}, then surety run {opened.path}",
+        "asked": f"answer in {opened.file.parent}, then surety run {opened.path}",
     }
     return {
         "model": config.model,
@@ -120,7 +123,7 @@ def _asked(opened: Project, found: ProjectRun) -> str:
     lines += [
         "What is written down after the outcome gives the label away: the model would look perfect and be useless.",
         f"Known only afterwards: delete its line in {opened.config.columns}.",
-        f"Known before: data.known_before: [{', '.join(names)}] in {opened.folder / 'model.yaml'}.",
+        f"Known before: data.known_before: [{', '.join(names)}] in {opened.file}.",
         "Nothing was trained.",
     ]
     return "\n".join(lines)

@@ -31,6 +31,7 @@ def command(project: Path, port: int, host: str | None, every: str) -> None:
     \b
     Example: surety serve my-risk
     Example: surety serve my-risk --port 8080
+    Example: surety serve configs/readmission_v1.yaml
     """
     from ml_core.base.documents import read_document
     from ml_core.lab.journeys.run_project import open_project

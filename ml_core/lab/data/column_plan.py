@@ -79,14 +79,21 @@ class ColumnPlan:
         return tuple(p for p in self.features if p.column.dtype in fitting and _WATCHED.search(p.column.name))
 
 
-def plan_columns(table: TableProfile, label: str, group: str | None = None, time: str | None = None) -> ColumnPlan:
+def plan_columns(
+    table: TableProfile, label: str, group: str | None = None, time: str | None = None, weight: str | None = None
+) -> ColumnPlan:
     """The column table for a file.
+
+    Parameters
+    ----------
+    label, group, time, weight : names of columns: what is predicted, whose row it is, when it was, and for how many
+        a row stands
 
     Raises
     ------
     ConfigError
         The file has no such column; the label is a number of many values, of one value, or a text of too many; the
-        group has gaps; or no column is left to learn from.
+        group has gaps; the weight is no number above 0; or no column is left to learn from.
     """
     target = _named(table, label, "--label")
     _check_label(target)
@@ -96,6 +103,9 @@ def plan_columns(table: TableProfile, label: str, group: str | None = None, time
     moment = None if time is None else _named(table, time, "--time")
     if moment is not None and moment.kind not in ("datetime", "int"):
         raise ConfigError(f"--time {time}", f"holds {_kind_in_words(moment)}; dates or whole numbers are wanted")
+    heavy = None if weight is None else _named(table, weight, "--weight")
+    if heavy is not None:
+        _check_weight(heavy)
     planned, left_out = [], dict[str, str]()
     for profile in table.columns:
         if profile.name == label:
@@ -104,6 +114,8 @@ def plan_columns(table: TableProfile, label: str, group: str | None = None, time
             planned.append(_group(profile))
         elif moment is not None and profile.name == moment.name:
             planned.append(_time(profile))
+        elif heavy is not None and profile.name == heavy.name:
+            planned.append(_weight(profile))
         elif (why := _useless(profile)) is not None:
             left_out[profile.name] = why
         else:
@@ -191,6 +203,22 @@ def _group(profile: ColumnProfile) -> PlannedColumn:
 def _time(profile: ColumnProfile) -> PlannedColumn:
     dtype: Any = "datetime" if profile.kind == "datetime" else "int"
     return PlannedColumn(Column(profile.name, dtype, "When it was.", role="time"))
+
+
+def _check_weight(heavy: ColumnProfile) -> None:
+    name = f"--weight {heavy.name}"
+    if heavy.low is None:
+        raise ConfigError(name, f"holds {_kind_in_words(heavy)}; numbers above 0 are wanted")
+    if heavy.nulls or heavy.low <= 0:
+        unusable = heavy.nulls + (0 if heavy.numbers is None else int((heavy.numbers <= 0).sum()))
+        problem = f"is empty, 0 or below 0 in {unusable:,} rows: they stand for nobody; take them out of the file"
+        raise ConfigError(name, problem)
+
+
+def _weight(profile: ColumnProfile) -> PlannedColumn:
+    low = float(f"{(profile.low or 1.0) / 2:.1g}")
+    column = Column(profile.name, "float", "For how many a row stands.", role="weight", low=low)
+    return PlannedColumn(column, f"seen {profile.low:.6g} to {profile.high:.6g}")
 
 
 def _useless(profile: ColumnProfile) -> str | None:

@@ -10,10 +10,8 @@ from ml_core.base.errors import DataError, PromotionRefused
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.cohort import make_cohort
-from ml_core.lab.data.feature_pipeline import FeaturePipeline
 from ml_core.lab.data.table_frames import write_table
-from ml_core.lab.journeys.challenger import train_challenger
-from ml_core.lab.judging.promoter import promote_version
+from ml_core.lab.journeys.run_project import Project, run_project
 from ml_core.lab.judging.rule_advice import refusal
 from ml_core.lab.registry.importer import import_version, stored_path
 from ml_core.lab.registry.model_registry import ModelRegistry
@@ -41,35 +39,34 @@ class Example:
     was_ready: bool
 
 
-def make_example(config: ModelConfig, settings: Settings, note: Note) -> Example:
+def make_example(project: Project, note: Note) -> Example:
     """Data, features, training, gate, promotion and import, as far as they are missing.
 
     Raises
     ------
     DataError
-        The configured file is missing and is not the synthetic cohort.
+        The configured file is missing and is not the synthetic cohort, or a column gives every class away.
     PromotionRefused
         A rule of the gate said no; nothing is served.
     """
+    config, settings = project.config, project.settings
     record = _promotion(config, settings)
-    if record is not None and stored_path(record.bento_tag) is not None:
-        return Example(record.bento_tag, record.model_hash, was_ready=True)
-    if record is None:
-        _make_data(config, note)
-        note(f"reading {config.data.source} into the feature store")
-        FeaturePipeline(config, settings).run()
-        challenger = train_challenger(config, settings, note)
+    if record is not None:
+        if stored_path(record.bento_tag) is not None:
+            return Example(record.bento_tag, record.model_hash, was_ready=True)
         registry = ModelRegistry(settings)
-        note("judging it")
-        decision = promote_version(registry, registry.by_alias(config.model, "challenger"), config, settings)
-        if decision.decision == "refused":
-            for rule in decision.failed:
-                note(refusal(rule))
-            raise PromotionRefused(config.model, [rule.rule for rule in decision.failed])
-        note(f"version {decision.version} is the champion ({challenger.model_hash[:12]}…)")
-    registry = ModelRegistry(settings)
-    imported = import_version(registry, registry.by_alias(config.model, "champion"), settings)
-    return Example(imported.tag, imported.model_hash, was_ready=False)
+        imported = import_version(registry, registry.by_alias(config.model, "champion"), settings)
+        return Example(imported.tag, imported.model_hash, was_ready=False)
+    _make_data(config, note)
+    found = run_project(project, note, lambda _step: None)
+    if found.status == "asked":
+        names = ", ".join(one.column for one in found.telling)
+        raise DataError(str(config.data.source), f"{names}: each alone tells every class apart; see `surety run`")
+    if found.status == "refused":
+        for rule in found.failed:
+            note(refusal(rule))
+        raise PromotionRefused(config.model, [rule.rule for rule in found.failed])
+    return Example(found.tag, found.model_hash, was_ready=False)
 
 
 def _promotion(config: ModelConfig, settings: Settings) -> PromotionRecord | None:

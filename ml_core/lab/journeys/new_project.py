@@ -44,7 +44,7 @@ class NewProject:
 
 def make_project(
     rows: Path, folder: Path, label: str, group: str | None = None, time: str | None = None,
-    level: Decimal | None = None, subjects: str = "subjects",
+    level: Decimal | None = None, subjects: str = "subjects", weight: str | None = None,
 ) -> NewProject:  # fmt: skip
     """Look at the rows and write the folder.
 
@@ -55,6 +55,7 @@ def make_project(
     label, group, time : names of columns: what is predicted, whose row it is, when it was
     level : confidence level; found out from the number of rows if None
     subjects : what the group column names, in the plural, for messages
+    weight : name of the column that says for how many a row stands
 
     Raises
     ------
@@ -67,7 +68,7 @@ def make_project(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(str(folder), "is there already: name a new folder, or remove it")
     table = profile_file(rows)
-    plan = plan_columns(table, label, group, time)
+    plan = plan_columns(table, label, group, time, weight)
     sizes = choose_sizes(_y_index(table, plan), _groups(table, plan), [value for value, _ in plan.counts], level)
     questions = tuple(questions_about(table, plan, find_giveaways(table, plan)))
     source = Path(os.path.relpath(rows.resolve(), folder.resolve()))

@@ -41,23 +41,26 @@ Done = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A folder that `surety init` has written.
+    """A folder that `surety init` has written, or a configuration by itself.
 
     Attributes
     ----------
-    folder : of the project
-    config : its ``model.yaml``, with the source of its rows
-    settings : of its home: ``SURETY_HOME`` where that is set, else ``.surety`` in the folder
+    path : as it was named
+    file : the configuration
+    config : what the file says, with the source of its rows
+    settings : of its home: ``SURETY_HOME`` where that is set, else ``.surety`` in the project's folder; of a
+        configuration by itself, ``.surety`` in the working directory
     """
 
-    folder: Path
+    path: Path
+    file: Path
     config: ModelConfig
     settings: Settings
 
     @property
     def has_own_home(self) -> bool:
-        """Whether everything made lies in the folder."""
-        return self.settings.home == self.folder / _HOME
+        """Whether everything made lies in the project's folder."""
+        return self.settings.home == self.path / _HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +117,24 @@ class _State(Document):
     version: str = ""
 
 
-def open_project(folder: Path) -> Project:
-    """The project in that folder.
+def open_project(path: Path) -> Project:
+    """The project in that folder, or that a configuration makes by itself.
 
     Raises
     ------
     ConfigError
         There is none, or its files cannot be used.
     """
-    path = folder / MODEL_FILE
-    if not path.is_file():
-        what = "there is no such folder" if not folder.exists() else f"is no project: it has no {MODEL_FILE}"
-        raise ConfigError(str(folder), f"{what}; `surety init ROWS --label COLUMN {folder}` makes one")
-    config = load_config(path)
-    home = Path(os.environ.get("SURETY_HOME") or folder / _HOME)
-    return Project(folder, config, load_settings(home=home, model_name=config.model))
+    if path.is_file():
+        config = load_config(path)
+        return Project(path, path, config, load_settings(model_name=config.model))
+    file = path / MODEL_FILE
+    if not file.is_file():
+        what = "there is no such folder" if not path.exists() else f"is no project: it has no {MODEL_FILE}"
+        raise ConfigError(str(path), f"{what}; `surety init ROWS --label COLUMN {path}` makes one")
+    config = load_config(file)
+    home = Path(os.environ.get("SURETY_HOME") or path / _HOME)
+    return Project(path, file, config, load_settings(home=home, model_name=config.model))
 
 
 def run_project(
@@ -193,7 +199,9 @@ class _Run:
         )
         if decision.decision == "refused":
             return replace(judged, steps=tuple(self._steps))
-        self._steps += ["promotion"] if decision.decision == "promoted" else []
+        if decision.decision == "promoted":
+            self._steps.append("promotion")
+            self._note(f"version {decision.version} is the champion ({decision.model_hash[:12]}…)")
         imported = import_version(registry, version, self._settings)
         self._steps += ["import"] if imported.is_new else []
         self._done(STEPS[4])
@@ -257,7 +265,7 @@ def _readings(rows: LabelledRows) -> list[Readings]:
 def _fingerprint(project: Project) -> str:
     """sha256 (hex) over the two files, and size and time of change of the file of rows."""
     digest = hashlib.sha256()
-    for path in (project.folder / MODEL_FILE, project.config.columns):
+    for path in (project.file, project.config.columns):
         digest.update(b"" if path is None else path.read_bytes())
     source = project.config.data.source
     if source.is_file():

@@ -36,6 +36,24 @@ def test_the_table_is_a_column_table(tmp_path):
     assert (column(plan, "town").levels, column(plan, "town").nullable) == (("a", "b"), True)
 
 
+def test_a_weight_is_no_feature_and_stands_for_somebody(tmp_path):
+    found = column(planned(tmp_path, {"x": np.arange(N) / 7, "w": np.linspace(0.5, 90, N)}, weight="w"), "w")
+    assert (found.role, found.dtype, found.low, found.high) == ("weight", "float", 0.2, None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (np.r_[0.0, 0.0, np.linspace(1, 2, N - 2)], "is empty, 0 or below 0 in 2 rows"),
+        (np.r_[np.nan, -1.0, np.linspace(1, 2, N - 2)], "is empty, 0 or below 0 in 2 rows"),
+        (["a", "b"] * (N // 2), "holds texts; numbers above 0 are wanted"),
+    ],
+)
+def test_a_weight_of_nobody_is_refused(tmp_path, weights, words):
+    with pytest.raises(ConfigError, match=words):
+        planned(tmp_path, {"x": np.arange(N) / 7, "w": weights}, weight="w")
+
+
 def test_without_a_group_the_row_number_is_one(tmp_path):
     plan = planned(tmp_path, {"x": np.arange(N) / 7})
     assert (plan.group, column(plan, ROW).role) == (ROW, "group")
