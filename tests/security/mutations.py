@@ -19,7 +19,8 @@ from ml_core.serve.model.manifest import MANIFEST_FILE
 
 __all__ = ["FILES", "Mutation", "contents", "mutations"]
 
-FILES = ("manifest.json", "model.onnx", "model.ubj", "calibration.npz", "fallback.json", "reference.npz", "golden.json")
+FILES = ("manifest.json", "model.onnx", "model.ubj", "calibration.npz", "fallback.json", "reference.npz", "golden.json",
+         "trees.npz")  # fmt: skip
 _MANIFEST = frozenset({MANIFEST_FILE})
 _SEED = 11
 _HUGE = 3 << 30
