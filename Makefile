@@ -14,7 +14,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 # Every command of a test would compile all modules anew, and pytest rewrite every assertion.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security oracles floors docs docs-check lock clean help
+.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-rooms-1 test-rooms-2 test-rooms-3 test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security oracles floors docs docs-check lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -123,13 +123,15 @@ quick-1 quick-2 quick-3: quick-%: # a third of quick each
 	$(PYTEST) -q -m "not slow and not e2e and not long" $(ROOMS_$*)
 
 test: $(READY) ## Lint, types and the tests of every change (ten minutes on two cores; JOBS=1: one after the other)
-	+@$(IN_TURNS) test-processes lint typecheck test-rooms
+	+@$(IN_TURNS) test-processes lint typecheck test-rooms-3 test-rooms-2 test-rooms-1
 
 test-only: $(READY) ## The tests of every change, without lint and types
-	+@$(IN_TURNS) test-processes test-rooms
+	+@$(IN_TURNS) test-processes test-rooms-3 test-rooms-2 test-rooms-1
 
-test-rooms: $(READY) ## The half of the tests that runs in one process
-	$(PYTEST) -m "not slow" $(ROOMS_1) $(ROOMS_2) $(ROOMS_3)
+test-rooms: test-rooms-1 test-rooms-2 test-rooms-3 ## The half of the tests that runs without processes of its own
+
+test-rooms-1 test-rooms-2 test-rooms-3: test-rooms-%: $(READY) # a third of it each
+	$(PYTEST) -m "not slow" $(ROOMS_$*)
 
 test-processes: $(READY) ## The half of the tests that starts processes
 	$(PYTEST) -m "not slow" $(PROCESSES)
@@ -145,7 +147,7 @@ test-lowest: $(READY) ## The tests of every change on the oldest packages that p
 	$(BIN)/uv pip compile pyproject.toml --extra dev --resolution lowest-direct --python $(LOWEST)/bin/python --quiet --no-header -o build/lowest.txt
 	$(BIN)/uv pip sync --quiet --python $(LOWEST)/bin/python build/lowest.txt
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --no-deps --no-build-isolation --editable .
-	+@$(IN_TURNS) test-processes test-rooms PYTEST="$(LOWEST)/bin/python -m pytest --ignore tests/security/test_locks.py"
+	+@$(IN_TURNS) test-processes test-rooms-3 test-rooms-2 test-rooms-1 PYTEST="$(LOWEST)/bin/python -m pytest --ignore tests/security/test_locks.py"
 
 test-slow: $(READY) ## The statistical and fault suites
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=explore

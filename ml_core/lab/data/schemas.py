@@ -128,8 +128,8 @@ def _unknown_levels(cases: pd.DataFrame) -> dict[str, dict[str, int]]:
     found = cases[cases["check"] == _NOT_A_LEVEL]
     levels = {}
     for column, values in found.groupby("column")["failure_case"]:
-        counts = values.astype(str).value_counts()
-        if len(counts) <= _MOST_LEVELS_NAMED and max(map(len, counts.index)) <= _LONGEST_LEVEL:
+        counts = values.dropna().astype(str).value_counts()
+        if 0 < len(counts) <= _MOST_LEVELS_NAMED and max(map(len, counts.index)) <= _LONGEST_LEVEL:
             levels[str(column)] = {str(level): int(n) for level, n in counts.items()}
     return levels
 

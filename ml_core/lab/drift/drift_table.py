@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
-from ml_core.lab.data.table_frames import column_names, numbers_of_text, read_table, type_text
+from ml_core.lab.data.table_frames import column_names, is_csv, numbers_of_text, read_table, type_text
 
 __all__ = ["DriftTable"]
 
@@ -94,7 +94,7 @@ class DriftTable:
 
     @property
     def _is_csv(self) -> bool:
-        return self.path.suffix.lower() == ".csv"
+        return is_csv(self.path)
 
     def _csv(self, names: Sequence[str]) -> pd.DataFrame:
         texts = read_table(self.path, names)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ml_core.base.clock import utc_now
 from ml_core.base.errors import DataError, InvalidRequest
-from ml_core.lab.data.table_frames import column_names, read_table
+from ml_core.lab.data.table_frames import column_names, is_csv, read_table
 from ml_core.serve.log.label_requests import MAX_TEXT, FieldReader, field_readers, read_row
 from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore
 
@@ -101,14 +101,14 @@ def _read(
     frame = read_table(table, wanted)
     readers: dict[str, FieldReader] = {"client_request_id": _client_request_id, **field_readers(classes, now)}
     readers = {name: readers[name] for name in wanted}
-    is_csv = table.suffix.lower() == ".csv"
-    first = 2 if is_csv else 1  # the header of a CSV file is its row 1
+    of_text = is_csv(table)
+    first = 2 if of_text else 1  # the header of a CSV file is its row 1
     rows: list[dict[str, Any]] = []
     problems: dict[tuple[str, str], list[int]] = {}
     for number, cells in enumerate(zip(*(_cells(frame[name]) for name in wanted), strict=True), start=first):
         row = dict(zip(wanted, cells, strict=True))
         try:
-            rows.append(read_row(_typed(row, classes) if is_csv else row, readers))
+            rows.append(read_row(_typed(row, classes) if of_text else row, readers))
         except InvalidRequest as error:
             for wrong in error.fields:
                 problems.setdefault((wrong.field, wrong.problem), []).append(number)

@@ -15,6 +15,7 @@ from sklearn.ensemble import (
 from sklearn.tree import DecisionTreeClassifier
 
 from ml_core.base.errors import ArtefactError
+from ml_core.lab.training.booster_trees import xgboost_trees
 from ml_core.lab.training.tree_export import trees_to_onnx
 from ml_core.lab.training.tree_form import LEAF, MEMBER, Tree, TreeForm, tree_form
 from ml_core.lab.training.tree_readers import trees_of
@@ -254,14 +255,15 @@ def test_rounding_grows_with_the_trees_and_their_leaves():
 
 
 def test_xgboost_models_without_such_a_form_are_refused():
-    for params, words in (
-        ({"objective": "reg:squarederror"}, "objective reg:squarederror; binary:logistic or multi:softprob is needed"),
-        ({"booster": "gblinear", "max_depth": None}, "booster gblinear, which grows no trees"),
-    ):
-        matrix, lie = rows(gaps=0.0)
-        model = xgboost.train({"objective": "binary:logistic", **params}, xgboost.DMatrix(matrix, labels(lie, 2)), 2)
-        with pytest.raises(ArtefactError, match=words):
-            trees_of(model)
+    matrix, lie = rows(gaps=0.0)
+    data = xgboost.DMatrix(matrix, labels(lie, 2))
+    words = "objective reg:squarederror; binary:logistic or multi:softprob is needed"
+    with pytest.raises(ArtefactError, match=words):
+        trees_of(xgboost.train({"objective": "reg:squarederror"}, data, 2))
+    linear = xgboost.train({"objective": "binary:logistic", "booster": "gblinear"}, data, 2)
+    assert trees_of(linear) is None
+    with pytest.raises(ArtefactError, match="booster gblinear, which grows no trees"):
+        xgboost_trees(linear)
 
 
 def test_lightgbm_models_without_such_a_form_are_refused():
