@@ -128,7 +128,7 @@ def asked_columns(
             return AskedColumns(features, tuple(names), False, True)
         other = [name for name in names if name not in raw and name not in features.feature_names]
         shown = ", ".join(other[:5]) + (", …" if len(other) > 5 else "")
-        problem = f"takes {len(other) or n} columns that {features.name} has neither as features nor as raw columns"
+        problem = f"takes {len(other) or n} column(s) that {features.name} has neither as features nor as raw columns"
         raise ArtefactError(what, f"{problem}: {shown}; name the columns alike in the column table")
     if n == len(features.feature_names):
         return AskedColumns(features, features.feature_names, False, False)

@@ -108,7 +108,7 @@ def test_a_model_of_trees_over_features_keeps_its_trees(rows, tmp_path):
     [
         (("gender", "diag_1"), "takes diag_1, a column of dtype text .*: make it a category"),
         (("gender", "admission_type_id"), "the raw column admission_type_id, which the features of v2 do not hold"),
-        (("gender", "weight"), "takes 1 columns that v2 has neither as features nor as raw columns: weight"),
+        (("gender", "weight"), r"takes 1 column\(s\) that v2 has neither as features nor as raw columns: weight"),
     ],
 )
 def test_a_column_that_cannot_be_read_is_named(columns, words, rows, tmp_path):
