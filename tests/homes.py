@@ -21,9 +21,10 @@ from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
 from ml_core.lab.registry.tracking import register
+from ml_core.lab.training.golden_draws import golden_records
 from ml_core.lab.training.labelled_rows import LabelledRows, rows_from_store
 from ml_core.lab.training.learner import train_model
-from ml_core.lab.training.packing import PackedModel, golden_records
+from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.model.bundle import GOLDEN_FILE, read_bundle, verify_folder, write_bundle
 from ml_core.serve.model.predictor import Predictor, golden_entries
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def pins_here(name: str) -> dict[str, Pin]:
 @pytest.fixture(scope="module")
 def installed() -> dict[str, str]:
     """Version by name of every distribution of this environment but our own."""
-    found = {canonicalize_name(d.metadata["Name"]): d.version for d in importlib.metadata.distributions()}
+    here = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})  # other tests lengthen sys.path
+    found = {canonicalize_name(d.metadata["Name"]): d.version for d in importlib.metadata.distributions(path=here)}
     assert found.pop(OURS, None) is not None, "the project itself is not installed: make setup"
     return {name: version for name, version in found.items() if name not in NOT_OURS_TO_LOCK}
 

@@ -14,13 +14,11 @@ from ml_core.base.arrays import BoolArray, FloatArray
 from ml_core.base.errors import ArtefactError
 from ml_core.features.columns import Column, ColumnArrays
 from ml_core.lab.training.given import DOUBLE, INT64, Given
+from ml_core.lab.training.golden_draws import MOMENTS
 from ml_core.lab.training.onnx_graph import FEATURES, OnnxGraph
 from ml_core.serve.features.versions import FeatureVersion
 
-__all__ = ["MOMENTS", "AskedColumns", "asked_columns"]
-
-MOMENTS = 946_684_800e6, 1_893_456_000e6
-"""Of columns of moments: 2000 to 2030, in microseconds since 1970."""
+__all__ = ["AskedColumns", "asked_columns"]
 
 _PROBES = 7  # numbers between the bounds of a column
 _SPAN = 1_000.0  # of a number whose table names no bound

@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ml_core.base.arrays import BoolArray, FeatureMatrix
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
 from ml_core.features.columns import Column, ColumnArrays
-from ml_core.lab.training.asked_columns import MOMENTS, AskedColumns
+from ml_core.lab.training.asked_columns import AskedColumns
 from ml_core.lab.training.classifier_graph import add_classifier, inside
+from ml_core.lab.training.golden_draws import MOMENTS
 from ml_core.lab.training.onnx_graph import OnnxGraph, finished_model
 from ml_core.lab.training.tree_form import TreeForm
 from ml_core.lab.training.tree_readers import trees_of

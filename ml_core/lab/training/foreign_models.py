@@ -16,8 +16,9 @@ from ml_core.lab.measuring.calibration import calibrate
 from ml_core.lab.training.asked_columns import asked_columns
 from ml_core.lab.training.conversion import Converted, check_equals, convert_classifier
 from ml_core.lab.training.foreign_files import Foreign, open_foreign
+from ml_core.lab.training.golden_draws import golden_records
 from ml_core.lab.training.labelled_rows import LabelledRows
-from ml_core.lab.training.packing import Note, PackedModel, ScorerCandidate, golden_records, pack_model
+from ml_core.lab.training.packing import Note, PackedModel, ScorerCandidate, pack_model
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.versions import FeatureVersion
 from ml_core.serve.model.bundle import TREES_FILE

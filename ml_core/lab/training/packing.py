@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from ml_core.base.clock import FIRST_YEAR, LAST_YEAR, microseconds, moment_of, utc_text
 from ml_core.base.errors import ConfigError, DataError
-from ml_core.features.columns import Column, coded_levels, table_hash, with_role
+from ml_core.features.columns import table_hash, with_role
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.measuring.calibration import agree_with_mapie, calibrate, check_large_enough, needed_rows
-from ml_core.lab.measuring.evaluation import SHARED_BY, Evaluation, evaluate
+from ml_core.lab.measuring.evaluation import Evaluation, evaluate
 from ml_core.lab.training.counted_rows import survey_calibration, weighted_effects, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, groups_of
+from ml_core.lab.training.golden_draws import golden_records
 from ml_core.lab.training.labelled_rows import PARTS, LabelledRows
+from ml_core.lab.training.scorecard_fit import common_columns, fit_scorecard
 from ml_core.lab.training.training_reference import column_importance, reference_bytes
 from ml_core.serve.features.column_table import table_bytes
 from ml_core.serve.features.table_versions import COLUMNS_FILE
@@ -51,8 +50,6 @@ __all__ = [
     "Note",
     "PackedModel",
     "ScorerCandidate",
-    "fit_scorecard",
-    "golden_records",
     "pack_model",
     "split_facts",
     "split_shares",
@@ -62,11 +59,6 @@ __all__ = [
 GOLDEN_RECORDS = 24
 DECIDING_LIBRARIES = ("mapie", "numpy", "onnx", "onnxruntime", "scikit-learn", "skl2onnx")
 """Libraries whose version can change a byte of the artefact; the learner adds its own."""
-
-_DEFAULT_SPAN = 1_000.0  # of golden values of a number whose table names no bound
-_MISSING_SHARE = 0.15  # of golden values
-_DIGITS = 10
-"""Significant digits of the scorecard: the last bits of a solver differ between processors, and mean nothing."""
 
 Note = Callable[[str], None]
 """Called with what is done, in words, for a person who waits."""
@@ -309,7 +301,7 @@ def _check_every_class(rows: LabelledRows, parts: tuple[str, ...]) -> None:
 
 
 def _fallback(fitted: LabelledRows) -> dict[str, Any]:
-    scorecard = fit_scorecard(_common_columns(fitted), fitted.y_index, len(fitted.classes), fitted.weights)
+    scorecard = fit_scorecard(common_columns(fitted), fitted.y_index, len(fitted.classes), fitted.weights)
     return {"prior": _prior(fitted), "scorecard": scorecard}
 
 
@@ -413,143 +405,3 @@ def _version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "absent"
-
-
-# --- golden records: borders, missing values and seeded draws, never a patient's row ---------------------------------
-
-
-def golden_records(columns: Sequence[Column], n: int, seed: int) -> list[dict[str, Any]]:
-    """``n`` valid records: the lowest values, the highest, all missing, then draws from the bounds.
-
-    Parameters
-    ----------
-    columns : the feature columns of a version
-    n : at least 3
-    seed : of the draws
-    """
-    rng = np.random.default_rng(seed)
-    records = [
-        {c.name: _border(c, low=True) for c in columns},
-        {c.name: _border(c, low=False) for c in columns},
-        {c.name: None if c.nullable else _border(c, low=True) for c in columns},
-    ]
-    records += [{c.name: _draw(c, rng) for c in columns} for _ in range(n - len(records))]
-    return records
-
-
-def _bounds(column: Column) -> tuple[float, float]:
-    low = column.low if column.low is not None else (column.high or 0.0) - _DEFAULT_SPAN
-    high = column.high if column.high is not None else low + _DEFAULT_SPAN
-    return low, high
-
-
-_DATES = (f"{FIRST_YEAR}-01-01", f"{LAST_YEAR}-12-31T23:59:59.999999Z")
-_FIRST_GOLDEN, _LAST_GOLDEN = (microseconds(datetime(year, 1, 1, tzinfo=UTC)) for year in (2000, 2030))
-
-
-def _border(column: Column, *, low: bool) -> Any:
-    position = 0 if low else -1
-    if levels := coded_levels(column):
-        return levels[position]
-    if column.dtype == "text":
-        return column.examples[position]
-    if column.dtype == "datetime":
-        return _DATES[position]
-    value = _bounds(column)[position]
-    return int(value) if column.dtype == "int" else float(value)
-
-
-def _draw(column: Column, rng: np.random.Generator) -> Any:
-    if column.nullable and rng.random() < _MISSING_SHARE:
-        return None
-    if levels := coded_levels(column):
-        return levels[int(rng.integers(len(levels)))]
-    if column.dtype == "text":
-        return column.examples[int(rng.integers(len(column.examples)))]
-    if column.dtype == "datetime":
-        return utc_text(moment_of(int(rng.integers(_FIRST_GOLDEN, _LAST_GOLDEN))))
-    low, high = _bounds(column)
-    if column.dtype == "int":
-        return int(rng.integers(int(low), int(high) + 1))
-    return float(rng.uniform(low, high))
-
-
-# --- the scorecard: a logistic regression on the standardised matrix, small enough to be read by people --------------
-
-
-def fit_scorecard(
-    features: npt.NDArray[np.float32],
-    y_index: npt.NDArray[np.int64],
-    n_classes: int,
-    weights: npt.NDArray[np.float64] | None = None,
-) -> dict[str, Any]:
-    """``scorecard`` of ``fallback.json``, for :class:`ml_core.serve.model.scorer.Scorecard`.
-
-    Parameters
-    ----------
-    features : shape (n, d), NaN where missing; a missing value counts as the column's mean
-    y_index : shape (n,), class indices; every class has rows
-    n_classes : K
-    weights : shape (n,), how much each row counts; None where all count alike
-
-    Returns
-    -------
-    dict
-        ``center``, ``scale`` (d,): mean and standard deviation of the values present (scale 1 for a constant column);
-        ``coefficients`` (K, d) and ``intercept`` (K,), of a soft-max over the standardised columns. With two classes
-        those of the first are zero.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
-
-    wide = features.astype(np.float64)
-    center, scale = _center_and_scale(wide)
-    standardised = np.where(np.isnan(wide), 0.0, wide - center) / scale
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the scorecard need not have converged to the last digit
-        model = LogisticRegression(C=1.0, max_iter=500).fit(standardised, y_index, sample_weight=weights)
-    coefficients, intercept = model.coef_, model.intercept_
-    if n_classes == 2:
-        coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
-        intercept = np.concatenate([[0.0], intercept])
-    return {
-        "center": _rounded(center),
-        "scale": _rounded(scale),
-        "coefficients": _rounded(coefficients),
-        "intercept": _rounded(intercept),
-    }
-
-
-def _common_columns(rows: LabelledRows) -> npt.NDArray[np.float32]:
-    """The matrix without columns of which too few patients have a value, or another than nearly everybody's.
-
-    The mean of such a column would be these patients' values, and its coefficient would tell their labels.
-    """
-    matrix, (_, who) = rows.matrix.copy(), np.unique(rows.groups, return_inverse=True)
-    for column in matrix.T:
-        values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
-        usual = values[counts.argmax()] if values.size else np.nan
-        unusual = ~np.isnan(column) & (column != usual)
-        # a column that is the same for all says nothing of anybody
-        few = _patients(who, unusual) < SHARED_BY if unusual.any() else _patients(who, column == usual) < SHARED_BY
-        if few:
-            column[:] = np.nan
-    return matrix
-
-
-def _patients(who: npt.NDArray[np.intp], chosen: npt.NDArray[np.bool_]) -> int:
-    return int(np.unique(who[chosen]).size)
-
-
-def _center_and_scale(wide: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation per column without its missing values; 0 and 1 where nothing is known."""
-    present = ~np.isnan(wide)
-    count = np.maximum(present.sum(axis=0), 1)
-    center = np.where(present, wide, 0.0).sum(axis=0) / count
-    variance = np.where(present, (wide - center) ** 2, 0.0).sum(axis=0) / count
-    return center, np.where(variance > 0.0, np.sqrt(variance), 1.0)
-
-
-def _rounded(array: npt.NDArray[np.float64]) -> Any:
-    """Nested lists of numbers rounded to ``_DIGITS`` significant digits."""
-    return np.array([float(f"{value:.{_DIGITS}g}") for value in array.ravel()]).reshape(array.shape).tolist()

@@ -20,8 +20,8 @@ import xgboost
 
 from ml_core.base.errors import InvalidRecord
 from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.training.golden_draws import golden_records
 from ml_core.lab.training.onnx_export import xgboost_to_onnx
-from ml_core.lab.training.packing import golden_records
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.answering.requests import PredictRequest

@@ -19,9 +19,10 @@ from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.measuring.evaluation import SHARED_BY
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.registry.tracking import register
+from ml_core.lab.training.golden_draws import golden_records
 from ml_core.lab.training.labelled_rows import rows_from_store
 from ml_core.lab.training.learner import train_model
-from ml_core.lab.training.packing import GOLDEN_RECORDS, golden_records
+from ml_core.lab.training.packing import GOLDEN_RECORDS
 from tests.homes import MODEL, road_config
 from tests.security.figures import record
 
@@ -140,14 +141,14 @@ def test_golden_records_are_made_without_rows(made):
 def test_a_column_that_few_patients_differ_in_is_no_part_of_the_scorecard():
     from types import SimpleNamespace
 
-    from ml_core.lab.training.packing import _common_columns, fit_scorecard
+    from ml_core.lab.training.scorecard_fit import common_columns, fit_scorecard
 
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(500, 4)).astype(np.float32)
     matrix[:, 1], matrix[:, 2] = 0.0, np.nan
     matrix[:6, 1], matrix[:9, 2] = 1.0, np.float32(GLUCOSE)  # a rare level's flag; a value that few have
     groups = np.arange(500)
-    common = _common_columns(SimpleNamespace(matrix=matrix, groups=groups))  # type: ignore[arg-type]
+    common = common_columns(SimpleNamespace(matrix=matrix, groups=groups))  # type: ignore[arg-type]
     content = fit_scorecard(common, (matrix[:, 0] > 0).astype(np.int64), 2)
     assert content["center"][1:3] == [0.0, 0.0]
     assert content["coefficients"][1][1:3] == [0.0, 0.0]
