@@ -167,7 +167,7 @@ security: $(READY) ## The security tests, and docs/security-figures.md from what
 	$(BIN)/python -m pytest tests/security
 	$(BIN)/python -m tests.security.document
 
-oracles: $(READY) ## Other people's tools that tests hold ours against, in build/oracles and build/learners; slow tests make build/nannyml too
+oracles: $(READY) ## Other people's tools that tests hold ours against, in folders of build/; slow tests make build/nannyml too
 	$(BIN)/python -m tests.oracles
 
 floors: $(READY) ## The locks against requirements/floors.toml: no known hole, every file by hash, no index named
@@ -199,6 +199,8 @@ lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile requirements/learners.in -c requirements/dev.lock $(LOCK) -o requirements/learners.lock
 	$(BIN)/uv pip compile requirements/wandb.in -c requirements/dev.lock $(LOCK) -o requirements/wandb.lock
 	$(BIN)/uv pip compile requirements/nannyml.in $(LOCK) -o requirements/nannyml.lock
+	$(BIN)/uv pip compile requirements/cluster.in -c requirements/dev.lock $(LOCK) -o requirements/cluster.lock
+	$(BIN)/uv pip compile requirements/cluster-server.in $(LOCK) -o requirements/cluster-server.lock
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 

@@ -25,6 +25,9 @@ __all__ = [
     "FeatureVersionMismatch",
     "FieldProblem",
     "GoldenMismatch",
+    "HomeTooNew",
+    "HomeTooOld",
+    "HomeUnreachable",
     "HomeUnwritable",
     "InvalidCalibration",
     "InvalidRecord",
@@ -315,6 +318,39 @@ class HomeUnwritable(SuretyError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"SURETY_HOME cannot be written to: {problem} (docs/runbook.md, The disk is full)")
+
+
+class HomeUnreachable(SuretyError):
+    """Raised when the database or the object store of a home on many machines cannot be reached now."""
+
+    code = "home_unreachable"
+
+    def __init__(self, place: str, problem: str) -> None:
+        super().__init__(f"{place} cannot be reached: {problem} (docs/runbook.md, The database is away)")
+
+
+class HomeTooOld(SuretyError):
+    """Raised when a home's tables are of an earlier version than this release works with."""
+
+    code = "home_too_old"
+
+    def __init__(self, kind: str, found: int, wanted: int) -> None:
+        super().__init__(
+            f"the home's tables for {kind} are of version {found}, this release needs {wanted}: run `surety home "
+            "migrate`, which leaves them usable by the release before"
+        )
+
+
+class HomeTooNew(SuretyError):
+    """Raised when a home's tables are of a version that this release must not touch."""
+
+    code = "home_too_new"
+
+    def __init__(self, kind: str, found: int, known: int) -> None:
+        super().__init__(
+            f"the home's tables for {kind} are of version {found}, this release knows versions up to {known}: "
+            "use the release that made them, or a newer one"
+        )
 
 
 class ModelUnavailable(SuretyError):

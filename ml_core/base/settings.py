@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -123,6 +124,28 @@ class Settings(BaseSettings):
         description="Python files of feature versions that are not in this package, separated by `:` (`;` on Windows), "
         "such as `/models/nuclei.py`; a service needs those of its models.",
     )
+    database: str = Field(
+        "",
+        pattern=r"^(postgres(ql)?://\S+)?$",
+        description="PostgreSQL database that is the home of one service on many machines, such as "
+        "`postgresql://surety@db/surety`; empty: the folder `SURETY_HOME` is.",
+    )
+    objects: str = Field(
+        "",
+        pattern=r"^((s3|gs|az|abfss?|file)://\S+|/\S*)?$",
+        description="Object store of such a service, such as `s3://bucket/prefix`, or a folder that all machines see.",
+    )
+    machine: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$",
+        description="Name of this machine in answers and reports; empty: the host's name.",
+    )
+    subject_key_file: Path | None = Field(
+        None,
+        description="File with the key that makes pseudonyms of subjects, the same on every machine; default: "
+        "`subject.key` in the home, made on first use.",
+    )
+
     log_inputs: bool = Field(
         True, description="Keep the feature values of every answer; replay, drift and retraining need them."
     )
@@ -204,6 +227,12 @@ class Settings(BaseSettings):
         return tuple(self.cors_origins.split(",")) if self.cors_origins else ()
 
     @property
+    def machine_name(self) -> str:
+        """Name of this machine: as set, or the host's."""
+        plain = "".join(c for c in socket.gethostname() if c.isalnum() or c in "._-").strip("._-")
+        return self.machine or plain[:63] or "machine"
+
+    @property
     def registry_uri(self) -> str:
         """Where MLflow's registry is: ``MLFLOW_TRACKING_URI``, or a database in the home; may hold credentials."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.absolute() / 'mlflow.db'}"
@@ -283,7 +312,7 @@ class Settings(BaseSettings):
     @property
     def subject_key(self) -> Path:
         """File with the key that makes pseudonyms of subjects; it lies outside the log."""
-        return self.home / "subject.key"
+        return self.subject_key_file or self.home / "subject.key"
 
     @property
     def log_key(self) -> Path:

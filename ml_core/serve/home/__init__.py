@@ -1,0 +1,6 @@
+"""Where what a service must remember lies: a folder on one machine, or a database and an object store for many."""
+
+__all__ = [
+    "postgres",
+    "stores",
+]
