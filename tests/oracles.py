@@ -73,11 +73,16 @@ def learner_library(module: str) -> ModuleType:
 
 def cluster_packages() -> Path:
     """Folder with psycopg and obstore, also on this process's path from now on; skips as :func:`learner_library`."""
-    _demand("cluster")
-    found = _packages(ROOT / "build" / "cluster")
+    found = _packages(environment("cluster"))
     if str(found) not in sys.path:
         sys.path.append(str(found))
     return found
+
+
+def environment(name: str) -> Path:
+    """Folder of one of these environments; skips the test where it cannot be made, and fails it in CI."""
+    _demand(name)
+    return ROOT / "build" / name
 
 
 def oracle(
@@ -96,8 +101,7 @@ def oracle(
     name : of the environment, one of ``NAMES``
     settings : environment variables besides those of this process
     """
-    _demand(name)
-    place = ROOT / "build" / name
+    place = environment(name)
     command, variables = [place / "bin" / tool, *map(str, arguments)], {**os.environ, **(settings or {})}
     return subprocess.run(command, capture_output=True, text=True, cwd=place, input=text, env=variables)
 
