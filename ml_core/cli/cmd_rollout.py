@@ -359,6 +359,8 @@ def _check_contract(wanted: Wanted, tag: str, model_hash: str = "") -> tuple[flo
     challenger, found, others = wanted.loader.files(tag, model_hash)
     ours, theirs = features_of_artefact(champion, files), features_of_artefact(challenger, others)
     check_same_contract(tag, Contract.of(theirs, challenger.classes), Contract.of(ours, champion.classes))
+    if not wanted.dry_run:
+        wanted.loader.share(tag)
     return champion.metrics.get("mean_set_size", 1.0), len(champion.classes), found
 
 

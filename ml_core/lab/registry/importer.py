@@ -14,7 +14,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
 from ml_core.serve.features.table_versions import COLUMNS_FILE, keep_table
 from ml_core.serve.model.bundle import copy_verified, features_of_artefact, verify_folder
-from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
+from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
 from ml_core.serve.model.model_home import place
 from ml_core.serve.model.promotion_record import bento_tag
 from ml_core.serve.model.vouching import copy_papers
@@ -77,6 +77,7 @@ def import_version(
             if folder is None or not _is_whole(tag, model_hash):
                 raise RegistryError(tag, "is not whole in the Bento store after its import")
             verdict = copy_papers(folder, manifest.name, model_hash, settings)
+            ModelLoader(settings).share(tag)
             gate = "none" if verdict is None else "passed" if verdict.passed else "refused"
     if is_new:
         facts = {"model": version.name, "version": version.version, "model_hash": model_hash, "tag": tag, "gate": gate}

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,15 +14,32 @@ from urllib.request import url2pathname
 
 from ml_core.base.errors import ArtefactError, ConfigError, HomeUnreachable
 from ml_core.base.files import write_whole
+from ml_core.base.settings import Settings
 
 if TYPE_CHECKING:
     from ml_core.serve.home.stores import Objects
 
-__all__ = ["FolderObjects", "NetworkObjects", "open_objects"]
+__all__ = ["FolderObjects", "NetworkObjects", "objects_of", "open_objects"]
 
 _RETRY: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 _CLIENT: dict[str, Any] = {"connect_timeout": "3s", "timeout": "60s"}
 _PAGE = 1_000
+
+
+def objects_of(settings: Settings) -> Objects | None:
+    """The objects that ``SURETY_OBJECTS`` names, None where it names none; opened once a process.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`open_objects`.
+    """
+    return _opened(settings.objects) if settings.objects else None
+
+
+@lru_cache(maxsize=8)
+def _opened(address: str) -> Objects:
+    return open_objects(address)
 
 
 def open_objects(address: str) -> Objects:

@@ -31,6 +31,8 @@ __all__ = [
     "GOLDEN_FILE",
     "KNOWN_FILES",
     "LIGHTGBM_FILE",
+    "MANIFEST_FILE",
+    "MAX_MANIFEST_BYTES",
     "NATIVE_FILES",
     "ONNX_FILE",
     "REFERENCE_FILE",
@@ -64,7 +66,7 @@ KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES, TREES_FILE, COLUMNS_FIL
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
 _RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
-_MAX_MANIFEST_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 1 << 20
 _MAX_FILE_BYTES = 1 << 30
 
 
@@ -305,7 +307,7 @@ def copy_verified(source: Path, target: Path, expected_hash: str | None = None) 
         As ``read_bundle``.
     """
     _, model_hash, content = verify_folder(source, expected_hash)
-    raw = read_plain_file(source / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    raw = read_plain_file(source / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     if _sha256(raw) != model_hash:
         raise ChecksumMismatch(MANIFEST_FILE, "was changed while it was copied")
     target.mkdir(parents=True)
@@ -315,7 +317,7 @@ def copy_verified(source: Path, target: Path, expected_hash: str | None = None) 
 
 
 def _read_manifest(folder: Path, expected_hash: str | None) -> tuple[Manifest, str]:
-    raw = read_plain_file(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    raw = read_plain_file(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
     model_hash = _sha256(raw)
     if expected_hash is not None and model_hash != expected_hash:
         raise ChecksumMismatch(MANIFEST_FILE, f"has sha256 {model_hash[:12]}…, expected {expected_hash[:12]}…")

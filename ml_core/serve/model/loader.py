@@ -18,6 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from ml_core.base.documents import read_document
 from ml_core.base.errors import ArtefactError, ModelUnavailable, NotGated, NotLoaded, SuretyError
 from ml_core.base.settings import Settings
+from ml_core.serve.home.object_stores import objects_of
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, promotion_path
 from ml_core.serve.model.vouching import Vouchers
 from ml_core.serve.trust.keys import trusted_keys
@@ -235,7 +236,7 @@ class ModelLoader:
         despite_no: bool,
     ) -> tuple[str, Bundle, GateReport | None, PromotionRecord | None]:
         """Version, bundle, newest verdict and promotion of the model under that tag."""
-        folder, version = self._find(tag)
+        folder, version = self._find(tag, model_hash)
         promotion = self._promotion_of(tag, folder)
         expected = self._expected(tag, promotion, model_hash)
         gate: GateReport | None = None
@@ -269,7 +270,7 @@ class ModelLoader:
         """
         from ml_core.serve.model.bundle import verify_folder
 
-        folder, _ = self._find(tag)
+        folder, _ = self._find(tag, model_hash)
         expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
         manifest, found, content = verify_folder(folder / BUNDLE_IN_BENTO_MODEL, expected)
         if not tag.endswith(f"-{found[:8]}"):
@@ -287,8 +288,12 @@ class ModelLoader:
         return self._find(tag)[0] / BUNDLE_IN_BENTO_MODEL
 
     def tags(self) -> list[str]:
-        """Tags of the configured model that can be loaded, in the Bento store or in ``SURETY_HOME``."""
-        return sorted({tag for tag, _ in self.folders(self._settings.model_name.lower())})
+        """Tags of the configured model that can be loaded, from the Bento store, the home or its objects."""
+        name = self._settings.model_name.lower()
+        objects = objects_of(self._settings)
+        far = () if objects is None else objects.names(f"tags/{name}")
+        shared = (f"{name}:{each.rpartition('/')[2]}" for each in far)
+        return sorted({*(tag for tag, _ in self.folders(name)), *(tag for tag in shared if _TAG.fullmatch(tag))})
 
     def folders(self, name: str = "*") -> list[tuple[str, Path]]:
         """Tag and folder of what is stored, in the Bento store and in ``SURETY_HOME``; nothing of it is verified.
@@ -313,7 +318,7 @@ class ModelLoader:
         NotLoaded, NotGated, ArtefactError
             As :meth:`verified`.
         """
-        folder, _ = self._find(tag)
+        folder, _ = self._find(tag, model_hash)
         expected = self._expected(tag, self._promotion_of(tag, folder), model_hash)
         _, found = self.facts(tag, model_hash)
         gate = self._vouchers.gate(tag, found, folder, is_pinned=expected is not None)
@@ -344,6 +349,22 @@ class ModelLoader:
         keys = sorted({key.key for key in trusted_keys(self._settings, self._image_keys)})
         return {"model_hash": self.check_gated(tag), "trusted_keys": keys}
 
+    def share(self, tag: str) -> None:
+        """Bring the model under that tag to the objects of the home, where it has some: other machines need it.
+
+        Raises
+        ------
+        NotLoaded, ArtefactError
+            As :meth:`verified`.
+        HomeUnreachable, OSError
+            It cannot be stored there now.
+        """
+        objects = objects_of(self._settings)
+        if objects is not None:
+            from ml_core.serve.model.model_objects import upload_model
+
+            upload_model(objects, tag, self._find(tag)[0])
+
     @cached_property
     def _in_bento(self) -> _InBento | None:
         return None if self._bento is None else _read_bento(self._bento)
@@ -371,17 +392,35 @@ class ModelLoader:
             return promotion.model_hash
         return (self._in_bento.model_hash or None) if self._in_bento is not None and self._in_bento.tag == tag else None
 
-    def _find(self, tag: str) -> tuple[Path, str]:
-        """Folder and registered version of a tag: in the Bento store, else under ``SURETY_HOME/models``."""
+    def _find(self, tag: str, model_hash: str = "") -> tuple[Path, str]:
+        """Folder and registered version of a tag: of the Bento store, ``SURETY_HOME/models``, or the home's objects.
+
+        Parameters
+        ----------
+        model_hash : in full, of what is fetched from the objects of the home; "" takes what they say of the tag
+        """
         name, _, rest = tag.partition(":")
         version = rest[1:].rpartition("-")[0]
         try:
             return Path(bentoml.models.get(tag).path), version
         except Exception as error:
-            folder = self._settings.models / name / rest
-            if not _TAG.fullmatch(tag) or not folder.is_dir():
+            folder: Path | None = self._settings.models / name / rest
+            if folder is not None and not folder.is_dir():
+                folder = self._fetched(tag, model_hash) if _TAG.fullmatch(tag) else None
+            if folder is None or not _TAG.fullmatch(tag):
                 raise NotLoaded(f"{tag} is not in the Bento store: run `surety import-model`") from error
             return folder, version
+
+    def _fetched(self, tag: str, model_hash: str) -> Path | None:
+        """Folder of a model that was brought here from the objects of the home; None where it is not among them."""
+        objects = objects_of(self._settings)
+        if objects is None:
+            return None
+        from ml_core.serve.model.model_objects import fetch_model
+
+        record = self._vouchers.promotion() if not model_hash else None
+        known = record.model_hash if record is not None and record.bento_tag == tag else model_hash
+        return fetch_model(objects, tag, known, self._settings)
 
 
 class _NoScorer:

@@ -45,6 +45,8 @@ def keep_bundled(settings: Settings, loader: ModelLoader) -> None:
         bundled = loader.bundled()
         if bundled is not None and not home_folder(bundled[0], settings).exists():
             place(bundled[1], bundled[0], settings)
+        if bundled is not None:
+            loader.share(bundled[0])
     except (SuretyError, OSError, shutil.Error) as error:
         logger.warning("model.not_kept", extra={"reason": str(error)})
 
