@@ -1,4 +1,4 @@
-"""What tests of several rooms share: the example, walked once a session."""
+"""What tests of several rooms share: the example, a database server and an object store, each made once a session."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests import chance
 from tests.e2e.conftest import walk, written_config
 from tests.e2e.workplace import Workplace
 from tests.long_tests import is_long
+from tests.object_server import Bucketeer, object_server
+from tests.postgres import Server, server
 
 TESTS = Path(__file__).parent
 # no test judges how fast the machine is; the examples are the same in every run, and others with this profile's name
@@ -54,3 +56,17 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     place.surety("data", "make", "--out", "data/cohort.parquet", "--rows", "12000")
     walk(place, written_config(place, "readmission_v1.yaml"))
     return place
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Server]:
+    """PostgreSQL; each test takes a database of its own."""
+    with server() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def bucketeer() -> Iterator[Bucketeer]:
+    """An S3 server; each test takes a bucket of its own."""
+    with object_server() as found:
+        yield found

@@ -147,13 +147,13 @@ def _asked(
 ) -> tuple[DriftConfig, FeatureVersion | None, int]:
     """Limits, feature version and seed: from the command line, else from the YAML, else the defaults."""
     from ml_core.lab.config import DriftConfig, load_config
-    from ml_core.serve.features.table_versions import kept_version
+    from ml_core.serve.features.table_versions import column_tables, kept_version
 
     config = None if config_path is None else load_config(config_path)
     limits = DriftConfig() if config is None else config.drift
     name = feature_version if feature_version is not None or config is None else config.feature_version
     chosen = limits if rule is None else DriftConfig.model_validate({**limits.model_dump(), "rule": rule})
-    version = None if name is None else kept_version(settings.feature_store, name)
+    version = None if name is None else kept_version(column_tables(settings), name)
     return chosen, version, 0 if config is None else config.seed
 
 

@@ -60,7 +60,7 @@ def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_ru
     emit(
         {
             "feature_version": config.feature_version,
-            "table": str(result.table),
+            "table": result.table,
             "version": None if dry_run else result.version,
             **picked(result, "rows_in", "left_out", "rows_kept", "quarantined"),
             "quarantine": str(quarantine) if quarantine and result.quarantined and not dry_run else None,

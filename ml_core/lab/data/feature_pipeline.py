@@ -56,7 +56,7 @@ class PipelineResult:
 
     Attributes
     ----------
-    table : folder of the Delta table
+    table : where the Delta table lies
     version : Delta version that holds the rows; -1 where nothing was stored (a dry run)
     rows_in : rows of the file
     left_out : rows that the data set's own rule, or their label, leaves out
@@ -67,7 +67,7 @@ class PipelineResult:
     type_changes : how the columns differ from those of the table's version before, one sentence each
     """
 
-    table: Path
+    table: str
     version: int
     rows_in: int
     left_out: int
@@ -87,7 +87,7 @@ class FeaturePipeline:
     def __init__(self, config: ModelConfig, settings: Settings) -> None:
         self._config = PipelineConfig.of(config)
         self._beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
-        self._store = FeatureStore(settings.feature_store, config.model)
+        self._store = FeatureStore.of(settings, config.model)
 
     def run(self, quarantine: Path | None = None, *, dry_run: bool = False) -> PipelineResult:
         """Ingests, validates, transforms and stores.
@@ -125,7 +125,7 @@ class FeaturePipeline:
         if not dry_run:
             self._store.matrix(version.name, delta_version)
         return PipelineResult(
-            table=self._store.table(version.name),
+            table=self._store.table(version.name).address,
             version=delta_version,
             rows_in=raw.rows_in,
             left_out=raw.left_out,

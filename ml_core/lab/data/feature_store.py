@@ -28,19 +28,21 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from deltalake import ColumnProperties, CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from ml_core.base.errors import DataError
-from ml_core.base.files import FileLock, write_whole
+from ml_core.base.files import FileLock, locked, write_whole
+from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.data.people import group_of
+from ml_core.lab.data.table_files import TableFiles
 from ml_core.serve.features.column_rules import as_moment, integer_levels
-from ml_core.serve.features.table_versions import keep_table, kept_version
+from ml_core.serve.features.table_versions import column_tables, keep_table, kept_version
 from ml_core.serve.features.versions import FeatureVersion
+from ml_core.serve.home.object_stores import open_objects
+from ml_core.serve.home.stores import Objects
 
 __all__ = ["FeatureStore", "StoredRows"]
 
@@ -84,40 +86,51 @@ class StoredRows:
 
 
 class FeatureStore:
-    """Validated rows of one model under a folder; a table is named by its feature version, or by that and a word.
+    """Validated rows of one model in one place; a table is named by its feature version, or by that and a word.
 
-    Writers of one table wait for each other (a lock file, released by the system when its holder dies). Reading raises
-    DataError where there is no such table or version.
+    Writers of one table wait for each other: in a folder by a lock file, which the system releases when its holder
+    dies. Reading raises DataError where there is no such table or version.
 
     Earlier releases kept one table for all models. A model without a table of its own reads that one. Its first write
     copies it with all its versions, so that the numbers in older manifests go on naming the same rows.
 
     Parameters
     ----------
-    root : of all models
+    root : of all models: a folder, or an address such as ``s3://bucket/prefix``
     model : name of the model; None for the tables that all models share
+    kept : where the column tables are kept; below ``root`` unless told otherwise
+    here : folder on this machine for locks and cached matrices of tables that are not in a folder
     """
 
-    def __init__(self, root: Path, model: str | None = None) -> None:
+    def __init__(
+        self, root: Path | str, model: str | None = None, kept: Objects | None = None, here: Path | None = None
+    ) -> None:
         self._model = model or ""
-        self._top = root
-        self._root = root if model is None else root / _BY_MODEL / model
-        self._shared = None if model is None else root
+        self._kept = kept or open_objects(str(root))
+        self._here = here or Path(root)
+        top = TableFiles(root)
+        self._root = top if model is None else top / _BY_MODEL / model
+        self._shared = None if model is None else top
 
     @classmethod
-    def every(cls, root: Path) -> list[FeatureStore]:
+    def of(cls, settings: Settings, model: str | None = None) -> FeatureStore:
+        """The store of a home: in its folder, or among its objects."""
+        return cls(feature_root(settings), model, column_tables(settings), settings.feature_store)
+
+    @classmethod
+    def every(cls, settings: Settings) -> list[FeatureStore]:
         """The store that all models share, and the store of each model."""
-        own = root / _BY_MODEL
-        return [cls(root), *(cls(root, path.name) for path in (sorted(own.iterdir()) if own.is_dir() else ()))]
+        own = TableFiles(feature_root(settings)) / _BY_MODEL
+        return [cls.of(settings), *(cls.of(settings, name) for name in own.folders())]
 
     def version(self, table: str) -> FeatureVersion:
         """The feature version whose columns a table has: ``v2`` of ``v2`` and of ``v2-outcomes``."""
-        return kept_version(self._top, table.partition("-")[0])
+        return kept_version(self._kept, table.partition("-")[0])
 
-    def table(self, version_name: str) -> Path:
-        """Folder of a Delta table."""
+    def table(self, version_name: str) -> TableFiles:
+        """The place of a Delta table."""
         own = self._root / version_name
-        if self._shared is None or own.is_dir() or not (self._shared / version_name).is_dir():
+        if self._shared is None or own.is_there or not (self._shared / version_name).is_there:
             return own
         return self._shared / version_name
 
@@ -174,8 +187,7 @@ class FeatureStore:
         ----------
         beside : further columns that are to be kept
         """
-        path = self.table(version_name)
-        if not DeltaTable.is_deltatable(str(path)):
+        if not self.table(version_name).is_table:
             return ()
         stored = pa.schema(self._open(version_name, None).schema().to_arrow())
         before = {field.name: field.type for field in stored if field.name != _ORDER}
@@ -196,12 +208,13 @@ class FeatureStore:
 
     def read(self, version_name: str, delta_version: int | None = None) -> pd.DataFrame:
         """The rows of one Delta version (the latest if None), in the order they were written."""
+        place = self.table(version_name)
         delta = self._open(version_name, delta_version)
         try:
-            table = delta.to_pyarrow_table(filesystem=_files_of(delta))
+            table = delta.to_pyarrow_table(filesystem=place.read_by_arrow())
             table = table.sort_by(_ORDER).drop_columns([_ORDER])
         except (DeltaError, OSError, pa.ArrowException) as error:
-            where = f"{self.table(version_name)} version {delta.version()}"
+            where = f"{place.address} version {delta.version()}"
             raise DataError(where, f"cannot be read: {type(error).__name__}") from error
         return pd.DataFrame({name: _frame_column(table.column(name)) for name in table.column_names})
 
@@ -227,15 +240,14 @@ class FeatureStore:
 
     def tables(self) -> list[str]:
         """Names of the tables that are here."""
-        if not self._root.is_dir():
-            return []
-        found = (path.name for path in self._root.iterdir() if (path / "_delta_log").is_dir())
-        return sorted(name for name in found if not name.startswith(_DRAFT))
+        names = (name for name in self._root.folders() if not name.startswith(_DRAFT) and name != _BY_MODEL)
+        return [name for name in names if (self._root / name / "_delta_log").is_there]
 
     def find_people(self, version_name: str, names: Collection[str]) -> StoredRows:
         """What the table, with all its versions, holds of the people of these names (as texts)."""
         delta, group = self._open(version_name, None), group_of(self.version(version_name)).name
-        files = [path for path in _data_files(self.table(version_name)) if _holds(path, group, names)]
+        place = self.table(version_name)
+        files = [name for name in _data_files(place) if _holds(place, name, group, names)]
         rows = sum(self._is_one_of(version_name, names)) if files else 0
         return StoredRows(version_name, int(rows), len(files), int(delta.version()), self._model)
 
@@ -247,9 +259,10 @@ class FeatureStore:
         """
         group = group_of(self.version(version_name)).name
         with self._only_writer(version_name):
-            for path in _data_files(self.table(version_name)):
-                if _people_in(path, group) is None:  # left behind by a writer that was killed
-                    path.unlink()
+            place = self.table(version_name)
+            for name in _data_files(place):
+                if place.parquet_column(name, group) is None:  # left behind by a writer that was killed
+                    place.remove(name)
             found = self.find_people(version_name, names)
             if not found.files:
                 return found
@@ -263,12 +276,15 @@ class FeatureStore:
 
     def forget_copies(self) -> None:
         """Remove what is left of a copy of the shared table that was killed."""
-        for draft in self._root.glob(f"{_DRAFT}*"):
+        for draft in self._root.folder.glob(f"{_DRAFT}*") if self._root.folder is not None else ():
             shutil.rmtree(draft)
 
     def _cache(self, version_name: str) -> Path:
-        """Where matrices of the table lie: beside it, whichever model asks."""
-        return self.table(version_name).parent / "cache" / version_name
+        """Where matrices of the table lie: beside it, whichever model asks; on this machine where it is far away."""
+        folder = self.table(version_name).folder
+        if folder is None:
+            return self._here / "cache" / self._model / version_name
+        return folder.parent / "cache" / version_name
 
     def _is_one_of(self, version_name: str, names: Collection[str]) -> npt.NDArray[np.bool_]:
         group = group_of(self.version(version_name)).name
@@ -277,32 +293,34 @@ class FeatureStore:
 
     def _forget_older_versions(self, version_name: str) -> None:
         """Remove every file that the newest version does not need: of data, of the log, of cached matrices."""
-        path = self.table(version_name)
-        delta = DeltaTable(str(path))
+        place = self.table(version_name)
+        delta = DeltaTable(place.address)
         delta.create_checkpoint()
         newest = f"{delta.version():020d}"
-        for file in (path / "_delta_log").iterdir():
-            if file.is_file() and not file.name.startswith((newest, "_last_checkpoint")):
-                file.unlink()
+        log = place / "_delta_log"
+        for name in log.files():
+            if "/" not in name and not name.startswith((newest, "_last_checkpoint")):
+                log.remove(name)
         shutil.rmtree(self._cache(version_name), ignore_errors=True)
-        needed = {Path(uri.removeprefix("file://")).name for uri in delta.file_uris()}
-        for file in _data_files(path):
-            if file.name not in needed:
-                file.unlink()
+        needed = {uri.rpartition("/")[2] for uri in delta.file_uris()}
+        for name in _data_files(place):
+            if name.rpartition("/")[2] not in needed:
+                place.remove(name)
 
     def _open(self, version_name: str, delta_version: int | None) -> DeltaTable:
-        path = self.table(version_name)
-        if not DeltaTable.is_deltatable(str(path)):
-            raise DataError(str(path), "there is no such table in the feature store: `surety features run` makes it")
+        place = self.table(version_name)
+        if not place.is_table:
+            problem = "there is no such table in the feature store: `surety features run` makes it"
+            raise DataError(place.address, problem)
         try:
-            return DeltaTable(str(path), version=delta_version)
+            return DeltaTable(place.address, version=delta_version)
         except DeltaError as error:
-            problem = "cannot be opened" if delta_version is None else self._why_not(path, delta_version)
-            raise DataError(str(path), problem) from error
+            problem = "cannot be opened" if delta_version is None else self._why_not(place, delta_version)
+            raise DataError(place.address, problem) from error
 
-    def _why_not(self, path: Path, delta_version: int) -> str:
+    def _why_not(self, place: TableFiles, delta_version: int) -> str:
         with suppress(DeltaError):
-            delta = DeltaTable(str(path))
+            delta = DeltaTable(place.address)
             oldest = min(commit["version"] for commit in delta.history())
             if delta_version < oldest:
                 return (
@@ -320,14 +338,14 @@ class FeatureStore:
         more: Mapping[str, str] | None = None,
     ) -> int:
         version = self.version(version_name)
-        keep_table(self._top, version)
+        keep_table(self._kept, version)
         rows = _arrow_table(frame, version, beside)
         batch = _sha256(rows)
         with self._only_writer(version_name):
-            path = self.table(version_name)
+            place = self.table(version_name)
             start = 0
-            if DeltaTable.is_deltatable(str(path)):
-                delta = DeltaTable(str(path))
+            if place.is_table:
+                delta = DeltaTable(place.address)
                 last = delta.history(1)[0]
                 if (last.get(_BATCH), last.get(_WRITTEN_BY), last.get(_UPTO)) == (batch, mode, (more or {}).get(_UPTO)):
                     return int(delta.version())
@@ -341,13 +359,13 @@ class FeatureStore:
             return self._commit(version_name, rows, mode, start, {_BATCH: batch, **(more or {})})
 
     def _commit(self, version_name: str, rows: pa.Table, mode: _Mode, first_row: int, facts: Mapping[str, str]) -> int:
-        path = self.table(version_name)
+        place = self.table(version_name)
         rows = rows.append_column(_ORDER, pa.array(np.arange(first_row, first_row + len(rows)), pa.int64()))
         try:
-            if DeltaTable.is_deltatable(str(path)):
-                _keep_properties(DeltaTable(str(path)))
+            if place.is_table:
+                _keep_properties(DeltaTable(place.address))
             write_deltalake(
-                str(path),
+                place.address,
                 _without_python(rows),
                 mode="append" if mode == "append" else "overwrite",
                 schema_mode=None if mode == "append" else "overwrite",
@@ -356,30 +374,45 @@ class FeatureStore:
                 writer_properties=_PARQUET,
             )
         except (DeltaError, OSError) as error:
-            raise DataError(str(path), f"cannot be written: {type(error).__name__}") from error
-        return int(DeltaTable(str(path)).version())
+            raise DataError(place.address, f"cannot be written: {type(error).__name__}") from error
+        return int(DeltaTable(place.address).version())
 
     @contextmanager
     def _only_writer(self, version_name: str) -> Iterator[None]:
+        folder = self._root.folder
+        if folder is None:
+            with locked(self._here / f"{self._model}-{version_name}.lock"):
+                yield
+            return
         try:
-            lock = FileLock(self._root / f"{version_name}.lock", wait=True)
+            lock = FileLock(folder / f"{version_name}.lock", wait=True)
         except OSError as error:
-            raise DataError(str(self._root), f"cannot be written: {error.strerror}") from error
+            raise DataError(self._root.address, f"cannot be written: {error.strerror}") from error
         try:
-            self._take_over(version_name)
+            self._take_over(folder, version_name)
             yield
         finally:
             lock.release()
 
-    def _take_over(self, version_name: str) -> None:
+    def _take_over(self, folder: Path, version_name: str) -> None:
         """Copy the table that all models shared, where this model has none of its own yet."""
-        own, found = self._root / version_name, self.table(version_name)
-        if found == own:
+        own, found = folder / version_name, self.table(version_name).folder
+        if found is None or found == own:
             return
         self.forget_copies()
-        draft = self._root / f"{_DRAFT}{version_name}"
+        draft = folder / f"{_DRAFT}{version_name}"
         shutil.copytree(found, draft)
         draft.rename(own)
+
+
+def feature_root(settings: Settings) -> Path | str:
+    """Where the tables lie: in the home, or among the objects of a home on many machines."""
+    if not settings.objects:
+        return settings.feature_store
+    parts = urlsplit(settings.objects)
+    if parts.scheme in {"", "file"}:
+        return Path(url2pathname(parts.path)) / "features"
+    return f"{settings.objects.rstrip('/')}/features"
 
 
 def _keep_properties(delta: DeltaTable) -> None:
@@ -390,36 +423,21 @@ def _keep_properties(delta: DeltaTable) -> None:
         delta.alter.set_table_properties(lacking)
 
 
-def _data_files(table: Path) -> list[Path]:
+def _data_files(table: TableFiles) -> list[str]:
     """Every file of a table but its log's, whether a version needs it or not."""
-    log = table / "_delta_log"
-    return sorted(path for path in table.rglob("*") if path.is_file() and log not in path.parents)
+    return [name for name in table.files() if not name.startswith("_delta_log/")]
 
 
-def _holds(path: Path, group: str, names: Collection[str]) -> bool:
+def _holds(table: TableFiles, name: str, group: str, names: Collection[str]) -> bool:
     """Whether a file has a row of one of these people."""
-    stored = _people_in(path, group)
+    stored = table.parquet_column(name, group)
     wanted = pa.array(sorted(names), pa.string())
     return stored is not None and bool(pc.any(pc.is_in(stored.cast(pa.string()), wanted)).as_py())
-
-
-def _people_in(path: Path, group: str) -> pa.ChunkedArray | None:
-    """The column that names people; None where the file is no Parquet file to its end."""
-    try:
-        return pq.ParquetFile(path).read(columns=[group]).column(group)
-    except pa.ArrowInvalid:
-        return None
 
 
 # Threads of Arrow and Delta Lake may give up what they hold after a command has done its work. A thread that must take
 # Python's lock for that while Python is ending is ended by Python, and the process with it ("terminate called without
 # an active exception"). So these threads hold no Python object.
-
-
-def _files_of(delta: DeltaTable) -> pafs.FileSystem:
-    """The files of a table as Arrow itself reads them; Delta Lake's own way is a file system written in Python."""
-    folder = url2pathname(urlsplit(delta.table_uri).path)
-    return pafs.SubTreeFileSystem(folder, pafs.LocalFileSystem())
 
 
 def _without_python(rows: pa.Table) -> pa.Table:

@@ -212,7 +212,7 @@ def _names(settings: Settings, version: FeatureVersion) -> Mapping[bytes, Any]:
     group = group_of(version)
     pseudonyms = Pseudonyms(settings.subject_key)
     try:
-        known = FeatureStore(settings.feature_store, settings.model_name).read(version.name)[group.name].unique()
+        known = FeatureStore.of(settings, settings.model_name).read(version.name)[group.name].unique()
     except DataError:
         return {}
     return {hidden: name for name in known.tolist() for hidden in pseudonyms.all_of(str(name))}

@@ -242,7 +242,7 @@ def _tell_left_out(found: Outcomes, note: Note) -> None:
 def _stored(config: ModelConfig, settings: Settings, found: Outcomes, beside: Sequence[Column]) -> LabelledRows:
     """The rows as a version of their own in the feature store, so that the gate finds the very same."""
     table = outcome_table(config.feature_version)
-    version = FeatureStore(settings.feature_store, config.model).overwrite(table, found.frame, beside)
+    version = FeatureStore.of(settings, config.model).overwrite(table, found.frame, beside)
     return outcome_rows_from_store(config, settings, version)
 
 

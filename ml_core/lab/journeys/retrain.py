@@ -330,7 +330,7 @@ def _new_labels(settings: Settings, last: Retraining | None) -> int:
 
 def _extend_table(config: ModelConfig, settings: Settings, note: Note) -> tuple[int, int, int]:
     """Delta version with every matured answer, how many were added, and the number of the last one."""
-    store = FeatureStore(settings.feature_store, config.model)
+    store = FeatureStore.of(settings, config.model)
     name = config.feature_version
     upto = store.extended_upto(name)
     beside = columns_beside(config.conformal.groups, get_feature_version(name).columns)

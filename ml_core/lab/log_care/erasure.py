@@ -53,7 +53,7 @@ def find_training_rows(settings: Settings, name: str, pseudonyms: Sequence[bytes
     """
     found = [
         store.find_people(table, names_of(store.version(table), name, pseudonyms))
-        for store in FeatureStore.every(settings.feature_store)
+        for store in FeatureStore.every(settings)
         for table in store.tables()
     ]
     return [rows for rows in found if rows.files]
@@ -71,11 +71,11 @@ def erase_training_rows(settings: Settings, name: str, pseudonyms: Sequence[byte
         A table cannot be read or written.
     """
     journal = Journal(settings.journal)
-    for store in FeatureStore.every(settings.feature_store):
+    for store in FeatureStore.every(settings):
         store.forget_copies()
     erased = []
     for found in find_training_rows(settings, name, pseudonyms):
-        store = FeatureStore(settings.feature_store, found.model or None)
+        store = FeatureStore.of(settings, found.model or None)
         names = names_of(store.version(found.table), name, pseudonyms)
         # before the files go, since afterwards nobody could tell why these versions are missing
         facts = {"table": found.table, "of_model": found.model, "rows": found.rows, "versions_up_to": found.version}

@@ -13,7 +13,7 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.past_answers.log_entry import LogEntry, find_entry
 from ml_core.lab.past_answers.past_models import model_now
-from ml_core.serve.features.table_versions import kept_version
+from ml_core.serve.features.table_versions import column_tables, kept_version
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
@@ -160,7 +160,7 @@ def _input(settings: Settings, answer: LoggedAnswer) -> list[dict[str, Any]] | N
 
 def _columns(settings: Settings, answer: LoggedAnswer) -> Mapping[str, Column]:
     try:
-        version = kept_version(settings.feature_store, answer.lineage["feature_version"])
+        version = kept_version(column_tables(settings), answer.lineage["feature_version"])
     except UnknownFeatureVersion:  # older than this code, or newer
         return {}
     return {column.name: column for column in version.features}

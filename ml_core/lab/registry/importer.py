@@ -12,7 +12,7 @@ from ml_core.base.files import locked
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
-from ml_core.serve.features.table_versions import COLUMNS_FILE, keep_table
+from ml_core.serve.features.table_versions import COLUMNS_FILE, column_tables, keep_table
 from ml_core.serve.model.bundle import copy_verified, features_of_artefact, verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
 from ml_core.serve.model.model_home import place
@@ -68,7 +68,7 @@ def import_version(
         if dry_run:
             return ImportedModel(tag, model_hash, not _is_whole(tag, model_hash), "none", "")
         if COLUMNS_FILE in content:
-            keep_table(settings.feature_store, features_of_artefact(manifest, content))
+            keep_table(column_tables(settings), features_of_artefact(manifest, content))
         with locked(settings.home / "import.lock"):
             is_new = not _is_whole(tag, model_hash)
             if is_new:

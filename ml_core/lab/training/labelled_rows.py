@@ -193,7 +193,7 @@ def rows_from_store(config: ModelConfig, settings: Settings, table_version: int 
     DataError
         The store has no such table or version; the message says how to make it.
     """
-    store = FeatureStore(settings.feature_store, config.model)
+    store = FeatureStore.of(settings, config.model)
     try:
         version = store.latest(config.feature_version) if table_version is None else table_version
         frame = store.read(config.feature_version, version)
@@ -227,7 +227,7 @@ def outcome_table(feature_version: str) -> str:
 def outcome_rows_from_store(config: ModelConfig, settings: Settings, table_version: int) -> LabelledRows:
     """The :func:`outcome_rows` of a version of their table; DataError where the store has no such version."""
     table = outcome_table(config.feature_version)
-    frame = FeatureStore(settings.feature_store, config.model).read(table, table_version)
+    frame = FeatureStore.of(settings, config.model).read(table, table_version)
     return outcome_rows(frame, config, table_version)
 
 

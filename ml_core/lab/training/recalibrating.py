@@ -92,7 +92,7 @@ def trained_people(manifest: Manifest, config: ModelConfig, settings: Settings) 
         raise DataError(manifest.name, problem)
     if training.params.get("split_by") == "time":  # whom it knew comes again, and is calibrated on like anybody
         return frozenset()
-    store = FeatureStore(settings.feature_store, config.model)
+    store = FeatureStore.of(settings, config.model)
     try:
         frame = store.read(training.table, training.table_version)
     except DataError:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ml_core.base.documents import read_document
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
+from ml_core.serve.home.object_stores import objects_of
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, gate_path, promotion_path
 from ml_core.serve.rollout.monitor_state import ModelHealth, MonitorState, MonitorView
@@ -132,9 +133,18 @@ def _read(settings: Settings) -> _Records:
         is_monitored=view.is_fresh,
         champion_hash=champion,
         has_log=any(log_files(settings.log)),
-        has_table=any(settings.feature_store.glob(f"models/{settings.model_name}/*/_delta_log"))
-        or any(settings.feature_store.glob("*/_delta_log")),  # of a release that kept one table for all models
+        has_table=_has_table(settings),
     )
+
+
+def _has_table(settings: Settings) -> bool:
+    """Whether the feature store has rows of the model; told by names alone, since Delta Lake takes a second to load."""
+    objects = objects_of(settings)
+    if objects is not None:
+        return any("/_delta_log/" in name for name in objects.names(f"features/models/{settings.model_name}"))
+    own = settings.feature_store.glob(f"models/{settings.model_name}/*/_delta_log")
+    shared = settings.feature_store.glob("*/_delta_log")  # of a release that kept one table for all models
+    return any(own) or any(shared)
 
 
 def _champion_hash(

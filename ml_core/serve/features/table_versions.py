@@ -10,18 +10,31 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
 import ml_core.serve.features.standard
 from ml_core.base.errors import ArtefactError, ConfigError, UnknownFeatureVersion
-from ml_core.base.files import read_plain_file, write_whole
+from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, table_hash
 from ml_core.serve.features.column_table import one_spelling, parse_columns, table_bytes
 from ml_core.serve.features.standard import StandardTransform, standard_fault, with_transforms
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version, register_version, transform_version
+from ml_core.serve.home.object_stores import FolderObjects, objects_of
 
-__all__ = ["COLUMNS_FILE", "STANDARD", "kept_version", "keep_table", "table_version", "version_of_bytes"]
+if TYPE_CHECKING:
+    from ml_core.serve.home.stores import Objects
+
+__all__ = [
+    "COLUMNS_FILE",
+    "STANDARD",
+    "column_tables",
+    "keep_table",
+    "kept_version",
+    "table_version",
+    "version_of_bytes",
+]
 
 COLUMNS_FILE = "columns.json"
 """The table in an artefact."""
@@ -87,20 +100,23 @@ def version_of_bytes(name: str, raw: bytes, where: str) -> FeatureVersion:
     return version
 
 
-def keep_table(feature_store: Path, version: FeatureVersion) -> None:
+def column_tables(settings: Settings) -> Objects:
+    """Where a home keeps column tables: in its feature store, or among its objects."""
+    return objects_of(settings) or FolderObjects(settings.feature_store)
+
+
+def keep_table(kept: Objects, version: FeatureVersion) -> None:
     """Keep the table of a version in the home, for where only its name is known; a version in code needs no keeping.
 
     Parameters
     ----------
-    feature_store : folder of the home's feature store
+    kept : as :func:`column_tables` gives them
     """
-    path = feature_store / _KEPT / f"{table_hash(version.columns)}.json"
-    if version.is_table and not path.exists():
-        with write_whole(path) as draft:
-            draft.write_bytes(table_bytes(version.columns))
+    if version.is_table:
+        kept.put(f"{_KEPT}/{table_hash(version.columns)}.json", table_bytes(version.columns))
 
 
-def kept_version(feature_store: Path, name: str) -> FeatureVersion:
+def kept_version(kept: Objects, name: str) -> FeatureVersion:
     """The feature version of that name, which may be of a table that the home keeps.
 
     Raises
@@ -113,11 +129,13 @@ def kept_version(feature_store: Path, name: str) -> FeatureVersion:
     with suppress(UnknownFeatureVersion):
         return get_feature_version(name)
     named = _NAME.fullmatch(name)
-    for path in sorted((feature_store / _KEPT).glob(f"{named['digits']}*.json")) if named is not None else ():
-        version = version_of_bytes(name, read_plain_file(path, _LARGEST_TABLE), path.name)
-        if table_hash(version.columns) != path.stem:
-            raise ArtefactError(path.name, "is not the column table that it is named by")
-        return version
+    for found in kept.names(_KEPT) if named is not None else ():
+        file = found.rpartition("/")[2]
+        if named is not None and file.startswith(named["digits"]) and file.endswith(".json"):
+            version = version_of_bytes(name, kept.get(found, _LARGEST_TABLE) or b"", file)
+            if table_hash(version.columns) != file.removesuffix(".json"):
+                raise ArtefactError(file, "is not the column table that it is named by")
+            return version
     return get_feature_version(name)  # which says what is known
 
 

@@ -334,7 +334,7 @@ def test_reading_opens_no_file_through_python(store, monkeypatch):
     monkeypatch.setattr("deltalake.fs.DeltaStorageHandler.from_table", python_files)
     assert len(store.read("v1")) == 50
     with pytest.raises(AssertionError, match="files of Python's"):  # which is what Delta Lake does by itself
-        DeltaTable(str(store.table("v1"))).to_pyarrow_table()
+        DeltaTable(store.table("v1").address).to_pyarrow_table()
 
 
 def test_what_is_written_lies_in_memory_of_arrows_own(store, monkeypatch):

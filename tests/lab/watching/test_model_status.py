@@ -11,7 +11,6 @@ import pytest
 
 from ml_core.base.documents import write_document
 from ml_core.base.journal import Journal
-from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.watching.model_status import model_status
 from ml_core.serve.model.vouching import keep_gate
 from ml_core.serve.rollout import changes
@@ -28,7 +27,7 @@ ENDPOINT = "http://ward:3000/"
 def every_state(home: Home) -> Iterator[Home]:
     """The home in every state that asks for another next action, one after the other."""
     yield home
-    (FeatureStore(home.settings.feature_store, NAME).table("v1") / "_delta_log").mkdir(parents=True)
+    (home.settings.feature_store / "models" / NAME / "v1" / "_delta_log").mkdir(parents=True)
     yield home
     Journal(home.settings.journal).append("model.registered", {"model": NAME, "version": "3"})
     yield home

@@ -15,6 +15,7 @@ from ml_core.serve.features import versions
 from ml_core.serve.features.column_table import one_spelling, table_bytes
 from ml_core.serve.features.table_versions import keep_table, kept_version, table_version, version_of_bytes
 from ml_core.serve.features.versions import get_feature_version, module_version, register_version
+from ml_core.serve.home.object_stores import FolderObjects
 from tests.own_versions import STANDARD, STANDARD_TABLE
 
 TRANSFORM = """
@@ -100,28 +101,28 @@ def test_a_version_in_code_has_no_table_in_bytes() -> None:
 
 
 def test_a_kept_table_is_known_by_its_name_alone(tmp_path: Path) -> None:
-    keep_table(tmp_path, get_feature_version(STANDARD))
-    keep_table(tmp_path, get_feature_version("v1"))
+    keep_table(FolderObjects(tmp_path), get_feature_version(STANDARD))
+    keep_table(FolderObjects(tmp_path), get_feature_version("v1"))
     assert len(list(tmp_path.rglob("*.json"))) == 1
     unknown()
-    assert kept_version(tmp_path, STANDARD).feature_names[:2] == ("age", "age.missing")
+    assert kept_version(FolderObjects(tmp_path), STANDARD).feature_names[:2] == ("age", "age.missing")
 
 
 def test_what_is_not_kept_is_unknown(tmp_path: Path) -> None:
     unknown()
     with pytest.raises(UnknownFeatureVersion, match=STANDARD):
-        kept_version(tmp_path, STANDARD)
+        kept_version(FolderObjects(tmp_path), STANDARD)
     with pytest.raises(UnknownFeatureVersion, match="v77"):
-        kept_version(tmp_path, "v77")
+        kept_version(FolderObjects(tmp_path), "v77")
 
 
 def test_a_kept_table_that_was_changed_is_refused(tmp_path: Path) -> None:
-    keep_table(tmp_path, get_feature_version(STANDARD))
+    keep_table(FolderObjects(tmp_path), get_feature_version(STANDARD))
     (path,) = tmp_path.rglob("*.json")
     path.write_bytes(path.read_bytes().replace(b'"high": 120', b'"high": 121'))
     unknown()
     with pytest.raises(ArtefactError, match="is the table of"):
-        kept_version(tmp_path, STANDARD)
+        kept_version(FolderObjects(tmp_path), STANDARD)
 
 
 def test_a_table_may_have_the_transform_of_a_module(tmp_path: Path) -> None:
