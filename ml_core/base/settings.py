@@ -234,8 +234,18 @@ class Settings(BaseSettings):
 
     @property
     def registry_uri(self) -> str:
-        """Where MLflow's registry is: ``MLFLOW_TRACKING_URI``, or a database in the home; may hold credentials."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home.absolute() / 'mlflow.db'}"
+        """Where MLflow's registry is: ``MLFLOW_TRACKING_URI``, or the home's database; may hold credentials.
+
+        In a database of many machines MLflow's tables have the schema ``mlflow``.
+        """
+        if named := os.environ.get("MLFLOW_TRACKING_URI"):
+            return named
+        if not self.database:
+            return f"sqlite:///{self.home.absolute() / 'mlflow.db'}"
+        address, _, rest = self.database.partition("?")
+        more = [part for part in rest.split("&") if part and not part.startswith("options=")]
+        asked = "&".join((*more, "options=-csearch_path%3Dmlflow"))
+        return f"postgresql+psycopg://{address.partition('://')[2]}?{asked}"
 
     @property
     def registry_shown(self) -> str:

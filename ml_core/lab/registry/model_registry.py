@@ -107,6 +107,10 @@ class ModelRegistry:
         self.home = settings.home.absolute()
         self.uri = settings.registry_uri
         self.shown = settings.registry_shown
+        self._objects = settings.objects
+        self._is_ours = bool(settings.database) and self.uri.startswith("postgresql+psycopg:")
+        if self._is_ours:
+            _make_schema(settings.database)
         if self.uri.startswith("sqlite:"):
             self.home.mkdir(parents=True, exist_ok=True)
             if self.uri == f"sqlite:///{self.home / 'mlflow.db'}":
@@ -125,17 +129,26 @@ class ModelRegistry:
         what : named in the error
         """
         with _active(self.uri) as mlflow, _mlflow_errors(what):
+            if self._objects and self._is_ours:
+                from ml_core.lab.registry.object_artifacts import use_for
+
+                use_for(self._objects)
             yield mlflow
 
+    def _artefacts_of(self, experiment: str) -> str | None:
+        """Where the artefacts of a new experiment go; None leaves it to MLflow's server."""
+        if self._objects and self._is_ours:
+            root = self._objects if "://" in self._objects else Path(self._objects).as_uri()
+            return f"{root.rstrip('/')}/mlartifacts/{experiment}"
+        return (self.home / "mlartifacts" / experiment).as_uri() if self.uri.startswith("sqlite:") else None
+
     def experiment(self, name: str) -> str:
-        """Id of the experiment of that name; made, with its artefacts under ``SURETY_HOME``, if there is none."""
+        """Id of the experiment of that name; made if there is none, with its artefacts in the home or its objects."""
         with self.session(f"experiment {name}") as mlflow:
             found = mlflow.get_experiment_by_name(name)
             if found is not None:
                 return str(found.experiment_id)
-            local = self.uri.startswith("sqlite:")
-            place = (self.home / "mlartifacts" / name).as_uri() if local else None
-            return str(mlflow.create_experiment(name, artifact_location=place))
+            return str(mlflow.create_experiment(name, artifact_location=self._artefacts_of(name)))
 
     def by_alias(self, name: str, alias: str) -> RegisteredVersion:
         """The version an alias points at; ``Production`` means the champion."""
@@ -383,6 +396,16 @@ def _mlflow_errors(what: str) -> Iterator[None]:
         raise RegistryError(
             what, f"MLflow's files cannot be used ({type(error).__name__}: {error.strerror})"
         ) from error
+
+
+def _make_schema(database: str) -> None:
+    """Make the schema that MLflow's tables go into; its own migration makes the tables."""
+    from ml_core.serve.home.postgres import HomeDatabase
+
+    home = HomeDatabase(database)
+    with home.our_errors(), home.connect() as connection:
+        if connection.execute("SELECT to_regnamespace('mlflow')").fetchone() == (None,):
+            connection.execute("CREATE SCHEMA IF NOT EXISTS mlflow")
 
 
 def _check_address(uri: str, shown: str) -> None:

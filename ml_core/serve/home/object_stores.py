@@ -187,9 +187,21 @@ class NetworkObjects:
         HomeUnreachable
             They cannot be listed now.
         """
+        for name, _ in self.sizes(prefix):
+            yield name
+
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Names of the objects below a prefix and their bytes, in order; of all objects below "".
+
+        Raises
+        ------
+        HomeUnreachable
+            They cannot be listed now.
+        """
+        below = f"{_plain(prefix)}/" if prefix else None
         with self._our_errors():
-            pages = self._api.list(self._store, prefix=f"{_plain(prefix)}/", chunk_size=_PAGE)
-            found = sorted(meta["path"] for page in pages for meta in page)
+            pages = self._api.list(self._store, prefix=below, chunk_size=_PAGE)
+            found = sorted((meta["path"], meta["size"]) for page in pages for meta in page)
         yield from found
 
     def remove(self, name: str) -> None:
