@@ -53,14 +53,14 @@ def add_api_key(
     """
     from datetime import UTC
 
-    from ml_core.base.journal import Journal
+    from ml_core.serve.home.homes import open_home
     from ml_core.serve.http.api_keys import add_key
 
     settings, path = _settings_and(path)
     expires_at = None if expires is None else expires.replace(tzinfo=UTC)
     key = add_key(path, name, roles, expires_at=expires_at, per_second=per_second)
     facts = {"file": str(path), "name": name, "roles": roles, "expires_at": expires_at, "per_second": per_second}
-    Journal(settings.journal).append("key.added", facts)
+    open_home(settings).journal.append("key.added", facts)
     click.echo(key)
     note(f"{name} may {', '.join(roles)}; keep the key now, it is not shown again")
 
@@ -98,12 +98,12 @@ def revoke(name: str, why: str, path: Path | None) -> None:
     \b
     Example: surety keys revoke ward-7 --why "left in a chat"
     """
-    from ml_core.base.journal import Journal
+    from ml_core.serve.home.homes import open_home
     from ml_core.serve.http.api_keys import revoke_key
 
     settings, path = _settings_and(path)
     revoke_key(path, name)
-    Journal(settings.journal).append("key.revoked", {"file": str(path), "name": name, "why": why})
+    open_home(settings).journal.append("key.revoked", {"file": str(path), "name": name, "why": why})
     note(f"{name} is refused from now on, within a second where a service runs")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.cli.typing_surety import last_entry, report
+from tests.folder_files import rollout_file
 from tests.serve.answering.builders import slot_report
 
 
@@ -53,19 +54,19 @@ def test_a_monitor_needs_either_once_or_a_duration(run, home, arguments):
 
 
 def test_a_look_at_a_damaged_state_is_broken(run, home):
-    home.store.path.write_bytes(b"{")
+    rollout_file(home.settings).write_bytes(b"{")
     told = run("monitor", "--once")
     assert (told.code, told.out) == (1, "")
 
 
 def test_a_monitor_that_goes_on_survives_what_it_cannot_read_and_tells_what_it_did(run, home, monkeypatch):
     canary_with(run, home, failures=200)
-    whole, pauses = home.store.path.read_bytes(), []
-    home.store.path.write_bytes(b"{")
+    whole, pauses = rollout_file(home.settings).read_bytes(), []
+    rollout_file(home.settings).write_bytes(b"{")
 
     def pause(seconds):
         pauses.append(seconds)
-        home.store.path.write_bytes(whole)
+        rollout_file(home.settings).write_bytes(whole)
         if len(pauses) == 2:
             raise SystemExit(0)
 
