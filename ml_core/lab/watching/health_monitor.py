@@ -139,6 +139,17 @@ class HealthMonitor:
             logger.warning("labels.dropped", extra=facts)
         return HealthReport(models, len(matured.rows), windows, state, raised, matured.dropped)
 
+    def published(self) -> MonitorState | None:
+        """What a monitor published last; None where none ever has.
+
+        Raises
+        ------
+        ArtefactError, HomeUnreachable
+            It cannot be read.
+        """
+        name = monitor_document(self._settings.model_name)
+        return open_home(self._settings).documents.load(name, MonitorState)
+
     def live_models(self) -> tuple[MonitoredModel, ...]:
         """The models in the slots of the rollout, except those whose artefact cannot be read."""
         state = RolloutStore(self._settings).read()
@@ -258,11 +269,13 @@ class HealthMonitor:
         return state
 
     def _announce(self, models: Sequence[MonitoredModel], raised: dict[str, tuple[Alarm, ...]]) -> None:
-        """Journal the alarms, then mark them as announced. Killed in between, the next run journals them again."""
-        for model in models:
-            for alarm in raised.get(model.model_hash, ()):
-                self._tell("alarm.raised", model, {"alarm": alarm.reason, "says": alarm.says})
-        if raised:
+        """Journal the alarms, then mark them as announced. In a folder, a run killed in between is repeated."""
+        if not raised:
+            return
+        with open_home(self._settings).together():
+            for model in models:
+                for alarm in raised.get(model.model_hash, ()):
+                    self._tell("alarm.raised", model, {"alarm": alarm.reason, "says": alarm.says})
             with Ledger.changing(ledger_path(self._settings)) as ledger:
                 for model_hash, found in raised.items():
                     alarms.mark_announced(ledger, model_hash, found)

@@ -25,7 +25,6 @@ import orjson
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.errors import LogDamaged, SuretyError
-from ml_core.base.files import locked
 from ml_core.base.journal import who
 from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import open_home
@@ -108,7 +107,8 @@ class LogRecords:
         if with_key:
             self.keys.all()
         self._journal = open_home(settings).journal
-        self._lock = settings.home / f".log-records-{settings.model_name}.lock"
+        self._documents = open_home(settings).documents
+        self._lock = f".log-records-{settings.model_name}.lock"
         self._labels = LabelFile(settings.labels, _BUSY_S)
 
     def key(self) -> LogKey:
@@ -159,7 +159,7 @@ class LogRecords:
             As :meth:`key`.
         """
         key = self.key()
-        with locked(self._lock):
+        with self._documents.locked(self._lock):
             marks = self.read().marks
             last = max(marks, default=0)
             entry = {
