@@ -99,7 +99,7 @@ class Watcher:
     def _begin_with(self, name: str) -> None:
         with self._changing:
             self._known.setdefault(name, None)
-        if not self.is_cut_off:
+        if not self.is_cut_off and self._database.answers(_PROBE_S):
             with suppress(SuretyError, psycopg.Error):
                 self._database.ready(DOCUMENTS)
                 with self._database.transaction() as connection:

@@ -24,10 +24,12 @@ class FolderDocuments(Documents):
     Parameters
     ----------
     folder : the home
+    mode : permissions of its files
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mode: int = _MODE) -> None:
         self._folder = folder
+        self._mode = mode
 
     def read(self, name: str) -> bytes | None:
         """As :meth:`Documents.read`."""
@@ -51,8 +53,10 @@ class FolderDocuments(Documents):
         path = self._folder / name
         if durable:
             clear_drafts(path.parent, f".{path.name}.*")
-        with write_whole(path, durable=durable, mode=_MODE) as draft:
+        with write_whole(path, durable=durable, mode=self._mode) as draft:
             draft.write_bytes(content)
+            if self._mode != _MODE:
+                draft.chmod(self._mode)  # whatever the umask is
 
     def remove(self, name: str) -> None:
         """As :meth:`Documents.remove`."""

@@ -21,7 +21,7 @@ from ml_core.serve.home.stores import Documents, Heartbeats, JournalEntries, Obj
 if TYPE_CHECKING:
     from ml_core.serve.home.postgres import HomeDatabase
 
-__all__ = ["Home", "HomeName", "open_home"]
+__all__ = ["Home", "HomeName", "documents_in", "open_home"]
 
 _NAME = "home.json"
 
@@ -41,6 +41,7 @@ class Home:
     ----------
     documents, journal : of all models
     objects : large things; None where nothing keeps them yet
+    api_keys : name of the document with the API keys of all machines; None where only a file can have them
     database : of the stores that have tables of their own, in this room and in ``serve/log``; None for a folder
     """
 
@@ -50,6 +51,7 @@ class Home:
     seat_of: Callable[[str], Seat] = field(repr=False)
     close: Callable[[], None] = field(repr=False)
     objects: Objects | None = None
+    api_keys: str | None = None
     database: HomeDatabase | None = None
 
     def heartbeats(self, model_name: str) -> Heartbeats:
@@ -104,6 +106,16 @@ def open_home(settings: Settings) -> Home:
     return found
 
 
+def documents_in(folder: Path, mode: int) -> Documents:
+    """The files of a folder that is no home, as documents.
+
+    Parameters
+    ----------
+    mode : permissions of new files
+    """
+    return FolderDocuments(folder, mode)
+
+
 def _in_folder(folder: Path) -> Home:
     return Home(
         FolderDocuments(folder),
@@ -139,5 +151,6 @@ def _on_database(settings: Settings) -> Home:
         heartbeats_of=heartbeats_of,
         seat_of=lambda name: DatabaseSeat(database, name, machine),
         close=close,
+        api_keys="keys.json",
         database=database,
     )
