@@ -23,7 +23,7 @@ from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import load_settings
 from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http import json_logs
-from ml_core.serve.http.api_keys import read_api_keys
+from ml_core.serve.http.api_keys import is_guarded
 from ml_core.serve.http.middleware import SuretyMiddleware
 from ml_core.serve.model.loader import ModelLoader, ServedModel
 from ml_core.serve.worker.metrics_folder import hold_metrics_folder, use_own_metrics_folder
@@ -78,7 +78,7 @@ def _default_host() -> str:
 
     In a container 127.0.0.1 is the container itself: who publishes its port decides who reaches it.
     """
-    is_open = settings.api_keys_file is not None or "BENTOML_CONTAINERIZED" in os.environ
+    is_open = "BENTOML_CONTAINERIZED" in os.environ or settings.api_keys_file is not None or is_guarded(settings)
     return "0.0.0.0" if is_open else "127.0.0.1"  # noqa: S104
 
 
@@ -122,9 +122,7 @@ class _Service:
         json_logs.configure()  # BentoML's own form leaves out the reasons, which are facts beside the event
         hold_metrics_folder()
         say_what_is_not_traced()
-        if settings.api_keys_file is not None:
-            read_api_keys(settings.api_keys_file)
-        else:
+        if not is_guarded(settings):
             logger.warning(_NO_KEYS)
         keep_bundled(settings, loader)
         keep_full_hashes(settings, loader)

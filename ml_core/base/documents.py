@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ml_core.base.errors import ArtefactError
 from ml_core.base.files import clear_drafts, write_whole
 
-__all__ = ["Document", "PublishedDocument", "read_document", "write_document"]
+__all__ = ["Document", "PublishedDocument", "document_bytes", "parsed_document", "read_document", "write_document"]
 
 
 class Document(BaseModel):
@@ -46,10 +46,30 @@ def read_document(path: Path, kind: type[_D]) -> _D | None:
         return None
     except OSError as error:
         raise ArtefactError(path.name, "cannot be read") from error
+    return parsed_document(raw, path.name, kind)
+
+
+def parsed_document(raw: bytes, name: str, kind: type[_D]) -> _D:
+    """The document that these bytes are.
+
+    Parameters
+    ----------
+    name : names it in the error
+
+    Raises
+    ------
+    ArtefactError
+        They are another kind of document, or none.
+    """
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        raise ArtefactError(path.name, f"is no {kind.__name__}") from error
+        raise ArtefactError(name, f"is no {kind.__name__}") from error
+
+
+def document_bytes(document: Document) -> bytes:
+    """A document as it is stored: indented JSON, UTF-8."""
+    return (document.model_dump_json(indent=2) + "\n").encode()
 
 
 def write_document(path: Path, document: Document, *, durable: bool = True) -> None:
@@ -57,4 +77,4 @@ def write_document(path: Path, document: Document, *, durable: bool = True) -> N
     if durable:
         clear_drafts(path.parent, f".{path.name}.*")
     with write_whole(path, durable=durable, mode=0o600) as draft:
-        draft.write_text(document.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        draft.write_bytes(document_bytes(document))

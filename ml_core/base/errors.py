@@ -49,6 +49,7 @@ __all__ = [
     "RolloutConflict",
     "RolloutRefused",
     "ScorerDisagrees",
+    "SeatLost",
     "SuretyError",
     "UnknownFeatureVersion",
 ]
@@ -351,6 +352,15 @@ class HomeTooNew(SuretyError):
             f"the home's tables for {kind} are of version {found}, this release knows versions up to {known}: "
             "use the release that made them, or a newer one"
         )
+
+
+class SeatLost(SuretyError):
+    """Raised when a process that only one may be at a time finds that another has taken its place meanwhile."""
+
+    code = "seat_lost"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"another process has taken the place of {name} meanwhile: nothing was written")
 
 
 class ModelUnavailable(SuretyError):

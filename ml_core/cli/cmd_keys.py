@@ -10,7 +10,7 @@ import click
 
 from ml_core.cli.options import file_option
 from ml_core.cli.output import emit, note, output_option, picked
-from ml_core.serve.http.api_keys import ROLES, KeyRole
+from ml_core.serve.http.api_keys import ROLES, KeyPlace, KeyRole
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
@@ -22,8 +22,9 @@ _FILE = file_option("--file", "path", told="The file of keys (default: SURETY_AP
 def command() -> None:
     """API keys: which there are, new ones, and taking one back. Running services obey within a second.
 
-    A service asks for keys where SURETY_API_KEYS_FILE names this file. Several keys are valid at once, so a key is
-    changed without a gap: add the new one, move the callers, revoke the old one.
+    A service asks for keys where SURETY_API_KEYS_FILE names this file. One on many machines (SURETY_DATABASE) needs no
+    file: its keys are in the database, and it asks for them once there is one. Several keys are valid at once, so a key
+    is changed without a gap: add the new one, move the callers, revoke the old one.
 
     \b
     Example: surety keys add ward-7 --role predict --file /etc/surety/keys.json
@@ -53,14 +54,16 @@ def add_api_key(
     """
     from datetime import UTC
 
-    from ml_core.base.journal import Journal
+    from ml_core.serve.home.homes import open_home
     from ml_core.serve.http.api_keys import add_key
 
-    settings, path = _settings_and(path)
+    settings, place = _settings_and(path)
     expires_at = None if expires is None else expires.replace(tzinfo=UTC)
-    key = add_key(path, name, roles, expires_at=expires_at, per_second=per_second)
-    facts = {"file": str(path), "name": name, "roles": roles, "expires_at": expires_at, "per_second": per_second}
-    Journal(settings.journal).append("key.added", facts)
+    home = open_home(settings)
+    with home.together():
+        key = add_key(place, name, roles, expires_at=expires_at, per_second=per_second)
+        facts = {"file": place.shown, "name": name, "roles": roles, "expires_at": expires_at, "per_second": per_second}
+        home.journal.append("key.added", facts)
     click.echo(key)
     note(f"{name} may {', '.join(roles)}; keep the key now, it is not shown again")
 
@@ -77,12 +80,12 @@ def list_keys(path: Path | None, output: str) -> None:
     from ml_core.base.clock import utc_now
     from ml_core.serve.http.api_keys import read_api_keys
 
-    _, path = _settings_and(path)
+    _, place = _settings_and(path)
     now = utc_now()
     emit(
         [
             {**picked(key, "name", "roles", "made_at", "expires_at", "per_second"), "valid": key.is_valid(now)}
-            for key in read_api_keys(path).keys
+            for key in read_api_keys(place).keys
         ],
         output,
     )
@@ -98,20 +101,22 @@ def revoke(name: str, why: str, path: Path | None) -> None:
     \b
     Example: surety keys revoke ward-7 --why "left in a chat"
     """
-    from ml_core.base.journal import Journal
+    from ml_core.serve.home.homes import open_home
     from ml_core.serve.http.api_keys import revoke_key
 
-    settings, path = _settings_and(path)
-    revoke_key(path, name)
-    Journal(settings.journal).append("key.revoked", {"file": str(path), "name": name, "why": why})
+    settings, place = _settings_and(path)
+    home = open_home(settings)
+    with home.together():
+        revoke_key(place, name)
+        home.journal.append("key.revoked", {"file": place.shown, "name": name, "why": why})
     note(f"{name} is refused from now on, within a second where a service runs")
 
 
-def _settings_and(path: Path | None) -> tuple[Settings, Path]:
+def _settings_and(path: Path | None) -> tuple[Settings, KeyPlace]:
     from ml_core.base.settings import load_settings
 
     settings = load_settings()
-    found = path or settings.api_keys_file
+    found = KeyPlace.of(settings, path)
     if found is None:
         raise click.UsageError("which file? Give --file, or set SURETY_API_KEYS_FILE")
     return settings, found

@@ -63,7 +63,7 @@ def import_(file: Path, source: str | None, settings: Settings, output: str, *, 
             classes=_classes(settings),
             resolve=_by_client_id(settings),
             dry_run=dry_run,
-            counted=partial(add_imported, settings.imported_labels),
+            counted=partial(add_imported, settings),
             step=advance,
         )
     if dry_run:

@@ -71,11 +71,10 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(registry: Any, settings: Any, version: Any) -> dict[str, Any]:
-    from ml_core.base.documents import read_document
     from ml_core.lab.registry.importer import stored_path
-    from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, promotion_path
+    from ml_core.serve.model.promotion_record import bento_tag, plain_promotion
 
-    record = read_document(promotion_path(settings.promotions, version.name), PromotionRecord)
+    record = plain_promotion(settings, version.name)
     tag = bento_tag(version.name, version.version, version.model_hash) if version.model_hash else None
     metrics = registry.metrics(version)
     return {

@@ -366,11 +366,13 @@ def _check_contract(wanted: Wanted, tag: str, model_hash: str = "") -> tuple[flo
 
 def _obeyed(settings: Settings, generation: int, wait_s: float) -> tuple[int, int, list[str]]:
     """How many workers there are, how many obey that generation, and what keeps the others."""
+    from ml_core.serve.home.homes import open_home
     from ml_core.serve.rollout.worker_reports import beating, read_reports
 
+    heartbeats = open_home(settings).heartbeats(settings.model_name)
     ends = time.monotonic() + wait_s
     while True:
-        reports = [r for r in beating(read_reports(settings.worker_reports)) if r.role == "api"]
+        reports = [r for r in beating(read_reports(heartbeats)) if r.role == "api"]
         obeying = [r for r in reports if r.generation >= generation]
         problems = sorted({r.problem for r in reports if r.problem})
         if len(obeying) == len(reports) or time.monotonic() >= ends:

@@ -33,13 +33,12 @@ def command(project: Path, port: int, host: str | None, every: str) -> None:
     Example: surety serve my-risk --port 8080
     Example: surety serve configs/readmission_v1.yaml
     """
-    from ml_core.base.documents import read_document
     from ml_core.lab.journeys.run_project import open_project
-    from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
+    from ml_core.serve.model.promotion_record import plain_promotion
 
     opened = open_project(project)
     settings = opened.settings
-    if read_document(promotion_path(settings.promotions, settings.model_name), PromotionRecord) is None:
+    if plain_promotion(settings, settings.model_name) is None:
         refuse(
             f"surety: {settings.home} holds no promoted model of {settings.model_name}: surety run {project} makes one"
         )

@@ -66,7 +66,7 @@ def test_a_table_is_imported_and_counted(run, home, settings, tmp_path):
     assert told.result == {
         "model": NAME, "rows": 5, "accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "unresolved": 0,
     }  # fmt: skip
-    counted = read_imported(settings.imported_labels).model_dump()
+    counted = read_imported(settings).model_dump()
     assert counted == {"accepted": 2, "duplicate": 1, "conflict": 1, "unknown": 1, "refused": 0, "over_limit": 0}
     assert stored(settings) == [
         (rid(0), 0, "outcomes.csv", "accepted"),
@@ -81,7 +81,7 @@ def test_labels_of_one_answer_that_change_too_often_are_told_and_not_stored(run,
     assert (told.code, told.result["accepted"], told.result["conflict"]) == (0, 1, MOST_OF_ONE - 1)
     assert told.result["over_limit"] + told.result["duplicate"] == 50 - MOST_OF_ONE
     assert f"{told.result['over_limit']} labels were not stored" in told.err
-    assert read_imported(settings.imported_labels).over_limit == told.result["over_limit"]
+    assert read_imported(settings).over_limit == told.result["over_limit"]
     assert len(stored(settings)) == MOST_OF_ONE
 
 

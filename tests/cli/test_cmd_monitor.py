@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ml_core.cli.cmd_monitor import STANDBY_S
+from ml_core.serve.home.homes import open_home
 from tests.cli.typing_surety import last_entry, report
+from tests.folder_files import rollout_file
 from tests.serve.answering.builders import slot_report
 
 
@@ -53,19 +56,19 @@ def test_a_monitor_needs_either_once_or_a_duration(run, home, arguments):
 
 
 def test_a_look_at_a_damaged_state_is_broken(run, home):
-    home.store.path.write_bytes(b"{")
+    rollout_file(home.settings).write_bytes(b"{")
     told = run("monitor", "--once")
     assert (told.code, told.out) == (1, "")
 
 
 def test_a_monitor_that_goes_on_survives_what_it_cannot_read_and_tells_what_it_did(run, home, monkeypatch):
     canary_with(run, home, failures=200)
-    whole, pauses = home.store.path.read_bytes(), []
-    home.store.path.write_bytes(b"{")
+    whole, pauses = rollout_file(home.settings).read_bytes(), []
+    rollout_file(home.settings).write_bytes(b"{")
 
     def pause(seconds):
         pauses.append(seconds)
-        home.store.path.write_bytes(whole)
+        rollout_file(home.settings).write_bytes(whole)
         if len(pauses) == 2:
             raise SystemExit(0)
 
@@ -73,3 +76,32 @@ def test_a_monitor_that_goes_on_survives_what_it_cannot_read_and_tells_what_it_d
     told = run("monitor", "--every", "1m")
     assert (pauses, "is no RolloutState" in told.err) == ([60.0, 60.0], True)
     assert "guard error_share" in told.result["rolled_back"]
+
+
+def test_a_monitor_beside_another_stands_by_and_acts_when_that_ends(run, home, monkeypatch):
+    canary_with(run, home, failures=200)
+    other = open_home(home.settings).seat(f"monitor/{home.settings.model_name}")
+    assert other.take()
+    pauses = []
+
+    def pause(seconds):
+        pauses.append((seconds, home.store.read().mode))
+        other.leave()
+        if len(pauses) == 2:
+            raise SystemExit(0)
+
+    monkeypatch.setattr("ml_core.cli.cmd_monitor.time.sleep", pause)
+    told = run("monitor", "--every", "1m")
+    assert pauses == [(STANDBY_S, "canary"), (60.0, "off")]
+    assert "standing by" in told.err
+
+
+def test_a_look_beside_a_monitor_that_acts_changes_nothing_and_tells_what_that_published(run, home):
+    canary_with(run, home, failures=200)
+    other = open_home(home.settings).seat(f"monitor/{home.settings.model_name}")
+    assert other.take()
+    told = run("monitor", "--once")
+    other.leave()
+    assert (told.code, told.result["rolled_back"], home.store.read().mode) == (0, None, "canary")
+    assert "changes nothing" in told.err
+    assert run("monitor", "--once").code == 3

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.cli.typing_surety import report
+from tests.folder_files import rollout_file
 from tests.lab.report.outline import Outline
 from tests.lab.watching.ward import Ward, patients
 from tests.serve.answering.builders import slot_report
@@ -53,7 +54,7 @@ def test_a_report_of_a_broken_service_is_written_and_exits_with_zero(run, home):
 
 
 def test_what_cannot_be_read_is_named(run, home):
-    home.store.path.write_bytes(b"{")
+    rollout_file(home.settings).write_bytes(b"{")
     told = run("report")
     assert told.code == 0
     assert told.result["gaps"] == [f"{NAME}.json: is no RolloutState."]

@@ -10,6 +10,7 @@ import pytest
 from ml_core.base.reserve import keep_reserve
 from ml_core.serve.rollout import changes
 from tests.cli.typing_surety import everything, last_entry, report
+from tests.folder_files import rollout_file
 from tests.serve.answering.stored import Home, Worker, with_other_columns, with_other_labels
 from tests.serve.log.builders import fill, small_disk
 
@@ -96,11 +97,11 @@ def test_a_damaged_model_is_broken_and_no_sound_no(run, home):
 
 
 def test_a_damaged_state_is_said_and_left(run, home):
-    home.store.path.write_bytes(b"{")
+    rollout_file(home.settings).write_bytes(b"{")
     for arguments in (("show",), ("flag", "shadow=false"), ("rollback",)):
         told = run("rollout", *arguments)
         assert (told.code, told.out, "is no RolloutState" in told.err) == (1, "", True)
-    assert home.store.path.read_bytes() == b"{"
+    assert rollout_file(home.settings).read_bytes() == b"{"
 
 
 @pytest.mark.parametrize(

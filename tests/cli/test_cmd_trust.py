@@ -13,7 +13,7 @@ from ml_core.base.errors import NotGated
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import ModelLoader
-from ml_core.serve.model.promotion_record import gate_path
+from ml_core.serve.model.promotion_record import gate_name
 from ml_core.serve.model.vouching import Vouchers, copy_papers, keep_gate
 from ml_core.serve.trust.keys import home_keys
 from tests.cli.typing_surety import command_line
@@ -163,7 +163,7 @@ def test_a_plain_paper_that_was_never_signed_is_told(run, tmp_path):
     assert run("trust", "show").err == ""
     model_hash = home.hash_of(home.v3)
     for changed in (home.v3, home.v1):
-        path = gate_path(home.settings.gates, home.hash_of(changed))
+        path = home.settings.home / gate_name(home.hash_of(changed))
         path.write_text(passed_gate(home.hash_of(changed), passed=False).model_dump_json())
     assert [line.split()[0] for line in run("trust", "show").err.splitlines()] == sorted(
         f"{h}.json" for h in (model_hash, home.hash_of(home.v1))

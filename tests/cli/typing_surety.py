@@ -14,6 +14,7 @@ import pytest
 from ml_core.base.journal import Journal
 from ml_core.cli.main import main
 from ml_core.serve.rollout.worker_reports import write_worker_report
+from tests.folder_files import heartbeats, rollout_file
 from tests.homes import bento_store
 from tests.serve.answering.builders import worker_report
 from tests.serve.answering.stored import Home
@@ -53,12 +54,12 @@ def command_line(
 
 def report(home: Home, **facts: Any) -> None:
     """A worker that is alive says what it has done."""
-    write_worker_report(home.settings.worker_reports, worker_report(1, time.monotonic(), **facts))
+    write_worker_report(heartbeats(home.settings), worker_report(1, time.monotonic(), **facts))
 
 
 def everything(home: Home) -> tuple[bytes, bytes]:
     """The rollout state and the journal, byte by byte."""
-    return home.store.path.read_bytes(), home.settings.journal.read_bytes()
+    return rollout_file(home.settings).read_bytes(), home.settings.journal.read_bytes()
 
 
 def last_entry(home: Home) -> dict[str, Any]:

@@ -373,7 +373,8 @@ class Story:
             *self.container.options, "--workdir", "/home/bentoml/bento/src", "--entrypoint", "python",
             self.container.image, "-c",
             "from ml_core.serve.rollout.worker_reports import beating, read_reports; from ml_core.base.settings import load_settings; "
-            "print(len(beating(read_reports(load_settings().worker_reports))))",
+            "from ml_core.serve.home.homes import open_home; settings = load_settings(); "
+            "print(len(beating(read_reports(open_home(settings).heartbeats(settings.model_name)))))",
         )  # fmt: skip
         assert int(seen) == WORKERS
         return f"{seen} workers"

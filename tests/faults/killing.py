@@ -23,6 +23,7 @@ from ml_core.base.settings import Settings, load_settings
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
+from tests.folder_files import rollout_file
 
 
 def killed_after(delay_s: float, work: Callable[[], object]) -> bool:
@@ -118,7 +119,8 @@ def kill_changes(settings: Settings, times: int, dice: random.Random) -> dict[st
     entries = [entry for entry in map(_parsed, lines) if entry is not None]
     journalled = {entry["generation"] for entry in entries if entry.get("event") == "rollout.changed"}
     assert set(range(1, generation + 1)) <= journalled, "a change took effect that the journal does not know"
-    left = len(list(store.path.parent.glob(f".{store.path.name}.*")))
+    file = rollout_file(settings)
+    left = len(list(file.parent.glob(f".{file.name}.*")))
     return {**found, "changes": generation, "temporary_files_left": left}
 
 

@@ -22,6 +22,7 @@ from ml_core.serve.rollout.changes import Change
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
 from tests.e2e.workplace import ROOT, Workplace
+from tests.folder_files import heartbeats
 
 __all__ = ["MODEL", "RECORD", "RECORDS", "FaultPlace", "Served", "connected", "open_files", "request_bytes", "until"]
 
@@ -86,7 +87,7 @@ class FaultPlace(Workplace):
 
     def reports(self, role: str = "api") -> list[WorkerReport]:
         """Reports of the processes that report now."""
-        return [r for r in beating(read_reports(self.settings.worker_reports)) if r.role == role]
+        return [r for r in beating(read_reports(heartbeats(self.settings))) if r.role == role]
 
     def obeyed(self, generation: int, within_s: float = 10.0, workers: int = 1) -> float:
         """Seconds until this many workers obey that generation."""

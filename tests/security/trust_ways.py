@@ -19,14 +19,14 @@ import orjson
 
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL
-from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag
+from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, gate_name
 from ml_core.serve.model.vouching import (
     GATE_IN_BENTO_MODEL,
     PROMOTION_IN_BENTO_MODEL,
     copy_papers,
     keep_gate,
     keep_promotion,
-    signed_path,
+    signed_name,
 )
 from ml_core.serve.trust.statements import pae
 from tests.serve.answering.stored import Home
@@ -232,7 +232,7 @@ def _with(name: str, content: bytes = b"x") -> Callable[[Place], object]:
 
 
 def _linked_gate(place: Place) -> None:
-    signed = signed_path(place.settings.gates / f"{place.hash_of(place.v1)}.json")
+    signed = place.settings.home / signed_name(gate_name(place.hash_of(place.v1)))
     place.gate(place.evil).symlink_to(signed)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ml_core.base.errors import ConfigError
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import DataConfig, ModelConfig, load_config
 from ml_core.lab.judging.deployment_gate import validate_deployment
@@ -17,6 +16,7 @@ from ml_core.lab.registry.tracking import register
 from ml_core.lab.training.foreign_models import pack_foreign
 from ml_core.lab.training.labelled_rows import rows_from_file
 from ml_core.lab.training.packing import Note
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.promotion_record import GateReport
 
 __all__ = ["Adopted", "adopt", "adoption_config"]
@@ -103,7 +103,7 @@ def adopt(
         version, is_new = register(registry, model, config, rows, {"source_uri": uri})
     if is_new:
         facts = {"model": version.name, "version": version.version, "model_hash": model.model_hash, "source": uri}
-        Journal(settings.journal).append("model.registered", facts)
+        open_home(settings).journal.append("model.registered", facts)
     gate = validate_deployment(registry, version, config, settings, data=calibration)
     tag = import_version(registry, version, settings).tag if gate.passed else None
     return Adopted(version.version, tag, model.model_hash, metrics, gate)

@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
@@ -15,6 +14,7 @@ from ml_core.lab.registry.wandb_mirror import check_mirror
 from ml_core.lab.training.labelled_rows import rows_from_store
 from ml_core.lab.training.learner import train_model
 from ml_core.lab.training.packing import Note
+from ml_core.serve.home.homes import open_home
 
 __all__ = ["Challenger", "train_challenger"]
 
@@ -81,6 +81,6 @@ def train_challenger(
             version, is_new = register(registry, model, config, rows, {})
     if version is not None and is_new:
         facts = {"model": version.name, "version": version.version, "model_hash": model.model_hash, "data": rows.origin}
-        Journal(settings.journal).append("model.registered", facts)
+        open_home(settings).journal.append("model.registered", facts)
     learner = config.training.learner
     return Challenger(version, is_new, model.model_hash, model.evaluation.metrics, learner, rows.origin, rows.counts)

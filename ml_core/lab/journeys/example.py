@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ml_core.base.documents import read_document
 from ml_core.base.errors import DataError, PromotionRefused
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
@@ -16,7 +15,7 @@ from ml_core.lab.judging.rule_advice import refusal
 from ml_core.lab.registry.importer import import_version, stored_path
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.packing import Note
-from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, plain_promotion
 
 __all__ = ["Example", "make_example"]
 
@@ -70,7 +69,7 @@ def make_example(project: Project, note: Note) -> Example:
 
 
 def _promotion(config: ModelConfig, settings: Settings) -> PromotionRecord | None:
-    return read_document(promotion_path(settings.promotions, config.model), PromotionRecord)
+    return plain_promotion(settings, config.model)
 
 
 def _make_data(config: ModelConfig, note: Note) -> None:

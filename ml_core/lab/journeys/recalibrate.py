@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from ml_core.base.clock import microseconds
 from ml_core.base.errors import DataError
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.config import ModelConfig
@@ -32,6 +31,7 @@ from ml_core.lab.training.packing import Note, PackedModel
 from ml_core.lab.training.recalibrating import recalibrate_model, trained_people
 from ml_core.lab.training.weighting import weight_model
 from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.bundle import verify_folder
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
@@ -196,7 +196,7 @@ def recalibrate(
             "gate": gate.passed,
             "shadow": in_shadow,
         }
-        Journal(settings.journal).append("model.recalibrated", facts)
+        open_home(settings).journal.append("model.recalibrated", facts)
         return replace(
             done,
             version=version.version,
@@ -270,5 +270,5 @@ def _register(
             "data": rows.origin,
             "recalibrated_from": champion.version,
         }
-        Journal(settings.journal).append("model.registered", facts)
+        open_home(settings).journal.append("model.registered", facts)
     return version, is_new

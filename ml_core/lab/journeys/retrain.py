@@ -9,14 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.documents import Document
 from ml_core.base.errors import CannotJudge, DataError, RetrainBusy
-from ml_core.base.files import FileLock
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
@@ -33,6 +30,7 @@ from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_drift import check_live, live_window
 from ml_core.lab.watching.live_performance import lost_skill
 from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.promotion_record import GateReport
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import MonitorView
@@ -266,9 +264,9 @@ def retrain(
             note("bringing it into the Bento store")
             tag = import_version(registry, found.version, settings).tag
         in_shadow = shadow and tag is not None and start_shadow(settings, tag, f"retrained: {'; '.join(done.reasons)}")
-        write_document(_path(settings), done)
+        open_home(settings).documents.save(_name(settings), done)
         facts = {"model": config.model, "table_version": table_version, "rows_added": added, "gate": gate.passed}
-        Journal(settings.journal).append("model.retrained", {**facts, **done.model_dump(), "shadow": in_shadow})
+        open_home(settings).journal.append("model.retrained", {**facts, **done.model_dump(), "shadow": in_shadow})
     return Retrained(
         decision=decision,
         table_version=table_version,
@@ -285,7 +283,7 @@ def retrain(
 
 def last_retraining(settings: Settings) -> Retraining | None:
     """What retraining registered last; None where it never has."""
-    return read_document(_path(settings), Retraining)
+    return open_home(settings).documents.load(_name(settings), Retraining)
 
 
 def _drift(config: ModelConfig, settings: Settings, *, must_judge: bool) -> DriftCheck | None:
@@ -357,15 +355,14 @@ def start_shadow(settings: Settings, tag: str, why: str) -> bool:
 @contextmanager
 def alone(settings: Settings) -> Iterator[None]:
     """Keep a second run that makes a challenger of the same model out; ``RetrainBusy`` where one is at it."""
-    try:
-        lock = FileLock(_path(settings).with_suffix(".lock"))
-    except BlockingIOError as error:
-        raise RetrainBusy(settings.model_name) from error
+    seat = open_home(settings).seat(f"retrain/{settings.model_name}")
+    if not seat.take():
+        raise RetrainBusy(settings.model_name)
     try:
         yield
     finally:
-        lock.release()
+        seat.leave()
 
 
-def _path(settings: Settings) -> Path:
-    return settings.home / "retrain" / f"{settings.model_name}.json"
+def _name(settings: Settings) -> str:
+    return f"retrain/{settings.model_name}.json"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.errors import ArtefactError, ConfigError, DataError, SuretyError
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.gate_rules import GateCase, gate_verdicts
@@ -22,6 +21,7 @@ from ml_core.lab.training.labelled_rows import (
     rows_from_store,
 )
 from ml_core.lab.training.recalibrating import trained_people
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.manifest import MANIFEST_FILE, Manifest
 from ml_core.serve.model.predictor import Predictor, check_golden
@@ -149,7 +149,7 @@ def _report(config: ModelConfig, model_hash: str, rules: list[RuleVerdict], judg
 def _keep(registry: Registry, version: RegisteredVersion, report: GateReport, settings: Settings) -> None:
     document = report.model_dump(mode="json")
     keep_gate(settings, report, version.version)
-    Journal(settings.journal).append("gate.judged", {"model": version.name, "version": version.version, **document})
+    open_home(settings).journal.append("gate.judged", {"model": version.name, "version": version.version, **document})
     registry.log_document(version, f"{GATE_FOLDER}/{report.model_hash[:12]}.json", document)
     tags = {
         "gate": "passed" if report.passed else "refused",

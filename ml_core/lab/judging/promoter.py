@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import read_document
 from ml_core.base.errors import RegistryError
 from ml_core.base.files import locked
-from ml_core.base.journal import Journal, who
+from ml_core.base.journal import who
 from ml_core.base.settings import Settings
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.judging.deployment_gate import rows_of, validate_deployment
@@ -28,9 +27,10 @@ from ml_core.lab.registry.registry_protocol import Registry
 from ml_core.lab.training.counted_rows import weighted_rows
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.bundle import Bundle, read_bundle, verify_folder
 from ml_core.serve.model.predictor import Predictor
-from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, promotion_path
+from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, RuleVerdict, bento_tag, plain_promotion
 from ml_core.serve.model.vouching import keep_promotion
 from ml_core.serve.rollout.monitor_state import MonitorView
 
@@ -218,7 +218,7 @@ class ModelPromoter:
         self, version: RegisteredVersion, champion: RegisteredVersion | None, gate: GateReport, outcome: Promotion
     ) -> None:
         """Journal the decision, then set alias, tags and record. A second run completes what is missing."""
-        journal = Journal(self._settings.journal)
+        journal = open_home(self._settings).journal
         facts = {
             "model": version.name,
             "version": version.version,
@@ -253,8 +253,7 @@ class ModelPromoter:
 
     def _write_record(self, version: RegisteredVersion, gate: GateReport, outcome: Promotion) -> bool:
         """Write the promotion record unless it names this version already."""
-        path = promotion_path(self._settings.promotions, version.name)
-        old = read_document(path, PromotionRecord)
+        old = plain_promotion(self._settings, version.name)
         if old is not None and (old.bento_tag, old.model_hash) == (outcome.bento_tag, outcome.model_hash):
             return False
         record = PromotionRecord(

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 from ml_core.base.errors import LogBusy, LogDamaged
 from ml_core.base.files import drafts_of
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.data.feature_store import FeatureStore, StoredRows
 from ml_core.lab.data.people import names_of
@@ -24,6 +23,7 @@ from ml_core.lab.log_care.log_days import LogDay, is_live
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
 from ml_core.serve.log.database import settle_wholly as empty_wal
 from ml_core.serve.log.erasure_requests import (
@@ -70,7 +70,7 @@ def erase_training_rows(settings: Settings, name: str, pseudonyms: Sequence[byte
     DataError
         A table cannot be read or written.
     """
-    journal = Journal(settings.journal)
+    journal = open_home(settings).journal
     for store in FeatureStore.every(settings):
         store.forget_copies()
     erased = []

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ml_core.base.documents import read_document
 from ml_core.base.errors import FeatureVersionMismatch, RegistryUnreachable, SuretyError, UnknownFeatureVersion
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.features.columns import table_hash
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
@@ -17,11 +15,12 @@ from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.features.record import Record
 from ml_core.serve.features.table_versions import COLUMNS_FILE
 from ml_core.serve.features.versions import get_feature_version
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.predictor import Predictor
-from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, plain_promotion
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
 __all__ = ["NoModel", "PastModel", "PastModels", "loader_of", "model_now", "open_registry"]
@@ -234,7 +233,7 @@ def model_now(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
         "gate": _asked(lambda: _gate(settings, lineage)),
         "promotion": _asked(lambda: _promotion(settings, lineage)),
         "mlflow": _asked(lambda: _in_mlflow(settings, lineage)),
-        "journal": [entry for entry in Journal(settings.journal).entries() if _has(entry, names)],
+        "journal": [entry for entry in open_home(settings).journal.entries() if _has(entry, names)],
     }
 
 
@@ -293,7 +292,7 @@ def _gate(settings: Settings, lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 def _record(settings: Settings, lineage: Mapping[str, Any]) -> PromotionRecord | None:
     """The promotion record, where it is of that very model."""
-    record = read_document(promotion_path(settings.promotions, str(lineage["model_name"])), PromotionRecord)
+    record = plain_promotion(settings, str(lineage["model_name"]))
     return record if record is not None and record.model_hash == lineage["model_hash"] else None
 
 

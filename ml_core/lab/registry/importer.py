@@ -9,10 +9,10 @@ from typing import Any
 
 from ml_core.base.errors import ArtefactError, RegistryError
 from ml_core.base.files import locked
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
 from ml_core.serve.features.table_versions import COLUMNS_FILE, column_tables, keep_table
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.bundle import copy_verified, features_of_artefact, verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
 from ml_core.serve.model.model_home import place
@@ -81,7 +81,7 @@ def import_version(
             gate = "none" if verdict is None else "passed" if verdict.passed else "refused"
     if is_new:
         facts = {"model": version.name, "version": version.version, "model_hash": model_hash, "tag": tag, "gate": gate}
-        Journal(settings.journal).append("model.imported", facts)
+        open_home(settings).journal.append("model.imported", facts)
     return ImportedModel(tag, model_hash, is_new, gate, str(folder))
 
 

@@ -15,14 +15,15 @@ from typing import NamedTuple
 from ml_core.base.errors import SuretyError
 from ml_core.base.files import locked, read_plain_file
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
-from ml_core.serve.model.promotion_record import gate_path
+from ml_core.serve.model.promotion_record import gate_name
 from ml_core.serve.model.vouching import (
     GATE_IN_BENTO_MODEL,
     PROMOTION_IN_BENTO_MODEL,
     Vouchers,
     copy_papers,
-    signed_path,
+    signed_name,
 )
 from ml_core.serve.trust.statements import MAX_BYTES
 
@@ -53,10 +54,11 @@ def renew_copies(settings: Settings) -> RenewedCopies:
     ArtefactError
         A paper of the home is damaged.
     """
+    documents = open_home(settings).documents
     renewed, failed = [], []
     for model in _stored(settings):
         has_copy = any((model.folder / paper).exists() for paper in (GATE_IN_BENTO_MODEL, PROMOTION_IN_BENTO_MODEL))
-        if not has_copy or not signed_path(gate_path(settings.gates, model.model_hash)).exists():
+        if not has_copy or documents.read(signed_name(gate_name(model.model_hash))) is None:
             continue
         try:
             with locked(settings.home / "import.lock"):

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_core.base.errors import DataError, LogDamaged
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.report.collect_answers import Lineages, seen_answers
 from ml_core.lab.report.collect_drift import drift_facts
@@ -23,10 +22,10 @@ from ml_core.lab.report.facts_drift import Detector, Drift
 from ml_core.lab.report.facts_outcomes import ExpectedHistory, Labels, MissingOutcomes
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.health_monitor import ledger_path
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
-from ml_core.serve.model.promotion_record import promotion_path
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import WorkerReport, read_reports
 
@@ -61,7 +60,8 @@ def collect_facts(
     labels = LabelStore(settings.labels, log.known)
     entries = _entries(settings, gaps)
     state = gaps.asked(("rollout", "models"), RolloutStore(settings).read, None)
-    reports: Sequence[WorkerReport] = gaps.asked("circuits", lambda: read_reports(settings.worker_reports), [])
+    heartbeats = open_home(settings).heartbeats(settings.model_name)
+    reports: Sequence[WorkerReport] = gaps.asked("circuits", lambda: read_reports(heartbeats), [])
     models = known_models(settings, ModelLoader(settings), state, gaps)
     champion = next((model for model in models if model.slot == "champion"), None)
     model_hash, classes = (None, ()) if champion is None else (champion.loaded.model_hash, champion.manifest.classes)
@@ -111,25 +111,20 @@ def collect_facts(
 def _entries(settings: Settings, gaps: Gaps) -> _Entries:
     """Entries of the journal on the model, oldest first."""
     none: list[dict[str, Any]] = []
-    every = gaps.asked("rollout", Journal(settings.journal).entries, none)
+    every = gaps.asked("rollout", open_home(settings).journal.entries, none)
     entries = [entry for entry in every if entry.get("model") == settings.model_name]
     _check_known(settings, entries, every)
     return entries
 
 
 def _check_known(settings: Settings, entries: _Entries, every: _Entries) -> None:
-    name = settings.model_name
-    traces = (
-        promotion_path(settings.promotions, name),
-        RolloutStore(settings).path,
-        settings.worker_reports,
-        settings.log,
-        ledger_path(settings),
-    )
-    if settings.model or entries or any(trace.exists() for trace in traces):
+    name, home = settings.model_name, open_home(settings)
+    if settings.model or entries or settings.log.exists() or ledger_path(settings).exists():
         return
-    papers = (path for folder in (settings.promotions, settings.rollouts) for path in folder.glob("*.json"))
-    known = {path.name.removesuffix(".json").removesuffix(".signed") for path in papers}
+    papers = [paper for folder in ("promotions", "rollout") for paper in home.documents.names(folder)]
+    known = {paper.rpartition("/")[2].removesuffix(".json").removesuffix(".signed") for paper in papers}
+    if name in known or home.heartbeats(name).reports():
+        return
     known |= {str(entry["model"]) for entry in every if "model" in entry}
     others = f"there is {', '.join(sorted(known))}" if known else "nothing of any other model either"
     raise DataError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from ml_core.base.documents import read_document
 from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.chain_check import verify_log
@@ -13,8 +12,9 @@ from ml_core.lab.log_care.log_overview import FileFacts, overview
 from ml_core.lab.report.facts import Monitoring, Serving
 from ml_core.lab.report.facts_upkeep import CircuitNow, Circuits, CircuitTransition, LogStore, StoredFile
 from ml_core.lab.report.gaps import Gaps
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.reader import PredictionLog
-from ml_core.serve.rollout.monitor_state import MonitorState
+from ml_core.serve.rollout.monitor_state import MonitorState, monitor_document
 from ml_core.serve.rollout.rollout_state import Flags, RolloutState
 from ml_core.serve.rollout.worker_reports import SlotReport, WorkerReport, beating
 
@@ -65,7 +65,7 @@ def monitoring(settings: Settings, champion_hash: str | None) -> Monitoring:
     ArtefactError
         What it published cannot be read.
     """
-    state = read_document(settings.monitor_state, MonitorState)
+    state = open_home(settings).documents.load(monitor_document(settings.model_name), MonitorState)
     is_seen = state is not None and (champion_hash is None or champion_hash in state.models)
     at = datetime.fromisoformat(state.published_at) if state is not None and is_seen else None
     return Monitoring(at, settings.monitor_timeout_s)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.documents import Document
 from ml_core.base.errors import ArtefactError, RolloutConflict
 from ml_core.base.settings import Settings
 from ml_core.lab.watching.canary_guards import GuardVerdict, judge_guard
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import GuardLimits, RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
@@ -82,9 +83,10 @@ class Monitor:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings = settings
         self._store = RolloutStore(settings)
-        self._path = settings.monitor / f"{settings.model_name}.json"
+        self._home = open_home(settings)
+        self._reports = self._home.heartbeats(settings.model_name)
+        self._memory = f"monitor/{settings.model_name}.json"
         self._clock = clock
 
     def look(self, *, act: bool = True) -> Look:
@@ -100,7 +102,7 @@ class Monitor:
             The rollout state cannot be read.
         """
         state = self._store.read()
-        reports = read_reports(self._settings.worker_reports)
+        reports = read_reports(self._reports)
         alive = len(beating(reports, self._clock()))
         if state is None:
             return Look(None, alive, None, None, (), "")
@@ -113,7 +115,7 @@ class Monitor:
             if tripped and act:
                 rolled_back = self._take_back(state, tripped)
         if act:
-            clear_lost(self._settings.worker_reports, state.stage, self._clock())
+            clear_lost(self._reports, state.stage, self._clock())
         return Look(state, alive, champion, challenger, verdicts, rolled_back)
 
     def _judge(
@@ -126,12 +128,12 @@ class Monitor:
             first, *later = memory.starts
             memory = Memory(stage=state.stage, starts=(first, *later[-MOST_STARTS + 1 :], begun))
         if remember:
-            write_document(self._path, memory, durable=False)
+            self._home.documents.save(self._memory, memory, durable=False)
         return tuple(_strongest(guard, counts[guard], limits, memory.starts) for guard in GUARDS)
 
     def _remembered(self, stage: int) -> Memory:
         try:
-            memory = read_document(self._path, Memory)
+            memory = self._home.documents.load(self._memory, Memory)
         except ArtefactError:
             memory = None
         if memory is None or memory.stage != stage or memory.starts[-1].at_s > self._clock():

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import write_document
 from ml_core.base.errors import SuretyError
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.lab.watching import alarms
 from ml_core.lab.watching.due_outcomes import OutcomeCounter, judge_outcomes, unverified_of
@@ -27,13 +25,14 @@ from ml_core.lab.watching.live_drift import DriftMonitor
 from ml_core.lab.watching.live_expectations import ExpectationMonitor
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
 from ml_core.lab.watching.readable_log import ReadableLog
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_records import LABELS_ERASED, LogRecords
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
-from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id
+from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, boot_id, monitor_document
 from ml_core.serve.rollout.rollout_state import Slot
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
@@ -136,9 +135,20 @@ class HealthMonitor:
         self._announce(models, raised)
         if matured.dropped:
             facts = {"model": self._settings.model_name, "labels": matured.dropped}
-            Journal(self._settings.journal).append("labels.dropped", facts)
+            open_home(self._settings).journal.append("labels.dropped", facts)
             logger.warning("labels.dropped", extra=facts)
         return HealthReport(models, len(matured.rows), windows, state, raised, matured.dropped)
+
+    def published(self) -> MonitorState | None:
+        """What a monitor published last; None where none ever has.
+
+        Raises
+        ------
+        ArtefactError, HomeUnreachable
+            It cannot be read.
+        """
+        name = monitor_document(self._settings.model_name)
+        return open_home(self._settings).documents.load(name, MonitorState)
 
     def live_models(self) -> tuple[MonitoredModel, ...]:
         """The models in the slots of the rollout, except those whose artefact cannot be read."""
@@ -189,7 +199,7 @@ class HealthMonitor:
     def _tell(self, event: str, model: MonitoredModel, facts: Mapping[str, Any]) -> None:
         """Write into journal and log what has happened to a model."""
         told = {"model": self._settings.model_name, "tag": model.tag, **facts}
-        Journal(self._settings.journal).append(event, told)
+        open_home(self._settings).journal.append(event, told)
         logger.warning(event, extra=told)
 
     def _verdict(self, model: MonitoredModel) -> GateReport | None:
@@ -255,15 +265,17 @@ class HealthMonitor:
             beat_s=self._clock(),
             models=dict(health),
         )
-        write_document(self._settings.monitor_state, state, durable=False)
+        open_home(self._settings).documents.save(monitor_document(self._settings.model_name), state, durable=False)
         return state
 
     def _announce(self, models: Sequence[MonitoredModel], raised: dict[str, tuple[Alarm, ...]]) -> None:
-        """Journal the alarms, then mark them as announced. Killed in between, the next run journals them again."""
-        for model in models:
-            for alarm in raised.get(model.model_hash, ()):
-                self._tell("alarm.raised", model, {"alarm": alarm.reason, "says": alarm.says})
-        if raised:
+        """Journal the alarms, then mark them as announced. In a folder, a run killed in between is repeated."""
+        if not raised:
+            return
+        with open_home(self._settings).together():
+            for model in models:
+                for alarm in raised.get(model.model_hash, ()):
+                    self._tell("alarm.raised", model, {"alarm": alarm.reason, "says": alarm.says})
             with Ledger.changing(ledger_path(self._settings)) as ledger:
                 for model_hash, found in raised.items():
                     alarms.mark_announced(ledger, model_hash, found)
@@ -282,7 +294,7 @@ def acknowledge_alarm(settings: Settings, model_hash: str, reason: str, *, why: 
             on.add(alarms.GATE)
         if reason not in on:
             return False
-        Journal(settings.journal).append(
+        open_home(settings).journal.append(
             "alarm.acknowledged",
             {"model": settings.model_name, "model_hash": model_hash, "alarm": reason, "why": why, "who": by},
         )

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ml_core.base.documents import read_document
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.home.object_stores import objects_of
 from ml_core.serve.log.log_files import log_files
-from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, gate_path, promotion_path
+from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, plain_gate, plain_promotion
 from ml_core.serve.rollout.monitor_state import ModelHealth, MonitorState, MonitorView
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
@@ -112,15 +111,15 @@ def model_status(settings: Settings, endpoint: str, config: Path = _SOME_CONFIG)
 
 
 def _read(settings: Settings) -> _Records:
-    entries = [e for e in Journal(settings.journal).entries() if e.get("model") == settings.model_name]
-    promotion = read_document(promotion_path(settings.promotions, settings.model_name), PromotionRecord)
+    entries = [e for e in open_home(settings).journal.entries() if e.get("model") == settings.model_name]
+    promotion = plain_promotion(settings, settings.model_name)
     rollout = RolloutStore(settings).read()
-    alive = beating(read_reports(settings.worker_reports))
+    alive = beating(read_reports(open_home(settings).heartbeats(settings.model_name)))
     view = MonitorView(settings)
     view.look()
     champion = _champion_hash(rollout, promotion, alive)
     judged = champion or next((str(e["model_hash"]) for e in reversed(entries) if e.get("model_hash")), None)
-    gate = read_document(gate_path(settings.gates, judged), GateReport) if judged is not None else None
+    gate = plain_gate(settings, judged) if judged is not None else None
     if gate is None and promotion is not None and promotion.model_hash == judged:
         gate = promotion.gate
     return _Records(

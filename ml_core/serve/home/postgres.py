@@ -5,8 +5,9 @@ Needs the extra ``cluster`` (psycopg 3). Nothing imports this module where ``SUR
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -40,9 +41,12 @@ _SOCKET = {
 }
 """A database that is cut off is noticed within about five seconds, also by a statement that waits for its reply."""
 _OPTIONS = (
-    "-c statement_timeout=60000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC"
+    "-c statement_timeout=60000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=60000 -c timezone=UTC "
+    "-c tcp_keepalives_idle=2 -c tcp_keepalives_interval=1 -c tcp_keepalives_count=3 -c tcp_user_timeout=4000"
 )
+"""The database notices a machine that is cut off as soon, and gives up what it had locked."""
 _LONGEST_NAME = 50
+_PORT = 5432
 
 
 def schema_of(model_name: str) -> str:
@@ -112,6 +116,7 @@ class HomeDatabase:
             given = psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.ProgrammingError as error:
             raise ConfigError("SURETY_DATABASE", "is no address of a PostgreSQL database") from error
+        self._places = _places(given)
         self._address = psycopg.conninfo.make_conninfo(url, **{k: v for k, v in _SOCKET.items() if k not in given})
         self.shown = f"postgresql://{given.get('host', '')}/{given.get('dbname', '')}"
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
@@ -137,6 +142,23 @@ class HomeDatabase:
         """
         with self.our_errors():
             return psycopg.connect(self._address, autocommit=True, options=_OPTIONS, application_name="surety")
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether somebody listens at a port of the database. True where it is reached by no address and port."""
+        for place in self._places:
+            with suppress(OSError), socket.create_connection(place, timeout_s):
+                return True
+        return not self._places
+
+    @contextmanager
+    def fenced(self, check: Callable[[psycopg.Connection[Any]], None]) -> Iterator[None]:
+        """A block in which every transaction of this thread begins with that check, which raises to refuse it."""
+        before = getattr(self._local, "fence", None)
+        self._local.fence = check
+        try:
+            yield
+        finally:
+            self._local.fence = before
 
     @contextmanager
     def transaction(self, schema: str = SHARED, lock: str = "") -> Iterator[psycopg.Connection[Any]]:
@@ -181,6 +203,9 @@ class HomeDatabase:
                 connection.execute(_SET_PATH_AND_LOCK, (_path(schema), f"{schema}/{lock}"))
             else:
                 connection.execute(_SET_PATH, (_path(schema),))
+            fence: Callable[[psycopg.Connection[Any]], None] | None = getattr(self._local, "fence", None)
+            if before is None and fence is not None:
+                fence(connection)
             yield
         finally:
             self._local.held = before
@@ -272,6 +297,13 @@ class HomeDatabase:
                     name="surety-home",
                 )
             return self._pool
+
+
+def _places(given: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Addresses and ports of the servers; none where a socket in a folder is meant."""
+    hosts = [host for host in str(given.get("hostaddr") or given.get("host") or "").split(",") if host]
+    ports = str(given.get("port") or _PORT).split(",")
+    return [(host, int(ports[i % len(ports)])) for i, host in enumerate(hosts) if host[0] not in "/@"]
 
 
 def _path(schema: str) -> str:

@@ -6,12 +6,17 @@ over both.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-__all__ = ["Documents", "Glimpse", "Heartbeats", "JournalEntries", "Objects", "Seat"]
+from ml_core.base.documents import Document, document_bytes, parsed_document
+
+__all__ = ["Documents", "Glimpse", "Heartbeats", "JournalEntries", "Objects", "ProcessReport", "Seat"]
+
+_D = TypeVar("_D", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +26,12 @@ class Glimpse:
     Attributes
     ----------
     content : of the document when it was seen last; None where there was none
-    version : differs whenever the document was written anew
-    age_s : seconds since the document was written, by the clock of its home; None where it is not there
-    seen_s : seconds since the home was last asked with success; 0 for a folder
+    age_s : seconds since it was written, by the clock of its home; None where it is not there, or where the home has no
+        clock of its own: then it was written on this machine, and what stands in it tells
+    seen_s : seconds since the home was last asked with success; 0 for a folder, infinite where it never answered
     """
 
     content: bytes | None
-    version: object
     age_s: float | None
     seen_s: float
 
@@ -35,15 +39,19 @@ class Glimpse:
 class Documents(Protocol):
     """Small documents by name, such as ``rollout/readmission_risk.json``; each is read whole and written whole."""
 
+    @abstractmethod
     def read(self, name: str) -> bytes | None:
         """Content of a document, None where there is none.
 
         Raises
         ------
+        ArtefactError
+            It is there and cannot be read.
         HomeUnreachable
             The home cannot be asked now.
         """
 
+    @abstractmethod
     def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """Make or replace a document.
 
@@ -57,20 +65,54 @@ class Documents(Protocol):
             It was not written.
         """
 
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Take a document away, where it is there."""
 
+    @abstractmethod
     def names(self, folder: str) -> list[str]:
         """Names of the documents in a folder such as ``gates``, in order."""
 
-    def locked(self, name: str) -> AbstractContextManager[None]:
-        """Keep all other processes out of a block under the same name; what is written inside comes true together.
+    @abstractmethod
+    def locked(self, name: str) -> AbstractContextManager[object]:
+        """Keep all other processes out of a block under the same name, such as ``trust/keys.lock``.
 
-        On a database, all that the block writes (documents and journal) is one transaction.
+        On a database, all that the block writes (documents, journal, tables) is one transaction.
+
+        Raises
+        ------
+        HomeUnreachable, OSError
+            The lock cannot be had.
         """
 
+    @abstractmethod
     def glimpse(self, name: str) -> Glimpse:
-        """What is known of a document, without waiting: from memory where the home is far away."""
+        """What is known of a document, without waiting: from memory where the home is far away.
+
+        Only the first glimpse of a document asks the home.
+
+        Raises
+        ------
+        ArtefactError
+            It is there and cannot be read.
+        """
+
+    def load(self, name: str, kind: type[_D]) -> _D | None:
+        """A document of that kind, None where there is none.
+
+        Raises
+        ------
+        ArtefactError
+            It cannot be read, or is of another kind.
+        HomeUnreachable
+            As :meth:`read`.
+        """
+        raw = self.read(name)
+        return None if raw is None else parsed_document(raw, name.rpartition("/")[2], kind)
+
+    def save(self, name: str, document: Document, *, durable: bool = True) -> None:
+        """Make or replace a document; raises as :meth:`write`."""
+        self.write(name, document_bytes(document), durable=durable)
 
 
 class JournalEntries(Protocol):
@@ -86,14 +128,39 @@ class JournalEntries(Protocol):
         """
 
     def entries(self) -> list[dict[str, Any]]:
-        """All entries, oldest first."""
+        """All entries, oldest first.
+
+        Raises
+        ------
+        HomeUnreachable, OSError
+            They cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReport:
+    """The last report of a process.
+
+    Attributes
+    ----------
+    age_s : seconds since it was written by the clock of the home; None where it was written on this machine, whose
+        clock stands in the report
+    """
+
+    content: bytes
+    age_s: float | None
 
 
 class Heartbeats(Protocol):
-    """Reports that processes write about themselves, each in the place of its last one."""
+    """Reports that the processes of one model write about themselves, each in the place of its last one."""
 
-    def beat(self, process: str, report: bytes) -> None:
-        """Replace the report of a process.
+    def beat(self, process: str, report: bytes, *, last: bool = False) -> None:
+        """Replace the report of a process. Never waits for a home that is far away: it gets the newest report soon.
+
+        Parameters
+        ----------
+        process : a name that no other process has, fit for a file
+        last : the process ends, so the home must have the report before this returns
 
         Raises
         ------
@@ -101,21 +168,50 @@ class Heartbeats(Protocol):
             It was not written.
         """
 
-    def reports(self) -> Sequence[tuple[str, bytes, float]]:
-        """All reports: machine, content, and seconds since they were written by the clock of the home."""
+    def reports(self) -> list[ProcessReport]:
+        """All reports. While the home cannot be reached: those of this machine, and what was last known of others.
+
+        Raises
+        ------
+        HomeUnreachable
+            The home cannot be reached, and nothing is known yet.
+        """
+
+    def local_reports(self) -> list[ProcessReport]:
+        """The reports of the processes on this machine, without waiting for a home that is far away."""
 
     def clear(self, processes: Sequence[str]) -> None:
-        """Take away the reports of these processes."""
+        """Take away the reports of these processes.
+
+        Raises
+        ------
+        HomeUnreachable, OSError
+            Some may still be there.
+        """
 
 
 class Seat(Protocol):
     """A place that one process holds at a time, while others stand by for it."""
 
     def take(self) -> bool:
-        """Whether this process holds it, after trying to where it does not. Never waits for the holder."""
+        """Whether this process holds it, after trying to where it does not. Never waits for the holder.
 
-    def holds(self) -> bool:
-        """Whether this process still holds it; asked before each thing that only the holder may do."""
+        Raises
+        ------
+        HomeUnreachable, OSError
+            It cannot be known now; this process does not hold it.
+        """
+
+    def acting(self) -> AbstractContextManager[None]:
+        """A block in which this process acts as the holder.
+
+        On a database, a write in it is refused once another has taken the seat, even if this process has not noticed.
+
+        Raises
+        ------
+        SeatLost
+            This process does not hold the seat, or does no longer.
+        """
 
     def leave(self) -> None:
         """Give it up."""

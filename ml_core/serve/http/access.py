@@ -1,7 +1,7 @@
 """Who is let in: whose key opens which route, pages of which origins (CORS), and how much a worker takes on at a time.
 
-Without a file of keys everybody may ask for everything; with one, every route but the health probes and the page at
-``/`` asks for a key.
+Without keys everybody may ask for everything; with a file of them, or any in the home that several machines have, every
+route but the health probes and the page at ``/`` asks for one.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-from ml_core.base.errors import Overloaded
+from ml_core.base.errors import HomeUnreachable, Overloaded
 from ml_core.base.settings import Settings
-from ml_core.serve.http.api_keys import ApiKey, KeyRing, KeyRole
+from ml_core.serve.http.api_keys import ApiKey, KeyPlace, KeyRing, KeyRole
 from ml_core.serve.http.replies import Header, Refused, Reply
 from ml_core.serve.metrics import REFUSED
 from ml_core.serve.running.pool import BoundedPool
@@ -41,7 +41,7 @@ _CHALLENGE: tuple[Header, ...] = ((b"www-authenticate", b"Bearer"),)
 
 
 class Access:
-    """Decides about one request after the other; without a file of keys everybody may do everything.
+    """Decides about one request after the other; without keys everybody may do everything.
 
     Parameters
     ----------
@@ -50,22 +50,24 @@ class Access:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        path = settings.api_keys_file
-        self._ring = None if path is None else KeyRing(path, settings.poll_s, clock)
+        place = KeyPlace.of(settings)
+        self._ring = None if place is None else KeyRing(place, settings.poll_s, clock)
         self._workers = settings.workers
         self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
 
     @property
     def is_guarded(self) -> bool:
-        """Whether callers need keys."""
-        return self._ring is not None
+        """Whether callers need keys; also where that is not known yet."""
+        with suppress(HomeUnreachable):
+            return self._ring is not None and self._ring.guards()
+        return True
 
     def report(self) -> dict[str, Any]:
         """For `/status`: whether callers need keys, how many there are, and why a changed file is not obeyed."""
         ring = self._ring
         return {
-            "guarded": ring is not None,
+            "guarded": self.is_guarded,
             "keys": 0 if ring is None else len(ring),
             "problem": None if ring is None else ring.problem,
         }
@@ -76,9 +78,10 @@ class Access:
         Raises
         ------
         Refused
-            No key, or none that is known here (401); one of another role (403); more requests than it may send (429).
+            No key, or none that is known here (401); one of another role (403); more requests than it may send (429);
+            which keys there are could not be read since the start (503).
         """
-        if self._ring is None or path in OPEN_TO_ALL:
+        if self._ring is None or path in OPEN_TO_ALL or not self._guards(self._ring):
             return None
         presented = _bearer(headers)
         holder = None if presented is None else self._ring.holder(presented)
@@ -89,6 +92,13 @@ class Access:
             raise Refused("forbidden", f"this route asks for a key with the role {role}")
         self._spend(holder)
         return holder.name
+
+    @staticmethod
+    def _guards(ring: KeyRing) -> bool:
+        try:
+            return ring.guards()
+        except HomeUnreachable as error:
+            raise Refused(error.code, "it is not known yet who may ask; send this again later") from error
 
     def _spend(self, holder: ApiKey) -> None:
         if holder.per_second is None:

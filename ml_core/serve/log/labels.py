@@ -18,9 +18,10 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from ml_core.base.clock import moment_of, utc_now
-from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.documents import Document, parsed_document
 from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
-from ml_core.base.files import locked
+from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, blank_labels, chain_labels, label_text, label_value
 from ml_core.serve.log.log_keys import LogKey
 
@@ -435,26 +436,33 @@ class ImportedCounts(Document):
     over_limit: int = Field(0, ge=0)
 
 
-def read_imported(path: Path) -> ImportedCounts:
-    """The counts in that file (``Settings.imported_labels``); zeros where there is none.
+def read_imported(settings: Settings) -> ImportedCounts:
+    """The configured model's counts, as they are known without waiting; zeros where there are none.
 
     Raises
     ------
     ArtefactError
-        The file cannot be read.
+        They cannot be read.
     """
-    return read_document(path, ImportedCounts) or ImportedCounts()
+    name = _imported_name(settings)
+    content = open_home(settings).documents.glimpse(name).content
+    return ImportedCounts() if content is None else parsed_document(content, name, ImportedCounts)
 
 
-def add_imported(path: Path, counts: LabelCounts) -> None:
-    """Add to the counts in that file. Several commands may do so at a time.
+def add_imported(settings: Settings, counts: LabelCounts) -> None:
+    """Add to the configured model's counts. Several commands may do so at a time.
 
     Raises
     ------
-    ArtefactError, OSError
-        The file cannot be read or written.
+    ArtefactError, HomeUnreachable, OSError
+        They cannot be read or written.
     """
-    with locked(path.with_name(f"{path.name}.lock")):
-        before = read_imported(path)
-        grown = {name: getattr(before, name) + n for name, n in asdict(counts).items()}
-        write_document(path, ImportedCounts(**grown), durable=False)
+    documents, name = open_home(settings).documents, _imported_name(settings)
+    with documents.locked(f"{name}.lock"):
+        before = documents.load(name, ImportedCounts) or ImportedCounts()
+        grown = {outcome: getattr(before, outcome) + n for outcome, n in asdict(counts).items()}
+        documents.save(name, ImportedCounts(**grown), durable=False)
+
+
+def _imported_name(settings: Settings) -> str:
+    return f"labels/{settings.model_name}.imported.json"

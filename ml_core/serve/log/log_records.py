@@ -25,9 +25,9 @@ import orjson
 
 from ml_core.base.clock import utc_now, utc_text
 from ml_core.base.errors import LogDamaged, SuretyError
-from ml_core.base.files import locked
-from ml_core.base.journal import Journal, who
+from ml_core.base.journal import who
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.database import end_of, key_of, reading
 from ml_core.serve.log.label_file import LabelFile, chain_labels, has_chain
 from ml_core.serve.log.log_files import log_files
@@ -106,8 +106,9 @@ class LogRecords:
         self.keys = LogKeys.of(settings)
         if with_key:
             self.keys.all()
-        self._journal = Journal(settings.journal)
-        self._lock = settings.home / f".log-records-{settings.model_name}.lock"
+        self._journal = open_home(settings).journal
+        self._documents = open_home(settings).documents
+        self._lock = f".log-records-{settings.model_name}.lock"
         self._labels = LabelFile(settings.labels, _BUSY_S)
 
     def key(self) -> LogKey:
@@ -158,7 +159,7 @@ class LogRecords:
             As :meth:`key`.
         """
         key = self.key()
-        with locked(self._lock):
+        with self._documents.locked(self._lock):
             marks = self.read().marks
             last = max(marks, default=0)
             entry = {

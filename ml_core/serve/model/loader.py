@@ -15,11 +15,10 @@ import bentoml
 import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer
 
-from ml_core.base.documents import read_document
 from ml_core.base.errors import ArtefactError, ModelUnavailable, NotGated, NotLoaded, SuretyError
 from ml_core.base.settings import Settings
 from ml_core.serve.home.object_stores import objects_of
-from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, promotion_path
+from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, plain_promotion
 from ml_core.serve.model.vouching import Vouchers
 from ml_core.serve.trust.keys import trusted_keys
 
@@ -145,8 +144,7 @@ class ModelLoader:
 
     def named(self) -> Promoted | None:
         """As :meth:`promoted`, without verifying a signature, which takes an import of 20 ms; without a hash."""
-        path = promotion_path(self._settings.promotions, self._settings.model_name)
-        record = read_document(path, PromotionRecord)
+        record = plain_promotion(self._settings, self._settings.model_name)
         if record is not None:
             return Promoted(record.bento_tag, record.promoted_at, "")
         return None if self._in_bento is None else Promoted(self._in_bento.tag, "", "")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from ml_core.base.documents import Document
+from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 
 __all__ = [
     "GateReport",
     "PromotionRecord",
     "RuleVerdict",
     "bento_tag",
-    "gate_path",
-    "promotion_path",
+    "gate_name",
+    "plain_gate",
+    "plain_promotion",
+    "promotion_name",
 ]
 
 
@@ -71,11 +73,35 @@ def bento_tag(name: str, version: str, model_hash: str) -> str:
     return f"{name.lower()}:v{version}-{model_hash[:8]}"
 
 
-def promotion_path(folder: Path, model_name: str) -> Path:
-    """Where the promotion record of that model lies."""
-    return folder / f"{model_name}.json"
+def promotion_name(model_name: str) -> str:
+    """Name of that model's promotion record in the home."""
+    return f"promotions/{model_name}.json"
 
 
-def gate_path(folder: Path, model_hash: str) -> Path:
-    """Where the gate report of that hash lies."""
-    return folder / f"{model_hash}.json"
+def gate_name(model_hash: str) -> str:
+    """Name of the gate report of that hash in the home."""
+    return f"gates/{model_hash}.json"
+
+
+def plain_promotion(settings: Settings, model_name: str) -> PromotionRecord | None:
+    """That model's promotion record as it lies in the home for people, not verified; None where there is none.
+
+    Raises
+    ------
+    ArtefactError
+        It is damaged.
+    HomeUnreachable
+        The home cannot be asked now.
+    """
+    return open_home(settings).documents.load(promotion_name(model_name), PromotionRecord)
+
+
+def plain_gate(settings: Settings, model_hash: str) -> GateReport | None:
+    """The gate report of that hash as it lies in the home for people, not verified; None where there is none.
+
+    Raises
+    ------
+    ArtefactError, HomeUnreachable
+        As :func:`plain_promotion`.
+    """
+    return open_home(settings).documents.load(gate_name(model_hash), GateReport)

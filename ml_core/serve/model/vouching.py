@@ -17,12 +17,20 @@ from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
-from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.documents import Document, write_document
 from ml_core.base.errors import ArtefactError, NotGated
 from ml_core.base.files import read_plain_file
-from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
-from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, bento_tag, gate_path, promotion_path
+from ml_core.serve.home.homes import open_home
+from ml_core.serve.home.stores import Documents
+from ml_core.serve.model.promotion_record import (
+    GateReport,
+    PromotionRecord,
+    bento_tag,
+    gate_name,
+    plain_promotion,
+    promotion_name,
+)
 from ml_core.serve.trust.keys import HomeKey, SigningKey, TrustedKeys, home_keys, key_fingerprint, trusted_keys
 from ml_core.serve.trust.statements import MAX_BYTES, Envelope, Statement, believed, signed, signed_anew
 
@@ -37,7 +45,7 @@ __all__ = [
     "papers_without_weight",
     "rotate_key",
     "sign_old_home",
-    "signed_path",
+    "signed_name",
     "trust_key",
 ]
 
@@ -47,6 +55,7 @@ GATE_IN_BENTO_MODEL = "gate.json"
 PROMOTION_IN_BENTO_MODEL = "promotion.json"
 """Signed copies that travel beside the artefact: a bento needs no other place to vouch for its model, only the key."""
 _SIGNED = ".signed.json"
+_FOLDERS = ("gates", "promotions")
 Kind = Literal["gate", "promotion"]
 _Paper = TypeVar("_Paper", bound=Document)
 
@@ -104,12 +113,13 @@ class Vouchers:
             It is damaged, or signed by no trusted key.
         """
         name = self._settings.model_name
-        path = signed_path(promotion_path(self._settings.promotions, name))
-        if path.exists():
-            return _promotion_of(self._believed(path, "promotion"), name)
+        signed_one = signed_name(promotion_name(name))
+        raw = open_home(self._settings).documents.read(signed_one)
+        if raw is not None:
+            return _promotion_of(self._believed(raw, signed_one, "promotion"), name)
         if home_keys(self._settings).signs:
             return None
-        return read_document(promotion_path(self._settings.promotions, name), PromotionRecord)
+        return plain_promotion(self._settings, name)
 
     def promotion_beside(self, folder: Path) -> PromotionRecord | None:
         """The promotion record that travelled with a model, where a trusted key has signed it."""
@@ -124,8 +134,10 @@ class Vouchers:
     def _verdicts(self, digits: str, folder: Path | None) -> Iterator[Statement]:
         """Every believed verdict on a hash that begins with those digits: in the home, and beside the artefact."""
         if home_keys(self._settings).signs:
-            paths = sorted(self._settings.gates.glob(f"{digits}*{_SIGNED}"))
-            in_home = (self._believed(path, "gate") for path in paths)
+            documents = open_home(self._settings).documents
+            names = [n for n in documents.names("gates") if n.startswith(f"gates/{digits}") and n.endswith(_SIGNED)]
+            papers = ((name, documents.read(name)) for name in names)
+            in_home = (self._believed(raw, name, "gate") for name, raw in papers if raw is not None)
         else:
             in_home = (statement for _, statement in _unsigned_papers(self._settings) if statement.kind == "gate")
         beside = None if folder is None else self._beside(folder / GATE_IN_BENTO_MODEL, "gate")
@@ -133,19 +145,19 @@ class Vouchers:
             if statement.model_hash.startswith(digits):
                 yield statement
 
-    def _believed(self, path: Path, kind: Kind) -> Statement:
-        """The signed paper in that file.
+    def _believed(self, raw: bytes, name: str, kind: Kind) -> Statement:
+        """The signed paper that these bytes are.
 
         Raises
         ------
         ArtefactError
-            It is none, or signed by no trusted key.
+            They are none, or signed by no trusted key.
         """
-        raw = read_plain_file(path, MAX_BYTES)
         keys = [k for k in trusted_keys(self._settings, self._image) if k.fingerprint != self._without]
-        statement = believed(raw, path.name, keys)
+        short = name.rpartition("/")[2]
+        statement = believed(raw, short, keys)
         if statement.kind != kind:
-            raise ArtefactError(path.name, f"is a signed {statement.kind}, where a {kind} should be")
+            raise ArtefactError(short, f"is a signed {statement.kind}, where a {kind} should be")
         return statement
 
     def _beside(self, path: Path, kind: Kind) -> Statement | None:
@@ -153,15 +165,15 @@ class Vouchers:
         if not path.is_file():
             return None
         try:
-            return self._believed(path, kind)
+            return self._believed(read_plain_file(path, MAX_BYTES), path.name, kind)
         except ArtefactError as error:
             logger.info("paper.not_believed", extra={"reason": str(error)})
             return None
 
 
-def signed_path(plain: Path) -> Path:
-    """Where the signed paper lies that belongs to a plain one in the home."""
-    return plain.with_name(plain.stem + _SIGNED)
+def signed_name(plain: str) -> str:
+    """Name of the signed paper that belongs to a plain one in the home."""
+    return plain.removesuffix(".json") + _SIGNED
 
 
 def keep_gate(settings: Settings, report: GateReport, version: str) -> None:
@@ -171,12 +183,12 @@ def keep_gate(settings: Settings, report: GateReport, version: str) -> None:
     ----------
     version : the registered version that was judged
     """
-    _keep(settings, gate_path(settings.gates, report.model_hash), "gate", report, version)
+    _keep(settings, gate_name(report.model_hash), "gate", report, version)
 
 
 def keep_promotion(settings: Settings, record: PromotionRecord) -> None:
     """Sign the record and keep it in the home."""
-    _keep(settings, promotion_path(settings.promotions, record.model_name), "promotion", record, record.model_version)
+    _keep(settings, promotion_name(record.model_name), "promotion", record, record.model_version)
 
 
 def copy_papers(folder: Path, name: str, model_hash: str, settings: Settings) -> GateReport | None:
@@ -188,13 +200,14 @@ def copy_papers(folder: Path, name: str, model_hash: str, settings: Settings) ->
         A paper of the home is damaged.
     """
     sign_old_home(settings)
+    documents = open_home(settings).documents
     vouchers = Vouchers(settings.model_copy(update={"model_name": name}))
     promoted = vouchers.promotion()
-    papers = [(gate_path(settings.gates, model_hash), GATE_IN_BENTO_MODEL)]
+    papers = [(gate_name(model_hash), GATE_IN_BENTO_MODEL)]
     if promoted is not None and promoted.model_hash == model_hash:
-        papers.append((promotion_path(settings.promotions, name), PROMOTION_IN_BENTO_MODEL))
+        papers.append((promotion_name(name), PROMOTION_IN_BENTO_MODEL))
     for paper, beside in papers:
-        envelope = read_document(signed_path(paper), Envelope)
+        envelope = documents.load(signed_name(paper), Envelope)
         if envelope is not None:
             write_document(folder / beside, envelope)
     verdict = vouchers.verdict_beside(folder)
@@ -229,16 +242,18 @@ def rotate_key(settings: Settings, name: str, *, why: str = "") -> tuple[str, in
     def sign_anew(key: SigningKey) -> None:
         nonlocal count
         trusted = trusted_keys(settings)
-        for path in sorted((*settings.gates.glob(f"*{_SIGNED}"), *settings.promotions.glob(f"*{_SIGNED}"))):
-            raw = read_plain_file(path, MAX_BYTES)
-            believed(raw, path.name, trusted)
-            write_document(path, signed_anew(Envelope.model_validate_json(raw), key))
-            count += 1
+        for paper in (n for folder in _FOLDERS for n in home.documents.names(folder) if n.endswith(_SIGNED)):
+            raw = home.documents.read(paper)
+            if raw is not None:
+                believed(raw, paper.rpartition("/")[2], trusted)
+                home.documents.save(paper, signed_anew(Envelope.model_validate_json(raw), key))
+                count += 1
 
     sign_old_home(settings)
+    home = open_home(settings)
     with TrustedKeys(settings) as keys:
         key = keys.make(name, sign_anew)
-    Journal(settings.journal).append("trust.rotated", {"key": key.public, "signed_anew": count, "why": why})
+        home.journal.append("trust.rotated", {"key": key.public, "signed_anew": count, "why": why})
     return key.public, count
 
 
@@ -255,7 +270,7 @@ def trust_key(settings: Settings, key: str, name: str, *, why: str = "") -> bool
         _signing_key(settings, keys)  # from here on the home is one that signs
         is_new = keys.add(key, name)
     if is_new:
-        Journal(settings.journal).append("trust.added", {"key": key, "name": name, "why": why})
+        open_home(settings).journal.append("trust.added", {"key": key, "name": name, "why": why})
     return is_new
 
 
@@ -269,7 +284,7 @@ def distrust_key(settings: Settings, fingerprint: str, *, why: str = "") -> Home
     """
     with TrustedKeys(settings) as keys:
         removed = keys.remove(fingerprint)
-    Journal(settings.journal).append("trust.removed", {"key": removed.key, "name": removed.name, "why": why})
+    open_home(settings).journal.append("trust.removed", {"key": removed.key, "name": removed.name, "why": why})
     return removed
 
 
@@ -280,60 +295,63 @@ def papers_without_weight(settings: Settings) -> list[str]:
     """
     if not home_keys(settings).signs:
         return []
+    documents = open_home(settings).documents
     found = []
-    for plain in (*_plain(settings.gates), *_plain(settings.promotions)):
-        envelope = read_document(signed_path(plain), Envelope)
+    for plain in (name for folder in _FOLDERS for name in _plain(documents, folder)):
+        envelope, raw = documents.load(signed_name(plain), Envelope), documents.read(plain)
         statement = None if envelope is None else json.loads(base64.b64decode(envelope.payload))
-        if statement is None or statement["facts"] != json.loads(plain.read_bytes()):
-            found.append(plain.name)
+        if raw is not None and (statement is None or statement["facts"] != json.loads(raw)):
+            found.append(plain.rpartition("/")[2])
     return found
 
 
-def _keep(settings: Settings, plain: Path, kind: Kind, paper: GateReport | PromotionRecord, version: str) -> None:
+def _keep(settings: Settings, plain: str, kind: Kind, paper: GateReport | PromotionRecord, version: str) -> None:
     """The signed paper first: it is the one that counts."""
-    path = signed_path(plain)
+    documents, name = open_home(settings).documents, signed_name(plain)
     with TrustedKeys(settings) as keys:
         key = _signing_key(settings, keys)
         versions = {version}
-        if kind == "gate" and path.exists():
-            versions.update(believed(read_plain_file(path, MAX_BYTES), path.name, trusted_keys(settings)).versions)
+        if kind == "gate" and (raw := documents.read(name)) is not None:
+            versions.update(believed(raw, name.rpartition("/")[2], trusted_keys(settings)).versions)
         sequence, stated_at = keys.next_statement()
         statement = _statement(kind, paper, tuple(sorted(versions)), stated_at, sequence)
-        write_document(path, signed(statement, key))
-        write_document(plain, paper)
+        documents.save(name, signed(statement, key))
+        documents.save(plain, paper)
 
 
 def _signing_key(settings: Settings, keys: TrustedKeys) -> SigningKey:
     """The key that signs; when it is made, what lies in the home is signed with it before it counts."""
 
     def sign_what_lies_here(key: SigningKey) -> None:
+        home = open_home(settings)
         papers = list(_unsigned_papers(settings))
-        for path, statement in papers:
-            write_document(path, signed(statement, key))
-        Journal(settings.journal).append(
-            "trust.began", {"key": key.public, "papers_signed": [p.name for p, _ in papers]}
-        )
+        for name, statement in papers:
+            home.documents.save(name, signed(statement, key))
+        facts = {"key": key.public, "papers_signed": [name.rpartition("/")[2] for name, _ in papers]}
+        home.journal.append("trust.began", facts)
 
     return keys.signing_key(sign_what_lies_here)
 
 
-def _unsigned_papers(settings: Settings) -> Iterator[tuple[Path, Statement]]:
-    """What lies in a home that has never signed: each paper as a statement, and where the signed one belongs."""
-    records = [r for path in _plain(settings.promotions) if (r := read_document(path, PromotionRecord)) is not None]
-    reports = {path: read_document(path, GateReport) for path in _plain(settings.gates)}
+def _unsigned_papers(settings: Settings) -> Iterator[tuple[str, Statement]]:
+    """What lies in a home that has never signed: each paper as a statement, and the name of the signed one."""
+    documents = open_home(settings).documents
+    promotions = (documents.load(name, PromotionRecord) for name in _plain(documents, "promotions"))
+    records = [record for record in promotions if record is not None]
+    reports = {name: documents.load(name, GateReport) for name in _plain(documents, "gates")}
     for record in records:
-        reports.setdefault(gate_path(settings.gates, record.gate.model_hash), record.gate)
-        path = signed_path(promotion_path(settings.promotions, record.model_name))
-        yield path, _statement("promotion", record, (record.model_version,), record.promoted_at)
+        reports.setdefault(gate_name(record.gate.model_hash), record.gate)
+        name = signed_name(promotion_name(record.model_name))
+        yield name, _statement("promotion", record, (record.model_version,), record.promoted_at)
     known = _versions_known(settings, records) if reports else {}
-    for path, report in reports.items():
-        if report is not None and path.stem == report.model_hash:
+    for name, report in reports.items():
+        if report is not None and name == gate_name(report.model_hash):
             versions = tuple(sorted(known.get(report.model_hash, ())))
-            yield signed_path(path), _statement("gate", report, versions, report.judged_at)
+            yield signed_name(name), _statement("gate", report, versions, report.judged_at)
 
 
-def _plain(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.json")) if not path.name.endswith(_SIGNED)]
+def _plain(documents: Documents, folder: str) -> list[str]:
+    return [name for name in documents.names(folder) if not name.endswith(_SIGNED)]
 
 
 def _statement(
@@ -355,7 +373,7 @@ def _versions_known(settings: Settings, records: Sequence[PromotionRecord]) -> d
     found: dict[str, set[str]] = {}
     for record in records:
         found.setdefault(record.model_hash, set()).add(record.model_version)
-    for entry in Journal(settings.journal).entries():
+    for entry in open_home(settings).journal.entries():
         model_hash, version = entry.get("model_hash"), entry.get("version")
         if isinstance(model_hash, str) and isinstance(version, str):
             found.setdefault(model_hash, set()).add(version)

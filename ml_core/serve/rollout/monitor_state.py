@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -11,9 +10,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from ml_core.base.documents import PublishedDocument, read_document
+from ml_core.base.documents import PublishedDocument, parsed_document
 from ml_core.base.errors import ArtefactError
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 
 __all__ = [
     "GUARD_SILENCE_S",
@@ -26,6 +26,7 @@ __all__ = [
     "Validities",
     "Validity",
     "boot_id",
+    "monitor_document",
 ]
 
 GUARD_SILENCE_S = 30.0
@@ -116,6 +117,11 @@ class MonitorState(PublishedDocument):
     models: dict[str, ModelHealth] = Field(default_factory=dict)
 
 
+def monitor_document(model_name: str) -> str:
+    """Name of the document in which the monitor publishes what it sees of that model."""
+    return f"monitor/{model_name}.state.json"
+
+
 @cache
 def boot_id() -> str:
     """Id of the system's boot, since monotonic clocks of two boots cannot be compared; "" where unknown."""
@@ -153,7 +159,7 @@ def _validity(health: ModelHealth) -> tuple[Validity, tuple[str, ...]]:
 
 
 class MonitorView:
-    """The state that the monitor published, read again only when its file has changed.
+    """The state that the monitor published, parsed again only when it has changed.
 
     Parameters
     ----------
@@ -161,9 +167,10 @@ class MonitorView:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.monitor_state
+        self._documents = open_home(settings).documents
+        self._name = monitor_document(settings.model_name)
         self._timeout_s = settings.monitor_timeout_s
-        self._seen: tuple[int, int] | None = None
+        self._content: bytes | None = None
         self.state: MonitorState | None = None
 
     @property
@@ -186,14 +193,14 @@ class MonitorView:
     def look(self) -> Validities:
         """Validity and its reasons by model hash, as of now."""
         try:
-            found = os.stat(self._path)  # noqa: PTH116 - twice a second
-            seen = (found.st_mtime_ns, found.st_ino)
-        except OSError:
-            seen = None
-        if seen != self._seen:
-            self._seen = seen
-            try:
-                self.state = read_document(self._path, MonitorState)
-            except ArtefactError:
-                self.state = None
+            seen = self._documents.glimpse(self._name)
+            if seen.content != self._content:
+                self._content, self.state = seen.content, None
+                if seen.content is not None:
+                    self.state = parsed_document(seen.content, self._name, MonitorState)
+            if self.state is not None and seen.age_s is not None:  # clocks of two machines cannot be compared
+                beat = {"boot": boot_id(), "beat_s": time.monotonic() - seen.age_s}
+                self.state = self.state.model_copy(update=beat)
+        except ArtefactError:
+            self.state = None
         return validity_by_model(self.state, time.monotonic(), self._timeout_s)

@@ -1,17 +1,16 @@
-"""Stores the rollout state of one model name: changed under a lock, journalled first, then replaced atomically."""
+"""Stores the rollout state of one model name: changed under a lock, journalled first, then replaced whole."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import read_document, write_document
+from ml_core.base.documents import parsed_document
 from ml_core.base.errors import HomeUnwritable, NotLoaded, RolloutConflict
-from ml_core.base.files import locked
-from ml_core.base.journal import Journal, who
+from ml_core.base.journal import who
 from ml_core.base.reserve import written_with_reserve
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.rollout.changes import Change
 from ml_core.serve.rollout.rollout_state import RolloutState
 
@@ -25,14 +24,22 @@ class RolloutStore:
     ----------
     settings : where it lies
     model_name : whose state; the configured model's unless told otherwise
+
+    Attributes
+    ----------
+    document : name of the state in the home
+    silence_s : seconds for which the home had not been reached at the last glimpse; 0 where it is a folder
     """
 
     def __init__(self, settings: Settings, model_name: str = "") -> None:
         self.model_name = model_name or settings.model_name
-        self.path: Path = settings.rollouts / f"{self.model_name}.json"
-        self._lock = settings.rollouts / f"{self.model_name}.lock"
-        self._journal = Journal(settings.journal)
-        self._home = settings.home
+        self.document = f"rollout/{self.model_name}.json"
+        self._lock = f"rollout/{self.model_name}.lock"
+        self._home = open_home(settings)
+        self._disk = settings.home
+        self._content: bytes | None = None
+        self._glimpsed: RolloutState | None = None
+        self.silence_s = 0.0
 
     def read(self) -> RolloutState | None:
         """The state now, or None before a service or command has made one.
@@ -40,15 +47,34 @@ class RolloutStore:
         Raises
         ------
         ArtefactError
-            The file is there and is no rollout state.
+            It is there and is no rollout state.
+        HomeUnreachable
+            The home cannot be asked now.
         """
-        return read_document(self.path, RolloutState)
+        return self._home.documents.load(self.document, RolloutState)
+
+    def glimpse(self) -> RolloutState | None:
+        """The state that is known, without waiting for a home that is far away; None where none is.
+
+        Raises
+        ------
+        ArtefactError
+            It is there and is no rollout state.
+        """
+        seen = self._home.documents.glimpse(self.document)
+        self.silence_s = seen.seen_s
+        if seen.content is None:
+            return None
+        if seen.content != self._content or self._glimpsed is None:
+            self._content, self._glimpsed = seen.content, None
+            self._glimpsed = parsed_document(seen.content, f"{self.model_name}.json", RolloutState)
+        return self._glimpsed
 
     def begin(
         self, champion: str, promotion_seen: str, model_hash: str = "", *, by: str = "", why: str
     ) -> RolloutState:
         """The state; where there is none yet, a first one with that champion is written."""
-        with locked(self._lock):
+        with self._home.documents.locked(self._lock):
             found = self.read()
             if found is not None:
                 return found
@@ -84,8 +110,8 @@ class RolloutStore:
             The state is not of the expected generation.
         RolloutRefused, ConfigError
             The change makes no sense from here.
-        HomeUnwritable
-            The disk is full, even without its reserve, or cannot be written to.
+        HomeUnwritable, HomeUnreachable
+            The disk is full, even without its reserve, or cannot be written to; the database cannot be reached.
         """
         try:
             return self._change(change, why, by, expected, dry_run=dry_run)
@@ -95,7 +121,7 @@ class RolloutStore:
     def _change(
         self, change: Change, why: str, by: str, expected: int | None, *, dry_run: bool
     ) -> tuple[RolloutState, RolloutState]:
-        with locked(self._lock):
+        with self._home.documents.locked(self._lock):
             before = self.read()
             if before is None:
                 raise NotLoaded(
@@ -126,5 +152,5 @@ class RolloutStore:
             "before": None if before is None else before.model_dump(mode="json"),
             "after": after.model_dump(mode="json"),
         }
-        written_with_reserve(self._home, lambda: self._journal.append("rollout.changed", facts))
-        written_with_reserve(self._home, lambda: write_document(self.path, after))
+        written_with_reserve(self._disk, lambda: self._home.journal.append("rollout.changed", facts))
+        written_with_reserve(self._disk, lambda: self._home.documents.save(self.document, after))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from ml_core.base.documents import PublishedDocument, read_document, write_document
+from ml_core.base.documents import PublishedDocument, document_bytes, parsed_document
 from ml_core.base.errors import ArtefactError
-from ml_core.base.files import clear_drafts
+from ml_core.serve.home.stores import Heartbeats
 from ml_core.serve.rollout.rollout_state import Slot
 
 __all__ = [
@@ -122,13 +121,15 @@ class WorkerReport(PublishedDocument):
     ----------
     server : names the ``bentoml serve`` it belongs to
     role, index : ``api`` or ``runner``, and its number there, from 1
-    beat_s : when it wrote this, on the system's monotonic clock
+    machine : on which it runs; reports of earlier releases name none
+    beat_s : when it wrote this, on the system's monotonic clock; for the report of another machine, on that of ours
     generation, stage : of the rollout state it obeys; 0 where it has none
     problem : why it does not do what the rollout state says, None where it does
-    canary_held : the champion answers the canary's share, since the monitor is silent
+    canary_held : the champion answers the canary's share, since the monitor is silent or the home is away
     """
 
     server: str
+    machine: str = ""
     role: Literal["api", "runner"]
     index: int
     pid: int
@@ -146,27 +147,48 @@ class WorkerReport(PublishedDocument):
     stuck: int = 0
 
 
-def report_path(folder: Path, report: WorkerReport) -> Path:
-    """Where that process's report lies."""
-    return folder / f"{report.server}-{report.role}-{report.index}-{report.pid}.json"
+def write_worker_report(home: Heartbeats, report: WorkerReport, *, last: bool = False) -> None:
+    """Replace the process's report.
+
+    Parameters
+    ----------
+    last : the process ends
+
+    Raises
+    ------
+    HomeUnreachable, OSError
+        It was not written.
+    """
+    home.beat(_process(report), document_bytes(report), last=last)
 
 
-def write_worker_report(folder: Path, report: WorkerReport) -> None:
-    """Replace the process's report; not flushed to disk, since it is worth nothing after a power cut."""
-    write_document(report_path(folder, report), report, durable=False)
+def read_reports(home: Heartbeats, *, local: bool = False) -> list[WorkerReport]:
+    """All reports, of living and lost processes on all machines; what cannot be read is passed over.
 
+    Parameters
+    ----------
+    local : only of this machine, which takes no wait
 
-def read_reports(folder: Path) -> list[WorkerReport]:
-    """All reports in that folder, of living and lost processes; what cannot be read is passed over."""
+    Raises
+    ------
+    HomeUnreachable
+        Nothing is known of them, and the home cannot be asked now.
+    """
     found = []
-    for path in sorted(folder.glob("*.json")):
+    for each in home.local_reports() if local else home.reports():
         try:
-            report = read_document(path, WorkerReport)
+            report = parsed_document(each.content, "report", WorkerReport)
         except ArtefactError:
             continue
-        if report is not None:
-            found.append(report)
+        if each.age_s is not None:  # clocks of two machines cannot be compared
+            report = report.model_copy(update={"beat_s": time.monotonic() - each.age_s})
+        found.append(report)
     return found
+
+
+def _process(report: WorkerReport) -> str:
+    """Name of its process, which no other has."""
+    return f"{report.server}-{report.role}-{report.index}-{report.pid}"
 
 
 def beating(reports: Iterable[WorkerReport], now_s: float | None = None) -> list[WorkerReport]:
@@ -175,14 +197,23 @@ def beating(reports: Iterable[WorkerReport], now_s: float | None = None) -> list
     return [r for r in reports if 0.0 <= now - r.beat_s <= LOST_AFTER_S]
 
 
-def clear_lost(folder: Path, stage: int, now_s: float | None = None) -> None:
-    """Remove the reports of lost processes that no guard needs: those of other stages, and those older than a day."""
+def clear_lost(home: Heartbeats, stage: int, now_s: float | None = None) -> None:
+    """Remove the reports of lost processes that no guard needs: those of other stages, and those older than a day.
+
+    Raises
+    ------
+    HomeUnreachable, OSError
+        Some may still be there.
+    """
     now = time.monotonic() if now_s is None else now_s
-    clear_drafts(folder, ".*.json.*")
-    for report in read_reports(folder):
-        age = now - report.beat_s
-        if not 0.0 <= age <= _KEEP_LOST_S or (report.stage != stage and age > 2 * LOST_AFTER_S):
-            report_path(folder, report).unlink(missing_ok=True)
+    ages = ((report, now - report.beat_s) for report in read_reports(home))
+    home.clear(
+        [
+            _process(report)
+            for report, age in ages
+            if not 0.0 <= age <= _KEEP_LOST_S or (report.stage != stage and age > 2 * LOST_AFTER_S)
+        ]
+    )
 
 
 def summed(reports: Iterable[WorkerReport], stage: int, slot: Slot) -> SlotReport | None:

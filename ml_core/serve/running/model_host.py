@@ -11,6 +11,7 @@ import numpy as np
 from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ArtefactError, SuretyError
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.rollout.processes import Identity
 from ml_core.serve.rollout.rollout_state import RolloutState
@@ -44,6 +45,7 @@ class ModelHost:
         self._loader = loader
         self._identity = identity
         self._store = RolloutStore(settings)
+        self._reports = open_home(settings).heartbeats(settings.model_name)
         self._models: dict[str, tuple[Runner, LoadedModel]] = {}
         self._state: RolloutState | None = None
         self._problem = ""
@@ -81,7 +83,7 @@ class ModelHost:
         """Read the state: load what is new, drop what is no longer named, report once a second or after a change."""
         before = (self._state, self._problem)
         try:
-            self._state = self._store.read() or self._state
+            self._state = self._store.glimpse() or self._state
         except ArtefactError as error:
             self._warn("rollout.unreadable", str(error))
         self._load_missing()
@@ -148,7 +150,7 @@ class ModelHost:
             problem=self._problem or None,
         )
         try:
-            write_worker_report(self._settings.worker_reports, report)
+            write_worker_report(self._reports, report)
         except OSError as error:
             self._warn("report.not_written", type(error).__name__)
 

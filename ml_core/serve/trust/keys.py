@@ -1,7 +1,8 @@
 """The public keys that are believed, where each comes from, and the home's own key, which signs.
 
-``SURETY_HOME/trust/keys.json`` lists public keys. ``SURETY_HOME/trust/signing.key`` is the private key of the home
-(PEM, mode 0600). Nothing here reads a model store.
+The document ``trust/keys.json`` of the home lists public keys. ``SURETY_HOME/trust/signing.key`` is the private key
+(PEM, mode 0600): a file also where the home is a database, and so one of its own on each machine that signs. Nothing
+here reads a model store.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.documents import Document
 from ml_core.base.errors import ConfigError
-from ml_core.base.files import locked, write_whole
+from ml_core.base.files import write_whole
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 __all__ = [
@@ -34,6 +39,7 @@ __all__ = [
     "trusted_keys",
 ]
 
+_KEYS, _LOCK = "trust/keys.json", "trust/keys.lock"
 _PREFIX = "ed25519:"
 _BYTES = 32
 KeySource = Literal["home", "environment", "image"]
@@ -60,7 +66,7 @@ class HomeKeys(Document):
     Attributes
     ----------
     keys : the public keys
-    signs : fingerprint of the key in ``signing.key``
+    signs : fingerprint of the newest key made here to sign with
     sequence, stated_at : of the newest statement signed here; both only grow, also where the clock is set back
     """
 
@@ -140,7 +146,7 @@ def home_keys(settings: Settings) -> HomeKeys:
     ArtefactError
         ``trust/keys.json`` is damaged.
     """
-    return read_document(settings.trust / "keys.json", HomeKeys) or HomeKeys()
+    return open_home(settings).documents.load(_KEYS, HomeKeys) or HomeKeys()
 
 
 class SigningKey:
@@ -175,16 +181,20 @@ class TrustedKeys:
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.trust
         self._settings = settings
+        self._documents = open_home(settings).documents
         self.known = HomeKeys()
 
     def __enter__(self) -> Self:
-        self._lock = locked(self._folder / "keys.lock")
-        self._lock.__enter__()
-        self.known = home_keys(self._settings)
+        with ExitStack() as held:
+            held.enter_context(self._documents.locked(_LOCK))
+            self.known = home_keys(self._settings)
+            self._held = held.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.__exit__(None, None, None)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
 
     def signing_key(self, before_first: Callable[[SigningKey], None]) -> SigningKey:
         """The key that signs; made on first use.
@@ -208,8 +218,8 @@ class TrustedKeys:
             key = SigningKey(private)  # type: ignore[arg-type]  # the fingerprint below tells whether it is the right one
         except (OSError, ValueError, AttributeError) as error:
             raise ConfigError("trust/signing.key", "cannot be read: `surety trust rotate` makes a new one") from error
-        if key_fingerprint(key.public) != self.known.signs:
-            raise ConfigError("trust/signing.key", "is not the key that trust/keys.json names")
+        if key_fingerprint(key.public) not in {key_fingerprint(k.key) for k in self.known.keys}:
+            raise ConfigError("trust/signing.key", "is no key that trust/keys.json names")
         return key
 
     def make(self, name: str, before: Callable[[SigningKey], None]) -> SigningKey:
@@ -229,6 +239,7 @@ class TrustedKeys:
         pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         with write_whole(self._folder / "signing.key", durable=True, mode=0o600) as draft:
             draft.write_bytes(pem)
+        self._folder.chmod(0o700)
         self._write(signs=key_fingerprint(key.public))
         return key
 
@@ -273,8 +284,7 @@ class TrustedKeys:
 
     def _write(self, **changes: object) -> None:
         self.known = self.known.model_copy(update=changes)
-        write_document(self._folder / "keys.json", self.known)
-        self._folder.chmod(0o700)
+        self._documents.save(_KEYS, self.known)
 
 
 def _raw(key: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -10,13 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ml_core.base.errors import ArtefactError, SuretyError
+from ml_core.base.errors import ArtefactError, HomeUnreachable, SuretyError
 from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import Settings
 from ml_core.serve import metrics
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live, LiveModel, SlotCounts
 from ml_core.serve.answering.shadow import Shadow
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.labels import read_imported
 from ml_core.serve.log.prediction_store import PredictionStore
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
@@ -82,6 +84,9 @@ def log_report(log: PredictionStore, live: Live | None) -> WorkerLogReport:
     )
 
 
+HOME_SILENCE_S = 15.0
+"""Time without the home after which the champion answers a canary's share, since nobody can take the canary back."""
+_SAY_HOME_AWAY_S = 3.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 60.0  # first soon: an isolated runner may only need a moment to load it
 
 
@@ -125,6 +130,7 @@ class RolloutFollower:
         self._monitor = MonitorView(settings)
         self._metrics = WorkerMetrics(settings.model_name)
         self._store = RolloutStore(settings)
+        self._reports = open_home(settings).heartbeats(settings.model_name)
         self._state: RolloutState | None = None
         self._retry_at = 0.0
         self._retry_s = _RETRY_FIRST_S
@@ -143,6 +149,11 @@ class RolloutFollower:
     def state(self) -> RolloutState | None:
         """The rollout state that was read last."""
         return self._state
+
+    @property
+    def home_silence_s(self) -> float:
+        """Seconds for which the home has not been reached; 0 where it is a folder, infinite where it never was."""
+        return self._store.silence_s
 
     @property
     def monitored(self) -> MonitorState | None:
@@ -171,8 +182,12 @@ class RolloutFollower:
         if live is not None and live.missing:
             answers = "the previous one" if live.champion is live.previous else "what is left of it"
             found.append(f"the champion {live.missing} is not loaded; {answers} answers: {self._service.problem}")
+        if (silence := self._store.silence_s) > _SAY_HOME_AWAY_S:
+            known = "never since the start" if math.isinf(silence) else f"for {silence:.0f} s"
+            found.append(f"the home has not been reached {known}: what was last known of the rollout holds")
         if live is not None and live.is_held:
-            found.append("the monitor is silent: the champion answers the canary's share")
+            why = "the home cannot be reached" if silence > HOME_SILENCE_S else "the monitor is silent"
+            found.append(f"{why}: the champion answers the canary's share")
         return found
 
     def begin(self) -> None:
@@ -182,8 +197,8 @@ class RolloutFollower:
         self._assemble()
         self._begin_state()
         if self._state is not None:
-            with suppress(OSError):
-                clear_lost(self._settings.worker_reports, self._state.stage)
+            with suppress(OSError, HomeUnreachable):
+                clear_lost(self._reports, self._state.stage)
 
     def start(self) -> None:
         """Follow from now on, on a thread of its own."""
@@ -229,14 +244,14 @@ class RolloutFollower:
                 logger.exception("rollout.look_failed")
 
     def _read(self) -> RolloutState | None:
-        """The state in its file; the last one known where the file cannot be read or is gone."""
+        """The newest state that is known; the last one known where it cannot be read or is gone."""
         try:
-            state = self._store.read()
+            state = self._store.glimpse()
         except ArtefactError as error:
             self._warn("rollout.unreadable", str(error))
             return self._state
         if state is None and self._state is not None:
-            self._warn("rollout.gone", "the state file has gone; the last one known stays in force")
+            self._warn("rollout.gone", "the state has gone; the last one known stays in force")
             return self._state
         return state
 
@@ -252,8 +267,9 @@ class RolloutFollower:
             logger.info("rollout.obeyed", extra={"generation": live.generation, "mode": live.mode})
 
     def _held(self, live: Live) -> Live:
-        """Leave a canary's share to the champion while nobody watches the canary."""
-        held = live.mode == "canary" and live.guards is not None and not self._monitor.watches_canary
+        """Leave a canary's share to the champion while nobody watches the canary, or could take it back here."""
+        watched = live.guards is None or self._monitor.watches_canary
+        held = live.mode == "canary" and not (watched and self._store.silence_s <= HOME_SILENCE_S)
         if held == live.is_held:
             return live
         logger.warning("canary.held" if held else "canary.released", extra={"generation": live.generation})
@@ -287,7 +303,7 @@ class RolloutFollower:
 
     def _count_processes(self, live: Live | None) -> None:
         try:
-            reports = read_reports(self._settings.worker_reports)
+            reports = read_reports(self._reports, local=True)
         except OSError:
             return
         for lost in self.processes.look(reports):
@@ -338,12 +354,12 @@ class RolloutFollower:
         )
         self._metrics.publish(report, circuits, self._service.validity, self._monitor, self._state)
         try:
-            self._metrics.publish_imported(read_imported(self._settings.imported_labels))
+            self._metrics.publish_imported(read_imported(self._settings))
         except ArtefactError as error:
             self._warn("imported_labels.unreadable", str(error))
         try:
-            write_worker_report(self._settings.worker_reports, report)
-        except OSError as error:
+            write_worker_report(self._reports, report, last=self._stopping.is_set())
+        except (OSError, HomeUnreachable) as error:
             self._warn("report.not_written", type(error).__name__)
 
     def _warn(self, event: str, problem: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live, LiveModel
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.rollout.monitor_state import Validities
 from ml_core.serve.rollout.rollout_state import Flags, Slot
 from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
@@ -35,6 +36,7 @@ class ServiceStatus:
         self, settings: Settings, inference: InferenceService, follower: RolloutFollower | None = None
     ) -> None:
         self._settings = settings
+        self._reports = open_home(settings).heartbeats(settings.model_name)
         self._inference = inference
         self._follower = follower
 
@@ -95,7 +97,7 @@ class ServiceStatus:
             return {"expected": {}, "alive": {}, "missing_s": 0.0, "processes": []}
         processes, own = self._follower.processes, self._follower.own
         try:
-            reports = [r for r in read_reports(self._settings.worker_reports) if r.server == processes.server]
+            reports = [r for r in read_reports(self._reports, local=True) if r.server == processes.server]
         except OSError:
             reports = []
         if own is not None:  # its file may lie on a full disk

@@ -13,7 +13,7 @@ from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.journeys.challenger import train_challenger
 from ml_core.lab.judging.promoter import promote_version
 from ml_core.lab.registry.model_registry import ModelRegistry
-from ml_core.serve.model.promotion_record import promotion_path
+from ml_core.serve.model.promotion_record import promotion_name
 from tests.homes import bento_store
 from tests.lab.watching.ward import Ward
 from tests.toy_models import NAME, toy_config, toy_frame
@@ -31,7 +31,7 @@ def ward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ward]:
         place = Ward(tmp_path)
         settings = place.home.settings
         FeatureStore(settings.feature_store, NAME).overwrite("v1", toy_frame())
-        promotion_path(settings.promotions, NAME).unlink()
+        (settings.home / promotion_name(NAME)).unlink()
         version = train_challenger(config(), settings, lambda _: None).version
         assert version is not None
         assert promote_version(ModelRegistry(settings), version, config(), settings).decision == "promoted"

@@ -20,7 +20,7 @@ from ml_core.lab.judging.promoter import promote_version
 from ml_core.lab.training.labelled_rows import label_rows
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader
-from ml_core.serve.model.promotion_record import GateReport, gate_path
+from ml_core.serve.model.promotion_record import GateReport, gate_name
 from tests.homes import MODEL, Home, bento_store, registered_home, road_config, settings_in
 
 NAME = "foreign_risk"
@@ -144,7 +144,7 @@ def test_an_xgboost_classifier_is_converted_calibrated_gated_and_imported(home, 
     assert manifest.source.model_class == "xgboost.sklearn.XGBClassifier"
     assert (manifest.training.table, manifest.training.table_version) == ("", -1)
     assert home.registry.by_alias(NAME, "challenger").version == "1"
-    assert read_document(gate_path(home.settings.gates, found.model_hash), GateReport) == found.gate
+    assert read_document((home.settings.home / gate_name(found.model_hash)), GateReport) == found.gate
     events = [e["event"] for e in Journal(home.settings.journal).entries()]
     assert events == ["model.registered", "trust.began", "gate.judged", "model.imported"]
 

@@ -29,7 +29,7 @@ from ml_core.serve.log.labels import AnswerLabel
 from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.model.bundle import ONNX_FILE, XGBOOST_FILE, read_bundle
 from ml_core.serve.model.predictor import Predictor
-from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, promotion_name
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from tests.lab.journeys.conftest import config
@@ -97,7 +97,7 @@ def test_after_a_shift_the_same_scorer_with_new_calibration_takes_the_place(ward
     restored = rules["coverage_restored_class_1"]
     assert restored.value > restored.limit + 0.1
     assert "roc_auc_gain" not in rules
-    record = read_document(promotion_path(ward.home.settings.promotions, NAME), PromotionRecord)
+    record = read_document((ward.home.settings.home / promotion_name(NAME)), PromotionRecord)
     assert (record.model_version, record.replaced_version) == ("2", "1")
     assert ModelRegistry(ward.home.settings).by_version(NAME, "2").tags["recalibrated_from"] == "1"
     written = [e for e in Journal(ward.home.settings.journal).entries() if e["event"] == "model.recalibrated"]

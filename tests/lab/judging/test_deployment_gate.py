@@ -29,7 +29,7 @@ from ml_core.serve.model.bundle import (
     verify_folder,
 )
 from ml_core.serve.model.prediction_sets import ConformalCalibration
-from ml_core.serve.model.promotion_record import GateReport, gate_path
+from ml_core.serve.model.promotion_record import GateReport, gate_name
 from tests.homes import (
     Home,
     registered_home,
@@ -262,7 +262,7 @@ def test_the_report_is_kept_in_home_registry_and_journal(tmp_path):
     version = home.challenger()
     report = validate_deployment(home.registry, version, home.config, home.settings)
     assert report.passed
-    assert read_document(gate_path(home.settings.gates, version.model_hash), GateReport) == report
+    assert read_document((home.settings.home / gate_name(version.model_hash)), GateReport) == report
     assert home.challenger().tags["gate"] == "passed"
     entry = Journal(home.settings.journal).entries()[-1]
     assert (entry["event"], entry["passed"], len(entry["rules"])) == ("gate.judged", True, len(report.rules))

@@ -16,7 +16,7 @@ from ml_core.lab.judging.promotion_rules import shared_rows
 from ml_core.lab.registry.model_registry import CHAMPION
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows, rows_from_store, split_of
 from ml_core.serve.model.bundle import Bundle
-from ml_core.serve.model.promotion_record import PromotionRecord, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, promotion_name
 from tests.homes import (
     MODEL,
     Home,
@@ -56,7 +56,7 @@ def contest(weak_champion, tmp_path) -> Home:
 
 
 def record(home: Home) -> PromotionRecord | None:
-    return read_document(promotion_path(home.settings.promotions, MODEL), PromotionRecord)
+    return read_document((home.settings.home / promotion_name(MODEL)), PromotionRecord)
 
 
 def champion(home: Home) -> str | None:

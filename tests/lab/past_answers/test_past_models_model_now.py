@@ -8,6 +8,7 @@ from ml_core.lab.past_answers.past_models import model_now
 from ml_core.serve.model.promotion_record import RuleVerdict
 from ml_core.serve.model.vouching import keep_gate
 from ml_core.serve.rollout import changes
+from tests.folder_files import rollout_file
 from tests.homes import MODEL, bento_store, registered_home, road_model
 from tests.serve.answering.stored import Home, Worker
 from tests.toy_models import NAME, passed_gate
@@ -99,7 +100,7 @@ def test_mlflow_names_the_versions_of_that_hash(tmp_path):
 
 def test_a_store_that_is_away_or_damaged_hides_nothing_of_the_others(home):
     (home.settings.promotions / f"{NAME}.json").write_text("{")
-    home.store.path.write_text("{")
+    rollout_file(home.settings).write_text("{")
     found = now(home, home.v2)
     assert "there is no such file" in found["mlflow"]["problem"]
     assert "is no RolloutState" in found["rollout"]["problem"]

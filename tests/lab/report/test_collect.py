@@ -25,6 +25,7 @@ from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.worker_reports import read_reports
+from tests.folder_files import heartbeats
 from tests.homes import bento_store
 from tests.lab.report.outline import Outline
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, answered_files, patients
@@ -402,4 +403,4 @@ def test_a_home_is_only_read(story):
     before = state()
     story.told(verify=True)
     assert state() == before
-    assert len(read_reports(story.settings.worker_reports)) == 2
+    assert len(read_reports(heartbeats(story.settings))) == 2

@@ -8,6 +8,7 @@ from ml_core.lab.report.collect_models import KnownModel, known_models, label_wo
 from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
+from tests.folder_files import rollout_file
 from tests.homes import bento_store
 from tests.serve.answering.stored import Home, Worker, with_other_columns
 
@@ -63,6 +64,6 @@ def test_labels_are_told_in_the_words_of_their_column(home):
     words = {"1": "readmitted within 30 days of discharge", "0": "not readmitted within 30 days of discharge"}
     assert label_words(known(home)) == words
     home.promote(home.add("7", with_other_columns()))  # of feature version v2
-    home.store.path.unlink()
+    rollout_file(home.settings).unlink()
     assert label_words(known(home)) == words
     assert label_words(()) == {}

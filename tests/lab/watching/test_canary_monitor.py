@@ -14,6 +14,7 @@ from ml_core.lab.watching.canary_monitor import GUARDS, MOST_STARTS, START_EVERY
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import write_worker_report
+from tests.folder_files import heartbeats
 from tests.serve.rollout.states import V1, V2, limits, report, slot_report
 from tests.serve.running.fake_clock import FakeClock
 
@@ -39,7 +40,7 @@ class Place:
                 generation=self.state.generation,
                 slots=(slot_report(**counts), slot_report("champion", answers=900, calls=900)),
             )
-            write_worker_report(self.settings.worker_reports, one)
+            write_worker_report(heartbeats(self.settings), one)
 
 
 @pytest.fixture
@@ -117,9 +118,7 @@ def test_no_guard_trips_before_the_minimum(place: Place) -> None:
 
 def test_counts_of_another_stage_do_not_speak(place: Place) -> None:
     bad = slot_report(answers=500, calls=500, failures=500)
-    write_worker_report(
-        place.settings.worker_reports, report(1, place.clock(), stage=place.state.stage - 1, slots=(bad,))
-    )
+    write_worker_report(heartbeats(place.settings), report(1, place.clock(), stage=place.state.stage - 1, slots=(bad,)))
     look = place.monitor.look()
     assert (look.challenger, look.verdicts, look.rolled_back) == (None, (), "")
 

@@ -13,6 +13,7 @@ from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import read_reports, write_worker_report
+from tests.folder_files import heartbeats
 from tests.serve.answering.builders import slot_report, worker_report
 from tests.serve.running.fake_clock import FakeClock
 
@@ -32,7 +33,7 @@ class Place:
 
     def report(self, pid=1, server="s", stage=None, **counts) -> None:
         report = worker_report(pid, self.clock(), slot_report(**counts), server=server, stage=stage or self.stage)
-        write_worker_report(self.settings.worker_reports, report)
+        write_worker_report(heartbeats(self.settings), report)
 
     def look(self, **options):
         return Monitor(self.settings, self.clock).look(**options)
@@ -166,7 +167,7 @@ def test_lost_workers_of_the_stage_count_and_those_of_others_are_cleared(place):
     place.report(3, **FINE)
     look = place.look()
     assert (look.alive, look.challenger.answers, look.challenger.failures) == (1, 1_000, 1)
-    assert {r.pid for r in read_reports(place.settings.worker_reports)} == {1, 3}
+    assert {r.pid for r in read_reports(heartbeats(place.settings))} == {1, 3}
 
 
 def test_a_look_without_acting_clears_and_remembers_nothing(place):
@@ -176,7 +177,7 @@ def test_a_look_without_acting_clears_and_remembers_nothing(place):
     before = place.store.read()
     assert any(v.tripped for v in place.look(act=False).verdicts)
     assert place.store.read() == before
-    assert len(read_reports(place.settings.worker_reports)) == 2
+    assert len(read_reports(heartbeats(place.settings))) == 2
     assert not place.settings.monitor.exists()
 
 

@@ -17,6 +17,7 @@ from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState, Unverified, boot_id
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.worker_reports import write_worker_report
+from tests.folder_files import heartbeats
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.rollout.states import report, slot_report
 from tests.toy_models import NAME, passed_gate
@@ -59,7 +60,7 @@ def serving(home: Home) -> None:
     home.promote(home.v1)
     Worker(home)
     slot = slot_report("champion", tag=home.v1, model_hash=home.hash_of(home.v1))
-    write_worker_report(home.settings.worker_reports, report(1, time.monotonic(), slots=(slot,)))
+    write_worker_report(heartbeats(home.settings), report(1, time.monotonic(), slots=(slot,)))
 
 
 def watched(home: Home, *alarms: str, unverified: tuple[str, ...] = ()) -> None:

@@ -20,8 +20,8 @@ from ml_core.serve.model.loader import (
     ModelLoader,
     ServedModel,
 )
-from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, promotion_path
-from ml_core.serve.model.vouching import copy_papers, keep_gate, keep_promotion, signed_path, trust_key
+from ml_core.serve.model.promotion_record import PromotionRecord, bento_tag, promotion_name
+from ml_core.serve.model.vouching import copy_papers, keep_gate, keep_promotion, signed_name, trust_key
 from ml_core.serve.trust.keys import home_keys
 from tests.toy_models import NAME, copied_bundle, passed_gate, toy_model
 
@@ -153,7 +153,7 @@ def test_artefact_that_is_not_the_one_of_its_tag_is_refused(stored: Path, settin
 
 
 def test_damaged_promotion_record_is_no_promotion(settings: Settings) -> None:
-    path = signed_path(promotion_path(settings.promotions, NAME))
+    path = settings.home / signed_name(promotion_name(NAME))
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     with pytest.raises(ArtefactError, match=path.name):

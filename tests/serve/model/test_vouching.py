@@ -13,7 +13,7 @@ from ml_core.base.errors import ArtefactError, ConfigError, NotGated
 from ml_core.base.journal import Journal
 from ml_core.base.settings import Settings
 from ml_core.serve.model.loader import ModelLoader
-from ml_core.serve.model.promotion_record import PromotionRecord, gate_path, promotion_path
+from ml_core.serve.model.promotion_record import PromotionRecord, gate_name, promotion_name
 from ml_core.serve.model.vouching import (
     copy_papers,
     distrust_key,
@@ -21,7 +21,7 @@ from ml_core.serve.model.vouching import (
     keep_promotion,
     rotate_key,
     sign_old_home,
-    signed_path,
+    signed_name,
     trust_key,
 )
 from ml_core.serve.trust.keys import home_keys, key_fingerprint
@@ -116,7 +116,7 @@ def test_the_first_signature_of_an_old_home_signs_what_lies_there(home):
 
 def test_an_old_promotion_without_a_gate_of_its_own_brings_it_along(home):
     as_before_signatures(home)
-    gate_path(home.settings.gates, home.hash_of(home.v1)).unlink()
+    (home.settings.home / gate_name(home.hash_of(home.v1))).unlink()
     assert ModelLoader(home.settings).load(home.v1)
     sign_old_home(home.settings)
     assert ModelLoader(home.settings).load(home.v1)
@@ -132,7 +132,7 @@ def test_papers_beside_models_are_not_signed_when_an_old_home_begins_to_sign(hom
 
 def test_a_plain_paper_that_comes_later_counts_for_nothing(home):
     model_hash = home.hash_of(home.v3)
-    write_document(gate_path(home.settings.gates, model_hash), passed_gate(model_hash))
+    write_document((home.settings.home / gate_name(model_hash)), passed_gate(model_hash))
     with pytest.raises(NotGated, match="trusted"):
         ModelLoader(home.settings).load(home.v3)
 
@@ -144,7 +144,7 @@ def test_a_signing_that_was_killed_is_done_again(home, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ml_core.serve.model.vouching.Journal.append", killed)
+        patch.setattr("ml_core.base.journal.Journal.append", killed)
         with pytest.raises(KeyboardInterrupt):
             sign_old_home(home.settings)
     assert ModelLoader(home.settings).load(home.v1)
@@ -185,8 +185,8 @@ def test_what_a_removed_key_has_signed_is_believed_no_longer(home, tmp_path):
 def test_a_rotation_signs_nothing_that_it_does_not_believe(home, tmp_path):
     other = Settings(home=tmp_path / "other", model_name=NAME)
     keep_gate(other, passed_gate(home.hash_of(home.v3)), "3")
-    stolen = signed_path(gate_path(other.gates, home.hash_of(home.v3)))
-    shutil.copy(stolen, signed_path(gate_path(home.settings.gates, home.hash_of(home.v3))))
+    stolen = other.home / signed_name(gate_name(home.hash_of(home.v3)))
+    shutil.copy(stolen, (home.settings.home / signed_name(gate_name(home.hash_of(home.v3)))))
     with pytest.raises(ArtefactError, match="no key that is trusted"):
         rotate_key(home.settings, "next year")
     assert ModelLoader(home.settings).load(home.v1)
@@ -212,7 +212,7 @@ def test_a_promotion_of_another_model_is_no_promotion_here(home):
         gate=passed_gate(model_hash),
     )  # fmt: skip
     keep_promotion(home.settings, record)
-    path = signed_path(promotion_path(home.settings.promotions, NAME))
-    shutil.copy(signed_path(promotion_path(home.settings.promotions, "other")), path)
+    path = home.settings.home / signed_name(promotion_name(NAME))
+    shutil.copy((home.settings.home / signed_name(promotion_name("other"))), path)
     with pytest.raises(ArtefactError, match="not for toy_risk"):
         ModelLoader(home.settings).served_tag()

@@ -120,18 +120,18 @@ def test_a_view_follows_what_is_published(settings: Settings) -> None:
     assert view.is_fresh
 
 
-def test_what_has_not_changed_is_not_read_again_but_grows_old(
+def test_what_has_not_changed_is_not_parsed_again_but_grows_old(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(settings)
     view = MonitorView(settings)
     view.look()
-    reads: list[Path] = []
-    monkeypatch.setattr("ml_core.serve.rollout.monitor_state.read_document", lambda path, _: reads.append(path))
+    parsed: list[str] = []
+    monkeypatch.setattr("ml_core.serve.rollout.monitor_state.parsed_document", lambda _, name, __: parsed.append(name))
     assert view.look() == {A: ("valid", ()), B: ("valid", ())}
     beat_s = view.state.beat_s if view.state else 0.0
     monkeypatch.setattr("ml_core.serve.rollout.monitor_state.time.monotonic", lambda: beat_s + TIMEOUT_S + 1)
-    assert (view.look(), view.is_fresh, reads) == ({}, False, [])
+    assert (view.look(), view.is_fresh, parsed) == ({}, False, [])
     assert view.age_s == pytest.approx(TIMEOUT_S + 1)
 
 

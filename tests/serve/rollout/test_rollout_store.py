@@ -73,8 +73,8 @@ def test_change_decided_on_another_generation_is_a_conflict(store: RolloutStore)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"\xff", b'{"model_name": "risk"}'])
-def test_file_that_is_no_state_is_refused(store: RolloutStore, content: bytes) -> None:
-    store.path.write_bytes(content)
+def test_file_that_is_no_state_is_refused(store: RolloutStore, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / store.document).write_bytes(content)
     with pytest.raises(ArtefactError):
         store.read()
 

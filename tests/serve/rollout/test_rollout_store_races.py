@@ -16,6 +16,7 @@ from ml_core.base.settings import Settings
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
+from tests.folder_files import rollout_file
 
 A, B = "toy:v1-aaaaaaaa", "toy:v2-bbbbbbbb"
 WORKERS, EACH = 8, 12
@@ -102,17 +103,18 @@ def test_readers_see_whole_states_in_their_order_while_others_write(store, setti
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe"])
 def test_a_corrupt_file_stops_every_act_and_is_never_written_over(store, settings, content):
-    store.path.write_bytes(content)
+    rollout_file(settings).write_bytes(content)
     for act in (store.read, lambda: store.change(changes.shadow(B), why=""), lambda: store.begin(A, "", why="")):
         with pytest.raises(ArtefactError, match=r"toy\.json"):
             act()
-    assert store.path.read_bytes() == content
+    assert rollout_file(settings).read_bytes() == content
     assert len(Journal(settings.journal).entries()) == 1
 
 
 @pytest.mark.parametrize("change", [{"generation": 0}, {"mode": "sideways"}, {"surprise": 1}, {"weight": 2}])
-def test_a_file_edited_into_nonsense_is_refused(store, change):
-    store.path.write_text(json.dumps({**json.loads(store.path.read_text()), **change}))
+def test_a_file_edited_into_nonsense_is_refused(store, settings, change):
+    file = rollout_file(settings)
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(ArtefactError):
         store.read()
 
@@ -135,7 +137,7 @@ def test_a_full_disk_leaves_the_old_state_and_no_litter(store, settings, monkeyp
         store.change(changes.shadow(B), why="")
     monkeypatch.undo()
     assert store.read() == before
-    assert {path.suffix for path in store.path.parent.iterdir()} == {".json", ".lock"}
+    assert {path.suffix for path in rollout_file(settings).parent.iterdir()} == {".json", ".lock"}
     after = store.change(changes.shadow(B), why="again")[1]
     assert after.generation == 2
     assert [e["why"] for e in Journal(settings.journal).entries()][len(entries) :][-1] == "again"

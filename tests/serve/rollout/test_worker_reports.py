@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ml_core.base.documents import read_document
 from ml_core.base.errors import ArtefactError
+from ml_core.serve.home.folder_home import FolderHeartbeats
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.worker_reports import (
     LOST_AFTER_S,
@@ -17,7 +19,6 @@ from ml_core.serve.rollout.worker_reports import (
     beating,
     clear_lost,
     read_reports,
-    report_path,
     summed,
     write_worker_report,
 )
@@ -27,37 +28,42 @@ from tests.serve.rollout.states import of_a_later_release, state
 NOW = 1_000.0
 
 
+@pytest.fixture
+def heartbeats(tmp_path):
+    return FolderHeartbeats(tmp_path)
+
+
 def test_a_report_comes_back_as_it_was_written(tmp_path):
     report = worker_report(
         7, NOW, slot_report(answers=3, fallbacks={"deadline": 1}, set_sizes={"0": 1, "2": 2}), problem="x"
     )
-    write_worker_report(tmp_path / "workers", report)
-    assert read_reports(tmp_path / "workers") == [report]
+    write_worker_report(FolderHeartbeats(tmp_path / "workers"), report)
+    assert read_reports(FolderHeartbeats(tmp_path / "workers")) == [report]
 
 
-def test_a_process_replaces_its_own_report_and_no_other(tmp_path):
-    write_worker_report(tmp_path, worker_report(1, NOW))
-    write_worker_report(tmp_path, worker_report(2, NOW))
-    write_worker_report(tmp_path, worker_report(1, NOW + 1))
-    assert sorted((r.pid, r.beat_s) for r in read_reports(tmp_path)) == [(1, NOW + 1), (2, NOW)]
+def test_a_process_replaces_its_own_report_and_no_other(heartbeats):
+    write_worker_report(heartbeats, worker_report(1, NOW))
+    write_worker_report(heartbeats, worker_report(2, NOW))
+    write_worker_report(heartbeats, worker_report(1, NOW + 1))
+    assert sorted((r.pid, r.beat_s) for r in read_reports(heartbeats)) == [(1, NOW + 1), (2, NOW)]
 
 
 def test_no_folder_has_no_reports(tmp_path):
-    assert read_reports(tmp_path / "nowhere") == []
+    assert read_reports(FolderHeartbeats(tmp_path / "nowhere")) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"server": "s"}'])
-def test_what_cannot_be_read_is_passed_over(tmp_path, content):
-    write_worker_report(tmp_path, worker_report(1, NOW))
+def test_what_cannot_be_read_is_passed_over(tmp_path, heartbeats, content):
+    write_worker_report(heartbeats, worker_report(1, NOW))
     (tmp_path / "s-api-1-9.json").write_bytes(content)
-    assert [r.pid for r in read_reports(tmp_path)] == [1]
+    assert [r.pid for r in read_reports(heartbeats)] == [1]
 
 
-def test_a_report_of_a_later_release_says_what_this_one_knows_of(tmp_path):
+def test_a_report_of_a_later_release_says_what_this_one_knows_of(tmp_path, heartbeats):
     log = WorkerLogReport(mode="strict", stored=1, lost=0, refused=0, unanswered=0, pending=0, problem=None)
     mine = worker_report(1, NOW, slot_report(answers=3), log=log)
     (tmp_path / "s-api-1-1.json").write_bytes(of_a_later_release(mine))
-    assert read_reports(tmp_path) == [mine]
+    assert read_reports(heartbeats) == [mine]
 
 
 def test_an_order_with_a_field_that_is_not_known_is_refused(tmp_path):
@@ -66,19 +72,19 @@ def test_an_order_with_a_field_that_is_not_known_is_refused(tmp_path):
         read_document(tmp_path / "toy.json", RolloutState)
 
 
-def test_half_written_files_of_others_are_no_reports(tmp_path):
-    write_worker_report(tmp_path, worker_report(1, NOW))
+def test_half_written_files_of_others_are_no_reports(tmp_path, heartbeats):
+    write_worker_report(heartbeats, worker_report(1, NOW))
     (tmp_path / ".s-api-1-9.json.abc").write_bytes(b"{")
-    assert [r.pid for r in read_reports(tmp_path)] == [1]
+    assert [r.pid for r in read_reports(heartbeats)] == [1]
 
 
-def test_readers_never_see_half_a_report(tmp_path):
+def test_readers_never_see_half_a_report(heartbeats):
     long = worker_report(1, NOW, slot_report(set_sizes={str(i): i for i in range(2_000)}))
-    write_worker_report(tmp_path, long)
-    writer = threading.Thread(target=lambda: [write_worker_report(tmp_path, long) for _ in range(100)])
+    write_worker_report(heartbeats, long)
+    writer = threading.Thread(target=lambda: [write_worker_report(heartbeats, long) for _ in range(100)])
     writer.start()
     while writer.is_alive():
-        assert len(read_reports(tmp_path)) == 1
+        assert len(read_reports(heartbeats)) == 1
     writer.join()
 
 
@@ -102,18 +108,16 @@ def test_a_process_is_lost_after_three_seconds_or_when_its_clock_is_of_another_b
         (-1.0, 1, False),
     ],
 )
-def test_lost_reports_go_once_no_guard_needs_them(tmp_path, age, stage, kept):
-    write_worker_report(tmp_path, worker_report(1, NOW - age, stage=stage))
-    clear_lost(tmp_path, 1, NOW)
-    assert bool(read_reports(tmp_path)) is kept
+def test_lost_reports_go_once_no_guard_needs_them(heartbeats, age, stage, kept):
+    write_worker_report(heartbeats, worker_report(1, NOW - age, stage=stage))
+    clear_lost(heartbeats, 1, NOW)
+    assert bool(read_reports(heartbeats)) is kept
 
 
-def test_reports_lie_under_server_role_number_and_process(tmp_path):
-    paths = {
-        report_path(tmp_path, worker_report(pid, NOW, role=role, index=index, server=server)).name
-        for pid in (1, 2) for role in ("api", "runner") for index in (1, 2) for server in ("s", "t")
-    }  # fmt: skip
-    assert len(paths) == 16
+def test_reports_lie_under_server_role_number_and_process(heartbeats):
+    for pid, role, index, server in product((1, 2), ("api", "runner"), (1, 2), ("s", "t")):
+        write_worker_report(heartbeats, worker_report(pid, NOW, role=role, index=index, server=server))
+    assert len(read_reports(heartbeats)) == 16
 
 
 counts = st.integers(0, 1_000)

@@ -12,6 +12,7 @@ from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.worker_reports import read_reports
 from ml_core.serve.running.model_host import ModelHost
 from ml_core.serve.running.runner import ConformalRunner
+from tests.folder_files import heartbeats, rollout_file
 from tests.homes import bento_store
 from tests.serve.answering.builders import PoisonRunner, other_toy, until
 from tests.serve.answering.stored import Home, Worker
@@ -114,14 +115,14 @@ def test_a_damaged_model_is_reported_and_heals_while_the_others_are_held(home, h
     host.look()
     assert not holds(host, home, home.v2)
     assert holds(host, home, home.v1)
-    reports = [r for r in read_reports(home.settings.worker_reports) if r.role == "runner"]
+    reports = [r for r in read_reports(heartbeats(home.settings)) if r.role == "runner"]
     assert ["model.onnx" in r.problem for r in reports] == [True]
     home.file(home.v2).write_bytes(sound)
     host._retry_at.clear()
     host.look()
     host.look()
     assert holds(host, home, home.v2)
-    assert [r.problem for r in read_reports(home.settings.worker_reports) if r.role == "runner"] == [None]
+    assert [r.problem for r in read_reports(heartbeats(home.settings)) if r.role == "runner"] == [None]
 
 
 def test_a_damaged_model_is_not_verified_anew_at_every_look(home, host, monkeypatch):
@@ -141,9 +142,9 @@ def test_a_broken_state_file_leaves_what_is_held(home, host):
     Worker(home)
     home.change(changes.full(home.v2))
     host.look()
-    home.store.path.write_bytes(b"{")
+    rollout_file(home.settings).write_bytes(b"{")
     host.look()
-    home.store.path.unlink()
+    rollout_file(home.settings).unlink()
     host.look()
     assert holds(host, home, home.v2)
 

@@ -99,7 +99,7 @@ def test_a_lost_or_foreign_private_key_signs_nothing(settings):
     other = settings.model_copy(update={"home": settings.home / "other"})
     made(other)
     path.write_bytes((other.trust / "signing.key").read_bytes())
-    with pytest.raises(ConfigError, match="not the key"):
+    with pytest.raises(ConfigError, match="is no key"):
         made(settings)
     path.write_bytes(kept)
     made(settings)

@@ -13,6 +13,7 @@ from ml_core.serve.model.vouching import GATE_IN_BENTO_MODEL
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.worker_reports import read_reports
+from tests.folder_files import heartbeats
 from tests.homes import bento_store
 from tests.serve.answering.builders import ask, until
 from tests.serve.answering.stored import Home, Worker, with_other_columns, with_other_labels
@@ -82,7 +83,7 @@ def test_a_start_without_a_model_is_not_ready_says_why_and_heals_by_itself(tmp_p
         _ = worker.live
     worker.look()
     assert home.store.read() is None
-    (report,) = read_reports(home.settings.worker_reports)
+    (report,) = read_reports(heartbeats(home.settings))
     assert "surety promote" in report.problem
     home.promote(home.v1)
     worker.look(retry=True)
@@ -115,20 +116,20 @@ def test_a_worker_that_follows_on_its_own_thread_obeys_and_stops(home):
     worker.follower._thread.join(30)
     home.change(changes.rollback())
     assert worker.live.generation == 2
-    assert {r.generation for r in read_reports(home.settings.worker_reports)} == {2}
+    assert {r.generation for r in read_reports(heartbeats(home.settings))} == {2}
 
 
 def test_nothing_that_goes_wrong_in_a_look_ends_the_following(home, monkeypatch):
     worker = Worker(home, settings=home.settings.model_copy(update={"poll_s": 0.02}))
-    read, failures = worker.follower._store.read, []
+    glimpse, failures = worker.follower._store.glimpse, []
 
     def fail_twice():
         if len(failures) < 2:
             failures.append(1)
             raise RuntimeError("odd")
-        return read()
+        return glimpse()
 
-    monkeypatch.setattr(worker.follower._store, "read", fail_twice)
+    monkeypatch.setattr(worker.follower._store, "glimpse", fail_twice)
     worker.follower.start()
     home.change(changes.full(home.v2))
     until(lambda: worker.live.generation == 2)
@@ -172,7 +173,7 @@ def test_a_new_champion_that_is_damaged_leaves_the_old_one_and_heals_on_retry(ho
     worker.look()
     assert (worker.tags(), worker.live.generation) == ({"champion": home.v1}, 1)
     assert "model.onnx" in worker.problem
-    (report,) = read_reports(home.settings.worker_reports)
+    (report,) = read_reports(heartbeats(home.settings))
     assert (report.generation, report.problem) == (1, worker.problem)
     home.file(home.v2).write_bytes(sound)
     assert worker.look().live.generation == 1  # not before its time

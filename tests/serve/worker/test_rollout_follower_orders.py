@@ -13,6 +13,7 @@ from ml_core.serve.rollout.rollout_state import GuardLimits
 from ml_core.serve.rollout.worker_reports import read_reports, write_worker_report
 from ml_core.serve.running.circuit_breaker import CircuitBreaker
 from ml_core.serve.worker.startup import take_up_promotion
+from tests.folder_files import heartbeats, rollout_file
 from tests.homes import bento_store
 from tests.serve.answering.builders import ask, toy_records, worker_report
 from tests.serve.answering.stored import Home, Worker
@@ -163,20 +164,20 @@ def test_flags_are_live_also_while_the_new_champion_cannot_be_loaded(home, worke
 @pytest.mark.parametrize("content", [None, b"", b"{", b'{"generation": 9}'], ids=["deleted", "empty", "torn", "short"])
 def test_a_state_file_that_goes_or_breaks_leaves_the_last_state_in_force(home, workers, content, caplog):
     home.change(changes.canary(home.v2, 0.5, GUARDS))
-    worker, whole = workers[0].look(), home.store.path.read_bytes()
+    worker, whole = workers[0].look(), rollout_file(home.settings).read_bytes()
     live = worker.live
-    home.store.path.unlink() if content is None else home.store.path.write_bytes(content)
+    rollout_file(home.settings).unlink() if content is None else rollout_file(home.settings).write_bytes(content)
     for _ in range(5):
         worker.look(retry=True)
     assert (worker.live, worker.problem) == (live, "")
     assert sum(record.message.startswith("rollout.") for record in caplog.records) == 1  # said once
-    home.store.path.write_bytes(whole)
+    rollout_file(home.settings).write_bytes(whole)
     home.change(changes.rollback())
     assert worker.look().live.mode == "off"
 
 
 def test_a_state_file_made_anew_with_the_old_number_is_obeyed(home, workers):
-    home.store.path.unlink()
+    rollout_file(home.settings).unlink()
     home.store.begin(home.v2, "", why="made anew")
     worker = workers[0].look()
     assert (worker.live.generation, worker.tags()["champion"]) == (1, home.v2)
@@ -184,10 +185,10 @@ def test_a_state_file_made_anew_with_the_old_number_is_obeyed(home, workers):
 
 def test_a_worker_that_starts_beside_a_broken_state_file_serves_the_promoted_model(home, workers):
     home.change(changes.full(home.v2))
-    home.store.path.write_bytes(b"{")
+    rollout_file(home.settings).write_bytes(b"{")
     later = Worker(home, 4)
     assert later.tags() == {"champion": home.v1}
-    assert home.store.path.read_bytes() == b"{"
+    assert rollout_file(home.settings).read_bytes() == b"{"
 
 
 # --- promotions and pins ----------------------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ def test_a_report_says_what_each_slot_has_done(home, workers):
     for i, record in enumerate(toy_records(40)):
         ask(worker.live, record, subject=str(i))
     worker.look()
-    report = next(r for r in read_reports(home.settings.worker_reports) if r.index == 1)
+    report = next(r for r in read_reports(heartbeats(home.settings)) if r.index == 1)
     slots = {slot.slot: slot for slot in report.slots}
     assert (report.generation, report.stage, report.problem, report.pid) == (2, 2, None, 1_001)
     assert {name: slot.tag for name, slot in slots.items()} == worker.tags()
@@ -309,12 +310,12 @@ def test_a_lost_runner_is_not_waited_for_until_it_is_back(home, workers):
     worker = Worker(home, 4, expected={"api": 1, "runner": 1})
     worker.follower.processes._is_running = lambda pid: False
     runner = worker_report(50, time.monotonic(), role="runner")
-    write_worker_report(home.settings.worker_reports, runner)
+    write_worker_report(heartbeats(home.settings), runner)
     assert worker.look().live.champion.guard.unavailable is None
-    write_worker_report(home.settings.worker_reports, runner.model_copy(update={"beat_s": time.monotonic() - 60}))
+    write_worker_report(heartbeats(home.settings), runner.model_copy(update={"beat_s": time.monotonic() - 60}))
     assert worker.look().live.champion.guard.unavailable == "runner_lost"
     assert ask(worker.live).fallback_reason == "runner_lost"
-    write_worker_report(home.settings.worker_reports, runner.model_copy(update={"pid": 51, "beat_s": time.monotonic()}))
+    write_worker_report(heartbeats(home.settings), runner.model_copy(update={"pid": 51, "beat_s": time.monotonic()}))
     assert worker.look().live.champion.guard.unavailable is None
     assert ask(worker.live).fallback_reason is None
 
@@ -323,7 +324,7 @@ def test_a_runner_that_is_silent_and_runs_is_waited_for(home, workers):
     worker = Worker(home, 4, expected={"api": 1, "runner": 1})
     worker.follower.processes._is_running = lambda pid: pid == 50
     for beat in (time.monotonic(), time.monotonic() - 60):
-        write_worker_report(home.settings.worker_reports, worker_report(50, beat, role="runner"))
+        write_worker_report(heartbeats(home.settings), worker_report(50, beat, role="runner"))
         assert worker.look().live.champion.guard.unavailable is None
 
 
@@ -350,6 +351,6 @@ def test_reports_that_cannot_be_written_make_nobody_missing(home, workers, monke
 
 
 def test_lost_reports_of_other_stages_are_cleared_when_a_worker_starts(home, workers):
-    write_worker_report(home.settings.worker_reports, worker_report(7, time.monotonic() - 60, stage=99))
+    write_worker_report(heartbeats(home.settings), worker_report(7, time.monotonic() - 60, stage=99))
     Worker(home, 4)
-    assert 7 not in {r.pid for r in read_reports(home.settings.worker_reports)}
+    assert 7 not in {r.pid for r in read_reports(heartbeats(home.settings))}

@@ -12,6 +12,7 @@ from ml_core.base.journal import Journal
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
 from ml_core.serve.worker.startup import keep_full_hashes
+from tests.folder_files import rollout_file
 from tests.serve.answering.stored import Home, Worker
 
 
@@ -29,9 +30,9 @@ def hashes(home: Home) -> dict[str, str]:
 
 def without_hashes(home: Home) -> None:
     """Make the state one of the version before."""
-    facts = json.loads(home.store.path.read_text())
+    facts = json.loads(rollout_file(home.settings).read_text())
     del facts["hashes"]
-    home.store.path.write_text(json.dumps(facts))
+    rollout_file(home.settings).write_text(json.dumps(facts))
 
 
 def test_the_first_state_and_every_change_name_the_hashes_of_what_is_live(home):

@@ -12,6 +12,7 @@ from ml_core.serve.log.prediction_store import LogCounts
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.worker_reports import write_worker_report
 from ml_core.serve.worker.status import ServiceStatus
+from tests.folder_files import heartbeats
 from tests.homes import bento_store
 from tests.serve.answering.builders import live_model, live_of, opened, worker_report
 from tests.serve.answering.stored import Home, Worker
@@ -64,7 +65,7 @@ def test_health_is_degraded_from_the_moment_a_process_is_missing(home):
     worker.look()
     status = status_of(worker, home)
     assert (status.health(), status.is_alive()) == ("degraded", True)
-    write_worker_report(home.settings.worker_reports, worker_report(2, time.monotonic()))
+    write_worker_report(heartbeats(home.settings), worker_report(2, time.monotonic()))
     worker.look()
     assert status.health() == "ok"
 
@@ -72,7 +73,7 @@ def test_health_is_degraded_from_the_moment_a_process_is_missing(home):
 def test_status_tells_living_processes_from_lost_ones_and_leaves_out_other_servers(home):
     worker = Worker(home)
     for pid, beat_s, server in ((2, time.monotonic() - 60, "s"), (3, time.monotonic(), "another")):
-        write_worker_report(home.settings.worker_reports, worker_report(pid, beat_s, server=server, rejected=5))
+        write_worker_report(heartbeats(home.settings), worker_report(pid, beat_s, server=server, rejected=5))
     worker.look()
     found = {p["pid"]: p for p in status_of(worker, home).report()["workers"]["processes"]}
     assert {pid: p["alive"] for pid, p in found.items()} == {1_001: True, 2: False}
@@ -148,7 +149,7 @@ def test_another_number_of_workers_than_expected_is_said(home):
     worker.follower.processes._missing_since -= 6
     assert status_of(worker.look(), home).report()["notes"] == ["1 processes of role api report, 2 are expected"]
     for pid in (2, 3):
-        write_worker_report(home.settings.worker_reports, worker_report(pid, time.monotonic()))
+        write_worker_report(heartbeats(home.settings), worker_report(pid, time.monotonic()))
     assert status_of(worker.look(), home).report()["notes"] == ["3 processes of role api report, 2 are expected"]
 
 
