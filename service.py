@@ -194,7 +194,8 @@ class SuretyRunner:
         from ml_core.serve.running.model_host import ModelHost
 
         json_logs.configure()
-        self.host = ModelHost(settings, loader, Identity.of_this_process("runner", _worker_index()))
+        identity = Identity.of_this_process("runner", _worker_index(), settings.machine_name)
+        self.host = ModelHost(settings, loader, identity)
         self.host.begin()
 
     @bentoml.on_startup

@@ -41,6 +41,7 @@ class Home:
     ----------
     documents, journal : of all models
     objects : large things; None where nothing keeps them yet
+    machine : name of this machine among those that have the home; "" where it is the only one
     api_keys : name of the document with the API keys of all machines; None where only a file can have them
     database : of the stores that have tables of their own, in this room and in ``serve/log``; None for a folder
     """
@@ -51,6 +52,7 @@ class Home:
     seat_of: Callable[[str], Seat] = field(repr=False)
     close: Callable[[], None] = field(repr=False)
     objects: Objects | None = None
+    machine: str = ""
     api_keys: str | None = None
     database: HomeDatabase | None = None
 
@@ -151,6 +153,7 @@ def _on_database(settings: Settings) -> Home:
         heartbeats_of=heartbeats_of,
         seat_of=lambda name: DatabaseSeat(database, name, machine),
         close=close,
+        machine=machine,
         api_keys="keys.json",
         database=database,
     )

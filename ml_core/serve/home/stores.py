@@ -174,7 +174,7 @@ class Heartbeats(Protocol):
         Raises
         ------
         HomeUnreachable
-            The home cannot be reached, and nothing is known yet.
+            It has never been reached by this process, which does not report itself.
         """
 
     def local_reports(self) -> list[ProcessReport]:

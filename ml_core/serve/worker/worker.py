@@ -13,6 +13,7 @@ import orjson
 
 from ml_core.base.errors import ModelUnavailable
 from ml_core.base.settings import Settings
+from ml_core.serve.answering.envelope import Responder
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import parse_batch, parse_predict
@@ -77,15 +78,14 @@ class Worker:
         self._settings = settings
         self._hop = hop
         self._loop: asyncio.AbstractEventLoop | None = None
-        identity = Identity.of_this_process("api", index)
+        identity = Identity.of_this_process("api", index, settings.machine_name)
         expected = {"api": settings.workers, **({} if hop is None else {"runner": 1})}
         shadow = Shadow(settings.shadow_log, f"{identity.server}-{index}")
         self._shadow = shadow
         self.log = LogWriter(settings.log, self._is_strict, LogRecords(settings))
-        recorder = Recorder(
-            self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs, bento=bento
-        )
-        self.inference = InferenceService(None, bento=bento, shadow=shadow, recorder=recorder)
+        recorder = Recorder(self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs)
+        self.inference = InferenceService(None, shadow=shadow, recorder=recorder)
+        self.inference.answer_as(Responder(bento, {"home": "", "machine": settings.machine_name}))
         self.follower = RolloutFollower(
             settings, self._assembler(loader), self.inference, shadow, identity, expected, self._rejected, self.log
         )
