@@ -6,6 +6,7 @@ over both.
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -95,6 +96,15 @@ class Documents(Protocol):
         ------
         ArtefactError
             It is there and cannot be read.
+        """
+
+    @abstractmethod
+    def wait(self, timeout_s: float, stopping: threading.Event) -> None:
+        """Return after that time, or as soon as one is told that a document which was glimpsed has changed.
+
+        Parameters
+        ----------
+        stopping : set where nobody is to wait any more
         """
 
     def load(self, name: str, kind: type[_D]) -> _D | None:

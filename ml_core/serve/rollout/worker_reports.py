@@ -198,8 +198,12 @@ def beating(reports: Iterable[WorkerReport], now_s: float | None = None) -> list
     return [r for r in reports if 0.0 <= now - r.beat_s <= LOST_AFTER_S]
 
 
-def clear_lost(home: Heartbeats, stage: int, now_s: float | None = None) -> None:
+def clear_lost(home: Heartbeats, reports: Iterable[WorkerReport], stage: int, now_s: float | None = None) -> None:
     """Remove the reports of lost processes that no guard needs: those of other stages, and those older than a day.
+
+    Parameters
+    ----------
+    reports : that were read before ``now_s``, so that none seems to be of another boot
 
     Raises
     ------
@@ -207,7 +211,7 @@ def clear_lost(home: Heartbeats, stage: int, now_s: float | None = None) -> None
         Some may still be there.
     """
     now = time.monotonic() if now_s is None else now_s
-    ages = ((report, now - report.beat_s) for report in read_reports(home))
+    ages = ((report, now - report.beat_s) for report in reports)
     home.clear(
         [
             _process(report)

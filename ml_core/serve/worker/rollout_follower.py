@@ -202,7 +202,7 @@ class RolloutFollower:
         self._begin_state()
         if self._state is not None:
             with suppress(OSError, HomeUnreachable):
-                clear_lost(self._reports, self._state.stage)
+                clear_lost(self._reports, read_reports(self._reports), self._state.stage)
 
     def start(self) -> None:
         """Follow from now on, on a thread of its own."""
@@ -253,7 +253,8 @@ class RolloutFollower:
         self._service.answer_as(self._service.responder.of_home(name))
 
     def _follow(self) -> None:
-        while not self._stopping.wait(self._settings.poll_s):
+        while not self._stopping.is_set():
+            self._home.documents.wait(self._settings.poll_s, self._stopping)
             try:
                 self.look()
             except Exception:  # whatever goes wrong, this thread goes on
