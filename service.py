@@ -25,6 +25,7 @@ from ml_core.serve.answering.request_fields import PREDICT_FIELDS
 from ml_core.serve.http import json_logs
 from ml_core.serve.http.api_keys import is_guarded
 from ml_core.serve.http.middleware import SuretyMiddleware
+from ml_core.serve.log.key_register import check_outside_keys
 from ml_core.serve.model.loader import ModelLoader, ServedModel
 from ml_core.serve.worker.metrics_folder import hold_metrics_folder, use_own_metrics_folder
 from ml_core.serve.worker.startup import (
@@ -122,6 +123,7 @@ class _Service:
         json_logs.configure()  # BentoML's own form leaves out the reasons, which are facts beside the event
         hold_metrics_folder()
         say_what_is_not_traced()
+        check_outside_keys(settings)
         if not is_guarded(settings):
             logger.warning(_NO_KEYS)
         keep_bundled(settings, loader)
@@ -194,7 +196,8 @@ class SuretyRunner:
         from ml_core.serve.running.model_host import ModelHost
 
         json_logs.configure()
-        self.host = ModelHost(settings, loader, Identity.of_this_process("runner", _worker_index()))
+        identity = Identity.of_this_process("runner", _worker_index(), settings.machine_name)
+        self.host = ModelHost(settings, loader, identity)
         self.host.begin()
 
     @bentoml.on_startup

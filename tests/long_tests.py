@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 LONG: dict[str, tuple[str, ...]] = {
+    "lab/watching/test_canary_on_machines.py": (),
+    "serve/home/test_homes_on_database.py": (
+        "test_what_is_known_stays_known_while_the_database_is_away_and_is_followed_when_it_is_back",
+        "test_a_process_that_starts_while_the_database_is_away_finds_it_later",
+        "test_a_worker_of_a_home_in_a_folder_imports_nothing_of_a_database",
+        "test_a_hundred_changes_are_seen_on_the_other_machine",
+    ),
+    "serve/http/test_shared_keys.py": (),
+    "serve/worker/test_many_machines.py": (),
+    "serve/trust/test_keys_of_machines.py": (),
     "cli/test_cmd_alarms.py": ("test_without_alarms_the_exit_status_is_zero",),
     "cli/test_cmd_models.py": ("test_the_card_is_printed_as_it_can_be_kept",),
     "cli/test_cmd_replay.py": (

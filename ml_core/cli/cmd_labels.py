@@ -36,7 +36,7 @@ def _source(_context: click.Context, _option: click.Parameter, value: str | None
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--source", callback=_source,
               help="Where they come from, kept beside each label (default: the file's name).")  # fmt: skip
-@settings_option()
+@settings_option(with_keys=True)
 @click.option("--dry-run", is_flag=True, help="Read, check and count; store nothing.")
 @output_option
 def import_(file: Path, source: str | None, settings: Settings, output: str, *, dry_run: bool) -> None:

@@ -84,7 +84,7 @@ def show_log(settings: Settings, output: str) -> None:
 @click.option("--heads", type=click.Path(path_type=Path), metavar="FILE",
               help="Lines of the service's own log, from where they are collected: heads published there.")  # fmt: skip
 @click.option("--without-key", is_flag=True, help="Take what the log's key has made as it is; far less is found.")
-@settings_option()
+@settings_option(with_keys=True)
 @output_option
 def verify(day: datetime | None, heads: Path | None, settings: Settings, output: str, *, without_key: bool) -> None:
     """Walk the hash chain of every file, live ones too, and hold it against the journal; labels and sealed copies too.
@@ -126,7 +126,7 @@ def verify(day: datetime | None, heads: Path | None, settings: Settings, output:
 
 @command.command(name="seal")
 @click.option("--before", type=_DAY, help="Only days before this day (default: today).")
-@settings_option()
+@settings_option(with_keys=True)
 @output_option
 def seal(before: datetime | None, settings: Settings, output: str) -> None:
     """Verify days that are over, copy each into one Parquet file, and write into the journal what the day holds.
@@ -158,7 +158,7 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
 
 @command.command(name="adopt")
 @_yes_option
-@settings_option()
+@settings_option(with_keys=True)
 @output_option
 def adopt_log(settings: Settings, output: str, *, yes: bool) -> None:
     """Vouch for what is in the log without a key: files, labels and journal entries of a release before.
@@ -190,7 +190,7 @@ def adopt_log(settings: Settings, output: str, *, yes: bool) -> None:
 @click.option("--unsealed", is_flag=True, help="Remove days that are not sealed, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")
 @_yes_option
-@settings_option()
+@settings_option(with_keys=True)
 @output_option
 def prune(days: float | None, settings: Settings, output: str, *, unsealed: bool, dry_run: bool, yes: bool) -> None:
     """Remove whole days that are older than the log is kept: databases, bulk calls and sealed copies.
@@ -229,7 +229,7 @@ def prune(days: float | None, settings: Settings, output: str, *, unsealed: bool
 @click.argument("subject", metavar="SUBJECT")
 @click.option("--dry-run", is_flag=True, help="Show where there are answers about the subject; erase nothing.")
 @_yes_option
-@settings_option()
+@settings_option(with_keys=True)
 @output_option
 def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: bool, yes: bool) -> None:
     """Erase what answers and training rows about SUBJECT say. Of an answer, id, time and digest stay.

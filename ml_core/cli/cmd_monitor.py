@@ -28,7 +28,7 @@ STANDBY_S = 2.0
 @click.command(name="monitor")
 @click.option("--every", type=Duration(), help="Look again and again, e.g. every 5s, 1m.")
 @click.option("--once", is_flag=True, help="Look once, e.g. from cron; exit status 3 if an alarm is on.")
-@settings_option()
+@settings_option(with_keys=True)
 @output_option
 def command(every: float | None, settings: Settings, output: str, *, once: bool) -> None:
     """Watch a running service: take a bad canary back, let labels mature, and raise alarms on coverage and drift.

@@ -81,13 +81,23 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
         return found.astimezone(UTC)
 
 
-def settings_option(told: str = "Name of the model") -> Callable[[F], F]:
-    """``--model``; the verb is given ``settings``, which are of that model."""
+def settings_option(told: str = "Name of the model", *, with_keys: bool = False) -> Callable[[F], F]:
+    """``--model``; the verb is given ``settings``, which are of that model.
+
+    Parameters
+    ----------
+    with_keys : the verb uses the secret keys of log or subjects, which must be those that the home has seen
+    """
 
     def load(_context: click.Context, _option: click.Parameter, model: str | None) -> Settings:
         from ml_core.base.settings import load_settings
 
-        return load_settings(**({} if model is None else {"model_name": model}))
+        settings = load_settings(**({} if model is None else {"model_name": model}))
+        if with_keys:
+            from ml_core.serve.log.key_register import check_outside_keys
+
+            check_outside_keys(settings)
+        return settings
 
     return click.option("--model", "settings", callback=load, help=f"{told} (default: SURETY_MODEL_NAME).")
 

@@ -34,7 +34,7 @@ ENVELOPE = [
 ]  # fmt: skip
 LINEAGE = [
     "model_name", "model_version", "model_hash", "feature_version", "calibration_id", "input_hash", "slot", "bento",
-    "timestamp",
+    "served_by", "timestamp",
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_drift import inputs_of
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.key_register import check_outside_keys
 from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
@@ -210,6 +211,7 @@ def _check(frame: pd.DataFrame, version: FeatureVersion, beside: Sequence[Column
 def _names(settings: Settings, version: FeatureVersion) -> Mapping[bytes, Any]:
     """Names of the store's patients by their pseudonyms, under every key that was ever used."""
     group = group_of(version)
+    check_outside_keys(settings)
     pseudonyms = Pseudonyms(settings.subject_key)
     try:
         known = FeatureStore.of(settings, settings.model_name).read(version.name)[group.name].unique()

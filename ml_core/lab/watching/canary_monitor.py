@@ -115,7 +115,7 @@ class Monitor:
             if tripped and act:
                 rolled_back = self._take_back(state, tripped)
         if act:
-            clear_lost(self._reports, state.stage, self._clock())
+            clear_lost(self._reports, reports, state.stage, self._clock())
         return Look(state, alive, champion, challenger, verdicts, rolled_back)
 
     def _judge(

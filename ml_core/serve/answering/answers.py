@@ -15,7 +15,7 @@ from uuid_utils import UUID
 from ml_core.base.arrays import BoolArray, FeatureMatrix
 from ml_core.base.clock import utc_text
 from ml_core.features.columns import ColumnArrays
-from ml_core.serve.answering.envelope import InferenceLineage, InferenceResponse
+from ml_core.serve.answering.envelope import InferenceLineage, InferenceResponse, Responder
 from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serve.features.record import Record
 from ml_core.serve.model.groupings import Promise
@@ -225,8 +225,8 @@ class Answer:
     batch_id: UUID | None = None
     batch_index: int | None = None
 
-    def envelope(self, bento: str | None) -> InferenceResponse:
-        """The answer as its caller gets it; ``bento`` is the tag of the bento that runs here."""
+    def envelope(self, responder: Responder) -> InferenceResponse:
+        """The answer as its caller gets it."""
         model, (proba, p_values, members, prediction) = self.model, self.row
         classes = model.classes
         validity, validity_reasons = self.validity
@@ -250,14 +250,14 @@ class Answer:
             fallback_used=self.reason is not None,
             fallback_reason=self.reason,
             error=None,
-            lineage=lineage_of(model, self.origin, self.input_hash, bento, self.at, cell),
+            lineage=lineage_of(model, self.origin, self.input_hash, responder, self.at, cell),
             client_request_id=self.client_request_id,
             group=group,
         )
 
 
 def lineage_of(
-    model: LiveModel, origin: Origin, input_hash: str, bento: str | None, at: datetime, cell: int | None = None
+    model: LiveModel, origin: Origin, input_hash: str, responder: Responder, at: datetime, cell: int | None = None
 ) -> InferenceLineage:
     """Lineage of an answer that was given then to the input of that hash.
 
@@ -274,7 +274,8 @@ def lineage_of(
         calibration_id=model.calibration_ids[origin] if cell is None else model.behind(origin, cell).calibration_id,
         input_hash=input_hash,
         slot=origin,
-        bento=bento,
+        bento=responder.bento,
+        served_by=responder.served_by,
         timestamp=utc_text(at),
     )
 

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ml_core.base.arrays import Label
 from ml_core.serve.rollout.monitor_state import Validity
 
-__all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "RowError"]
+__all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "Responder", "RowError"]
+
+
+@dataclass(frozen=True, slots=True)
+class Responder:
+    """What answers here.
+
+    Attributes
+    ----------
+    bento : tag of the bento this code runs in, None outside one
+    served_by : names of ``home`` and ``machine``; one object for all answers. The home's is "" while it is not known
+    """
+
+    bento: str | None = None
+    served_by: Mapping[str, str] = field(default_factory=lambda: {"home": "", "machine": ""})
+
+    def of_home(self, home: str) -> Responder:
+        """The same, with the home's name."""
+        return replace(self, served_by={**self.served_by, "home": home})
 
 
 # Not frozen: a frozen dataclass of this size takes 4 us longer to make, once per answer.
@@ -25,6 +43,7 @@ class InferenceLineage:
     input_hash : sha256 over the canonical JSON of the validated feature columns
     slot : which place the model held, e.g. ``champion``
     bento : tag of the bento that ran it, None outside a bento
+    served_by : names of the home and of the machine that gave it
     timestamp : UTC, ISO 8601 with microseconds
     """
 
@@ -36,6 +55,7 @@ class InferenceLineage:
     input_hash: str
     slot: str
     bento: str | None
+    served_by: Mapping[str, str]
     timestamp: str
 
 

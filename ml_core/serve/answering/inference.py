@@ -15,7 +15,7 @@ from ml_core.base.clock import utc_now
 from ml_core.base.errors import FieldProblem, InvalidRecord, LogUnavailable, NotLoaded, Overloaded
 from ml_core.features.columns import ColumnArrays
 from ml_core.serve.answering.answers import Answer, Answers, Question, blocks
-from ml_core.serve.answering.envelope import BatchResponse, InferenceResponse, RowError
+from ml_core.serve.answering.envelope import BatchResponse, InferenceResponse, Responder, RowError
 from ml_core.serve.answering.fallback_chain import fall_back
 from ml_core.serve.answering.live import Live, LiveModel, Origin
 from ml_core.serve.answering.recording import BulkCall, Recorder
@@ -50,7 +50,7 @@ class InferenceService:
     Parameters
     ----------
     live : the models in their slots; None until some are loaded. Replaced as a whole when the rollout changes
-    bento : tag of the bento this code runs in, None outside one
+    responder : what answers here
     shadow : takes what a challenger is to score as well
     recorder : stores every answer before it is given
     now : clock of the answers
@@ -65,7 +65,7 @@ class InferenceService:
         self,
         live: Live | None,
         *,
-        bento: str | None = None,
+        responder: Responder | None = None,
         shadow: Shadow | None = None,
         recorder: Recorder | None = None,
         now: Callable[[], datetime] = utc_now,
@@ -73,10 +73,16 @@ class InferenceService:
         self.live = live
         self.problem = ""
         self.validity: Validities = {}
-        self.bento = bento
+        self.responder = Responder() if responder is None else responder
         self._recorder = recorder
         self._shadow = shadow
         self._now = now
+
+    def answer_as(self, responder: Responder) -> None:
+        """What answers here from now on, in envelopes and in the log."""
+        self.responder = responder
+        if self._recorder is not None:
+            self._recorder.answer_as(responder)
 
     def ready(self) -> Live:
         """What is live.
@@ -142,7 +148,7 @@ class InferenceService:
         await self._store([] if self._recorder is None else [self._recorder.row(answer)], count)
         if live.mode == "shadow" and self._shadow is not None:
             self._shadow.put(live, ShadowRows((str(answer.request_id),), columns, features, row, level))
-        return answer.envelope(self.bento)
+        return answer.envelope(self.responder)
 
     async def predict_batch(self, request: BatchRequest, elsewhere: Elsewhere = _right_here) -> BatchResponse:
         """Envelopes for many records, in their order; one slot answers them all.
@@ -182,7 +188,7 @@ class InferenceService:
             recorder = self._recorder
             await self._store([] if recorder is None else [recorder.row(answer) for answer in each], count)
             self._shadow_rows(answers, tuple(str(answer.request_id) for answer in each))
-            envelopes = await elsewhere(lambda: [answer.envelope(self.bento) for answer in each])
+            envelopes = await elsewhere(lambda: [answer.envelope(self.responder) for answer in each])
         following = iter(envelopes)
         return BatchResponse(
             batch_id=str(batch_id),

@@ -18,6 +18,7 @@ from uuid_utils import UUID
 from ml_core.base.clock import microseconds
 from ml_core.features.columns import Column, features_of
 from ml_core.serve.answering.answers import REASONS, Answer, Answers
+from ml_core.serve.answering.envelope import Responder
 from ml_core.serve.answering.live import ORIGINS, LiveModel, Origin
 from ml_core.serve.answering.requests import IdArray
 from ml_core.serve.log.entries import Lineage, Row, answer_json, as_json
@@ -61,7 +62,7 @@ class Recorder:
     folder : of the log, for segments
     pseudonyms : hides subjects
     keep_inputs : whether feature values are kept
-    bento : tag of the bento this code runs in
+    responder : what answers here
     """
 
     def __init__(
@@ -71,14 +72,18 @@ class Recorder:
         pseudonyms: Pseudonyms,
         *,
         keep_inputs: bool = True,
-        bento: str | None = None,
+        responder: Responder | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
         self._pseudonyms = pseudonyms
         self._keep_inputs = keep_inputs
-        self._bento = bento
+        self._responder = Responder() if responder is None else responder
         self._lineages: dict[tuple[str, Origin, int | None], Lineage] = {}
+
+    def answer_as(self, responder: Responder) -> None:
+        """What answers here from now on."""
+        self._responder, self._lineages = responder, {}
 
     async def store(self, rows: Sequence[Row]) -> None:
         """Store rows before their answers are given.
@@ -218,7 +223,7 @@ class Recorder:
         key = (model.model_hash, origin, cell)
         found = self._lineages.get(key)
         if found is None:
-            found = self._lineages[key] = Lineage.of(_facts(model, origin, self._bento, cell))
+            found = self._lineages[key] = Lineage.of(_facts(model, origin, self._responder, cell))
         return found
 
 
@@ -235,7 +240,7 @@ def _beside(answers: Answers) -> tuple[Column, ...]:
     return () if groupings is None else tuple(c for c in groupings.beside if c.name in answers.columns)
 
 
-def _facts(model: LiveModel, origin: Origin, bento: str | None, cell: int | None) -> dict[str, Any]:
+def _facts(model: LiveModel, origin: Origin, responder: Responder, cell: int | None) -> dict[str, Any]:
     """Everything that answers of one origin have in common, where groups have a promise: those to one group."""
     manifest, loaded = model.manifest, model.model
     calibration, grouped = model.behind(origin, cell), model.grouped
@@ -254,7 +259,8 @@ def _facts(model: LiveModel, origin: Origin, bento: str | None, cell: int | None
         "calibration_id": model.calibration_ids[origin] if cell is None else calibration.calibration_id,
         "calibration_sizes": list(model.sizes(origin, cell)),
         "slot": origin,
-        "bento": bento,
+        "bento": responder.bento,
+        "served_by": responder.served_by,
         "classes": list(manifest.classes),
         "level": str(manifest.confidence_level),
         **({} if (sure := manifest.training_conditional) is None else {"training_conditional": str(sure)}),

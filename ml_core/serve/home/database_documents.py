@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC
@@ -79,6 +80,11 @@ class DatabaseDocuments(Documents):
     def glimpse(self, name: str) -> Glimpse:
         """As :meth:`Documents.glimpse`."""
         return self._watcher.glimpse(name)
+
+    def wait(self, timeout_s: float, stopping: threading.Event) -> None:
+        """As :meth:`Documents.wait`; it may wait on for ``timeout_s`` once nobody is to wait."""
+        if not stopping.is_set():
+            self._watcher.wait(timeout_s)
 
 
 class DatabaseJournal:

@@ -74,8 +74,8 @@ class DatabaseHeartbeats:
     def _rows(self) -> tuple[float, list[tuple[str, bytes, float]]]:
         """All rows with their ages, and when they were asked for: now, or before the database went away."""
         known = self._known
-        if known is not None and self._watcher.is_cut_off:
-            return known
+        if self._watcher.is_cut_off:
+            return (0.0, []) if known is None else known
         try:
             self._database.ready(PRESENCE)
             asked_at = time.monotonic()

@@ -61,6 +61,7 @@ class Watcher:
         self._seen_at = -math.inf
         self._changing = threading.Lock()
         self._stopping = threading.Event()
+        self._news = threading.Event()
         self._thread: threading.Thread | None = None
         self._problem = ""
 
@@ -73,6 +74,11 @@ class Watcher:
             return Glimpse(None, None, math.inf)
         age = None if known.written_s is None else max(0.0, now - known.written_s)
         return Glimpse(known.content, age, max(0.0, now - self._seen_at))
+
+    def wait(self, timeout_s: float) -> None:
+        """Return after that time, or as soon as a known document has changed or the database is back."""
+        if self._news.wait(timeout_s):
+            self._news.clear()
 
     @property
     def is_cut_off(self) -> bool:
@@ -150,6 +156,8 @@ class Watcher:
     def _take(self, name: str, generation: int | None, written_s: float | None, content: bytes | None) -> None:
         with self._changing:
             known = self._known.get(name)
+            if known is not None and known.generation != (generation or 0):
+                self._news.set()
             if generation is None:
                 self._known[name] = _Known(None, 0, None)
             elif content is not None:
@@ -176,4 +184,5 @@ class Watcher:
                 logger.warning("home.away", extra={"reason": problem})
             else:
                 logger.warning("home.back")
+                self._news.set()
         self._problem = problem

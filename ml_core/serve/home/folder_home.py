@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -73,6 +74,10 @@ class FolderDocuments(Documents):
     def glimpse(self, name: str) -> Glimpse:
         """As :meth:`Documents.glimpse`."""
         return Glimpse(self.read(name), None, 0.0)
+
+    def wait(self, timeout_s: float, stopping: threading.Event) -> None:
+        """As :meth:`Documents.wait`; nobody tells of changed files."""
+        stopping.wait(timeout_s)
 
 
 class FolderHeartbeats:

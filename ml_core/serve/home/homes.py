@@ -42,6 +42,7 @@ class Home:
     ----------
     documents, journal : of all models
     objects : large things, such as models; None where they lie in the home's folder
+    machine : name of this machine among those that have the home; "" where it is the only one
     api_keys : name of the document with the API keys of all machines; None where only a file can have them
     database : of the stores that have tables of their own, in this room and in ``serve/log``; None for a folder
     """
@@ -52,6 +53,7 @@ class Home:
     seat_of: Callable[[str], Seat] = field(repr=False)
     close: Callable[[], None] = field(repr=False)
     objects: Objects | None = None
+    machine: str = ""
     api_keys: str | None = None
     database: HomeDatabase | None = None
 
@@ -153,6 +155,7 @@ def _on_database(settings: Settings) -> Home:
         seat_of=lambda name: DatabaseSeat(database, name, machine),
         close=close,
         objects=objects_of(settings),
+        machine=machine,
         api_keys="keys.json",
         database=database,
     )

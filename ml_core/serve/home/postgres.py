@@ -5,6 +5,7 @@ Needs the extra ``cluster`` (psycopg 3). Nothing imports this module where ``SUR
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +48,8 @@ _OPTIONS = (
 """The database notices a machine that is cut off as soon, and gives up what it had locked."""
 _LONGEST_NAME = 50
 _PORT = 5432
+_PROBE_S = 0.4
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # each failed attempt; who needs the database says so
 
 
 def schema_of(model_name: str) -> str:
@@ -124,6 +127,7 @@ class HomeDatabase:
         self._making = threading.Lock()
         self._local = threading.local()
         self._opened: set[tuple[str, str, int]] = set()
+        self._is_away = False  # so it seemed last; then a look at its port saves the wait for a connection
 
     def close(self) -> None:
         """Give the connections back."""
@@ -178,12 +182,15 @@ class HomeDatabase:
         """
         outer: tuple[psycopg.Connection[Any], str] | None = getattr(self._local, "held", None)
         if outer is None:
+            if self._is_away and not self.answers(_PROBE_S):
+                raise HomeUnreachable(self.shown, "nobody answers at its port")
             with (
                 self.our_errors(),
                 self._connections().connection() as connection,
                 connection.transaction(),
                 self._held(connection, schema, lock),
             ):
+                self._is_away = False
                 yield connection
             return
         connection, before = outer
@@ -278,6 +285,7 @@ class HomeDatabase:
         try:
             yield
         except (psycopg.OperationalError, PoolTimeout, PoolClosed, sql_errors.ReadOnlySqlTransaction) as error:
+            self._is_away = True
             raise HomeUnreachable(self.shown, _reason(error)) from error
 
     def _connections(self) -> ConnectionPool[psycopg.Connection[Any]]:

@@ -6,6 +6,7 @@ over both.
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -97,6 +98,15 @@ class Documents(Protocol):
             It is there and cannot be read.
         """
 
+    @abstractmethod
+    def wait(self, timeout_s: float, stopping: threading.Event) -> None:
+        """Return after that time, or as soon as one is told that a document which was glimpsed has changed.
+
+        Parameters
+        ----------
+        stopping : set where nobody is to wait any more
+        """
+
     def load(self, name: str, kind: type[_D]) -> _D | None:
         """A document of that kind, None where there is none.
 
@@ -174,7 +184,7 @@ class Heartbeats(Protocol):
         Raises
         ------
         HomeUnreachable
-            The home cannot be reached, and nothing is known yet.
+            It has never been reached by this process, which does not report itself.
         """
 
     def local_reports(self) -> list[ProcessReport]:

@@ -32,6 +32,7 @@ __all__ = [
     "KeyRole",
     "add_key",
     "fingerprint",
+    "is_guarded",
     "read_api_keys",
     "revoke_key",
 ]

@@ -26,6 +26,7 @@ from ml_core.base.clock import utc_now
 from ml_core.base.errors import FieldProblem, InvalidRecord
 from ml_core.features.columns import Column
 from ml_core.serve.answering.answers import REASONS, Answers, lineage_of
+from ml_core.serve.answering.envelope import Responder
 from ml_core.serve.answering.inference import UNMONITORED, Elsewhere, InferenceService
 from ml_core.serve.answering.live import ORIGINS, Live, LiveModel, Origin
 from ml_core.serve.answering.recording import BulkCall
@@ -85,7 +86,7 @@ async def answer_stream(
             input_hash=hashlib.sha256(body).hexdigest(),
         )
     )
-    head = _Head(live, slot, live.level(slot, level), call, service.bento)
+    head = _Head(live, slot, live.level(slot, level), call, service.responder)
     reply: bytes = await elsewhere(lambda: _write(head, parts))
     await service.record_bulk(answers, call if answers else None, elsewhere)
     return str(call.batch_id), reply, model
@@ -93,13 +94,13 @@ async def answer_stream(
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What a reply says once for all its rows: who was asked, at which level, in which call, and the bento's tag."""
+    """What a reply says once for all its rows: who was asked, at which level, in which call, and what answers here."""
 
     live: Live
     slot: Slot
     level: Decimal
     call: BulkCall
-    bento: str | None
+    responder: Responder
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,8 @@ def _write(head: _Head, parts: Sequence[_Part]) -> bytes:
 
 
 def _lineage(head: _Head, model: LiveModel, origin: Origin, prefix: str) -> dict[str, str]:
-    facts = asdict(lineage_of(model, origin, head.call.input_hash, head.bento, head.call.at))
+    facts = asdict(lineage_of(model, origin, head.call.input_hash, head.responder, head.call.at))
+    facts |= {f"served_by.{name}": value for name, value in facts.pop("served_by").items()}
     return {f"{prefix}.{k}": "" if v is None else str(v) for k, v in facts.items()}
 
 

@@ -37,6 +37,12 @@ LINEAGE: Schema = {
         "input_hash": _HASH,
         "slot": {"enum": list(ORIGINS), "description": "Whose answer it is: a model's, or its baseline's."},
         "bento": {"type": ["string", "null"]},
+        "served_by": {
+            "type": "object",
+            "properties": {"home": _TEXT, "machine": _TEXT},
+            "required": ["home", "machine"],
+            "description": "Names of the home and of the machine that gave the answer.",
+        },
         "timestamp": {"type": "string", "format": "date-time"},
     },
 }
@@ -151,6 +157,27 @@ _WORKERS = _object(
         ),
     },
 )
+_HOME = _object(
+    name=_TEXT,
+    machine={**_TEXT, "description": "The machine that tells this."},
+    silence_s={
+        "type": ["number", "null"],
+        "description": "Seconds for which it has not reached the home's database; null: never since its start.",
+    },
+    machines={
+        "type": "array",
+        "description": "Every machine of the home, by the last reports of its processes.",
+        "items": _object(
+            machine=_TEXT,
+            alive={**_COUNT, "description": "Processes that report."},
+            age_s={**_NUMBER, "description": "Seconds since the last report."},
+            generation=_COUNT,
+            canary_held={"type": "boolean"},
+            unstored={**_COUNT, "description": "Answers that were given and are in no log yet."},
+            problem={"type": ["string", "null"]},
+        ),
+    },
+)
 _STATUS = _object(
     ready={"type": "boolean"},
     health={"enum": list(HEALTH_STATES)},
@@ -159,6 +186,7 @@ _STATUS = _object(
     rollout={"anyOf": [_ROLLOUT, {"type": "null"}]},
     flags={"type": "object", "properties": Flags.model_json_schema()["properties"]},
     workers=_WORKERS,
+    home=_HOME,
     monitor={"type": ["object", "null"], "description": "What the monitor has published; null: it never has."},
     access=_object(
         guarded={"type": "boolean", "description": "Whether callers need keys."},

@@ -5,6 +5,7 @@ __all__ = [
     "entries",
     "erasure_requests",
     "fields",
+    "key_register",
     "label_file",
     "label_requests",
     "labels",

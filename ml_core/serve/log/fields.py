@@ -105,6 +105,7 @@ FIELDS = (
     StoredField("batch_index", "whole"),
     _own("lineage", "whole", "NOT NULL REFERENCES lineage(id)", in_digest=True),
     *map(_fact, ("model_name", "model_version", "model_hash", "feature_version", "calibration_id", "slot", "bento")),
+    _fact("served_by", "object"),
     _fact("classes", "labels"),
     _own("answer", "bytes", "NOT NULL", is_written_by="row", in_digest=True, left="x''"),
     _said("prediction", "label"),

@@ -28,6 +28,7 @@ class Identity:
     ----------
     server : the same for all processes that one ``bentoml serve`` has started, and for no others
     role, index : ``api`` or ``runner``, and its number there
+    machine : its name
     """
 
     server: str
@@ -35,9 +36,10 @@ class Identity:
     index: int
     pid: int
     started_at: str
+    machine: str = ""
 
     @classmethod
-    def of_this_process(cls, role: Literal["api", "runner"], index: int) -> Identity:
+    def of_this_process(cls, role: Literal["api", "runner"], index: int, machine: str = "") -> Identity:
         """The identity of this process; its server is the process that started it, on this host."""
         parent = psutil.Process().ppid()
         try:
@@ -45,7 +47,7 @@ class Identity:
         except psutil.Error:
             began = 0.0
         host = "".join(c for c in socket.gethostname() if c.isalnum())[:40]
-        return cls(f"{host}-{parent}-{int(began * 100)}", role, index, os.getpid(), utc_text(utc_now()))
+        return cls(f"{host}-{parent}-{int(began * 100)}", role, index, os.getpid(), utc_text(utc_now()), machine)
 
     def report(self, **facts: Any) -> WorkerReport:
         """The report of this process, of now."""

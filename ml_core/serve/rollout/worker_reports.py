@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,7 @@ __all__ = [
     "WorkerReport",
     "beating",
     "clear_lost",
+    "machines_of",
     "read_reports",
     "summed",
     "write_worker_report",
@@ -197,8 +198,12 @@ def beating(reports: Iterable[WorkerReport], now_s: float | None = None) -> list
     return [r for r in reports if 0.0 <= now - r.beat_s <= LOST_AFTER_S]
 
 
-def clear_lost(home: Heartbeats, stage: int, now_s: float | None = None) -> None:
+def clear_lost(home: Heartbeats, reports: Iterable[WorkerReport], stage: int, now_s: float | None = None) -> None:
     """Remove the reports of lost processes that no guard needs: those of other stages, and those older than a day.
+
+    Parameters
+    ----------
+    reports : that were read before ``now_s``, so that none seems to be of another boot
 
     Raises
     ------
@@ -206,7 +211,7 @@ def clear_lost(home: Heartbeats, stage: int, now_s: float | None = None) -> None
         Some may still be there.
     """
     now = time.monotonic() if now_s is None else now_s
-    ages = ((report, now - report.beat_s) for report in read_reports(home))
+    ages = ((report, now - report.beat_s) for report in reports)
     home.clear(
         [
             _process(report)
@@ -214,6 +219,34 @@ def clear_lost(home: Heartbeats, stage: int, now_s: float | None = None) -> None
             if not 0.0 <= age <= _KEEP_LOST_S or (report.stage != stage and age > 2 * LOST_AFTER_S)
         ]
     )
+
+
+def machines_of(reports: Iterable[WorkerReport], now_s: float | None = None) -> list[dict[str, Any]]:
+    """What is known of each machine, in the order of their names: of its living processes, else of its last ones.
+
+    ``unstored`` are answers that were given and are in no log yet: what is lost with a machine that does not come back.
+    """
+    now = time.monotonic() if now_s is None else now_s
+    by_machine: dict[str, list[WorkerReport]] = {}
+    for report in reports:
+        by_machine.setdefault(report.machine, []).append(report)
+    found = []
+    for machine, all_of_it in sorted(by_machine.items()):
+        living = beating(all_of_it, now)
+        newest = max(all_of_it, key=lambda r: r.beat_s)
+        told = [r for r in living or all_of_it if living or newest.beat_s - r.beat_s <= LOST_AFTER_S]
+        found.append(
+            {
+                "machine": machine,
+                "alive": len(living),
+                "age_s": round(max(0.0, now - newest.beat_s), 1),
+                "generation": min(r.generation for r in told),
+                "canary_held": any(r.canary_held for r in told),
+                "unstored": sum(r.log.pending for r in told if r.log is not None),
+                "problem": next((r.problem for r in told if r.problem), None),
+            }
+        )
+    return found
 
 
 def summed(reports: Iterable[WorkerReport], stage: int, slot: Slot) -> SlotReport | None:

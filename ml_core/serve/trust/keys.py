@@ -181,7 +181,8 @@ class TrustedKeys:
     def __init__(self, settings: Settings) -> None:
         self._folder = settings.trust
         self._settings = settings
-        self._documents = open_home(settings).documents
+        self._home = open_home(settings)
+        self._documents = self._home.documents
         self.known = HomeKeys()
 
     def __enter__(self) -> Self:
@@ -197,19 +198,21 @@ class TrustedKeys:
         self._held.__exit__(kind, error, trace)
 
     def signing_key(self, before_first: Callable[[SigningKey], None]) -> SigningKey:
-        """The key that signs; made on first use.
+        """The key that signs; made on first use, on each machine that has the home one of its own.
 
         Parameters
         ----------
-        before_first : called with a new key before it counts as the home's
+        before_first : called with the first key before it counts as the home's
 
         Raises
         ------
         ConfigError
-            The home has signed before and its private key is gone.
+            The home has signed here before and the private key is gone.
         """
         if not self.known.signs:
-            return self.make("this home", before_first)
+            return self.make(self._own_name, before_first)
+        if self._home.machine and not self._has_signed_here:
+            return self.make(self._own_name, self._tell_of)
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         path = self._folder / "signing.key"
@@ -221,6 +224,18 @@ class TrustedKeys:
         if key_fingerprint(key.public) not in {key_fingerprint(k.key) for k in self.known.keys}:
             raise ConfigError("trust/signing.key", "is no key that trust/keys.json names")
         return key
+
+    @property
+    def _own_name(self) -> str:
+        return f"machine {self._home.machine}" if self._home.machine else "this home"
+
+    @property
+    def _has_signed_here(self) -> bool:
+        return (self._folder / "signing.key").exists() or any(k.name == self._own_name for k in self.known.keys)
+
+    def _tell_of(self, key: SigningKey) -> None:
+        facts = {"key": key.public, "name": self._own_name, "why": "a machine of the home signs for the first time"}
+        self._home.journal.append("trust.added", facts)
 
     def make(self, name: str, before: Callable[[SigningKey], None]) -> SigningKey:
         """Make a new key that signs from now on; keys that signed before stay trusted.

@@ -87,6 +87,7 @@ def log_report(log: PredictionStore, live: Live | None) -> WorkerLogReport:
 HOME_SILENCE_S = 15.0
 """Time without the home after which the champion answers a canary's share, since nobody can take the canary back."""
 _SAY_HOME_AWAY_S = 3.0
+_NAME_EVERY_S = 5.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 60.0  # first soon: an isolated runner may only need a moment to load it
 
 
@@ -130,7 +131,9 @@ class RolloutFollower:
         self._monitor = MonitorView(settings)
         self._metrics = WorkerMetrics(settings.model_name)
         self._store = RolloutStore(settings)
-        self._reports = open_home(settings).heartbeats(settings.model_name)
+        self._home = open_home(settings)
+        self._reports = self._home.heartbeats(settings.model_name)
+        self._name_at = 0.0
         self._state: RolloutState | None = None
         self._retry_at = 0.0
         self._retry_s = _RETRY_FIRST_S
@@ -192,13 +195,14 @@ class RolloutFollower:
 
     def begin(self) -> None:
         """Load what the rollout names, before the first request; write the first rollout state where there is none."""
+        self._name_home()
         self._state = self._read()
         self._service.validity = self._monitor.look()
         self._assemble()
         self._begin_state()
         if self._state is not None:
             with suppress(OSError, HomeUnreachable):
-                clear_lost(self._reports, self._state.stage)
+                clear_lost(self._reports, read_reports(self._reports), self._state.stage)
 
     def start(self) -> None:
         """Follow from now on, on a thread of its own."""
@@ -230,14 +234,27 @@ class RolloutFollower:
             live = self._service.live = self._held(live)
             self._assembler.finish(live)
         now = time.monotonic()
+        if not self._service.responder.served_by["home"] and now >= self._name_at:
+            self._name_home()
         if now - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = now
             self._report(live)
             self._count_processes(live)
             self._look_after_disk()
 
+    def _name_home(self) -> None:
+        """Have answers say the home's name; where it cannot be had now, they say none meanwhile."""
+        self._name_at = time.monotonic() + _NAME_EVERY_S
+        try:
+            name = self._home.name()
+        except (SuretyError, OSError) as error:
+            self._warn("home.not_named", type(error).__name__)
+            return
+        self._service.answer_as(self._service.responder.of_home(name))
+
     def _follow(self) -> None:
-        while not self._stopping.wait(self._settings.poll_s):
+        while not self._stopping.is_set():
+            self._home.documents.wait(self._settings.poll_s, self._stopping)
             try:
                 self.look()
             except Exception:  # whatever goes wrong, this thread goes on

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from ml_core.base.errors import HomeUnreachable
 from ml_core.base.settings import Settings
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.live import Live, LiveModel
 from ml_core.serve.home.homes import open_home
 from ml_core.serve.rollout.monitor_state import Validities
 from ml_core.serve.rollout.rollout_state import Flags, Slot
-from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_reports
+from ml_core.serve.rollout.worker_reports import WorkerReport, beating, machines_of, read_reports
 from ml_core.serve.worker.rollout_follower import RolloutFollower, circuit_report
 
 __all__ = ["ServiceStatus"]
@@ -71,6 +73,7 @@ class ServiceStatus:
             "rollout": None if live is None else self._rollout(live),
             "flags": (Flags() if live is None else live.flags).model_dump(mode="json"),
             "workers": self._workers(),
+            "home": self._home(),
             "monitor": self._monitor(),
         }
 
@@ -91,6 +94,20 @@ class ServiceStatus:
         """What the monitor has published; None where it never has."""
         state = self._follower.monitored if self._follower is not None else None
         return None if state is None else state.model_dump(include={"published_at", "models"})
+
+    def _home(self) -> dict[str, Any]:
+        """Where this machine stands, and what is known of all machines of the home."""
+        silence = 0.0 if self._follower is None else self._follower.home_silence_s
+        try:
+            reports = read_reports(self._reports)
+        except (OSError, HomeUnreachable):
+            reports = []
+        return {
+            "name": self._inference.responder.served_by["home"],
+            "machine": self._settings.machine_name,
+            "silence_s": None if math.isinf(silence) else round(silence, 1),
+            "machines": machines_of(reports),
+        }
 
     def _workers(self) -> dict[str, Any]:
         if self._follower is None:

@@ -13,12 +13,14 @@ import orjson
 
 from ml_core.base.errors import ModelUnavailable
 from ml_core.base.settings import Settings
+from ml_core.serve.answering.envelope import Responder
 from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import parse_batch, parse_predict
 from ml_core.serve.answering.shadow import Shadow
 from ml_core.serve.http import json_logs as logs
 from ml_core.serve.http.handlers import HttpApi
+from ml_core.serve.log.key_register import check_outside_keys
 from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.writer import LogWriter
@@ -77,15 +79,15 @@ class Worker:
         self._settings = settings
         self._hop = hop
         self._loop: asyncio.AbstractEventLoop | None = None
-        identity = Identity.of_this_process("api", index)
+        identity = Identity.of_this_process("api", index, settings.machine_name)
         expected = {"api": settings.workers, **({} if hop is None else {"runner": 1})}
         shadow = Shadow(settings.shadow_log, f"{identity.server}-{index}")
         self._shadow = shadow
+        check_outside_keys(settings)
         self.log = LogWriter(settings.log, self._is_strict, LogRecords(settings))
-        recorder = Recorder(
-            self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs, bento=bento
-        )
-        self.inference = InferenceService(None, bento=bento, shadow=shadow, recorder=recorder)
+        recorder = Recorder(self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs)
+        self.inference = InferenceService(None, shadow=shadow, recorder=recorder)
+        self.inference.answer_as(Responder(bento, {"home": "", "machine": settings.machine_name}))
         self.follower = RolloutFollower(
             settings, self._assembler(loader), self.inference, shadow, identity, expected, self._rejected, self.log
         )

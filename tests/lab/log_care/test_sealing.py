@@ -63,6 +63,7 @@ def as_copied(answer) -> dict:
             name: list(getattr(answer, name))
             for name in ("probabilities", "p_values", "prediction_set", "validity_reasons")
         },
+        "served_by": answer.lineage["served_by"],
         "classes": answer.lineage["classes"],
         "subject": None if answer.subject is None else answer.subject.hex(),
         "input": answer.input,
@@ -74,7 +75,7 @@ def as_copied(answer) -> dict:
 def copied(settings, day: str = DAY) -> list[dict]:
     """Rows of the copy, its JSON read."""
     rows = pq.read_table(day_in(settings, day).sealed).to_pylist()
-    as_json = ("input", "groups", "group_values")
+    as_json = ("input", "groups", "group_values", "served_by")
     return [{**r, **{name: None if r[name] is None else orjson.loads(r[name]) for name in as_json}} for r in rows]
 
 

@@ -63,7 +63,7 @@ def test_answer_has_exactly_the_fields_of_the_contract(api: HttpApi) -> None:
     ]  # fmt: skip
     assert list(body["lineage"]) == [
         "model_name", "model_version", "model_hash", "feature_version", "calibration_id", "input_hash", "slot", "bento",
-        "timestamp",
+        "served_by", "timestamp",
     ]  # fmt: skip
     assert UUID7.fullmatch(body["request_id"])
     assert reply.headers["x-request-id"] == body["request_id"]

@@ -44,6 +44,7 @@ FACTS: dict[str, Any] = {
     "calibration_id": "cd" * 32,
     "slot": "champion",
     "bento": None,
+    "served_by": {"home": "home-0a1b2c3d", "machine": "ward-1"},
     "classes": [0, 1],
     "level": "0.9",
     "columns": [column.name for column in COLUMNS],

@@ -110,7 +110,7 @@ def test_a_process_is_lost_after_three_seconds_or_when_its_clock_is_of_another_b
 )
 def test_lost_reports_go_once_no_guard_needs_them(heartbeats, age, stage, kept):
     write_worker_report(heartbeats, worker_report(1, NOW - age, stage=stage))
-    clear_lost(heartbeats, 1, NOW)
+    clear_lost(heartbeats, read_reports(heartbeats), 1, NOW)
     assert bool(read_reports(heartbeats)) is kept
 
 
