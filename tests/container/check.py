@@ -57,6 +57,10 @@ class Container:
     ----------
     image : its name
     folder : for the file of keys
+
+    Attributes
+    ----------
+    secrets : settings for what lies beside its home and is needed to read it
     """
 
     def __init__(self, image: str, folder: Path) -> None:
@@ -66,6 +70,7 @@ class Container:
         self.name = self.volume = f"surety-check-{secrets.token_hex(4)}"
         self.port = free_port()
         self.keys = {name: add_key(folder / "keys.json", name, [role]) for name, role in ROLES.items()}
+        self.secrets: dict[str, str] = {}
         self._keys_folder = folder
         folder.chmod(0o755)
 
@@ -439,7 +444,7 @@ class Story:
         """Compare the log of the stopped container with all answers that it gave; how many these are."""
         with TemporaryDirectory() as folder:
             self.container.do("cp", f"{self.container.name}:{HOME}/.", folder)
-            home = {**os.environ, "SURETY_HOME": folder}
+            home = {**os.environ, "SURETY_HOME": folder, **self.container.secrets}
             verify = [sys.executable, "-m", "ml_core.cli.main", "log", "verify", "--model", self.model_name]
             done = subprocess.run(verify, env=home, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stdout + done.stderr
@@ -449,28 +454,31 @@ class Story:
         return len(self.given)
 
 
-def main(image: str) -> int:
-    """Try everything, say what came of it; the exit status."""
+def tell(story: Story) -> int:
+    """Go through the checks, say what comes of each, leave nothing behind; the exit status."""
     passed = 0
-    with TemporaryDirectory() as folder:
-        container = Container(image, Path(folder))
-        story = Story(container)
-        try:
-            for check in story.checks:
-                name = check.__name__.replace("_", " ")
-                try:
-                    figure = check()
-                except Exception:  # noqa: BLE001 - whatever it is, it is told, and nothing stays behind
-                    sys.stdout.write(f"{container.said()[-4_000:]}\n{traceback.format_exc()}\nFAILED  {name}\n")
-                    break
-                passed += 1
-                sys.stdout.write(f"ok  {name}{': ' if figure else ''}{figure}\n")
-                sys.stdout.flush()
-        finally:
-            container.remove()
+    try:
+        for check in story.checks:
+            name = check.__name__.replace("_", " ")
+            try:
+                figure = check()
+            except Exception:  # noqa: BLE001 - whatever it is, it is told, and nothing stays behind
+                sys.stdout.write(f"{story.container.said()[-4_000:]}\n{traceback.format_exc()}\nFAILED  {name}\n")
+                break
+            passed += 1
+            sys.stdout.write(f"ok  {name}{': ' if figure else ''}{figure}\n")
+            sys.stdout.flush()
+    finally:
+        story.container.remove()
     failed = len(story.checks) - passed
     sys.stdout.write(f"{passed} passed, {failed} failed or not reached\n")
     return 1 if failed else 0
+
+
+def main(image: str) -> int:
+    """Try everything, say what came of it; the exit status."""
+    with TemporaryDirectory() as folder:
+        return tell(Story(Container(image, Path(folder))))
 
 
 if __name__ == "__main__":
