@@ -13,7 +13,7 @@ from tests.deploy.queries import DEPLOY, ROOT
 from tests.oracles import oracle
 
 __all__ = [
-    "CHART", "EXAMPLE", "KUBERNETES", "WHOLE", "Manifest", "containers", "helm", "pods", "rendered", "rendered_text", "the",
+    "CHART", "CLUSTER", "EXAMPLE", "KUBERNETES", "WHOLE", "Manifest", "containers", "helm", "pods", "rendered", "rendered_text", "the",
 ]  # fmt: skip
 
 CHART = DEPLOY / "helm" / "surety"
@@ -21,6 +21,8 @@ EXAMPLE = DEPLOY / "helm" / "example.yaml"
 WHOLE = ROOT / "tests" / "deploy" / "chart_values.yaml"
 """Everything the chart can do, on top of the example."""
 
+CLUSTER = {"database", "objects", "machine", "subject_key_file"}
+"""Settings of a home that many machines share."""
 KUBERNETES = ("1.34", "1.35", "1.36", "1.37")
 Manifest = dict[str, Any]
 

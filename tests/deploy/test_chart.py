@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from ml_core.base.settings import Settings
 from ml_core.cli.main import VERBS
 from tests.deploy.charts import (
     CHART,
+    CLUSTER,
     EXAMPLE,
     KUBERNETES,
     WHOLE,
@@ -52,6 +54,16 @@ def variables(container: Manifest) -> dict[str, Any]:
 def test_helm_finds_nothing_to_blame(values: tuple[Path, ...]) -> None:
     status, said, _ = helm("lint", "--strict", "--quiet", CHART, *(word for path in values for word in ("-f", path)))
     assert (status, said.strip()) == (0, "")
+
+
+def test_a_packed_chart_is_whole_and_renders_the_same(tmp_path: Path) -> None:
+    """Rules and dashboard are links here, and files in the archive that is handed on."""
+    status, _, said = helm("package", CHART, "--destination", tmp_path)
+    assert status == 0, said
+    (packed,) = tmp_path.iterdir()
+    values = [word for path in EVERYTHING for word in ("--values", path)]
+    status, text, said = helm("template", "ward", packed, "--namespace", "surety", *values)
+    assert (status, text) == (0, rendered_text(*EVERYTHING)), said
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -250,6 +262,14 @@ def test_every_pod_is_of_one_home_and_says_which_machine_it_is(values: tuple[Pat
             assert told["SURETY_OBJECTS"] == "s3://ward/surety", who
             assert container["envFrom"] == [{"secretRef": {"name": "surety-objects"}}], who
             assert [entry["name"] for entry in container["env"]] == list(told), who  # none is told twice
+
+
+@SETS
+def test_what_pods_are_told_are_settings(values: tuple[Path, ...]) -> None:
+    told = {name for _, pod in pods(rendered(*values)) for c in containers(pod) if "env" in c for name in variables(c)}
+    names = {name.removeprefix("SURETY_").lower() for name in told - {"MLFLOW_TRACKING_URI"}}
+    assert names <= Settings.model_fields.keys() | CLUSTER
+    assert {"database", "objects", "machine", "home", "workers", "api_keys_file"} <= names
 
 
 @SETS

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ml_core.base.settings import Settings
+from tests.deploy.charts import CLUSTER
 from tests.deploy.conftest import Promtool
 from tests.deploy.queries import DEPLOY, ROOT
 from tests.e2e.workplace import free_port
@@ -29,8 +30,6 @@ OWN = [*MACHINES, *MONITORS, "upkeep", "migrate", "tools"]
 LASTING = {name for name, service in SERVICES.items() if "restart" in service}
 BALANCER = DEPLOY / "compose" / "haproxy.cluster.cfg"
 SCRAPED = DEPLOY / "compose" / "prometheus.cluster.yml"
-CLUSTER = {"database", "objects", "machine", "subject_key_file"}
-"""Settings of a home that many machines share."""
 
 
 def mounts(service: str) -> dict[str, str]:
