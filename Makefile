@@ -198,10 +198,10 @@ lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile pyproject.toml --extra build -c requirements/dev.lock $(LOCK) -o requirements/build.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements/dev.lock $(LOCK) -o requirements/serve.lock
 	$(BIN)/uv pip compile requirements/oracles.in $(LOCK) -o requirements/oracles.lock
+	$(BIN)/uv pip compile requirements/deploy.in --override requirements/deploy-without.txt $(LOCK) -o requirements/deploy.lock
 	$(BIN)/uv pip compile requirements/learners.in -c requirements/dev.lock $(LOCK) -o requirements/learners.lock
 	$(BIN)/uv pip compile requirements/wandb.in -c requirements/dev.lock $(LOCK) -o requirements/wandb.lock
 	$(BIN)/uv pip compile requirements/nannyml.in $(LOCK) -o requirements/nannyml.lock
-	$(BIN)/uv pip compile requirements/deploy.in --override requirements/deploy-without.txt $(LOCK) -o requirements/deploy.lock
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 
