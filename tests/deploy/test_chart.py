@@ -27,7 +27,7 @@ from tests.deploy.charts import (
     the,
 )
 from tests.deploy.conftest import Promtool
-from tests.deploy.queries import DASHBOARD, ROOT, RULES, RULES_TEST
+from tests.deploy.queries import DASHBOARD, ROOT, RULES, RULES_TEST, rules, selected
 from tests.documents import blocks
 from tests.oracles import oracle
 from tests.test_docs import command_of
@@ -429,7 +429,10 @@ def test_nobody_asks_monitors_and_jobs_and_they_reach_what_they_need() -> None:
     assert [port["port"] for port in objects["ports"]] == [443, 9000]
     (rule,) = service["ingress"]
     assert [port["port"] for port in rule["ports"]] == ["http"]
-    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    monitoring, test = rule["from"]
+    assert monitoring == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    asks = the(found, "Pod", "ward-surety-ready")["metadata"]["labels"]
+    assert test["podSelector"]["matchLabels"].items() <= asks.items()  # `helm test` is let in, whoever else is
 
 
 def test_callers_from_outside_come_by_tls() -> None:
@@ -465,6 +468,15 @@ def test_the_job_of_the_series_is_the_one_that_the_rules_look_for() -> None:
     (endpoint,) = monitor["endpoints"]
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert endpoint["authorization"]["credentials"] == {"name": "surety-metrics", "key": "key"}
+
+
+def test_labels_of_our_series_are_not_replaced_by_the_operator() -> None:
+    """It gives each target labels of its own; without `honorLabels` ours of the same name become `exported_endpoint`."""
+    given = {"namespace", "service", "pod", "container", "endpoint"}
+    ours = {label for rule in rules() for _, labels in selected(rule["expr"]) for label in labels}
+    assert given & ours == {"endpoint"}
+    (endpoint,) = the(rendered(*EVERYTHING), "ServiceMonitor", "ward-surety")["spec"]["endpoints"]
+    assert endpoint["honorLabels"] is True
 
 
 def test_rules_and_dashboard_of_the_chart_are_the_ones_beside_it() -> None:
