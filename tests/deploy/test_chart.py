@@ -174,6 +174,20 @@ def test_retraining_needs_a_registry() -> None:
     assert (status, "at '/registry/uri'" in said) == (1, True)
 
 
+def test_a_range_of_pods_that_is_none_is_refused() -> None:
+    status, _, said = helm("template", "ward", CHART, "--values", EXAMPLE, "--set-json", "autoscaling.min=12")
+    assert (status, "autoscaling.max is 10, less than autoscaling.min (12)" in said) == (1, True)
+
+
+def test_names_of_a_long_release_are_ones_that_kubernetes_takes() -> None:
+    """A CronJob's name has at most 52 characters, since its jobs get eleven more; a release's at most 53."""
+    values = [word for path in EVERYTHING for word in ("--values", path)]
+    status, text, said = helm("template", "w" * 53, CHART, *values)
+    assert status == 0, said
+    made = [found["metadata"]["name"] for found in yaml.load_all(text, yaml.CSafeLoader) if found]
+    assert max(map(len, made)) <= 52
+
+
 def test_values_and_their_schema_name_the_same() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
