@@ -7,19 +7,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.deploy.queries import DEPLOY, ROOT
 from tests.oracles import oracle
 
 __all__ = [
-    "CHART", "CLUSTER", "EXAMPLE", "KUBERNETES", "WHOLE", "Manifest", "containers", "helm", "pods", "rendered", "rendered_text", "the",
+    "CHART", "CLUSTER", "EVERYTHING", "EXAMPLE", "KUBERNETES", "SETS", "SMALL", "Manifest", "containers", "helm", "pods",
+    "rendered", "rendered_text", "the", "the_service", "variables",
 ]  # fmt: skip
 
 CHART = DEPLOY / "helm" / "surety"
 EXAMPLE = DEPLOY / "helm" / "example.yaml"
-WHOLE = ROOT / "tests" / "deploy" / "chart_values.yaml"
-"""Everything the chart can do, on top of the example."""
+SMALL = (EXAMPLE,)
+EVERYTHING = (EXAMPLE, ROOT / "tests" / "deploy" / "chart_values.yaml")
+"""Files of values: the example alone, and with everything that the chart can do on top."""
+SETS = pytest.mark.parametrize("values", [SMALL, EVERYTHING], ids=["example", "everything"])
 
 CLUSTER = {"database", "objects", "machine", "subject_key_file"}
 """Settings of a home that many machines share."""
@@ -93,3 +97,12 @@ def pods(manifests: Iterable[Manifest]) -> Iterator[tuple[str, Manifest]]:
 
 def containers(pod: Manifest) -> list[Manifest]:
     return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def the_service(*values: Path | str) -> Manifest:
+    return the(rendered(*values), "Deployment", "ward-surety")
+
+
+def variables(container: Manifest) -> dict[str, Any]:
+    """What a container is told, by name; a dictionary where it comes from elsewhere."""
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
