@@ -9,6 +9,7 @@ PORT ?= 3000
 SERVICE ?= service:Surety
 MINUTES ?= 20
 ALIAS ?= challenger
+EXTRAS ?=
 export BENTOML_DO_NOT_TRACK = true
 export MLFLOW_DISABLE_TELEMETRY = true
 # Every command of a test would compile all modules anew, and pytest rewrite every assertion.
@@ -78,9 +79,10 @@ promote: $(READY) ## Challenger against champion of MODEL
 import: $(READY) ## The champion of MODEL into the Bento store
 	$(BIN)/surety import-model --model $(MODEL)
 
-build: $(READY) ## A bento around the promoted model; SERVICE=service:SuretyIsolated for the isolated one
+build: $(READY) ## A bento around the promoted model; SERVICE=service:SuretyIsolated for the isolated one, EXTRAS=cluster for many machines
 	mkdir -p build
-	sed 's/^service: .*/service: "$(SERVICE)"/' bentofile.yaml > build/bentofile.yaml
+	cat requirements/serve.lock $(EXTRAS:%=requirements/%.lock) > build/serve.lock
+	sed -e 's/^service: .*/service: "$(SERVICE)"/' -e 's#requirements_txt: .*#requirements_txt: "build/serve.lock"#' bentofile.yaml > build/bentofile.yaml
 	$(BIN)/bentoml build -f build/bentofile.yaml .
 
 containerize: $(READY) ## The image of a bento (BENTO=surety:latest), hardened; docker, else buildah
@@ -196,6 +198,7 @@ lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile pyproject.toml --extra build -c requirements/dev.lock $(LOCK) -o requirements/build.lock
 	$(BIN)/uv pip compile pyproject.toml -c requirements/dev.lock $(LOCK) -o requirements/serve.lock
 	$(BIN)/uv pip compile requirements/oracles.in $(LOCK) -o requirements/oracles.lock
+	$(BIN)/uv pip compile requirements/deploy.in --override requirements/deploy-without.txt $(LOCK) -o requirements/deploy.lock
 	$(BIN)/uv pip compile requirements/learners.in -c requirements/dev.lock $(LOCK) -o requirements/learners.lock
 	$(BIN)/uv pip compile requirements/wandb.in -c requirements/dev.lock $(LOCK) -o requirements/wandb.lock
 	$(BIN)/uv pip compile requirements/nannyml.in $(LOCK) -o requirements/nannyml.lock

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from scripts.docs import columns, commands, configuration, routes, settings
+from scripts.docs import chart, columns, commands, configuration, routes, settings
 
 __all__ = ["FOLDER", "PAGES", "command", "stale"]
 
@@ -18,6 +18,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings.render,
     "configuration.md": configuration.render,
     "columns.md": columns.render,
+    "chart.md": chart.render,
 }
 
 

@@ -14,8 +14,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from ml_core.serve import metrics
 
 __all__ = [
-    "CONFIG", "DASHBOARD", "DEPLOY", "GIVEN", "ROOT", "RULES", "RULES_TEST", "alerts", "board", "board_queries", "declared",
-    "grouped_by", "named_metrics", "panels", "recorded", "rules", "selected", "substituted",
+    "CONFIG", "DASHBOARD", "DEPLOY", "GIVEN", "OF_THE_HOME", "ROOT", "RULES", "RULES_TEST", "aggregated_by", "alerts", "board",
+    "board_queries", "declared", "grouped_by", "named_metrics", "panels", "recorded", "rules", "selected", "substituted",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,11 @@ DASHBOARD = DEPLOY / "grafana" / "dashboards" / "surety.json"
 
 GIVEN = {"up"}
 """Series that Prometheus makes itself for every target."""
+OF_THE_HOME = {
+    *(f"surety_{name}" for name in metrics.HEALTH), "surety_alarm", "surety_validity", "surety_monitor_age_seconds",
+    "surety_labels_imported", "surety_rollbacks", "surety_rollout_generation",
+}  # fmt: skip
+"""What every machine of a service tells alike, since it comes from their common home: a sum would count it twice."""
 _KEYWORDS = {"and", "or", "unless", "offset", "bool", "inf", "nan"}
 _GROUPING = r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)"
 
@@ -86,6 +91,23 @@ def selected(query: str) -> list[tuple[str, set[str]]]:
 def grouped_by(query: str) -> set[str]:
     """Labels that a query groups or joins by."""
     return {label for labels in re.findall(_GROUPING, query) for label in re.findall(r"\w+", labels)}
+
+
+def aggregated_by(query: str, metric: str) -> list[str]:
+    """The innermost of sum, max, min, count and avg around each place that reads a metric; "" where there is none."""
+    text = re.sub(r"\b(?:by|without)\s*\([^)]*\)", "", _without_strings(query))
+    found = []
+    for place in re.finditer(rf"(?<![\w:]){metric}(?![\w:])", text):
+        depth, around = 0, ""
+        for i in range(place.start() - 1, -1, -1):
+            depth += {")": 1, "(": -1}.get(text[i], 0)
+            opened = re.search(r"\b(sum|max|min|count|avg)\s*$", text[:i]) if text[i] == "(" and depth < 0 else None
+            if opened:
+                around = opened[1]
+                break
+            depth = max(depth, 0)
+        found.append(around)
+    return found
 
 
 def declared() -> dict[str, frozenset[str]]:

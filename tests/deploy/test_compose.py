@@ -132,7 +132,8 @@ def test_what_the_image_of_the_commands_copies_is_sent_to_its_builder() -> None:
     sent = {
         line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     }
-    copied = {shlex.split(line)[1] for line in dockerfile("tools").splitlines() if re.match(r"COPY (?!--from)", line)}
+    lines = [shlex.split(line) for line in dockerfile("tools").splitlines() if re.match(r"COPY (?!--from)", line)]
+    copied = {source for line in lines for source in line[1:-1]}
     assert sent == copied
     assert all((ROOT / path).exists() for path in copied)
 

@@ -17,6 +17,8 @@ from tests.deploy.queries import (
     DASHBOARD,
     DEPLOY,
     GIVEN,
+    OF_THE_HOME,
+    aggregated_by,
     board,
     board_queries,
     declared,
@@ -110,6 +112,15 @@ def test_query_names_only_what_exists(where: str) -> None:
         if name in ours:
             assert labels - {"job"} <= ours[name], name
             assert ("model_name" in labels) == ("model_name" in ours[name]), name
+
+
+@pytest.mark.parametrize("where", QUERIES)
+def test_machines_are_summed_and_what_they_tell_alike_is_not(where: str) -> None:
+    for name in named_metrics(QUERIES[where]):
+        around = set(aggregated_by(QUERIES[where], name))
+        assert "" not in around, name
+        if name in OF_THE_HOME:
+            assert around == {"max"}, name
 
 
 def test_every_metric_of_ours_is_shown() -> None:

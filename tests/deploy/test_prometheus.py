@@ -15,9 +15,11 @@ from tests.deploy.conftest import Promtool
 from tests.deploy.queries import (
     CONFIG,
     GIVEN,
+    OF_THE_HOME,
     ROOT,
     RULES,
     RULES_TEST,
+    aggregated_by,
     alerts,
     board,
     declared,
@@ -83,7 +85,37 @@ def test_rule_names_only_what_exists(rule: dict[str, str]) -> None:
     assert {name for name in named_metrics(rule["expr"]) if not name.startswith("bentoml_service_")} <= known
     for name, labels in selected(rule["expr"]):
         if name in ours:
-            assert labels <= ours[name], name
+            assert labels - {"job"} <= ours[name], name
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_rule_is_about_one_job(rule: dict[str, str]) -> None:
+    """The chart puts the name of a release there, so that the rules of two releases do not look at each other."""
+    jobs = re.findall(r'\{job="surety"', rule["expr"])
+    names = re.sub(r'"[^"]*"', "", re.sub(r"\{[^}]*\}", "{", rule["expr"]))
+    assert len(jobs) == sum(
+        len(re.findall(rf"(?<![\w:]){name}(?![\w:])", names)) for name in named_metrics(rule["expr"])
+    )
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_what_all_machines_tell_alike_is_not_added_up(rule: dict[str, str]) -> None:
+    for name in OF_THE_HOME & named_metrics(rule["expr"]):
+        assert set(aggregated_by(rule["expr"], name)) <= {"max", ""}, name
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_alert_names_a_machine_where_it_is_about_one_and_is_one_alert_otherwise(alert: str) -> None:
+    tried = [case for test in TESTS for case in test["alert_rule_test"] if case["alertname"] == alert]
+    told = ALERTS[alert]["annotations"]["description"]
+    for fired in (found for case in tried for found in case["exp_alerts"]):
+        assert ("instance" in fired["exp_labels"]) == ("$labels.instance" in told)
+
+
+def test_what_is_around_a_metric_is_read() -> None:
+    query = "sum by (a) (rate(x[5m])) + max by (a) (x - min_over_time(x[1h])) / y and sum(max by (a) (y)) or avg ((x))"
+    assert aggregated_by(query, "x") == ["sum", "max", "max", "avg"]
+    assert aggregated_by(query, "y") == ["", "max"]
 
 
 def test_reading_of_queries_finds_all_names() -> None:
@@ -112,7 +144,7 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 def limit_of_silence() -> float:
-    found = re.search(r"surety_monitor_age_seconds > (\d+)", ALERTS["SuretyAnswersUnmonitored"]["expr"])
+    found = re.search(r'surety_monitor_age_seconds\{job="surety"\} > (\d+)', ALERTS["SuretyAnswersUnmonitored"]["expr"])
     assert found is not None
     return float(found[1])
 
