@@ -37,7 +37,7 @@ from ml_core.lab.training.counted_rows import row_weights, weighted_evaluation, 
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.native_models import native_answers
-from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT
+from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, TREE_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
 from ml_core.serve.model.bundle import NATIVE_FILES
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
@@ -356,7 +356,7 @@ def _agrees(case: GateCase, file: str) -> RuleVerdict:
         native = native_answers(case.folder, file, case.calibration.matrix, len(case.predictor.classes))
         difference = float(np.abs(native.proba - case.calibration_proba).max())
     except (ArtefactError, ValueError) as error:
-        return at_most("scorer_is_the_model", None, XGBOOST_LIMIT, str(error))
+        return at_most("scorer_is_the_model", None, TREE_LIMIT, str(error))
     return at_most("scorer_is_the_model", difference, native.limit, f"model.onnx against {file}")
 
 
