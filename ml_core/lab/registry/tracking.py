@@ -208,15 +208,15 @@ def _log_pyfunc(mlflow: Any, model: PackedModel, place: Path) -> Any:
     )
 
 
-def _own_module(model: PackedModel, target: Path) -> list[str]:
-    """The folder of the model's feature module, where that is no part of this package; looked for under its name."""
+def _own_module(model: PackedModel, target: Path) -> Path | None:
+    """The folder of the model's feature module, looked for under its name; None where it is a part of this package."""
     features = model.bundle.features
     if features.source is None:
-        return []
+        return None
     folder = target / MODULES_FOLDER
     folder.mkdir()
     shutil.copyfile(features.source, folder / f"{features.module_name}.py")
-    return [str(folder)]
+    return folder
 
 
 def _files_of(name: str) -> list[Path]:
