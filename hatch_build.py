@@ -1,11 +1,10 @@
-"""What hatchling runs for a wheel: it puts service.py and the description of a bento inside the package, so that an install adds `ml_core` alone."""
+"""What hatchling runs for a wheel: service.py and what describes a bento go into `ml_core`, all that it installs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
 
 _IN_PACKAGE = {
     "service.py": "ml_core/service.py",
@@ -16,7 +15,7 @@ _IN_PACKAGE = {
 
 
 class ServiceInPackage(BuildHookInterface[Any]):
-    """Packs ``service.py`` as ``ml_core/service.py``, and what describes a bento; an editable install reads the checkout as it is."""
+    """Packs what lies beside ``ml_core`` and is needed without a checkout; an editable install reads the checkout."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the file to a wheel that is no editable one."""

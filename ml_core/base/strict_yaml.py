@@ -16,8 +16,8 @@ __all__ = ["NotYaml", "parse_yaml"]
 MOST_BYTES = 1 << 23
 MOST_DEPTH = 40
 MOST_NODES = 500_000
-"""A column table of 40,000 columns has as many. Aliases count as what they stand for, so that a short text cannot become
-a large document."""
+"""As many as a column table of 40,000 columns has. Aliases count as what they stand for: a short text cannot become a
+large document."""
 
 
 class NotYaml(ValueError):

@@ -48,7 +48,11 @@ def command() -> None:
 )
 @click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]),
               help="What counts as drift (default: the configuration's, else ks_mean_shift).")  # fmt: skip
-@file_option("--config", "config_path", told="The model's YAML: its limits, its feature version, and how files of rows are written.")
+@file_option(
+    "--config",
+    "config_path",
+    told="The model's YAML: its limits, its feature version, and how files of rows are written.",
+)
 @click.option(
     "--feature-version",
     default=None,
@@ -56,10 +60,12 @@ def command() -> None:
 )
 @click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two tables apart.")
 @click.option(
+    "--subject",
     "--patient",
+    "patient",
     default=None,
     metavar="COLUMN",
-    help="Column that says of whom a row is, so that his rows count once (default: the feature version's).",
+    help="Column that says whose a row is, so that rows of one count once (default: the feature version's).",
 )
 @click.option("--output", "--output-file", "output", type=Report(),
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
@@ -88,7 +94,7 @@ def check_drift(
     Example: surety drift check --model readmission_risk --output drift.json
     Example: surety drift check --reference data/cohort.parquet --current data/week.parquet --rule extended
     Example: surety drift check --reference reference.npz --feature-version v1 --current week.csv
-    Example: surety drift check --reference then.parquet --current now.parquet --patient patient_id --domain
+    Example: surety drift check --reference then.parquet --current now.parquet --subject patient_id --domain
     """
     from ml_core.base.errors import CannotJudge
     from ml_core.lab.drift.drift_check import check_files
@@ -99,7 +105,7 @@ def check_drift(
         if with_domain:
             raise click.UsageError("--domain compares rows with rows: give --reference FILE and --current FILE.")
         if patient is not None:
-            raise click.UsageError("--patient names a column of --current FILE; live answers have a subject instead.")
+            raise click.UsageError("--subject names a column of --current FILE; live answers have a subject instead.")
         found = _check_live(reference, config, settings, rows, data)
     elif reference is None:
         raise click.UsageError("Give --reference FILE with --current FILE.")
@@ -133,8 +139,8 @@ def _check_live(
 def _group_column(version: FeatureVersion | None, data: DataConfig | None, *tables: Path) -> str | None:
     """The feature version's column that says of whom a row is, where every table of rows has it."""
     from ml_core.base.errors import DataError
-    from ml_core.lab.data.people import group_of
     from ml_core.lab.config import CsvConfig
+    from ml_core.lab.data.people import group_of
     from ml_core.lab.data.table_frames import column_names
 
     if version is None:
@@ -151,7 +157,7 @@ def _group_column(version: FeatureVersion | None, data: DataConfig | None, *tabl
 def _asked(
     settings: Settings, config_path: Path | None, rule: str | None, feature_version: str | None
 ) -> tuple[DriftConfig, FeatureVersion | None, int, DataConfig | None]:
-    """Limits, feature version, seed, and how files are written: from the command line, else from the YAML, else the defaults."""
+    """Limits, feature version, seed, form of files: from the command line, else from the YAML, else the defaults."""
     from ml_core.lab.config import DriftConfig, load_config
     from ml_core.serve.features.table_versions import kept_version
 

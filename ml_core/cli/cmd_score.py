@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", help="Name of the model that scores (default: SURETY_MODEL_NAME).")
 @click.option("--tag", help="Score with this version instead of the promoted one: a tag, or v3.")
-@file_option("--config", "config_path", told="The model's YAML, where it says how IN is written (data.csv, dates, null values).")
+@file_option(
+    "--config", "config_path", told="The model's YAML, where it says how IN is written (data.csv, dates, null values)."
+)
 @click.option("--level", type=click.FloatRange(0.5, 0.999),
               help="Confidence level of the sets (default: the model's own).")  # fmt: skip
 @click.option("--on-error", type=click.Choice(["row", "reject"]), default="row", show_default=True,

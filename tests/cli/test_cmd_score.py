@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -240,7 +241,7 @@ def german(path, records):
     """The records as a spreadsheet of that language writes them."""
     rows = [";".join(records[0])]
     for record in records:
-        cells = ("k.A." if value is None or value != value else str(value).replace(".", ",") for value in record.values())
+        cells = ("k.A." if pd.isna(value) else str(value).replace(".", ",") for value in record.values())
         rows.append(";".join(cells))
     path.write_text("\n".join(rows) + "\n", encoding="utf-16")
 

@@ -74,7 +74,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     rng = np.random.default_rng(4)
     carat, depth = rng.gamma(2.0, 0.5, 2_000).round(2).clip(0.01, 19), rng.normal(61.5, 4, 2_000).round(1)
     ideal = np.abs(depth - 61.5) + rng.normal(0, 1.5, 2_000) < 2.5
-    rows = {"stone": [f"S{i}" for i in range(2_000)], "carat": carat, "depth": depth, "cut": np.where(ideal, "ideal", "fair")}
+    rows = {
+        "stone": [f"S{i}" for i in range(2_000)],
+        "carat": carat,
+        "depth": depth,
+        "cut": np.where(ideal, "ideal", "fair"),
+    }
     pd.DataFrame(rows).to_parquet(project / "stones.parquet")
     for name, content in (("columns.yaml", COLUMNS), ("stone_logs.py", MODULE), ("model.yaml", CONFIG)):
         (project / name).write_text(content)

@@ -137,7 +137,9 @@ def profile_file(path: Path, form: CsvConfig | None = None) -> TableProfile:
 def _check_number(path: Path, names: Sequence[str]) -> None:
     """Refuse a table that is too wide before anything of it is read."""
     if len(names) > MOST_COLUMNS:
-        problem = f"has {len(names)} columns, and {MOST_COLUMNS} are the most: choose columns before, or make fewer of them"
+        problem = (
+            f"has {len(names)} columns, and {MOST_COLUMNS} are the most: choose columns before, or make fewer of them"
+        )
         raise DataError(str(path), problem)
 
 

@@ -289,7 +289,7 @@ def _repeats(rows: int, share: float) -> tuple[str, ...]:
     """How many rows the tests counted, where patients repeat."""
     if share >= 1.0:
         return ()
-    return (f"patients repeat: {rows} rows were tested as {round(rows * share)} independent ones",)
+    return (f"subjects repeat: {rows} rows were tested as {round(rows * share)} independent ones",)
 
 
 def _is_published(reference: Path) -> bool:

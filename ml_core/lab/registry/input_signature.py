@@ -17,8 +17,8 @@ _BORDERS = 3  # golden records before the draws: lowest and highest values, and 
 def mlflow_signature(bundle: Bundle) -> Any:
     """MLflow's signature: raw columns in, answers out, and the level as a parameter.
 
-    Columns are of type "Any" and none is required: what a value may be and which columns must be there, the model itself
-    says. MLflow would quote the rows, a person's values, in what it says of a missing column.
+    Columns are of type "Any" and none is required: what a value may be and which columns must be there, the model says
+    itself. MLflow would quote the rows, a person's values, in what it says of a missing column.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema

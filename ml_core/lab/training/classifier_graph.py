@@ -54,7 +54,7 @@ def add_classifier(graph: OnnxGraph, model: Any, given: Given) -> str:
     if form is not None:
         return _trees(graph, model, form, given)
     if name in _KEEPS_ROWS:
-        problem = "keeps rows it was trained on, and an artefact holds no patient's row"
+        problem = "keeps rows it was trained on, and an artefact holds no training row"
         raise ArtefactError(name, f"{problem}: train trees, a linear model or a small network instead")
     given = matrix_of(graph, given).in_64_bits(graph)
     own = kind_in(_OWN, model)
@@ -308,7 +308,7 @@ def _one_calibrated(graph: OnnxGraph, model: Any, given: Given) -> str:
 
 
 def _steepened(rounding: float, calibrators: Sequence[Any]) -> float:
-    """What a difference may become behind calibrators that are steep somewhere, as isotonic regression is at its steps."""
+    """What a difference may become behind calibrators that are steep somewhere, as isotonic ones are at their steps."""
     slopes = [1.0]
     for one in calibrators:
         if hasattr(one, "a_"):

@@ -107,9 +107,9 @@ class TreeForm:
     def rounding(self) -> float:
         """How far class probabilities may move where a library sums the leaves in 32 bits, not in 64.
 
-        In float32 eps, of the sum for which it is most: ``T x largest leaf``; or, where leaves are small, what T roundings
-        of half an eps of a sum come to at seven standard deviations (Higham & Mary 2019, SIAM J. Sci. Comput. 41(5)).
-        A sum moves its class's probability by its own size times the slope of the link, which is at most
+        In float32 eps, of the sum for which it is most: ``T x largest leaf``; or, where leaves are small, what T
+        roundings of half an eps of a sum come to at seven standard deviations (Higham & Mary 2019, SIAM J. Sci. Comput.
+        41(5)). A sum moves its class's probability by its own size times the slope of the link, which is at most
         ``(1 + |base|) / 2`` together. The link itself, in 32 bits, adds eight.
         """
         size = np.where(self.is_leaf, np.abs(self.value), 0.0)

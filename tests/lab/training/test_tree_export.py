@@ -278,7 +278,11 @@ def test_no_model_of_xgboost_comes_near_its_bound(n_classes, rounds, rate, rare)
         matrix = rng.normal(size=(800, D)).astype(np.float32)
         lie = matrix[:, 0] + matrix[:, 1] * matrix[:, 2] + rng.normal(size=800)
         y = (lie > np.quantile(lie, 1 - rare)).astype(int) if n_classes == 2 else labels(lie, n_classes)
-        goal = {"objective": "multi:softprob", "num_class": n_classes} if n_classes > 2 else {"objective": "binary:logistic"}
+        goal = (
+            {"objective": "multi:softprob", "num_class": n_classes}
+            if n_classes > 2
+            else {"objective": "binary:logistic"}
+        )
         params = {**goal, "learning_rate": rate, "max_depth": 3, "nthread": 1, "seed": seed}
         model = xgboost.train(params, xgboost.DMatrix(matrix, y), rounds)
         form, many = xgboost_trees(model), rng.normal(size=(10_000, D), scale=2).astype(np.float32)

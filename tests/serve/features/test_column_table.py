@@ -144,7 +144,9 @@ def test_what_is_written_is_read_back(columns: tuple[Column, ...]) -> None:
 
 def wide(n: int) -> str:
     """A column table of n numbers, as ``surety init`` writes it."""
-    lines = [f"  gene_{i}: {{dtype: float, unit: '', low: -10, high: 10}}  # unit?; bounds to be checked" for i in range(n)]
+    lines = [
+        f"  gene_{i}: {{dtype: float, unit: '', low: -10, high: 10}}  # unit?; bounds to be checked" for i in range(n)
+    ]
     ends = ["  who: {dtype: text, role: group}", "  ill: {dtype: category, role: label, levels: ['no', 'yes']}"]
     return "\n".join(["columns:", *lines, *ends, ""])
 
