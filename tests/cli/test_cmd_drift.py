@@ -57,9 +57,9 @@ def test_a_patients_rows_count_once_by_the_column_of_the_feature_version_or_a_na
     twice = same.loc[same.index.repeat(2)].reset_index(drop=True)
     twice.to_parquet(files / "twice.parquet", index=False)
     told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--feature-version", "v1")
-    assert told.result["notes"][-1].startswith("patients repeat: 600 rows were tested as")
-    told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--patient", "patient_id")
-    assert told.result["notes"][-1].startswith("patients repeat: 600 rows were tested as")
+    assert told.result["notes"][-1].startswith("subjects repeat: 600 rows were tested as")
+    told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--subject", "patient_id")
+    assert told.result["notes"][-1].startswith("subjects repeat: 600 rows were tested as")
     told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--patient", "nobody")
     assert (told.code, "no column nobody" in told.err) == (1, True)
     assert run("drift", "check", "--patient", "patient_id").code == 2
