@@ -183,6 +183,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_every_document_is_a_page",
     ),
     "serve/answering/test_fallback_chain.py": ("test_an_answer_is_the_asked_models_own_or_it_is_flagged",),
+    "serve/features/test_column_table.py": ("test_thousands_of_columns_are_read", "test_what_is_written_is_read_back"),
     "serve/features/test_record_and_table_agree.py": (),
     "serve/features/test_table_versions.py": ("test_a_fresh_process_knows_a_table_by_its_artefact_alone",),
     "serve/features/test_table.py": ("test_a_table_of_a_million_wrong_cells_is_refused_as_a_whole",),

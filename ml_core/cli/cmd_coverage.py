@@ -27,7 +27,7 @@ def command() -> None:
 @command.command(name="check")
 @click.option("--since", type=Duration(), help="Only answers of the last e.g. 24h, 30d (default: all).")
 @slot_option()
-@by_option("Also of each class in each group of patients of this grouping, such as age_band.")
+@by_option("Also of each class in each group of this grouping, such as age_band.")
 @settings_option()
 @output_option
 def check_coverage(since: float | None, slot: str, grouping: str | None, settings: Settings, output: str) -> None:
@@ -40,7 +40,7 @@ def check_coverage(since: float | None, slot: str, grouping: str | None, setting
 
     With --by, "groups" has a row for each class in each group. "promise" says what it is held against: class_and_group,
     or "measured only", where the band tells what chance explains in a group like all. A class with fewer than 10
-    patients in a group has no numbers.
+    subjects in a group has no numbers.
 
     \b
     Example: surety coverage check --since 30d --by age_band
@@ -110,7 +110,7 @@ def _groups(found: MaturedAnswers, grouping: str) -> list[dict[str, Any]]:
             "group": measured.cell.group,
             "label": of_class.label,
             "promise": measured.cell.promise,
-            "patients": of_class.patients,
+            "subjects": of_class.patients,
             **(dict.fromkeys(nothing) if of_class.band is None else picked(of_class.band, *nothing)),
         }
         for measured in cells_of(found.rows, found.targets, found.model.manifest.groups, grouping)

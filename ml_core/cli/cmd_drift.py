@@ -15,7 +15,7 @@ from ml_core.cli.output import emit, note, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
-    from ml_core.lab.config import DriftConfig
+    from ml_core.lab.config import DataConfig, DriftConfig
     from ml_core.lab.drift.drift_check import DriftCheck
     from ml_core.lab.drift.drift_report import DriftReport
     from ml_core.serve.features.versions import FeatureVersion
@@ -48,7 +48,11 @@ def command() -> None:
 )
 @click.option("--rule", type=click.Choice(["ks_mean_shift", "extended"]),
               help="What counts as drift (default: the configuration's, else ks_mean_shift).")  # fmt: skip
-@file_option("--config", "config_path", told="The model's YAML: its limits and its feature version.")
+@file_option(
+    "--config",
+    "config_path",
+    told="The model's YAML: its limits, its feature version, and how files of rows are written.",
+)
 @click.option(
     "--feature-version",
     default=None,
@@ -56,10 +60,12 @@ def command() -> None:
 )
 @click.option("--domain", "with_domain", is_flag=True, help="Also train a classifier to tell the two tables apart.")
 @click.option(
+    "--subject",
     "--patient",
+    "patient",
     default=None,
     metavar="COLUMN",
-    help="Column that says of whom a row is, so that his rows count once (default: the feature version's).",
+    help="Column that says whose a row is, so that rows of one count once (default: the feature version's).",
 )
 @click.option("--output", "--output-file", "output", type=Report(),
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
@@ -88,24 +94,26 @@ def check_drift(
     Example: surety drift check --model readmission_risk --output drift.json
     Example: surety drift check --reference data/cohort.parquet --current data/week.parquet --rule extended
     Example: surety drift check --reference reference.npz --feature-version v1 --current week.csv
-    Example: surety drift check --reference then.parquet --current now.parquet --patient patient_id --domain
+    Example: surety drift check --reference then.parquet --current now.parquet --subject patient_id --domain
     """
     from ml_core.base.errors import CannotJudge
     from ml_core.lab.drift.drift_check import check_files
 
-    config, version, seed = _asked(settings, config_path, rule, feature_version)
+    config, version, seed, data = _asked(settings, config_path, rule, feature_version)
     columns = () if version is None else version.features
     if current is None:
         if with_domain:
             raise click.UsageError("--domain compares rows with rows: give --reference FILE and --current FILE.")
         if patient is not None:
-            raise click.UsageError("--patient names a column of --current FILE; live answers have a subject instead.")
-        found = _check_live(reference, config, settings, rows)
+            raise click.UsageError("--subject names a column of --current FILE; live answers have a subject instead.")
+        found = _check_live(reference, config, settings, rows, data)
     elif reference is None:
         raise click.UsageError("Give --reference FILE with --current FILE.")
     else:
-        named = patient or _group_column(version, reference, current)
-        found = check_files(reference, current, config, columns, with_domain=with_domain, seed=seed, patient=named)
+        named = patient or _group_column(version, data, reference, current)
+        found = check_files(
+            reference, current, config, columns, with_domain=with_domain, seed=seed, patient=named, data=data
+        )
     _tell(found, output)
     if not found.features_tested:
         raise CannotJudge("drift", "no feature has 30 values on both sides of a kind the rule compares")
@@ -113,22 +121,25 @@ def check_drift(
         refuse(f"retraining is advised: {'; '.join(found.reasons)}")
 
 
-def _check_live(reference: Path | None, config: DriftConfig, settings: Settings, rows: int) -> DriftCheck:
+def _check_live(
+    reference: Path | None, config: DriftConfig, settings: Settings, rows: int, data: DataConfig | None
+) -> DriftCheck:
     """The newest answers of the live model against its own reference, or against a file."""
     from ml_core.lab.drift.drift_check import also_advised, read_reference
     from ml_core.lab.watching.live_drift import check_live, live_window
     from ml_core.lab.watching.live_performance import lost_skill
 
     live = live_window(settings, rows)
-    window = None if reference is None else read_reference(reference, live.reference.columns)
+    window = None if reference is None else read_reference(reference, live.reference.columns, data=data)
     told = f"{live.rows} answers of {live.reference.tag} from {live.since.isoformat()} to {live.until.isoformat()}"
     lost = lost_skill(settings, rows)
     return also_advised(check_live(live, config, window, notes=[told]), () if lost is None else (lost,))
 
 
-def _group_column(version: FeatureVersion | None, *tables: Path) -> str | None:
+def _group_column(version: FeatureVersion | None, data: DataConfig | None, *tables: Path) -> str | None:
     """The feature version's column that says of whom a row is, where every table of rows has it."""
     from ml_core.base.errors import DataError
+    from ml_core.lab.config import CsvConfig
     from ml_core.lab.data.people import group_of
     from ml_core.lab.data.table_frames import column_names
 
@@ -138,14 +149,15 @@ def _group_column(version: FeatureVersion | None, *tables: Path) -> str | None:
         name = group_of(version).name
     except DataError:
         return None
+    form = CsvConfig() if data is None else data.csv
     of_rows = [table for table in tables if table.suffix.lower() != ".npz"]
-    return name if all(name in column_names(table) for table in of_rows) else None
+    return name if all(name in column_names(table, form) for table in of_rows) else None
 
 
 def _asked(
     settings: Settings, config_path: Path | None, rule: str | None, feature_version: str | None
-) -> tuple[DriftConfig, FeatureVersion | None, int]:
-    """Limits, feature version and seed: from the command line, else from the YAML, else the defaults."""
+) -> tuple[DriftConfig, FeatureVersion | None, int, DataConfig | None]:
+    """Limits, feature version, seed, form of files: from the command line, else from the YAML, else the defaults."""
     from ml_core.lab.config import DriftConfig, load_config
     from ml_core.serve.features.table_versions import column_tables, kept_version
 
@@ -154,7 +166,7 @@ def _asked(
     name = feature_version if feature_version is not None or config is None else config.feature_version
     chosen = limits if rule is None else DriftConfig.model_validate({**limits.model_dump(), "rule": rule})
     version = None if name is None else kept_version(column_tables(settings), name)
-    return chosen, version, 0 if config is None else config.seed
+    return chosen, version, *((0, None) if config is None else (config.seed, config.data))
 
 
 def _tell(found: DriftCheck, output: str | Path | None) -> None:

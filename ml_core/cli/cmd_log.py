@@ -234,7 +234,7 @@ def prune(days: float | None, settings: Settings, output: str, *, unsealed: bool
 def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: bool, yes: bool) -> None:
     """Erase what answers and training rows about SUBJECT say. Of an answer, id, time and digest stay.
 
-    SUBJECT is what requests named as their subject, or else the value of the record's group column (the patient's
+    SUBJECT is what requests named as their subject, or else the value of the record's group column (a person's
     number); - reads subjects from stdin, one a line, which keeps them out of the shell's history. Of each line it is
     said what was found; blanks around a name and empty lines do not count. The hash chain still holds afterwards.
     Labels and the monitor's rows of these answers go as well. From the feature store go the rows whose group column

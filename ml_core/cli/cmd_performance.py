@@ -43,7 +43,7 @@ def command() -> None:
     default=None,
     help="Exit status 3 if the whole interval of the AUC lies below this.",
 )
-@by_option("Also in each group of patients of this grouping, such as age_band.")
+@by_option("Also in each group of this grouping, such as age_band.")
 @settings_option()
 @output_option
 def check_performance(
@@ -52,8 +52,8 @@ def check_performance(
     """Show AUC, Brier score, log loss and set sizes on matured labels beside what training found on its test rows.
 
     ``expected`` is what the labels of the latest answers, or of those since then, are expected to show before they
-    come. It is blind where the same inputs now mean another outcome. With --by, "groups" has a row for each group of
-    patients; one with fewer than 10 patients has no numbers.
+    come. It is blind where the same inputs now mean another outcome. With --by, "groups" has a row for each group; one
+    with fewer than 10 subjects has no numbers.
 
     \b
     Example: surety performance check --since 90d --by age_band --min-auc 0.6
@@ -97,7 +97,7 @@ def _groups(found: MaturedAnswers, grouping: str) -> list[dict[str, Any]]:
     return [
         {
             "group": measured.cell.group,
-            "patients": measured.patients,
+            "subjects": measured.patients,
             **(dict.fromkeys(_BY_GROUP) if measured.performance is None else _shown(asdict(measured.performance))),
         }
         for measured in cells_of(found.rows, found.targets, found.model.manifest.groups, grouping)

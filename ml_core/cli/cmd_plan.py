@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Say what the gate and the monitor can see of coverage at these sizes, and how many rows a promise needs.
 
-    Two classes: the one you care for, and the others. Each row counts as another patient; where patients return, take
+    Two classes: the one you care for, and the others. Each row counts as another subject; where subjects return, take
     fewer rows. Chances are exact; delays are medians of 200 simulated streams of labels of that class.
 
     \b

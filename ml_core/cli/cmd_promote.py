@@ -26,7 +26,7 @@ def command(
     dry_run: bool,
     output: str,
 ) -> None:
-    """Gate a version, compare it with the champion on the same test patients, and make it the champion.
+    """Gate a version, compare it with the champion on the same test rows, and make it the champion.
 
     Exit status 3 if a rule says no. Done twice it changes nothing the second time.
 

@@ -21,12 +21,12 @@ from ml_core.cli.output import emit, note, output_option
 @click.option(
     "--since",
     type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    help="Use answers given at that time (UTC) or later, such as the day on which the patients changed.",
+    help="Use answers given at that time (UTC) or later, such as the day on which what comes changed.",
 )
 @click.option(
     "--weighted",
     is_flag=True,
-    help="Ask for no outcomes: weigh the champion's calibration rows by how often such patients come now.",
+    help="Ask for no outcomes: weigh the champion's calibration rows by how often such rows come now.",
 )
 @click.option("--shadow", is_flag=True, help="Let the new model score every request beside the champion.")
 @click.option("--dry-run", is_flag=True, help="Say what would be used; make nothing.")
@@ -46,7 +46,7 @@ def command(
     Nothing is trained: the sets get their coverage back, the scores stay as they are. People who trained the scorer are
     left out, and test people of the split judge. Exit status 3 where the gate refuses what was made.
 
-    With --weighted no outcome is needed. It holds where only the mix of patients has changed, and not what the features
+    With --weighted no outcome is needed. It holds where only the mix of rows has changed, and not what the features
     mean for the outcome; it is refused where too few calibration rows would count.
 
     \b

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.options import sound_no, tag_of
+from ml_core.cli.options import file_option, read_as, sound_no, tag_of
 from ml_core.cli.output import emit, note, output_option, progress
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", help="Name of the model that scores (default: SURETY_MODEL_NAME).")
 @click.option("--tag", help="Score with this version instead of the promoted one: a tag, or v3.")
+@file_option(
+    "--config", "config_path", told="The model's YAML, where it says how IN is written (data.csv, dates, null values)."
+)
 @click.option("--level", type=click.FloatRange(0.5, 0.999),
               help="Confidence level of the sets (default: the model's own).")  # fmt: skip
 @click.option("--on-error", type=click.Choice(["row", "reject"]), default="row", show_default=True,
@@ -35,6 +38,7 @@ def command(
     out: Path,
     model: str | None,
     tag: str | None,
+    config_path: Path | None,
     level: float | None,
     on_error: Any,
     block_rows: int,
@@ -47,6 +51,8 @@ def command(
 
     Both are .parquet or .csv files; IN may be - for CSV on stdin. IN needs every feature column of the model. Its id,
     group and time columns are carried along (from CSV as texts); its others, the outcome too, are not looked at.
+    Separators, decimal commas, encodings, null words and forms of dates are those of --config; without it cells are
+    separated by commas, in UTF-8.
 
     OUT has, in the order of IN: row (from 0), the ids, prediction, probability (of the second of two labels),
     confidence, probability_LABEL, p_value_LABEL and in_set_LABEL for each label, error, confidence_level, model_version
@@ -60,6 +66,7 @@ def command(
     \b
     Example: surety score visits.parquet answers.parquet
     Example: surety score visits.csv answers.csv --tag v3 --level 0.95 --on-error reject
+    Example: surety score besuche.csv answers.csv --config my-risk/model.yaml
     Example: zcat visits.csv.gz | surety score - answers.parquet
     """
     if tag is not None and model is not None and ":" in tag:
@@ -77,6 +84,7 @@ def command(
             sys.stdin.buffer if str(source) == "-" else source,
             out,
             loaded,
+            data=read_as(config_path, loaded.predictor.bundle.manifest.name),
             level=level,
             on_error=on_error,
             block_rows=block_rows,

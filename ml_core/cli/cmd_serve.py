@@ -33,6 +33,7 @@ def command(project: Path, port: int, host: str | None, every: str) -> None:
     Example: surety serve my-risk --port 8080
     Example: surety serve configs/readmission_v1.yaml
     """
+    from ml_core.lab.journeys.build_bento import module_setting
     from ml_core.lab.journeys.run_project import open_project
     from ml_core.serve.model.promotion_record import plain_promotion
 
@@ -46,6 +47,7 @@ def command(project: Path, port: int, host: str | None, every: str) -> None:
         **os.environ,
         "SURETY_HOME": str(settings.home.absolute()),
         "SURETY_MODEL_NAME": settings.model_name,
+        **module_setting(opened.config.module),
         "BENTOML_DO_NOT_TRACK": "true",
     }
     note(

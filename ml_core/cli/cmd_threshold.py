@@ -30,7 +30,7 @@ def command(
     """The highest probability of a class from which on to flag an answer, so that enough of the class is flagged.
 
     One that is picked where the calibration rows reach the wanted sensitivity misses it in half of the cases. This one
-    reaches it with the stated confidence, by an exact bound, as long as live patients are like the calibration rows.
+    reaches it with the stated confidence, by an exact bound, as long as live rows are like the calibration rows.
     Exit status 3 if these are too few for any threshold.
 
     \b

@@ -24,7 +24,7 @@ def command(
     dry_run: bool,
     output: str,
 ) -> None:
-    """Judge a registered version on patients it never saw, rule by rule. Exit status 3 if a rule says no.
+    """Judge a registered version on rows it never saw, rule by rule. Exit status 3 if a rule says no.
 
     Nothing recorded is trusted: artefact, scores and metrics are computed again.
 

@@ -23,6 +23,7 @@ _LONGEST_USAGE = 4_000
 VERBS = {
     "init": ("ml_core.cli.cmd_init", "A project of one's own from a file of rows."),
     "run": ("ml_core.cli.cmd_run", "A project from rows to a promoted model, as far as it is missing."),
+    "build": ("ml_core.cli.cmd_build", "Build a bento around a project's model."),
     "serve": ("ml_core.cli.cmd_serve", "Serve a project's model, with the monitor beside it."),
     "data": ("ml_core.cli.cmd_data", "Make the synthetic cohort, or fetch the hospital data set."),
     "plan": ("ml_core.cli.cmd_plan", "What gate and monitor can see at given sizes; rows that a promise needs."),

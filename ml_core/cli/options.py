@@ -15,7 +15,7 @@ from ml_core.cli.output import note, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
-    from ml_core.lab.config import ModelConfig
+    from ml_core.lab.config import DataConfig, ModelConfig
     from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
     from ml_core.lab.watching.live_performance import MaturedAnswers
     from ml_core.serve.model.loader import ModelLoader
@@ -31,6 +31,7 @@ __all__ = [
     "file_option",
     "judged_version",
     "raw_id",
+    "read_as",
     "settings_option",
     "slot_option",
     "sound_no",
@@ -174,6 +175,17 @@ def config_of(model: str | None, path: Path | None) -> ModelConfig:
         names = ", ".join(str(p) for p, _ in found) or "no file"
         raise ConfigError(str(CONFIGS), f"{names} here is of the model {model}: name one with --config")
     return found[0][1]
+
+
+def read_as(config: Path | None, model: str) -> DataConfig | None:
+    """How the configuration says that raw files are written and what their values mean; None without one.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be used, or is of another model.
+    """
+    return None if config is None else config_of(model, config).data
 
 
 def wanted_version(

@@ -97,13 +97,13 @@ class DataConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Shares of the groups (patients), by a salted hash, the same for every version; or of the rows, in time."""
+    """Shares of the groups (subjects), by a salted hash, the same for every version; or of the rows, in time."""
 
     by: Literal["group", "time"] = Field(
         "group",
-        description="'group': a patient is whole in one part, by a salted hash; 'time': the oldest rows train, later "
-        "ones validate and calibrate, the newest test. Then a patient may stand in several parts, and the coverage of "
-        "patients seen before is measured by itself.",
+        description="'group': a subject is whole in one part, by a salted hash; 'time': the oldest rows train, later "
+        "ones validate and calibrate, the newest test. Then a subject may stand in several parts, and the coverage of "
+        "subjects seen before is measured by itself.",
     )
     order_by: str | None = Field(
         None,
@@ -119,7 +119,7 @@ class SplitConfig(_Section):
         None,
         ge=1_000,
         description="Calibrate, test and take the reference of only this many of the newest rows; training uses all "
-        "rows. For a coverage target about today's patients after their mix has changed.",
+        "rows. For a coverage target about who comes today, after the mix has changed.",
     )
 
     @model_validator(mode="after")
@@ -133,7 +133,7 @@ class SplitConfig(_Section):
 
 
 class GroupConfig(_Section):
-    """One grouping of patients: a column, or bands of one. A row without a value is in the cell ``unknown``.
+    """One grouping of rows: a column, or bands of one. A row without a value is in the cell ``unknown``.
 
     The column may be no feature, such as race or sex: give its ``levels``, or the ``cuts`` of a number. It is then an
     optional field of a request, and is kept for this purpose alone.
@@ -199,7 +199,7 @@ class ConformalConfig(_Section):
         "it, confidence_level is the mean over calibrations, and about half of them lie below. Sets grow a little.",
     )
     groups: tuple[GroupConfig, ...] = Field(
-        (), max_length=20, description="Groupings of patients; coverage is measured and judged in all of them."
+        (), max_length=20, description="Groupings of rows; coverage is measured and judged in all of them."
     )
     calibrate_by: str = Field(
         "", description="The grouping in whose cells coverage is promised; without it, the first one declared."
@@ -283,7 +283,11 @@ class GateConfig(_Section):
         "their number and shares: there min_brier_skill judges.",
     )
     min_brier_skill: float = Field(
-        0.0, ge=-1, lt=1, description="Share of the base rate's Brier score that is gained. Must be exceeded."
+        0.0,
+        ge=-1,
+        lt=1,
+        description="Share of the base rate's Brier score that is gained. Must be exceeded, as far as chance allows to "
+        "tell: the floor is moved by half of the skill's 95 % interval on the test rows.",
     )
     min_group_coverage: float = Field(
         0.75,
@@ -305,7 +309,7 @@ class GateConfig(_Section):
         None,
         ge=0,
         le=1,
-        description="With `split.by: time`: smallest coverage of the test rows of patients seen before, per class, "
+        description="With `split.by: time`: smallest coverage of the test rows of subjects seen before, per class, "
         "judged like min_coverage; without it their coverage is only shown.",
     )
 
@@ -315,7 +319,7 @@ class GateConfig(_Section):
 
 
 class PromotionConfig(_Section):
-    """Challenger against champion, on the same test patients. The ROC AUC decides."""
+    """Challenger against champion, on the same test rows. The ROC AUC decides."""
 
     min_improvement: float = Field(0.02, ge=0, le=1, description="Least gain of the ROC AUC.")
     max_regression: float = Field(0.01, ge=0, le=1, description="Largest loss of a secondary metric, in its own unit.")
@@ -446,9 +450,9 @@ class ModelConfig(_Section):
         description="The Python file of a feature version, or of a transform; its path is relative to this one.",
     )
     subjects: str = Field(
-        "patients",
+        "subjects",
         pattern=r"^[A-Za-z][A-Za-z _-]{0,39}$",
-        description="What the group column names, in the plural, for messages: customers, storms, machines.",
+        description="What the group column names, in the plural, for messages: patients, storms, machines.",
     )
     seed: int = Field(20_140, ge=0)
     data: DataConfig
@@ -475,7 +479,7 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _somebody_returns(self) -> ModelConfig:
         if self.gate.min_coverage_returning is not None and self.split.by != "time":
-            raise ValueError("gate.min_coverage_returning needs split.by: time; a split by patient has nobody return")
+            raise ValueError("gate.min_coverage_returning needs split.by: time; a split by group has nobody return")
         return self
 
 

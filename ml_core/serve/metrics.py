@@ -132,7 +132,7 @@ HEALTH = {
         "expected_coverage": "Coverage that the labels of the latest answers are expected to show, by class label.",
         "expected_coverage_error": "Standard error of what they will show around surety_expected_coverage.",
         "group_coverage": "Share of the latest matured answers (at most 5,000 of the model) whose set held its label, "
-        "by class label and declared group; not of fewer than 10 patients.",
+        "by class label and declared group; not of fewer than 10 subjects.",
         "group_coverage_answers": "Matured answers behind surety_group_coverage.",
         "group_coverage_lowest": "Coverage below which surety_group_coverage seldom lies (1 in 100) by chance.",
         "calibration_slope": "Calibration slope of the latest matured answers (at most 5,000), overall and by declared "

@@ -37,7 +37,9 @@ def test_aliases_merges_and_a_byte_order_mark_are_read():
         (b"a: 2026-02-31\n", "none of its kind"),
         (b"\xff\xfea", "not UTF-8"),
         (b"a: 1\n---\nb: 2\n", "not YAML"),
-        (b"a" * (1 << 21), "larger than"),
+        (b"a" * (1 << 24), "larger than"),
+        (b"[" * 8_000_000, "nested deeper than 40"),
+        (b"[" + b"1," * 600_000 + b"]", "holds more than 500000 values"),
         (b"a: !!python/object/apply:os.system [x]\n", "not YAML"),
     ],
 )

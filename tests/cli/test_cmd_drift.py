@@ -57,9 +57,9 @@ def test_a_patients_rows_count_once_by_the_column_of_the_feature_version_or_a_na
     twice = same.loc[same.index.repeat(2)].reset_index(drop=True)
     twice.to_parquet(files / "twice.parquet", index=False)
     told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--feature-version", "v1")
-    assert told.result["notes"][-1].startswith("patients repeat: 600 rows were tested as")
-    told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--patient", "patient_id")
-    assert told.result["notes"][-1].startswith("patients repeat: 600 rows were tested as")
+    assert told.result["notes"][-1].startswith("subjects repeat: 600 rows were tested as")
+    told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--subject", "patient_id")
+    assert told.result["notes"][-1].startswith("subjects repeat: 600 rows were tested as")
     told = run("drift", "check", *BEFORE, "--current", "twice.parquet", "--patient", "nobody")
     assert (told.code, "no column nobody" in told.err) == (1, True)
     assert run("drift", "check", "--patient", "patient_id").code == 2
@@ -155,3 +155,18 @@ def test_live_answers_can_be_held_against_a_file(run, ward, files):
 def test_where_nothing_is_live_there_is_nothing_to_check(run):
     told = run("drift", "check")
     assert (told.code, "nothing" in told.err) == (1, True)
+
+
+def test_files_are_read_as_the_configuration_says_that_they_are_written(run, files):
+    for name, seed in (("before", 1), ("same", 2)):
+        frame = make_cohort(1_500, seed)[0]
+        frame.to_csv(files / f"{name}.csv", sep=";", decimal=",", na_rep="k.A.", index=False, encoding="cp1252")
+    told = run("drift", "check", "--reference", "before.csv", "--current", "same.csv", "--feature-version", "v1")
+    assert (told.code, 'set data.csv.separator: ";"' in told.err) == (1, True)
+    form = {"separator": ";", "decimal": ",", "encoding": "cp1252", "null_words": ["k.A."]}
+    config = toy_config(data={"source": "cohort.parquet", "csv": form}).model_dump(mode="json")
+    (files / "model.yaml").write_text(yaml.safe_dump(config))
+    told = run("drift", "check", "--reference", "before.csv", "--current", "same.csv", "--config", "model.yaml")
+    plain = run("drift", "check", *BEFORE, "--current", "same.parquet", "--feature-version", "v1")
+    assert (told.code, told.result["features_tested"]) == (0, 4)
+    assert told.result["features"] == plain.result["features"]

@@ -67,7 +67,7 @@ def test_performance_by_group_has_no_numbers_of_few_patients(run, tmp_path):
     women, men, unknown = told.result["groups"]
     assert (told.code, [g["group"] for g in (women, men, unknown)]) == (0, ["sex=female", "sex=male", "sex=unknown"])
     people = rows.groupby(sexes)["patient_id"].nunique()
-    assert [women["patients"], men["patients"]] == [people["female"], people["male"]]
+    assert [women["subjects"], men["subjects"]] == [people["female"], people["male"]]
     for group in (women, men):
         assert group["auc"]["lower"] < group["auc"]["value"]
         assert group["calibration_slope"]["lower"] < group["calibration_slope"]["value"]

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
+import yaml
 
 from ml_core.cli.main import main
 from ml_core.serve.rollout import changes
@@ -16,7 +18,7 @@ from tests.homes import bento_store
 from tests.lab.past_answers.scoring import answers_of_service, cohort_records, loaded, scored_rows, written
 from tests.serve.answering.stored import Home
 from tests.test_import_rule import ROOT
-from tests.toy_models import NAME
+from tests.toy_models import NAME, toy_config
 
 
 class Told:
@@ -233,3 +235,32 @@ def test_killed_again_and_again_as_parts_appear_it_goes_on_to_the_same_bytes(tmp
     assert befores == sorted(set(befores))  # each went on from where the one before had come to
     assert (through["ended"], content["out"]) == (0, whole)
     assert sorted(p.name for p in tmp_path.glob("out*")) == ["out.csv"]
+
+
+def german(path, records):
+    """The records as a spreadsheet of that language writes them."""
+    rows = [";".join(records[0])]
+    for record in records:
+        cells = ("k.A." if pd.isna(value) else str(value).replace(".", ",") for value in record.values())
+        rows.append(";".join(cells))
+    path.write_text("\n".join(rows) + "\n", encoding="utf-16")
+
+
+def test_a_table_is_read_as_the_configuration_says_that_it_is_written(tmp_path, run):
+    german(tmp_path / "besuche.csv", cohort_records(100))
+    told = run("besuche.csv", "out.parquet")
+    assert told.code == 1
+    form = {"separator": ";", "decimal": ",", "encoding": "utf-16", "null_words": ["k.A."]}
+    config = toy_config(data={"source": "cohort.parquet", "csv": form}).model_dump(mode="json")
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(config))
+    told = run("besuche.csv", "out.parquet", "--config", "model.yaml")
+    assert (told.code, told.result["rows"], told.result["refused"]) == (0, 100, 0)
+    assert run("in.csv", "plain.parquet").code == 0
+    assert scored_rows(tmp_path / "out.parquet") == scored_rows(tmp_path / "plain.parquet")
+
+
+def test_a_configuration_of_another_model_is_refused(tmp_path, run):
+    config = toy_config(model="another").model_dump(mode="json")
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(config))
+    told = run("in.csv", "out.parquet", "--config", "model.yaml")
+    assert (told.code, "is of the model another, not of" in told.err) == (1, True)

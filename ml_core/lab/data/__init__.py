@@ -3,6 +3,7 @@
 __all__ = [
     "cohort",
     "column_plan",
+    "configured_rows",
     "csv_format",
     "diabetes130",
     "feature_pipeline",

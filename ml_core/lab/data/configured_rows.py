@@ -1,4 +1,4 @@
-"""What a configuration says about the cells and rows of a raw table: null values, forms of dates, labels left out."""
+"""What a configuration says about cells and rows of a raw table: marks, null values, dates, labels left out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pandas as pd
 from ml_core.base.errors import ConfigError
 from ml_core.features.columns import Column, with_role
 from ml_core.lab.config import DataConfig
-from ml_core.lab.data.table_frames import numbers_of_text
+from ml_core.lab.data.table_frames import numbers_of_text, typed_text
 from ml_core.serve.features.column_rules import integer_levels
 
-__all__ = ["as_configured", "kept_rows", "with_row_number"]
+__all__ = ["as_configured", "configured_column", "kept_rows", "with_row_number"]
 
 
-def as_configured(frame: pd.DataFrame, columns: Sequence[Column], data: DataConfig) -> pd.DataFrame:
-    """The frame with nulls for the configured null values, and with dates and labels in the column table's terms.
-
-    A date that does not have its configured form stays as it is, so that the strict rules refuse it under its name.
+def as_configured(
+    frame: pd.DataFrame, columns: Sequence[Column], data: DataConfig, *, of_text: bool = False
+) -> pd.DataFrame:
+    """The frame with each column as :func:`configured_column` reads it.
 
     Raises
     ------
@@ -33,16 +33,28 @@ def as_configured(frame: pd.DataFrame, columns: Sequence[Column], data: DataConf
         for name in named:
             if name not in names:
                 raise ConfigError(f"{setting}.{name}", "is no column of this model")
-    made = {}
-    for column in columns:
-        values = frame[column.name]
-        if column.name in data.null_values:
-            values = _without(values, data.null_values[column.name])
-        if column.name in data.dates:
-            values = _dates(values, data.dates[column.name])
-        wants_texts = column.role == "label" and not integer_levels(column)
-        made[column.name] = _texts_of_label(values) if wants_texts else values
-    return pd.DataFrame(made)
+    return pd.DataFrame({c.name: configured_column(frame[c.name], c, data, of_text=of_text) for c in columns})
+
+
+def configured_column(
+    values: pd.Series[Any], column: Column, data: DataConfig, *, of_text: bool = False
+) -> pd.Series[Any]:
+    """A column with nulls for the configured null values, and with dates and labels in the column table's terms.
+
+    A date that does not have its configured form stays as it is, so that the strict rules refuse it under its name.
+
+    Parameters
+    ----------
+    of_text : whether the cells are those of a text table, with the configured marks, and have no types yet
+    """
+    if of_text:
+        values = typed_text(values, column, data.csv)
+    if column.name in data.null_values:
+        values = _without(values, data.null_values[column.name])
+    if column.name in data.dates:
+        values = _dates(values, data.dates[column.name])
+    wants_texts = column.role == "label" and not integer_levels(column)
+    return _texts_of_label(values) if wants_texts else values
 
 
 def kept_rows(frame: pd.DataFrame, columns: Sequence[Column], data: DataConfig) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from ml_core.features.columns import Column
 from ml_core.lab.config import DataConfig, GroupConfig
 from ml_core.lab.data import diabetes130
 from ml_core.lab.data.configured_rows import as_configured, kept_rows, with_row_number
-from ml_core.lab.data.table_frames import column_names, is_csv, read_table, type_text
+from ml_core.lab.data.table_frames import column_names, is_csv, read_table
 from ml_core.serve.features.column_rules import column_beside
 from ml_core.serve.features.versions import get_feature_version
 
@@ -97,10 +97,7 @@ def read_source(
     numbered = read.row_number if read.row_number not in present else ""
     wanted = [c for c in columns if c.name in present or not (_may_be_absent(c) or c.name == numbered)]
     names = [c.name for c in wanted]
-    frame = read_table(source, names, read.csv)
-    if is_csv(source):
-        frame = type_text(frame, wanted, read.csv)
-    frame = as_configured(frame, wanted, read)
+    frame = as_configured(read_table(source, names, read.csv), wanted, read, of_text=is_csv(source))
     if numbered:
         frame = with_row_number(frame, numbered)
     kept = kept_rows(frame, wanted, read)

@@ -17,13 +17,17 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
+from ml_core.lab.config import DataConfig
+from ml_core.lab.data.configured_rows import configured_column
+from ml_core.lab.data.frames import cells_of
 from ml_core.lab.data.table_frames import (
-    boolean_of_text,
+    check_present,
     column_names,
     csv_options,
     exact_type,
     is_csv,
-    numbers_of_text,
+    odd_quotes,
+    plain_marks,
     whole_number,
 )
 from ml_core.serve.features.column_rules import OPTIONAL_ROLES, integer_levels
@@ -65,6 +69,7 @@ class HashedTable:
     ignored : names of its other columns
     id_fields : the id, group and time columns that it has, with the types they come in
     stamp : changes with the file; so a file changed since it was read through is noticed
+    data : how it is written and what its values mean
     """
 
     path: Path
@@ -75,6 +80,7 @@ class HashedTable:
     ignored: tuple[str, ...]
     id_fields: tuple[pa.Field, ...]
     stamp: tuple[int, ...]
+    data: DataConfig
 
     def blocks(self, rows: int, first: int = 0) -> Iterator[Block]:
         """Blocks of that many rows (the last may be smaller), from block number ``first`` on.
@@ -86,7 +92,7 @@ class HashedTable:
         """
         if not self.rows:  # Arrow refuses a lone header without a line end
             return
-        batches = (_csv_batches if is_csv(self.path) else _parquet_batches)(self.path, self._names)
+        batches = (_csv_batches if is_csv(self.path) else _parquet_batches)(self.path, self._names, self.data)
         number = first
         try:
             for table in _regrouped(batches, rows, first * rows):
@@ -97,7 +103,8 @@ class HashedTable:
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the file's
-            wrong = "its rows differ in length, or are no UTF-8 text" if is_csv(self.path) else "it is damaged"
+            no_text = f"are no {self.data.csv.encoding.upper()} text"
+            wrong = f"its rows differ in length, or {no_text}" if is_csv(self.path) else "it is damaged"
             # not in the library's own words, which quote the row
             raise DataError(str(self.path), f"cannot be read beyond row {number * rows}: {wrong}") from error
 
@@ -111,18 +118,21 @@ class HashedTable:
         return Block(
             first_row=first_row,
             n_rows=table.num_rows,
-            cells={column.name: as_cells(column, plain[column.name]) for column in self.columns},
+            cells={column.name: as_cells(column, plain[column.name], self.data) for column in self.columns},
             ids={field.name: _carried(plain[field.name]) for field in self.id_fields},
         )
 
 
-def open_table(path: Path, columns: Sequence[Column], beside: Sequence[Column] = ()) -> HashedTable:
+def open_table(
+    path: Path, columns: Sequence[Column], beside: Sequence[Column] = (), data: DataConfig | None = None
+) -> HashedTable:
     """The file, read through once and found to have every feature column.
 
     Parameters
     ----------
     columns : of the feature version; id, group and time columns may be missing in the file
     beside : columns that only tell groups of patients; they may be missing as well
+    data : how the file is written and what its values mean; as usual where it is not given
 
     Raises
     ------
@@ -130,16 +140,16 @@ def open_table(path: Path, columns: Sequence[Column], beside: Sequence[Column] =
         As ``column_names``; a feature column is missing (a forgotten nullable one would else go unseen), or an id
         column has a type that cannot be carried along.
     """
-    present = column_names(path)
-    missing = [c.name for c in columns if c.role == "feature" and c.name not in present]
-    if missing:
-        raise DataError(str(path), f"has no column {', '.join(missing)}")
+    data = data or DataConfig(source=path)
+    present = column_names(path, data.csv)
+    check_present(path, [c.name for c in columns if c.role == "feature"], present, data.csv)
     wanted = tuple(c for c in (*columns, *beside) if c.role != "label" and c.name in present)
     names = {c.name for c in wanted}
     stamp = _stamp(path)
     sha256, lines, quotes = _read_through(path)
     if is_csv(path):
-        if quotes % 2:  # a quoted cell has two, and one inside it is doubled
+        wide = data.csv.encoding.startswith("utf-16")  # where other letters hold the byte of a quote
+        if odd_quotes(path, data.csv) if wide else quotes % 2:  # a quoted cell has two, and one inside it is doubled
             raise DataError(str(path), "is no CSV table: a quote stays open")
         rows, types = lines - 1, dict.fromkeys(names, pa.string())
     else:
@@ -159,6 +169,7 @@ def open_table(path: Path, columns: Sequence[Column], beside: Sequence[Column] =
         ignored=tuple(name for name in present if name not in names),
         id_fields=tuple(pa.field(name, types[name]) for name in ids),
         stamp=stamp,
+        data=data,
     )
 
 
@@ -182,13 +193,13 @@ def _read_through(path: Path) -> tuple[str, int, int]:
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
-def _parquet_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(path: Path, names: list[str], _: DataConfig) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path, buffer_size=_CHUNK_BYTES) as file:
         yield from file.iter_batches(batch_size=_READ_ROWS, columns=names, use_threads=False)
 
 
-def _csv_batches(path: Path, names: list[str]) -> Iterator[pa.RecordBatch]:
-    with pa_csv.open_csv(path, *csv_options(names)) as reader:
+def _csv_batches(path: Path, names: list[str], data: DataConfig) -> Iterator[pa.RecordBatch]:
+    with pa_csv.open_csv(path, *csv_options(names, data.csv)) as reader:
         yield from reader
 
 
@@ -235,8 +246,10 @@ def _can_be_carried(kind: pa.DataType) -> bool:
     return any(getattr(pa.types, f"is_{check}")(kind) for check in checks)
 
 
-def _cells_of_values(_: Column, values: pa.Array) -> Cells:
+def _cells_of_values(column: Column, values: pa.Array, data: DataConfig) -> Cells:
     """A column of Parquet, in which null and NaN stay apart."""
+    if column.name in data.null_values or column.name in data.dates:
+        return cells_of(configured_column(pd.Series(values.to_pandas()), column, data))
     kind = values.type
     if (decimal := exact_type(kind)) is not None:
         values = values.cast(decimal)
@@ -254,20 +267,21 @@ def _cells_of_values(_: Column, values: pa.Array) -> Cells:
     return Cells(values.to_pylist())
 
 
-def _cells_of_texts(column: Column, values: pa.Array) -> Cells:
+def _cells_of_texts(column: Column, values: pa.Array, data: DataConfig) -> Cells:
     """A column of CSV: empty is null; a text that is no number stays a text where a number is wanted, to be refused."""
-    texts = [text or None for text in values.to_pylist()]
-    if column.dtype == "bool":
-        return Cells([boolean_of_text(text) for text in texts])
+    texts = pd.Series([text or None for text in values.to_pylist()], dtype=object)
+    read = configured_column(texts, column, data, of_text=True)
     if column.dtype not in ("int", "float") and not integer_levels(column):
-        return Cells(texts)
-    numbers = numbers_of_text(pd.Series(texts, dtype=object)).tolist()
-    return Cells([_as_written(text, number) for text, number in zip(texts, numbers, strict=True)])
+        return cells_of(read)
+    plain = plain_marks(texts, data.csv)
+    return Cells([_as_written(text, number) for text, number in zip(plain, read.tolist(), strict=True)])
 
 
 def _as_written(text: str | None, number: Any) -> Any:
     """The number as JSON would read it, 45 or 45.0, so that an error shows it as it was written."""
-    if text is None or not isinstance(number, float | int):
+    if text is None or pd.isna(number):  # empty, or a null value of the configuration
+        return None
+    if not isinstance(number, float | int):
         return text
     whole = whole_number(text)
     return float(number) if whole is None else whole

@@ -25,16 +25,18 @@ from ml_core.serve.features.column_rules import EXACT, integer_levels
 
 __all__ = [
     "boolean_of_text",
+    "check_present",
     "column_names",
     "csv_options",
     "exact_type",
     "is_csv",
-    "check_present",
     "numbers_of_text",
+    "odd_quotes",
     "plain_marks",
     "read_table",
     "read_texts",
     "type_text",
+    "typed_text",
     "whole_number",
     "write_table",
 ]
@@ -125,14 +127,15 @@ def type_text(frame: pd.DataFrame, columns: Sequence[Column], form: CsvConfig = 
 
     A text that is none stays a text, so that the strict rules refuse it under its own name.
     """
-    typed = {}
-    for column in columns:
-        values = frame[column.name]
-        wants_number = column.dtype in ("int", "float") or integer_levels(column)
-        typed[column.name] = numbers_of_text(plain_marks(values, form)) if wants_number else values
-        if column.dtype == "bool":
-            typed[column.name] = pd.Series([boolean_of_text(v) for v in values], name=column.name, dtype=object)
-    return pd.DataFrame(typed)
+    return pd.DataFrame({column.name: typed_text(frame[column.name], column, form) for column in columns})
+
+
+def typed_text(values: pd.Series[Any], column: Column, form: CsvConfig = _USUAL) -> pd.Series[Any]:
+    """One column of ``type_text``."""
+    if column.dtype == "bool":
+        return pd.Series([boolean_of_text(v) for v in values], name=values.name, dtype=object)
+    wants_number = column.dtype in ("int", "float") or integer_levels(column)
+    return numbers_of_text(plain_marks(values, form)) if wants_number else values
 
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
@@ -277,7 +280,7 @@ def read_texts(path: Path, form: CsvConfig, wanted: Sequence[str]) -> pa.Table:
 
 def _csv_texts(path: Path, wanted: Sequence[str], form: CsvConfig) -> pa.Table:
     # Arrow's reader and not pandas': that one fills short rows with nulls and drops what is too much
-    if _odd_quotes(path, form):
+    if odd_quotes(path, form):
         raise pa.ArrowInvalid("open quote")
     return pa_csv.read_csv(path, *csv_options(wanted, form))
 
@@ -287,7 +290,7 @@ def _read_csv(path: Path, wanted: Sequence[str], form: CsvConfig) -> pd.DataFram
     return pd.DataFrame({name: pd.Series(table.column(name).to_numpy(), dtype=object) for name in wanted})
 
 
-def _odd_quotes(path: Path, form: CsvConfig) -> bool:
+def odd_quotes(path: Path, form: CsvConfig) -> bool:
     """Whether a quote stays open to the end and swallows rows: a quoted cell has two, and one inside it is doubled."""
     if form.encoding.startswith("utf-16"):
         with _opened(path, form) as text:

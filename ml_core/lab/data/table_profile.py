@@ -21,6 +21,7 @@ from ml_core.lab.config import CsvConfig
 from ml_core.lab.data.csv_format import detect_layout, detect_marks
 from ml_core.lab.data.table_frames import column_names, is_csv, numbers_of_text, plain_marks, read_texts
 from ml_core.serve.features.column_rules import EXACT, as_moment
+from ml_core.serve.features.column_table import MOST_COLUMNS
 
 __all__ = ["ColumnProfile", "Kind", "TableProfile", "profile_file"]
 
@@ -114,15 +115,16 @@ def profile_file(path: Path, form: CsvConfig | None = None) -> TableProfile:
     Raises
     ------
     DataError
-        The file cannot be read, or has no rows.
+        The file cannot be read, has no rows, or more columns than a column table may have.
     """
     if not is_csv(path):
-        column_names(path)  # its errors
+        _check_number(path, column_names(path))
         table, found = pq.ParquetFile(path).read(), None
         columns = [_of_values(name, table.column(name)) for name in table.column_names if name]
     else:
         layout = form or (detect_layout(path) if path.is_file() else CsvConfig())
         names = [name for name in column_names(path, layout) if name]
+        _check_number(path, names)
         found = form or detect_marks(read_texts(path, layout, names).columns, layout)
         table = read_texts(path, found, names)
         columns = [_of_texts(name, table.column(name), found) for name in names]
@@ -130,6 +132,15 @@ def profile_file(path: Path, form: CsvConfig | None = None) -> TableProfile:
         raise DataError(str(path), "has no rows")
     unnamed = len(column_names(path, found or CsvConfig())) - len(columns)
     return TableProfile(path, found, table.num_rows, tuple(columns), _duplicates(columns), unnamed)
+
+
+def _check_number(path: Path, names: Sequence[str]) -> None:
+    """Refuse a table that is too wide before anything of it is read."""
+    if len(names) > MOST_COLUMNS:
+        problem = (
+            f"has {len(names)} columns, and {MOST_COLUMNS} are the most: choose columns before, or make fewer of them"
+        )
+        raise DataError(str(path), problem)
 
 
 def _duplicates(columns: Sequence[ColumnProfile]) -> int:

@@ -116,7 +116,7 @@ def domain_classifier(
         half = (rng.permutation(int(who.max()) + 1) % 2)[who]
         fewest = min(np.unique(who[side]).size for side in (y, ~y))
         if fewest < _FEWEST_ROWS:
-            raise CannotJudge("domain", f"{fewest} patients on a side; {_FEWEST_ROWS} are needed on each")
+            raise CannotJudge("domain", f"{fewest} subjects on a side; {_FEWEST_ROWS} are needed on each")
     folds = [_fold(x, y, half == h, seed, who) for h in (0, 1)]
     auc, p_value = (float(np.mean([fold[k] for fold in folds])) for k in (0, 1))
     gain = np.sum([fold[2] for fold in folds], axis=0)

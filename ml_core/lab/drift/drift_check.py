@@ -12,7 +12,7 @@ import pandas as pd
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
-from ml_core.lab.config import DriftConfig
+from ml_core.lab.config import DataConfig, DriftConfig
 from ml_core.lab.drift.current_stream import summarised_stream
 from ml_core.lab.drift.current_window import independent_share, summarised
 from ml_core.lab.drift.detect import detect_score_drift, judged
@@ -120,13 +120,16 @@ def also_advised(check: DriftCheck, reasons: Sequence[str]) -> DriftCheck:
     return replace(check, reasons=(*check.reasons, *reasons), retrain_advised=check.retrain_advised or bool(reasons))
 
 
-def read_reference(reference: Path, columns: Sequence[Column] = (), *, among: Sequence[str] = ()) -> ReferenceWindow:
+def read_reference(
+    reference: Path, columns: Sequence[Column] = (), *, among: Sequence[str] = (), data: DataConfig | None = None
+) -> ReferenceWindow:
     """The window of a table file of raw rows, or of the ``reference.npz`` of a model.
 
     Parameters
     ----------
     columns : feature columns of a feature version; an ``.npz`` needs them
     among : without ``columns``: compare those of the table's columns that stand here too
+    data : how a file of rows is written; as usual where it is not given
 
     Raises
     ------
@@ -139,11 +142,9 @@ def read_reference(reference: Path, columns: Sequence[Column] = (), *, among: Se
         if not columns:
             raise DataError(str(reference), "is a model's reference: name its feature version")
         return ReferenceWindow.read(reference, columns)
-    table = DriftTable(reference, columns)
+    table = DriftTable(reference, columns, data)
     names = [column.name for column in columns] or [name for name in table.columns if name in among]
-    absent = [name for name in names if name not in table.columns]
-    if absent:
-        raise DataError(str(reference), f"has no column {', '.join(absent)}")
+    table.check_present(names)
     if not names:
         raise DataError(str(reference), "has no column in common with the current rows")
     return ReferenceWindow.of(table.frame(names), names, columns)
@@ -158,6 +159,7 @@ def check_files(
     with_domain: bool = False,
     seed: int = 0,
     patient: str | None = None,
+    data: DataConfig | None = None,
 ) -> DriftCheck:
     """Compare a table file with another one, or with the ``reference.npz`` of a model.
 
@@ -173,6 +175,7 @@ def check_files(
     seed : decides those rows
     patient : column that says of whom a row is, in the current table and, for rows, in the reference; without it every
         row counts as independent
+    data : how files of rows are written and what their values mean; as usual where it is not given
 
     Raises
     ------
@@ -181,26 +184,25 @@ def check_files(
     ArtefactError
         The ``.npz`` is no reference, or one of another feature version.
     """
-    now = DriftTable(current, columns)
+    now = DriftTable(current, columns, data)
+    now.check_present([column.name for column in columns])
     if not now.rows:
         raise DataError(str(current), "has no rows")
     if with_domain and _is_published(reference):
         raise DataError(str(reference), "holds no rows, and a domain classifier needs them: give a table of rows")
-    window = read_reference(reference, columns, among=() if columns else now.columns)
+    window = read_reference(reference, columns, among=() if columns else now.columns, data=data)
     names = list(window.columns)
-    absent = [name for name in names if name not in now.columns]
-    if absent:
-        raise DataError(str(current), f"has no column {', '.join(absent)}")
-    before = None if _is_published(reference) else DriftTable(reference, columns)
+    now.check_present(names)
+    before = None if _is_published(reference) else DriftTable(reference, columns, data)
     people, people_before = _patients(now, patient), _patients(before, patient)
-    notes = _ignored(reference, now, [*names, patient or ""])
+    notes = _ignored(before, now, [*names, patient or ""])
     check = _check_file(window, now, names, config, notes, people, people_before)
     if not with_domain:
         return check
     from ml_core.lab.drift.domain_classifier import SAMPLE_ROWS, domain_classifier  # xgboost takes a moment to import
 
     rng, wanted = np.random.default_rng(seed), list(dict.fromkeys([*names, *([] if patient is None else [patient])]))
-    then, today = (side.sample(wanted, SAMPLE_ROWS, rng) for side in (DriftTable(reference, columns), now))
+    then, today = (side.sample(wanted, SAMPLE_ROWS, rng) for side in (before or now, now))
     sampled = None if patient is None else (_hashable(then[patient]), _hashable(today[patient]))
     domain = domain_classifier(then, today, names, columns, alpha=config.alpha, seed=seed, patients=sampled)
     return replace(check, domain=domain)
@@ -287,20 +289,16 @@ def _repeats(rows: int, share: float) -> tuple[str, ...]:
     """How many rows the tests counted, where patients repeat."""
     if share >= 1.0:
         return ()
-    return (f"patients repeat: {rows} rows were tested as {round(rows * share)} independent ones",)
+    return (f"subjects repeat: {rows} rows were tested as {round(rows * share)} independent ones",)
 
 
 def _is_published(reference: Path) -> bool:
     return reference.suffix.lower() == ".npz"
 
 
-def _ignored(reference: Path, now: DriftTable, names: Sequence[str]) -> tuple[str, ...]:
+def _ignored(before: DriftTable | None, now: DriftTable, names: Sequence[str]) -> tuple[str, ...]:
     """Columns that are not compared, in words."""
-    sides = (
-        {"current": now.columns}
-        if _is_published(reference)
-        else {"reference": DriftTable(reference).columns, "current": now.columns}
-    )
+    sides = {"current": now.columns} if before is None else {"reference": before.columns, "current": now.columns}
     left_out = {side: [name for name in columns if name not in names] for side, columns in sides.items()}
     return tuple(
         f"columns of the {side} table that are not compared: {', '.join(n)}" for side, n in left_out.items() if n

@@ -26,7 +26,7 @@ FEATURE_STATES = {
     "ok": "tested, no drift, and nothing that would have kept the rule from seeing one",
     "warned": "tested and no drift by the rule; the flags say what the rule did not see or may be blinded by",
     "constant": "one and the same value on both sides",
-    "too_few": "fewer than 30 values on a side (or too few patients to publish a reference): not tested",
+    "too_few": "fewer than 30 values on a side (or too few subjects to publish a reference): not tested",
     "all_missing": "a side has no value at all: not tested",
     "not_judged": "the rule cannot compare such values (texts without order or that hardly repeat; dates): not tested",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,16 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
-from ml_core.lab.data.table_frames import column_names, is_csv, numbers_of_text, read_table, type_text
+from ml_core.lab.config import DataConfig
+from ml_core.lab.data.configured_rows import configured_column
+from ml_core.lab.data.table_frames import (
+    check_present,
+    column_names,
+    is_csv,
+    numbers_of_text,
+    plain_marks,
+    read_table,
+)
 
 __all__ = ["DriftTable"]
 
@@ -26,12 +36,22 @@ class DriftTable:
 
     Parquet is read in batches of at most 65,536 rows, so memory does not grow with the file. CSV is read whole, and
     typed by the column table where there is one; without it a column whose texts all spell numbers holds numbers.
+
+    Parameters
+    ----------
+    columns : of a feature version
+    data : how the file is written and what its values mean; as usual where it is not given
     """
 
-    def __init__(self, path: Path, columns: Sequence[Column] = ()) -> None:
+    def __init__(self, path: Path, columns: Sequence[Column] = (), data: DataConfig | None = None) -> None:
         self.path = path
-        self.columns = tuple(column_names(path))
+        self._data = data or DataConfig(source=path)
+        self.columns = tuple(column_names(path, self._data.csv))
         self._typed_by = {column.name: column for column in columns}
+
+    def check_present(self, names: Sequence[str]) -> None:
+        """Check that the file has these columns; DataError where it has not, as ``table_frames.check_present``."""
+        check_present(self.path, names, self.columns, self._data.csv)
 
     @cached_property
     def rows(self) -> int:
@@ -43,7 +63,7 @@ class DriftTable:
             It cannot be read.
         """
         if self._is_csv:
-            return len(read_table(self.path, self.columns[:1]))
+            return len(read_table(self.path, self.columns[:1], self._data.csv))
         return int(pq.read_metadata(self.path).num_rows)
 
     def batches(self, names: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -55,12 +75,12 @@ class DriftTable:
             The file cannot be read.
         """
         if self._is_csv:
-            yield self._csv(names)
+            yield self._read(read_table(self.path, names, self._data.csv))
             return
         try:
             with pq.ParquetFile(self.path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
                 for batch in file.iter_batches(_BATCH_ROWS, columns=list(names), use_threads=False):
-                    yield batch.to_pandas()
+                    yield self._read(batch.to_pandas())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise DataError(str(self.path), "is not a readable Parquet file") from error
 
@@ -96,8 +116,10 @@ class DriftTable:
     def _is_csv(self) -> bool:
         return is_csv(self.path)
 
-    def _csv(self, names: Sequence[str]) -> pd.DataFrame:
-        texts = read_table(self.path, names)
-        known = [self._typed_by[name] for name in names if name in self._typed_by]
-        typed = type_text(texts, known)
-        return pd.DataFrame({n: typed[n] if n in self._typed_by else numbers_of_text(texts[n]) for n in names})
+    def _read(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({str(name): self._column(frame[name], str(name)) for name in frame.columns})
+
+    def _column(self, values: pd.Series[Any], name: str) -> pd.Series[Any]:
+        if name in self._typed_by:
+            return configured_column(values, self._typed_by[name], self._data, of_text=self._is_csv)
+        return numbers_of_text(plain_marks(values, self._data.csv)) if self._is_csv else values

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ml_core.base.errors import ArtefactError, CannotJudge
 from ml_core.features.columns import with_role
 from ml_core.lab.config import ModelConfig
-from ml_core.lab.judging.recalibration_rules import enough_outcomes_rules, skill_rules, strangers_rule
+from ml_core.lab.judging.recalibration_rules import enough_outcomes_rules, skill_rule, skill_rules, strangers_rule
 from ml_core.lab.judging.rule_verdicts import (
     above,
     at_least,
@@ -32,12 +32,13 @@ from ml_core.lab.measuring.coverage_law import DesignEffects
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict, same_law_verdict
 from ml_core.lab.measuring.evaluation import evaluate, log_losses
 from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict, group_verdict
+from ml_core.lab.measuring.metric_ranges import skill_half_width
 from ml_core.lab.measuring.weighted_coverage import weighted_verdict
 from ml_core.lab.training.counted_rows import row_weights, weighted_evaluation, weighted_rows
 from ml_core.lab.training.declared_groups import calibrate_cells, cell_rows, group_facts
 from ml_core.lab.training.labelled_rows import LabelledRows
 from ml_core.lab.training.native_models import native_answers
-from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, XGBOOST_LIMIT
+from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, TREE_LIMIT
 from ml_core.lab.training.packing import split_facts, split_shares
 from ml_core.serve.model.bundle import NATIVE_FILES
 from ml_core.serve.model.groupings import GroupedCalibration, GroupedRows
@@ -230,11 +231,12 @@ def _performance(case: GateCase) -> list[RuleVerdict]:
     if case.is_recalibrated:
         rows = case.rows
         return skill_rules(gate, case.predictor.score(rows.matrix), rows.y_index, rows.groups)
-    metrics, most = case.metrics, gate.brier_limit(len(case.predictor.classes))
+    metrics, most, test = case.metrics, gate.brier_limit(len(case.predictor.classes)), case.test
+    half = skill_half_width(case.test_proba, test.y_index, test.groups, test.weights)
     return [
         at_least("roc_auc", finite_metric(metrics, "roc_auc"), gate.min_roc_auc, gate.roc_auc_note),
         *([] if most is None else [at_most("brier", finite_metric(metrics, "brier"), most)]),
-        above("brier_skill", finite_metric(metrics, "brier_skill"), gate.min_brier_skill, "gain over the base rate"),
+        skill_rule(gate, finite_metric(metrics, "brier_skill"), half, f"moved by chance on {len(test)} test rows"),
     ]
 
 
@@ -356,7 +358,7 @@ def _agrees(case: GateCase, file: str) -> RuleVerdict:
         native = native_answers(case.folder, file, case.calibration.matrix, len(case.predictor.classes))
         difference = float(np.abs(native.proba - case.calibration_proba).max())
     except (ArtefactError, ValueError) as error:
-        return at_most("scorer_is_the_model", None, XGBOOST_LIMIT, str(error))
+        return at_most("scorer_is_the_model", None, TREE_LIMIT, str(error))
     return at_most("scorer_is_the_model", difference, native.limit, f"model.onnx against {file}")
 
 

@@ -72,7 +72,7 @@ def compare(
         rules = [
             at_least("roc_auc_gain", difference, limits.min_improvement, note),
             above(
-                "roc_auc_gain_lower_bound", bound, 0.0, "lower end of the 95 % interval, paired, patients as clusters"
+                "roc_auc_gain_lower_bound", bound, 0.0, "lower end of the 95 % interval, paired, subjects as clusters"
             ),
         ]
     for name in limits.secondary_metrics:
@@ -119,7 +119,7 @@ def shared_rows(
     count that the champion had not seen either: rows newer than all it was trained and calibrated on, or rows of its
     test patients.
     """
-    name, ours, theirs = "test_patients_shared", challenger.manifest.training, champion.manifest.training
+    name, ours, theirs = "test_rows_shared", challenger.manifest.training, champion.manifest.training
     in_time = any(training.params.get("split_by") == "time" for training in (ours, theirs))
     if not in_time and (ours.split_salt, ours.split_shares) != (theirs.split_salt, theirs.split_shares):
         problem = f"the champion was trained with another split: its test {test.subjects} differ"

@@ -17,7 +17,7 @@ from ml_core.lab.measuring.coverage_law import DesignEffects
 from ml_core.lab.measuring.coverage_verdicts import CoverageOf, coverage_verdict
 from ml_core.lab.measuring.evaluation import score_metrics, squared_errors
 from ml_core.lab.measuring.group_coverage import cells_verdict
-from ml_core.lab.measuring.metric_ranges import mean_interval
+from ml_core.lab.measuring.metric_ranges import mean_interval, skill_half_width
 from ml_core.lab.measuring.weighted_coverage import WeightedRows, weighted_verdict
 from ml_core.lab.training.declared_groups import cell_rows
 from ml_core.lab.training.labelled_rows import LabelledRows
@@ -30,6 +30,7 @@ __all__ = [
     "enough_outcomes_rules",
     "has_the_same_scorer",
     "restores_coverage",
+    "skill_rule",
     "skill_rules",
     "strangers_rule",
 ]
@@ -70,23 +71,26 @@ def skill_rules(
     proba : shape (n, K), in [0, 1]; y_index, groups : shape (n,)
     """
     metrics, most = score_metrics(proba, y_index), gate.brier_limit(proba.shape[1])
-    losses = squared_errors(proba, y_index)
-    base = squared_errors(
-        np.broadcast_to(np.bincount(y_index, minlength=proba.shape[1]) / y_index.size, proba.shape), y_index
-    )
     by = f"moved by chance on {y_index.size} answered records, none of which trained the scorer"
-    area, brier, skill = _auc_half(proba, y_index, groups), _half(losses, groups), _half(base - losses, groups)
+    area, brier = _auc_half(proba, y_index, groups), _half(squared_errors(proba, y_index), groups)
     note = f"floor {gate.min_roc_auc:g}, {by}" + (f". {gate.roc_auc_note}" if gate.roc_auc_note else "")
     return [
         at_least("roc_auc", None if area is None else metrics.get("roc_auc"), gate.min_roc_auc - (area or 0.0), note),
         *([] if most is None else [at_most("brier", metrics["brier"], most + brier, f"limit {most:g}, {by}")]),
-        above(
-            "brier_skill",
-            metrics.get("brier_skill"),
-            gate.min_brier_skill - skill / max(float(base.mean()), 1e-12),
-            f"gain over the base rate; floor {gate.min_brier_skill:g}, {by}",
-        ),
+        skill_rule(gate, metrics.get("brier_skill"), skill_half_width(proba, y_index, groups), by),
     ]
+
+
+def skill_rule(gate: GateConfig, skill: float | None, half_width: float, by: str) -> RuleVerdict:
+    """``brier_skill``: not shown to be at the floor or below it.
+
+    Parameters
+    ----------
+    half_width : of the skill's 95 % interval, by which the floor is moved
+    by : what moved it, in words
+    """
+    note = f"gain over the base rate; floor {gate.min_brier_skill:g}, {by}"
+    return above("brier_skill", skill, gate.min_brier_skill - half_width, note)
 
 
 def _half(values: FloatArray, groups: npt.NDArray[np.generic]) -> float:

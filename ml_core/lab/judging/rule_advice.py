@@ -36,7 +36,7 @@ _ADVICE = {
     ),
     "coverage": _ALIKE,
     "calibration_same_law": _ALIKE,
-    "test_patients_shared": (
+    "test_rows_shared": (
         "the two models have other columns or another split; where nothing is served yet, `surety run PROJECT "
         "--start-over` puts the earlier models aside"
     ),

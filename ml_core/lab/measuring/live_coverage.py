@@ -283,7 +283,7 @@ def coverage_bands(
     hits, index = np.asarray(covered, dtype=np.bool_), np.asarray(class_index, dtype=np.int64)
     n_classes, ids = len(target.classes), group_ids(groups)
     if hits.shape != index.shape or (ids is not None and ids.shape != index.shape):
-        patients = "" if ids is None else f" and {ids.size} patients"
+        patients = "" if ids is None else f" and {ids.size} subjects"
         raise DataError("matured labels", f"{hits.size} flags for {index.size} labels{patients}")
     of_rows = target if isinstance(target, RowTargets) else RowTargets.of(target, index.size)
     window, whole = effects_of(hits, index, ids, n_classes), target.guarantee == "marginal"

@@ -20,7 +20,7 @@ from ml_core.lab.measuring.evaluation import log_losses, squared_errors
 from ml_core.lab.measuring.group_coverage import CellRows, cells_verdict
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 
-__all__ = ["MetricRange", "mean_interval", "metric_ranges"]
+__all__ = ["MetricRange", "mean_interval", "metric_ranges", "skill_half_width"]
 
 _TAIL = 0.025  # beyond either end of a range
 
@@ -111,6 +111,27 @@ def mean_interval(values: FloatArray, groups: Groups) -> tuple[float, float] | N
     error = sqrt(n_groups / (n_groups - 1) * squares) / values.size
     half = float(t.ppf(1 - _TAIL, n_groups - 1)) * error
     return mean - half, mean + half
+
+
+def skill_half_width(proba: FloatArray, y_index: IntArray, groups: Groups, weights: FloatArray | None = None) -> float:
+    """Half width of the 95 % interval of the Brier skill, subjects as clusters; 0 where the rows cannot give one.
+
+    The skill is 1 - L / B of two means, and its error to first order that of the mean of (L / B) b - l, over B.
+
+    Parameters
+    ----------
+    proba : shape (n, K), in [0, 1]; y_index, groups : shape (n,)
+    weights : shape (n,), how much each row counts; None where all count alike
+    """
+    w = np.ones(y_index.size) if weights is None else weights / weights.mean()
+    shares = np.bincount(y_index, weights=w, minlength=proba.shape[1]) / y_index.size
+    losses = squared_errors(proba, y_index)
+    base = squared_errors(np.broadcast_to(shares, proba.shape), y_index)
+    lost, most = float((w * losses).mean()), float((w * base).mean())
+    if most <= 0.0:
+        return 0.0
+    interval = mean_interval(w * (lost / most * base - losses) / most, groups)
+    return 0.0 if interval is None else (interval[1] - interval[0]) / 2
 
 
 def _mean_range(name: str, values: FloatArray, chosen: BoolArray, groups: Groups) -> MetricRange:

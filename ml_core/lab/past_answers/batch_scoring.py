@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ml_core.base.arrays import BoolArray
 from ml_core.base.errors import DataError, SuretyError
 from ml_core.features.columns import ColumnArrays
+from ml_core.lab.config import CsvConfig, DataConfig
 from ml_core.lab.data.table_blocks import Block, HashedTable, open_table
 from ml_core.lab.data.table_frames import column_names
 from ml_core.lab.past_answers.scoring_parts import Parts, Plan, RowCounts
@@ -33,6 +34,7 @@ __all__ = ["PART_ROWS", "ScoredTable", "score_table"]
 PART_ROWS = 16_384
 """RowCounts of one part: a second of work, and few enough for every cell of 60 columns to be wrong and told."""
 _ROWS_NAMED = 5
+_READ_BY = {"csv", "dates", "null_values"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def score_table(
     out: Path,
     model: LoadedModel,
     *,
+    data: DataConfig | None = None,
     level: float | None = None,
     on_error: OnError = "row",
     block_rows: int = PART_ROWS,
@@ -75,6 +78,7 @@ def score_table(
     source : ``.parquet`` or ``.csv`` file with every feature column, or an open stream of CSV
     out : ``.parquet`` or ``.csv`` file; it appears when it is complete
     model : gated
+    data : how the input is written and what its values mean; as usual where it is not given
     level : confidence level in [0.5, 0.999]; the model's own if None
     on_error : ``row`` gives a bad row an error and no answer, ``reject`` refuses the whole table
     block_rows : rows of one part
@@ -92,14 +96,15 @@ def score_table(
         The model gives numbers that are no probabilities.
     """
     chosen = model.predictor.level if level is None else level_from_json(level)
-    _check_places(source, out)
+    read = data or DataConfig(source=out)
+    _check_places(source, out, read.csv)
     parts = Parts(out)
     with _disk_errors(out), parts.held():
         if restart:
             parts.clear()
         parts.check_free(force=force)
         bundle = model.predictor.bundle
-        table = open_table(_as_file(source, parts.spool), bundle.features.columns, bundle.beside)
+        table = open_table(_as_file(source, parts.spool), bundle.features.columns, bundle.beside, read)
         job = _Job(table, model, chosen, on_error, block_rows)
         parts.begin(job.plan())
         counts = known = parts.counts()
@@ -132,6 +137,7 @@ class _Job:
             on_error=self.on_error,
             columns=tuple(self.schema().names),
             block_rows=self.block_rows,
+            read_as=self.table.data.model_dump_json(include=_READ_BY),
         )
 
     def facts(self) -> dict[str, str]:
@@ -255,14 +261,14 @@ def _told(block: Block, encoded: EncodedTable) -> str:
 # --- places -------------------------------------------------------------------------------------------------------
 
 
-def _check_places(source: Path | BinaryIO, out: Path) -> None:
+def _check_places(source: Path | BinaryIO, out: Path, form: CsvConfig) -> None:
     """Whether input and output can be what they should, before anything is written."""
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise DataError(str(out), f"is of the format {out.suffix or '(none)'}; .parquet and .csv are understood")
     if out.is_dir():
         raise DataError(str(out), "is a folder")
     if isinstance(source, Path):
-        column_names(source)
+        column_names(source, form)
         if out.exists() and out.samefile(source):
             raise DataError(str(out), "is the input as well")
 

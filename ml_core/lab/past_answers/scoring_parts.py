@@ -27,6 +27,7 @@ class Plan(Document):
     on_error : what becomes of bad rows
     columns : of the output
     block_rows : rows of one part
+    read_as : how the input is written and what its values mean
     """
 
     source_size: int
@@ -37,6 +38,7 @@ class Plan(Document):
     on_error: str
     columns: tuple[str, ...]
     block_rows: int
+    read_as: str
 
 
 class RowCounts(Document):
@@ -55,6 +57,7 @@ _IN_WORDS = {
     "on_error": "--on-error",
     "columns": "columns",
     "block_rows": "--block-rows",
+    "read_as": "--config",
 }
 
 

@@ -17,9 +17,8 @@ _BORDERS = 3  # golden records before the draws: lowest and highest values, and 
 def mlflow_signature(bundle: Bundle) -> Any:
     """MLflow's signature: raw columns in, answers out, and the level as a parameter.
 
-    Columns are of type "Any": what a value may be, the model itself says, and without quoting the rows as MLflow would.
-    MLflow drops columns that are not in it before the model sees a frame. So every feature is required there,
-    also one that may be null: a mistyped name is an error, and no missing value.
+    Columns are of type "Any" and none is required: what a value may be and which columns must be there, the model says
+    itself. MLflow would quote the rows, a person's values, in what it says of a missing column.
     """
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
@@ -28,7 +27,7 @@ def mlflow_signature(bundle: Bundle) -> Any:
     manifest, features = bundle.manifest, bundle.features
     optional = [*bundle.beside, *(c for c in features.columns if c.role not in ("feature", "label"))]
     anything = AnyType()  # type: ignore[no-untyped-call]  # MLflow has types in part
-    inputs: list[Any] = [ColSpec(anything, c.name, required=c not in optional) for c in (*features.features, *optional)]
+    inputs: list[Any] = [ColSpec(anything, c.name, required=False) for c in (*features.features, *optional)]
     label = "long" if isinstance(manifest.classes[0], int) else "string"
     outputs: list[Any] = [
         ColSpec(label, "prediction"),

@@ -14,7 +14,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from ml_core.base.errors import InvalidRows
+from ml_core.base.errors import DataError, InvalidRows
 from ml_core.lab.data.frames import encode_frame
 from ml_core.serve.model.bundle import read_bundle
 from ml_core.serve.model.prediction_sets import level_from_json
@@ -37,7 +37,7 @@ class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
         Parameters
         ----------
         model_input : the feature version's raw columns; id, group and time columns may be there, and those that only
-            tell a group of patients. MLflow drops all others first, and refuses a frame without one of the features
+            tell a group of rows. MLflow drops all others first
         params : ``confidence_level``, in [0.5, 0.999]; the configured level where it is missing or 0
 
         Returns
@@ -49,6 +49,8 @@ class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
 
         Raises
         ------
+        DataError
+            A feature has no column, also one that may be null: a mistyped name is an error, and no missing value.
         InvalidRows
             Rows that a request with them would be refused for; columns, checks and counts are named, values are not.
         InvalidRequest
@@ -56,7 +58,11 @@ class SuretyModel(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
         """
         predictor = self._predictor
         bundle = predictor.bundle
-        table = encode_frame(pd.DataFrame(model_input), bundle.features, bundle.beside)
+        frame = pd.DataFrame(model_input)
+        absent = [column.name for column in bundle.features.features if column.name not in frame.columns]
+        if absent:
+            raise DataError("input", f"has no column {', '.join(absent)}")
+        table = encode_frame(frame, bundle.features, bundle.beside)
         if table.problems:
             checks = [(column, check, count) for (column, check), count in sorted(table.checks.items())]
             raise InvalidRows("input", len(table.problems), table.n_rows, checks)

@@ -208,15 +208,15 @@ def _log_pyfunc(mlflow: Any, model: PackedModel, place: Path) -> Any:
     )
 
 
-def _own_module(model: PackedModel, target: Path) -> list[str]:
-    """The folder of the model's feature module, where that is no part of this package; looked for under its name."""
+def _own_module(model: PackedModel, target: Path) -> Path | None:
+    """The folder of the model's feature module, looked for under its name; None where it is a part of this package."""
     features = model.bundle.features
     if features.source is None:
-        return []
+        return None
     folder = target / MODULES_FOLDER
     folder.mkdir()
     shutil.copyfile(features.source, folder / f"{features.module_name}.py")
-    return [str(folder)]
+    return folder
 
 
 def _files_of(name: str) -> list[Path]:
@@ -260,7 +260,7 @@ def _figure(title: str, x: str, y: str) -> tuple[Any, Any]:
 
 
 def _calibration_curve(model: PackedModel) -> Any:
-    figure, axes = _figure("Calibration, test patients", "predicted probability", "observed share")
+    figure, axes = _figure("Calibration, test rows", "predicted probability", "observed share")
     curves = model.evaluation.calibration_curve
     top = max((max(p.predicted, p.observed) for points in curves.values() for p in points), default=1.0)
     axes.plot([0, top], [0, top], color="0.7", linewidth=1)
@@ -271,7 +271,7 @@ def _calibration_curve(model: PackedModel) -> Any:
 
 
 def _roc(model: PackedModel) -> Any:
-    figure, axes = _figure("ROC, test patients", "false positive rate", "true positive rate")
+    figure, axes = _figure("ROC, test rows", "false positive rate", "true positive rate")
     classes = model.bundle.manifest.classes
     for k in range(1, 2) if len(classes) == 2 else range(len(classes)):
         happened = model.test_y_index == k
@@ -284,7 +284,7 @@ def _roc(model: PackedModel) -> Any:
 
 
 def _set_sizes(model: PackedModel) -> Any:
-    figure, axes = _figure("Prediction sets, test patients", "labels in the set", "share of rows")
+    figure, axes = _figure("Prediction sets, test rows", "labels in the set", "share of rows")
     manifest = model.bundle.manifest
     sizes = model.test_sets.sum(axis=1)
     for k, label in enumerate(manifest.classes):
@@ -302,7 +302,7 @@ def _set_sizes(model: PackedModel) -> Any:
 
 
 def _coverage(model: PackedModel) -> Any:
-    figure, axes = _figure("Coverage, test patients", "", "share of rows whose set holds their label")
+    figure, axes = _figure("Coverage, test rows", "", "share of rows whose set holds their label")
     manifest, metrics = model.bundle.manifest, model.evaluation.metrics
     names = ["coverage", *(f"coverage_class_{label}" for label in manifest.classes)]
     axes.bar(["all", *(f"class {label}" for label in manifest.classes)], [metrics.get(name, 0.0) for name in names])

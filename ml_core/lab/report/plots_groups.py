@@ -19,7 +19,7 @@ __all__ = ["group_coverage", "group_slopes", "reliability"]
 _PERCENT = FuncFormatter(lambda share, _: percent(share))
 _NUMBER = FuncFormatter(lambda value, _: number(value))
 _DASHED = (0, (5, 3))
-_FEW = "too few patients"
+_FEW = "too few subjects"
 
 
 def group_coverage(name: str, cells: Sequence[GroupOutcomes], label: str, level: float) -> Markup:

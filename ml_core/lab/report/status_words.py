@@ -230,7 +230,7 @@ def _drift_alarm(facts: ReportFacts) -> Iterator[Sentence]:
             f"Answers are marked suspect (`drift`). {detector.promise}"
         )
         first = (
-            "See below which features changed. A changed unit or a failing feed is more common than changed patients."
+            "See below which features changed. A changed unit or a failing feed is more common than changed subjects."
         )
         yield Sentence("attention", text, first)
 

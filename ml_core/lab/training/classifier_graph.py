@@ -15,7 +15,7 @@ from ml_core.lab.training.onnx_graph import OnnxGraph, softmax_rows
 from ml_core.lab.training.transformer_graph import add_transformer, converted_by_skl2onnx, kind_in
 from ml_core.lab.training.tree_export import add_margins, add_trees
 from ml_core.lab.training.tree_form import MEMBER, TreeForm
-from ml_core.lab.training.tree_readers import trees_of
+from ml_core.lab.training.tree_readers import sums_in_32_bits, trees_of
 
 __all__ = ["add_classifier", "inside"]
 
@@ -54,7 +54,7 @@ def add_classifier(graph: OnnxGraph, model: Any, given: Given) -> str:
     if form is not None:
         return _trees(graph, model, form, given)
     if name in _KEEPS_ROWS:
-        problem = "keeps rows it was trained on, and an artefact holds no patient's row"
+        problem = "keeps rows it was trained on, and an artefact holds no training row"
         raise ArtefactError(name, f"{problem}: train trees, a linear model or a small network instead")
     given = matrix_of(graph, given).in_64_bits(graph)
     own = kind_in(_OWN, model)
@@ -64,12 +64,14 @@ def add_classifier(graph: OnnxGraph, model: Any, given: Given) -> str:
     return graph.one("Cast", graph.embed(found, given.x, found.graph.output[1].name), to=DOUBLE)
 
 
-_LEAST = 1e-12  # scikit-learn adds the latter before it takes a logarithm
+_LEAST = 1e-12  # scikit-learn adds it before it takes a logarithm
+_STEEPEST = 1e-3
+"""More than this is never laid to rounding, however steep what follows is."""
 
 
 def _trees(graph: OnnxGraph, model: Any, form: TreeForm, given: Given) -> str:
     prepared = _prepared(graph, model, given)
-    graph.rounding += form.rounding
+    graph.rounding += form.rounding if sums_in_32_bits(model) else 0.0
     roots = prepared.roots or (None,) * prepared.width
     compared = (form.rule < MEMBER) & np.isfinite(form.threshold)
     for feature, threshold in zip(form.feature[compared].tolist(), form.threshold[compared].tolist(), strict=True):
@@ -268,7 +270,6 @@ def _decision(graph: OnnxGraph, model: Any, given: Given) -> tuple[str, int]:
         return _decision(graph, model.steps[-1][1], given)
     form = trees_of(model)
     if form is not None and form.link == "logit":
-        graph.rounding += form.rounding
         prepared = _prepared(graph, model, given)
         return add_margins(graph, form, prepared.x, prepared.width), len(form.base)
     if hasattr(model, "coef_") and hasattr(model, "intercept_") and not hasattr(model, "support_vectors_"):
@@ -283,7 +284,7 @@ def _calibrated(graph: OnnxGraph, model: Any, given: Given) -> str:
 
 
 def _one_calibrated(graph: OnnxGraph, model: Any, given: Given) -> str:
-    estimator, k = inside(model.estimator), len(model.classes)
+    estimator, k, before = inside(model.estimator), len(model.classes), graph.rounding
     by_decision = hasattr(model.estimator, "decision_function")
     if by_decision:
         raw, width = _decision(graph, estimator, given)
@@ -293,6 +294,7 @@ def _one_calibrated(graph: OnnxGraph, model: Any, given: Given) -> str:
             raw, width = graph.one("Gather", raw, graph.constant([1], np.int64), axis=1), 1
     if model.method == "temperature":
         return _tempered(graph, model.calibrators[0], raw, k, is_logit=by_decision)
+    graph.rounding = before + _steepened(graph.rounding - before, model.calibrators)
     columns = [graph.one("Gather", raw, graph.constant([at], np.int64), axis=1) for at in range(width)]
     read = _by_sigmoid if model.method == "sigmoid" else _by_isotonic
     found = [read(graph, one, x) for one, x in zip(model.calibrators, columns, strict=True)]
@@ -303,6 +305,17 @@ def _one_calibrated(graph: OnnxGraph, model: Any, given: Given) -> str:
     together = graph.one("Concat", *found, axis=1)
     share = graph.one("Div", together, graph.one("Where", none, graph.constant(1.0), total))
     return graph.one("Where", none, graph.constant(1.0 / k), share)
+
+
+def _steepened(rounding: float, calibrators: Sequence[Any]) -> float:
+    """What a difference may become behind calibrators that are steep somewhere, as isotonic ones are at their steps."""
+    slopes = [1.0]
+    for one in calibrators:
+        if hasattr(one, "a_"):
+            slopes.append(abs(one.a_) / 4)
+        elif len(one.X_thresholds_) > 1:
+            slopes.append(float((np.diff(one.y_thresholds_) / np.diff(one.X_thresholds_)).max()))
+    return min(rounding * max(slopes), max(rounding, _STEEPEST))
 
 
 def _by_sigmoid(graph: OnnxGraph, calibrator: Any, x: str) -> str:

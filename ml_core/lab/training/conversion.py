@@ -15,6 +15,7 @@ from ml_core.features.columns import Column, ColumnArrays
 from ml_core.lab.training.asked_columns import AskedColumns
 from ml_core.lab.training.classifier_graph import add_classifier, inside
 from ml_core.lab.training.golden_draws import MOMENTS
+from ml_core.lab.training.onnx_export import TREE_LIMIT
 from ml_core.lab.training.onnx_graph import OnnxGraph, finished_model
 from ml_core.lab.training.tree_form import TreeForm
 from ml_core.lab.training.tree_readers import trees_of
@@ -77,7 +78,7 @@ def convert_classifier(
     trees = trees_of(core) if is_bare else None
     if trees is not None:
         trees = trees.of_features([asked.features.feature_names.index(name) for name in asked.names])
-    limit = _EXACT if asked.is_raw or trees is not None else _SINGLE
+    limit = TREE_LIMIT if trees is not None else _EXACT if asked.is_raw else _SINGLE
     return Converted(onnx, max(limit, graph.rounding), graph.thresholds, trees)
 
 

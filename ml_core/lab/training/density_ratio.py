@@ -40,7 +40,7 @@ def fit_density_ratio(calibration: FeatureMatrix, live: FeatureMatrix) -> dict[s
 
     if min(len(calibration), len(live)) < _FEWEST_ROWS:
         found = f"{len(calibration)} calibration rows and {len(live)} live rows"
-        raise CannotJudge("the shift of patients", f"{found}; {_FEWEST_ROWS} of each are needed")
+        raise CannotJudge("the shift of rows", f"{found}; {_FEWEST_ROWS} of each are needed")
     wide = calibration.astype(np.float64)
     present = ~np.isnan(wide)
     count = np.maximum(present.sum(axis=0), 1)

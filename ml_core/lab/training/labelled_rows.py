@@ -85,7 +85,7 @@ class LabelledRows:
     table: str = ""
     table_version: int = -1
     weights: FloatArray | None = None
-    subjects: str = "patients"
+    subjects: str = "subjects"
 
     def part(self, *names: str) -> LabelledRows:
         """The rows of these parts."""

@@ -109,7 +109,7 @@ def learning_task(config: ModelConfig, rows: LabelledRows, note: Note) -> Learni
     parts = {name: rows.part(name) for name in ("train", "validation")}
     for name, part in parts.items():
         if len(set(part.y_index.tolist())) < len(rows.classes):
-            raise DataError(rows.origin, f"its {name} patients lack a class: add rows")
+            raise DataError(rows.origin, f"its {name} {rows.subjects} lack a class: add rows")
     factors = class_factors(config.training, rows.classes, parts["train"].y_index, parts["train"].weights)
     train, validation = (
         TaskRows(part.matrix, part.y_index, _weights(part, factors, parts["train"])) for part in parts.values()

@@ -14,7 +14,7 @@ from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ArtefactError, ConfigError
 from ml_core.lab.training.booster_trees import xgboost_trees
 from ml_core.lab.training.boosting_learners import catboost_proba, lightgbm_proba, read_catboost, read_lightgbm
-from ml_core.lab.training.onnx_export import TREE_LIMIT, xgboost_limit
+from ml_core.lab.training.onnx_export import TREE_LIMIT
 from ml_core.lab.training.xgboost_learner import booster_proba
 from ml_core.serve.model.bundle import CATBOOST_FILE, LIGHTGBM_FILE, XGBOOST_FILE
 
@@ -50,7 +50,7 @@ def native_answers(folder: Path, file: str, features: FeatureMatrix, n_classes: 
     read, proba = _BY_FILE[file]
     try:
         model = read((folder / file).read_bytes())
-        limit = xgboost_limit(xgboost_trees(model)) if file == XGBOOST_FILE else TREE_LIMIT
+        limit = xgboost_trees(model).rounding if file == XGBOOST_FILE else TREE_LIMIT
         return NativeAnswers(proba(model, features, n_classes), limit)
     except ConfigError as error:
         raise ArtefactError(file, str(error)) from error

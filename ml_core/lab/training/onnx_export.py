@@ -13,24 +13,19 @@ from ml_core.lab.training.classifier_graph import add_classifier
 from ml_core.lab.training.given import Given
 from ml_core.lab.training.onnx_graph import FEATURES, OnnxGraph, finished_model
 from ml_core.lab.training.tree_export import trees_to_onnx
-from ml_core.lab.training.tree_form import TreeForm
 from ml_core.serve.model.scorer import OnnxScorer, check_probabilities
 
 __all__ = [
     "SKLEARN_LIMIT",
     "TREE_LIMIT",
-    "XGBOOST_LIMIT",
     "check_agrees",
     "sklearn_to_onnx",
-    "xgboost_limit",
     "xgboost_to_onnx",
 ]
 
-XGBOOST_LIMIT = 1e-6
-"""Largest difference allowed: XGBoost sums its float32 leaves in float32, ONNX in float64."""
-
 TREE_LIMIT = 1e-9
-"""Largest difference allowed for trees whose library sums in 64 bits, as ONNX does."""
+"""Largest difference allowed for trees whose library sums in 64 bits, as ONNX does. That of XGBoost, which sums in 32,
+is ``TreeForm.rounding``."""
 
 SKLEARN_LIMIT = 1e-5
 """Largest difference allowed: scikit-learn calculates in float32 where it is given float32, ONNX in float64."""
@@ -45,11 +40,6 @@ def xgboost_to_onnx(booster: Any, n_features: int) -> bytes:
         Cut to its best iteration.
     """
     return trees_to_onnx(xgboost_trees(booster), n_features)
-
-
-def xgboost_limit(form: TreeForm) -> float:
-    """Largest difference that XGBoost's 32-bit sums explain: it grows with trees and leaves."""
-    return max(form.rounding, TREE_LIMIT)
 
 
 def sklearn_to_onnx(model: Any, n_features: int) -> bytes:

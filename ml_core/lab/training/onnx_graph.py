@@ -35,7 +35,7 @@ class OnnxGraph:
     ----------
     nodes, initializers : what was added so far
     by_row : whether an operation rounds by where a row stands, so that the model is asked row by row
-    rounding : how far the sums of 32-bit leaves in it may differ (``TreeForm.rounding``)
+    rounding : how far its probabilities may be from a library's that sums in 32 bits (``TreeForm.rounding``)
     thresholds : of trees that look at the model's own columns: number of the column, and what it is compared with
     """
 

@@ -44,7 +44,7 @@ def add_transformer(graph: OnnxGraph, step: Any, given: Given) -> Given:
         done = own(graph, step, given)
         return done  # noqa: RET504 - the table is untyped
     if type(step).__name__ in _KEEPS_ROWS:
-        raise ArtefactError(type(step).__name__, "keeps rows it was trained on, and an artefact holds no patient's row")
+        raise ArtefactError(type(step).__name__, "keeps rows it was trained on, and an artefact holds no training row")
     if hasattr(step, "get_support"):
         return given.only(graph, np.flatnonzero(step.get_support()).tolist())
     return _by_skl2onnx(graph, step, given)

@@ -22,6 +22,7 @@ AT_MOST, BELOW, MEMBER, LEAF = 0, 1, 6, 255
 """Rules of nodes, by their numbers in ``ai.onnx.ml`` 5: value <= threshold, value < threshold, value in a set."""
 
 _NO_NODE = -1
+_SIGMAS, _LINK = 7, 8
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,18 @@ class TreeForm:
 
     @property
     def rounding(self) -> float:
-        """How far sums of 32-bit leaves in any order may differ: leaves of a sum x float32 eps x the largest sum.
+        """How far class probabilities may move where a library sums the leaves in 32 bits, not in 64.
 
-        The largest sum is bounded by adding up the largest leaf of every tree.
+        In float32 eps, of the sum for which it is most: ``T x largest leaf``; or, where leaves are small, what T
+        roundings of half an eps of a sum come to at seven standard deviations (Higham & Mary 2019, SIAM J. Sci. Comput.
+        41(5)). A sum moves its class's probability by its own size times the slope of the link, which is at most
+        ``(1 + |base|) / 2`` together. The link itself, in 32 bits, adds eight.
         """
-        largest = np.zeros(len(self.base)) + np.abs(self.base)
         size = np.where(self.is_leaf, np.abs(self.value), 0.0)
-        np.add.at(largest, self.targets, np.maximum.reduceat(size, self.roots) if len(self.roots) else 0.0)
-        most = np.bincount(self.targets, minlength=len(self.base)).max(initial=1)
-        return float(np.finfo(np.float32).eps * most * largest.max())
+        largest, trees = np.zeros(len(self.base)), np.bincount(self.targets, minlength=len(self.base))
+        np.maximum.at(largest, self.targets, np.maximum.reduceat(size, self.roots) if len(self.roots) else 0.0)
+        by_chance = _SIGMAS / 2 * np.sqrt(trees) * (1 + np.abs(self.base)) / 2
+        return float(np.finfo(np.float32).eps * (_LINK + np.maximum(trees * largest, by_chance).max()))
 
     def of_features(self, names: Sequence[int]) -> TreeForm:
         """The same trees where feature i is feature ``names[i]`` of a wider matrix."""

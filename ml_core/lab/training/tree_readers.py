@@ -14,7 +14,7 @@ from ml_core.lab.training.sklearn_trees import (
 )
 from ml_core.lab.training.tree_form import TreeForm
 
-__all__ = ["trees_of"]
+__all__ = ["sums_in_32_bits", "trees_of"]
 
 
 def trees_of(model: Any) -> TreeForm | None:
@@ -34,6 +34,11 @@ def trees_of(model: Any) -> TreeForm | None:
         if reader is not None:
             return reader(model)
     return None
+
+
+def sums_in_32_bits(model: Any) -> bool:
+    """Whether the library of a model adds up its leaves in 32 bits; all but XGBoost do it in 64."""
+    return any(kind.__module__.split(".")[0] == "xgboost" for kind in type(model).__mro__)
 
 
 def _of_booster(model: Any) -> TreeForm | None:

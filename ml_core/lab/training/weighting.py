@@ -104,7 +104,7 @@ def weight_model(
         if worth < config.recalibrate.min_effective_rows:
             problem = f"weighted, the calibration rows of class {label} are worth {worth:.0f}; "
             problem += f"{config.recalibrate.min_effective_rows} are needed: calibrate on outcomes instead"
-            raise CannotJudge("so large a shift of patients", problem)
+            raise CannotJudge("so large a shift of rows", problem)
     level = old.manifest.confidence_level
     evaluation = weighted_evaluation(weighted[0], level, test, test_proba)
     _, _, content = verify_folder(champion, model_hash)

@@ -16,7 +16,6 @@ from ml_core.base.errors import ConfigError
 from ml_core.lab.config import TrainingConfig
 from ml_core.lab.training.booster_trees import xgboost_trees
 from ml_core.lab.training.learning_task import LearningTask, TaskRows, TrainedScorer
-from ml_core.lab.training.onnx_export import xgboost_limit
 from ml_core.lab.training.parameter_names import PARAMS, check_names, check_open, recorded, refused_by
 from ml_core.lab.training.tree_export import trees_to_onnx
 from ml_core.serve.model.bundle import TREES_FILE, XGBOOST_FILE
@@ -72,7 +71,7 @@ def train_xgboost(task: LearningTask) -> TrainedScorer:
         estimator="",
         proba=lambda features: booster_proba(booster, features),
         onnx=trees_to_onnx(form, len(names)),
-        limit=xgboost_limit(form),
+        limit=form.rounding,
         params={**recorded(params), **found},
         files={XGBOOST_FILE: bytes(booster.save_raw("ubj")), TREES_FILE: form.to_bytes()},
         libraries={"xgboost": str(xgboost.__version__)},

@@ -229,7 +229,7 @@ def _coverage_alarm(name: str, state: DetectorState, since: str, lately: tuple[i
         f"{state.labels}); a miss rate of {state.mu0:.1%} does not explain this, judged in {blocks} in the order of "
         f"their answers (runs of blocks vary {ratio}; this is allowed for)",
         false_alarm=f"at most once in {state.threshold:,.0f} labels on average while none of the {blocks} is expected "
-        "to miss more, whatever came before it; many alike patients in a row can raise it, too",
+        "to miss more, whatever came before it; many alike rows one after another can raise it, too",
     )
 
 
@@ -237,7 +237,7 @@ def _drift_alarm(state: DriftState, since: str) -> Alarm:
     # a detector of an earlier version knows neither blocks nor columns
     blocks = f", in blocks of {state.block_rows:,} answers," if state.block_rows else ""
     which = f"; most of the evidence lies in {', '.join(state.leading)}" if state.leading else ""
-    within = f", if no more than {state.block_rows:,} answers come together (a ward's batch, a patient's stays)"
+    within = f", if no more than {state.block_rows:,} answers come together (a batch, the rows of one subject)"
     return Alarm(
         reason=DRIFT,
         since=since,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from decimal import Decimal
 from typing import Literal
 
 from ml_core.base.arrays import BoolArray, Label, Probabilities
-from ml_core.features.columns import ColumnArrays, with_role
+from ml_core.features.columns import Column, ColumnArrays, with_role
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
 from ml_core.serve.model.loader import LoadedModel
@@ -39,6 +40,7 @@ class LiveModel:
     calibration_ids : of all that an origin's answers are made with; a prior has none, and names the model's
     contract : what it asks callers for, and what it answers
     accepted : raw columns that a record may have: those of the feature version, and those that only tell its group
+    record_bytes : what the JSON of a record of these columns may take, texts at some length
     groupings, grouped : the groups of patients it knows, and its calibrations by group; None without any
     weighted : its calibration with weighted rows; None where all count alike
     group : the column that says whom a record is about, None where there is none
@@ -58,6 +60,7 @@ class LiveModel:
         self.columns = bundle.features.columns
         self.contract = Contract.of(bundle.features, bundle.manifest.classes)
         self.accepted = (*self.columns, *bundle.beside)
+        self.record_bytes = sum(map(_bytes_in_json, self.accepted))
         group = with_role(self.columns, "group")
         self.group = None if group is None else group.name
         self.calibration = bundle.calibration
@@ -112,6 +115,15 @@ class LiveModel:
             counter = answer_counter(self.manifest.name, self.model.version, origin, reason or "")
             self._counters[origin, reason] = counter
         counter(n)
+
+
+_BYTES_OF_A_VALUE = 40
+"""A number, or a moment, with its separators; a text of more is passed where others are shorter."""
+
+
+def _bytes_in_json(column: Column) -> int:
+    longest = max((len(json.dumps(str(level))) for level in column.levels), default=0)
+    return len(json.dumps(column.name)) + max(longest, _BYTES_OF_A_VALUE)
 
 
 @dataclass(slots=True)

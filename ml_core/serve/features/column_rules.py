@@ -54,7 +54,7 @@ def column_beside(name: str, levels: tuple[str, ...] | tuple[int, ...], doc: str
 
     A request may leave it out. It never reaches a transform.
     """
-    text = doc or "Only tells which group of patients a record belongs to; never a feature."
+    text = doc or "Only tells which group a record belongs to; never a feature."
     return Column(name, "category" if levels else "float", text, nullable=True, levels=levels)
 
 

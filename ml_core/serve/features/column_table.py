@@ -18,7 +18,10 @@ from ml_core.base.near_names import meant, nearest
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
 from ml_core.features.columns import Column, DType, Role, Transform, table_fault
 
-__all__ = ["one_spelling", "parse_columns", "read_columns", "table_bytes"]
+__all__ = ["MOST_COLUMNS", "one_spelling", "parse_columns", "read_columns", "table_bytes"]
+
+MOST_COLUMNS = 20_000
+"""Of a column table. Ten thousand take two minutes of a processor from the file to the model."""
 
 _FAULTS_TOLD = 10
 _INT64_BITS = 64
@@ -116,6 +119,8 @@ def parse_columns(content: object, where: str) -> tuple[Column, ...]:
     if not isinstance(content, dict) or list(content) != ["columns"] or not isinstance(content["columns"], dict):
         raise ConfigError(where, "must have the one key columns, with a line for each column: `age: {dtype: int, …}`")
     described = content["columns"]
+    if len(described) > MOST_COLUMNS:
+        raise ConfigError(where, f"has {len(described)} columns, and {MOST_COLUMNS} are the most: leave some out")
     faults = [fault for name, keys in described.items() for fault in _faults(name, keys)]
     if faults:
         more = f"; and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else ""

@@ -43,7 +43,12 @@ __all__ = ["API_VERSION", "HttpApi", "WorkerStatus"]
 
 API_VERSION = "1"
 RECORD_BYTES = 65_536
-"""Largest body of ``/predict``, and largest batch that is parsed on the event loop: what takes a few milliseconds."""
+"""Largest body of ``/predict`` unless the model has so many columns that a record needs more, and largest batch that is
+parsed on the event loop: what takes a few milliseconds."""
+
+
+_MORE_THAN_RECORD = 4_096
+"""Ids, level and subject beside the record, bytes."""
 
 
 class WorkerStatus(Protocol):
@@ -103,7 +108,7 @@ class HttpApi:
     async def predict(self, request: HttpRequest) -> Reply:
         """``POST /predict``: one record, answered on the event loop while the model is quick."""
         _require(request, JSON)
-        body = await request.body(self._record_bytes)
+        body = await request.body(self._largest_record())
         with self.admission.request():
             answer = await self._inference.predict(parse_predict(parse_json(body)))
         lineage = answer.lineage
@@ -206,6 +211,12 @@ class HttpApi:
             )
         named = self._named(model.model.version, model.model_hash)
         return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *named))
+
+    def _largest_record(self) -> int:
+        """Largest body of ``/predict``, bytes."""
+        live = self._inference.live
+        needed = 0 if live is None else live.champion.record_bytes
+        return max(self._record_bytes, min(_MORE_THAN_RECORD + needed, self._settings.max_body_bytes))
 
     async def _large_batch(
         self, parsed: BatchRequest, elsewhere: Callable[[Callable[[], Any]], Awaitable[Any]]

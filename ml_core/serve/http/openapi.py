@@ -238,7 +238,7 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
         "client_request_id": {"type": ["string", "null"]},
         "group": {
             "type": ["string", "null"],
-            "description": "The group of patients in which the coverage is promised; null for a model without groups.",
+            "description": "The group of rows in which the coverage is promised; null for a model without groups.",
         },
     }
     return {"type": "object", "properties": properties, "required": list(properties)}

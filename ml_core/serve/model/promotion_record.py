@@ -46,7 +46,7 @@ class GateReport(Document):
     passed: bool
     rules: tuple[RuleVerdict, ...]
     judged_at: str
-    judged_on: str = Field(description="Which rows it was judged on, e.g. 'table v2 version 0, test patients'.")
+    judged_on: str = Field(description="Which rows it was judged on, e.g. 'table v2 version 0, test rows'.")
 
     @property
     def failed_rules(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
+from ml_core.lab.config import DataConfig
 from ml_core.lab.data.table_blocks import open_table
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.table import encode_table
@@ -162,3 +163,66 @@ def test_damaged_pages_of_a_parquet_file_are_one_line(tmp_path):
     with pytest.raises(DataError, match="cannot be read beyond row 0: it is damaged") as caught:
         list(open_table(path, COLUMNS).blocks(100))
     assert "\n" not in str(caught.value)
+
+
+WRITTEN = {
+    "semicolons": ({"separator": ";", "decimal": ","}, "n;x;code;word\n12;1,5;30;yes\n;-,25;;no\n"),
+    "thousands": ({"separator": ";", "decimal": ",", "thousands": "."}, "n;x;code;word\n1.000;1.234,5;1;yes\n"),
+    "null words": ({"null_words": ["NA", "n.d."]}, "n,x,code,word\n12,NA,n.d.,yes\nNA,-0.25,30,NA\n"),
+    "utf-16": ({"encoding": "utf-16", "separator": "\t"}, "n\tx\tcode\tword\n12\t1.5\t30\tyes\n"),
+    "windows": ({"encoding": "cp1252"}, "n,x,code,word,Größe\n12,1.5,30,yes,ü\n"),
+}
+PLAIN = {
+    "semicolons": "n,x,code,word\n12,1.5,30,yes\n,-0.25,,no\n",
+    "thousands": "n,x,code,word\n1000,1234.5,1,yes\n",
+    "null words": "n,x,code,word\n12,,,yes\n,-0.25,30,\n",
+    "utf-16": "n,x,code,word\n12,1.5,30,yes\n",
+    "windows": "n,x,code,word\n12,1.5,30,yes\n",
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_file_is_read_as_the_configuration_says_that_it_is_written(tmp_path, name):
+    form, content = WRITTEN[name]
+    path, plain = tmp_path / "t.csv", tmp_path / "plain.csv"
+    path.write_bytes(content.encode(form.get("encoding", "utf-8")))
+    plain.write_text(PLAIN[name])
+    found = blocks_of(path, csv=form)
+    expected = blocks_of(plain)
+    assert not found.problems
+    for column in FEATURES:
+        np.testing.assert_array_equal(found.arrays[column], expected.arrays[column])
+
+
+def blocks_of(path, **data):
+    table = open_table(path, COLUMNS, data=DataConfig(source=path, **data))
+    (block,) = table.blocks(1_000)
+    return encode_table(table.columns, block.cells)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_null_values_and_forms_of_dates_are_those_of_the_configuration(tmp_path, suffix):
+    since = Column("since", "datetime", "d", nullable=True)
+    path = tmp_path / f"t.{suffix}"
+    columns = {"n": [12, -999], "x": [1.5, -999.0], "code": [30, 1], "word": ["yes", "?"], "since": ["31.01.2026", "?"]}
+    if suffix == "csv":
+        csv_file(path, "12,1.5,30,yes,31.01.2026", "-999,-999.0,1,?,?", header="n,x,code,word,since")
+    else:
+        pq.write_table(pa.table(columns), path)
+    nulls = {"n": [-999], "x": [-999], "word": ["?"], "since": ["?"]}
+    data = DataConfig(source=path, null_values=nulls, dates={"since": "%d.%m.%Y"})
+    table = open_table(path, (*COLUMNS, since), data=data)
+    (block,) = table.blocks(10)
+    found = encode_table(table.columns, block.cells)
+    assert not found.problems
+    np.testing.assert_array_equal(found.arrays["n"], [12, np.nan])
+    np.testing.assert_array_equal(found.arrays["x"], [1.5, np.nan])
+    assert found.arrays["word"].tolist() == [1, -1]
+    assert found.arrays["since"][0] == np.datetime64("2026-01-31", "us").astype(np.int64)
+    assert np.isnan(found.arrays["since"][1])
+
+
+def test_a_file_of_another_separator_is_refused_with_the_line_to_write(tmp_path):
+    path = csv_file(tmp_path / "t.csv", "12;1,5;30;yes", header="n;x;code;word")
+    with pytest.raises(DataError, match=r'has no column n, .*set data.csv.separator: ";"'):
+        open_table(path, COLUMNS)

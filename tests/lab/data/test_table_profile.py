@@ -116,3 +116,13 @@ def test_a_wide_table_is_looked_at_column_by_column(tmp_path):
     table = profile(tmp_path, {f"g{i}": rng.normal(size=60) for i in range(1_500)}, ".parquet")
     assert {c.kind for c in table.columns} == {"float"}
     assert len(table.columns) == 1_500
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_table_that_is_too_wide_is_refused_by_its_header(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr("ml_core.lab.data.table_profile.MOST_COLUMNS", 3)
+    path = tmp_path / f"rows.{suffix}"
+    rows = pd.DataFrame({name: [1.5, 2.5] for name in "abcd"})
+    rows.to_csv(path, index=False) if suffix == "csv" else rows.to_parquet(path)
+    with pytest.raises(DataError, match="has 4 columns, and 3 are the most: choose columns before"):
+        profile_file(path)

@@ -62,7 +62,7 @@ def test_windows_that_one_value_tells_apart_are_told_apart_by_patients_too():
 
 def test_too_few_patients_cannot_be_judged():
     (before, _), (now, _) = encounters(50, 14), encounters(50, 15)
-    with pytest.raises(CannotJudge, match="patients"):
+    with pytest.raises(CannotJudge, match="subjects"):
         domain_classifier(before, now, patients=([p // 2 for p in range(100)], [f"b{p // 2}" for p in range(100)]))
 
 

@@ -161,7 +161,7 @@ def test_a_patients_rows_are_one_piece_of_evidence(files):
     rows, people = check_table(window, few, BASIC), check_table(window, few, BASIC, patients=patients)
     assert (rows.features[0].drifted, people.features[0].drifted) == (True, False)
     assert people.features[0].n_current <= 40
-    assert people.notes == ("patients repeat: 320 rows were tested as 40 independent ones",)
+    assert people.notes == ("subjects repeat: 320 rows were tested as 40 independent ones",)
     alone = check_table(window, few, BASIC, patients=[None] * 320)
     assert (alone.features, alone.notes) == (rows.features, ())
 
@@ -171,11 +171,11 @@ def test_the_patients_of_a_table_are_named_by_a_column(files):
     twice = frame.loc[frame.index.repeat(2)].assign(who=np.repeat(np.arange(300), 2))
     twice.to_parquet(files / "twice.parquet")
     found = check_files(files / "reference.npz", files / "twice.parquet", EXTENDED, COLUMNS, patient="who")
-    assert found.notes[-1] == "patients repeat: 600 rows were tested as 300 independent ones"
+    assert found.notes[-1] == "subjects repeat: 600 rows were tested as 300 independent ones"
     again = check_files(
         files / "twice.parquet", files / "twice.parquet", EXTENDED, COLUMNS, patient="who", with_domain=True
     )
-    assert again.notes[-1] == "patients repeat: 600 rows were tested as 200 independent ones"  # both sides repeat
+    assert again.notes[-1] == "subjects repeat: 600 rows were tested as 200 independent ones"  # both sides repeat
     assert not again.domain.drifted
     with pytest.raises(DataError, match="no column who"):
         check_files(files / "reference.parquet", files / "twice.parquet", EXTENDED, COLUMNS, patient="who")

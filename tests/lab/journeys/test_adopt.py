@@ -135,7 +135,7 @@ def test_an_xgboost_classifier_is_converted_calibrated_gated_and_imported(home, 
     with bento_store(tmp_path / "bento"):
         found = bring("registered")
         assert found.gate.passed
-        assert found.gate.judged_on == "file calibration.parquet, test patients"
+        assert found.gate.judged_on == "file calibration.parquet, test subjects"
         assert found.tag == f"{NAME}:v1-{found.model_hash[:8]}"
         loaded = ModelLoader(home.settings).load(found.tag)
         assert (loaded.model_hash, loaded.gate.passed) == (found.model_hash, True)

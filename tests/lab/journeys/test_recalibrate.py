@@ -239,7 +239,7 @@ def test_a_retrained_model_meets_the_recalibrated_champion_on_test_people(ward: 
     assert again is not None
     found = promote_version(ModelRegistry(settings), again, config(seed=8), settings)
     assert "roc_auc_gain" in {rule.rule for rule in found.rules}
-    assert "test_patients_shared" not in refused(found)
+    assert "test_rows_shared" not in refused(found)
 
 
 def test_shadow_scores_beside_the_champion(ward: Ward) -> None:

@@ -77,7 +77,7 @@ def test_an_honest_model_passes_every_rule(home):
         "coverage_class_1", "coverage_ceiling_class_1", "calibration_reproduces", "scorecard_reproduces",
         "scorer_is_the_model", "test_unseen", "metrics_reproduce", "rows_class_1", "calibration_rows_class_1",
     }  # fmt: skip
-    assert report.judged_on == "table v1 version 0, test patients"
+    assert report.judged_on == "table v1 version 0, test subjects"
 
 
 def test_a_rewritten_but_honest_bundle_passes(tmp_path, refused_by):
@@ -308,7 +308,7 @@ def test_a_split_in_time_is_judged_on_the_newest_rows_with_those_seen_before_by_
     assert not {name for name in rules if name.startswith(("coverage_ceiling", "calibration_same_law"))}
     assert rules["coverage_returning_class_1"].value == metrics["coverage_returning_class_1"]
     n = int(metrics["n_returning_class_1"])
-    assert f"{n} of the rows are of patients seen before" in rules["coverage_class_1"].note
+    assert f"{n} of the rows are of subjects seen before" in rules["coverage_class_1"].note
     assert all(name.startswith("coverage_proven") for name in report.failed_rules)
 
 

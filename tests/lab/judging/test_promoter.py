@@ -95,7 +95,7 @@ def test_a_better_challenger_takes_the_place(contest):
     found = promote(contest, "1")
     assert found.decision == "promoted"
     assert {r.rule for r in found.rules} >= {
-        "gate", "test_patients_shared", "rows_class_1", "roc_auc_gain", "roc_auc_gain_lower_bound", "brier_worse_by",
+        "gate", "test_rows_shared", "rows_class_1", "roc_auc_gain", "roc_auc_gain_lower_bound", "brier_worse_by",
         "log_loss_worse_by", "mean_set_size_worse_by", "coverage", "coverage_class_0", "coverage_class_1",
     }  # fmt: skip
     assert (champion(contest), found.champion_version, record(contest).replaced_version) == ("1", "2", "2")
@@ -150,7 +150,7 @@ def test_another_split_shares_no_test_patients(contest):
     model = trained(elsewhere, rows_from_store(elsewhere, contest.settings))
     version = contest.register(elsewhere, model)
     found = promote(contest, version.version, elsewhere)
-    assert [r.rule for r in found.rules if not r.passed] == ["test_patients_shared"]
+    assert [r.rule for r in found.rules if not r.passed] == ["test_rows_shared"]
 
 
 def test_an_alias_that_moved_meanwhile_stops_the_promotion(contest, monkeypatch):

@@ -19,6 +19,8 @@ from ml_core.lab.judging.recalibration_rules import (
     strangers_rule,
 )
 from ml_core.lab.measuring.calibration import calibrate
+from ml_core.lab.measuring.evaluation import score_metrics
+from ml_core.lab.measuring.metric_ranges import skill_half_width
 from ml_core.serve.model.bundle import ONNX_FILE, Bundle
 from ml_core.serve.model.manifest import Recalibration
 from tests.toy_models import toy_model, toy_rows
@@ -140,6 +142,39 @@ def test_a_scorer_is_refused_where_it_is_shown_to_be_below_a_floor() -> None:
     assert not skill(4_000, 3, spread=0.1)["roc_auc"]
     assert not skill(1_000, 2, max_brier=0.01)["brier"]
     assert not skill(1_000, 2, min_brier_skill=0.5)["brier_skill"]
+
+
+def own_skill(n: int, seed: int) -> float:
+    rows = binary_rows(n, seed)
+    return score_metrics(rows.proba, rows.y)["brier_skill"]
+
+
+@pytest.mark.parametrize("n", [300, 1_000])
+def test_a_brier_skill_at_the_floor_is_seldom_refused_by_chance(n: int) -> None:
+    true_skill = float(np.mean([own_skill(100_000, seed) for seed in range(1_000, 1_005)]))
+    refused = sum(not skill(n, seed, min_brier_skill=true_skill)["brier_skill"] for seed in range(200))
+    assert 0 < refused <= 14  # as for the area below
+
+
+def test_probabilities_that_are_the_shares_of_the_classes_have_no_skill_however_few_the_rows() -> None:
+    y = np.repeat([0, 1], [30, 10])
+    proba = np.tile([0.75, 0.25], (40, 1))
+    rules = verdicts(skill_rules(GateConfig(min_roc_auc=0.5), proba, y, np.arange(40)))
+    assert not rules["brier_skill"]
+
+
+def test_probabilities_that_are_off_are_refused_by_enough_rows() -> None:
+    rows = binary_rows(4_000, 5)
+    rules = verdicts(skill_rules(GateConfig(min_roc_auc=0.5), rows.proba[:, ::-1], rows.y, rows.groups))
+    assert not rules["brier_skill"]
+
+
+def test_weights_count_rows_as_if_they_were_there_so_often() -> None:
+    rows = binary_rows(500, 6)
+    twice = np.repeat(np.arange(500), 1 + np.arange(500) % 2)
+    weighted = skill_half_width(rows.proba, rows.y, rows.groups, 1.0 + np.arange(500) % 2)
+    plain = skill_half_width(rows.proba[twice], rows.y[twice], rows.groups[twice])
+    assert weighted == pytest.approx(plain, rel=1e-9)
 
 
 def test_a_scorer_at_the_floor_is_seldom_refused_by_chance() -> None:

@@ -24,7 +24,7 @@ def verdict(rule, value=0.5, limit=0.9, note="why"):
         ("coverage_by_age", "gate.min_group_coverage"),
         ("coverage_proven_class_yes", "gate.prove: false"),
         ("test_unseen", "Name the group column"),
-        ("test_patients_shared", "--start-over"),
+        ("test_rows_shared", "--start-over"),
         ("promise_matches", "train again"),
     ],
 )

@@ -107,7 +107,7 @@ def registered(tmp_path_factory, empty_registry) -> Home:
 def test_its_numbers_are_those_of_the_manifest(registered):
     card = kept(registered, registered.challenger())
     manifest = road_model().bundle.manifest
-    measured = tables(section(card, "Measured on test patients"))
+    measured = tables(section(card, "Measured on test rows"))
     named = {
         "roc_auc": "area under the ROC curve",
         "brier": "Brier score",
@@ -133,7 +133,7 @@ def test_its_numbers_are_those_of_the_manifest(registered):
 
 
 def test_every_range_holds_its_value_or_is_a_band(registered):
-    measured = tables(section(kept(registered, registered.challenger()), "Measured on test patients"))
+    measured = tables(section(kept(registered, registered.challenger()), "Measured on test rows"))
     ranges = {words: cells[:2] for words, cells in measured.items() if " to " in cells[1]}
     assert {"area under the ROC curve", "Brier score", "coverage, 1", "mean set size, 0"} <= set(ranges)
     for words, (value, found) in ranges.items():
@@ -185,7 +185,7 @@ def test_the_gate_completes_the_card_and_leaves_the_artefact_as_it_is(home):
     report = validate_deployment(home.registry, version, home.config, home.settings)
     card = kept(home, version)
     gate = section(card, "Gate")
-    assert f"**Passed** at {report.judged_at}, on table v1 version 0, test patients." in gate
+    assert f"**Passed** at {report.judged_at}, on table v1 version 0, test subjects." in gate
     rules = tables(gate)
     for rule in report.rules:
         value, _, verdict = rules[rule.rule]
@@ -218,7 +218,7 @@ def test_an_artefact_that_cannot_be_verified_is_told_with_the_refusal(home):
     card = kept(home, version)
     assert "could not be verified" in card
     assert "Refused by: artefact." in section(card, "Gate")
-    assert section(card, "Measured on test patients").strip() == "not recorded"
+    assert section(card, "Measured on test rows").strip() == "not recorded"
 
 
 def test_the_configurations_words_are_on_it_and_change_no_hash(home):
@@ -271,7 +271,7 @@ def test_an_adopted_model_has_a_card_that_says_whose_it_is(home, tmp_path):
     assert "`xgboost.sklearn.XGBClassifier`, trained elsewhere, adopted from `models:/theirs/1`" in facts["kind"][0]
     assert facts["trained on"][0].startswith("file rows.parquet (calibration and test;")
     assert "**Passed**" in card
-    measured = tables(section(card, "Measured on test patients"))
+    measured = tables(section(card, "Measured on test rows"))
     assert float(measured["coverage, 1"][0]) == pytest.approx(found.metrics["coverage_class_1"], abs=5.1e-5)
     assert section(card, "Out of scope").strip() == "Children."
 
@@ -285,7 +285,7 @@ def test_what_nobody_recorded_is_told_so():
         f"{len(road_rows().part('test')):,}",
         "not recorded",
     ]
-    assert tables(section(card, "Measured on test patients"))["Brier score"][1] == "not recorded"
+    assert tables(section(card, "Measured on test rows"))["Brier score"][1] == "not recorded"
     assert section(card, "Intended use").strip() == "not recorded"
     nothing = card_text(ModelCard(MODEL, "1", "", None, None, None))
     assert tables(section(nothing, "Model"))["hash of the artefact"] == ["not recorded"]
@@ -296,7 +296,7 @@ def test_a_metric_the_manifest_lacks_is_told_so():
     metrics = {name: value for name, value in bundle.manifest.metrics.items() if name != "brier"}
     lacking = replace(bundle, manifest=bundle.manifest.model_copy(update={"metrics": metrics}))
     card = card_text(ModelCard(MODEL, "1", bundle.model_hash, lacking, None, None))
-    assert tables(section(card, "Measured on test patients"))["Brier score"][0] == "not recorded"
+    assert tables(section(card, "Measured on test rows"))["Brier score"][0] == "not recorded"
 
 
 def test_of_several_verdicts_the_card_shows_the_newest(home):
@@ -377,7 +377,7 @@ def test_more_than_two_findings_have_a_row_each(three_findings):
     config, rows = three_findings
     model = trained(config, rows)
     card = card_text(ModelCard("three", "1", model.model_hash, model.bundle, card_record(model, WORDS, rows), None))
-    measured = tables(section(card, "Measured on test patients"))
+    measured = tables(section(card, "Measured on test rows"))
     areas = [float(measured[f"… of {label} against the rest"][0]) for label in ("none", "some", "much")]
     assert np.mean(areas) == pytest.approx(model.bundle.manifest.metrics["roc_auc"], abs=1e-4)
     assert measured["area under the ROC curve"][1] == DASH

@@ -20,7 +20,7 @@ def card_of(packed=None, rows=None) -> str:
 
 def test_a_card_with_groups_says_what_is_promised_pooled_and_measured() -> None:
     card = card_of()
-    assert "for each class in each group of patients by `sex`" in card
+    assert "for each class in each group by `sex`" in card
     facts = grouped_toy().bundle.manifest.groups
     assert facts is not None
     female = facts.cells[0]
@@ -58,4 +58,4 @@ def test_the_ranges_of_a_model_with_groups_are_about_its_own_sets() -> None:
 
 
 def test_a_card_without_groups_says_nothing_of_them() -> None:
-    assert "group of patients" not in card_of(toy_model(), toy_rows())
+    assert "in each group" not in card_of(toy_model(), toy_rows())

@@ -31,8 +31,8 @@ def test_every_group_has_a_line_and_those_below_their_band_another_shape_and_col
 
 def test_groups_of_few_patients_say_so_and_show_no_number() -> None:
     picture = group_coverage("x", AGES, "1", 0.9)
-    assert texts(picture).count("too few patients") == 1
-    assert "unknown too few patients" in says(picture)
+    assert texts(picture).count("too few subjects") == 1
+    assert "unknown too few subjects" in says(picture)
 
 
 def test_the_line_of_the_level_is_dashed_where_no_group_has_a_promise() -> None:
@@ -41,8 +41,8 @@ def test_the_line_of_the_level_is_dashed_where_no_group_has_a_promise() -> None:
 
 def test_nothing_but_few_patients_is_drawn_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     none = [group_of("sex", "female", 0, 0.0, 0.0)]
-    assert "too few patients" in texts(group_coverage("x", none, "0", 0.9))
-    assert "too few patients" in texts(group_slopes("y", none))
+    assert "too few subjects" in texts(group_coverage("x", none, "0", 0.9))
+    assert "too few subjects" in texts(group_slopes("y", none))
     assert not recwarn.list
 
 

@@ -211,7 +211,7 @@ def labelled(model, names):
     return lambda rows: model().fit(rows.matrix, np.asarray(names)[rows.y])
 
 
-KEEPS = "keeps rows it was trained on, and an artefact holds no patient's row: train trees, a linear model or a small network instead"
+KEEPS = "keeps rows it was trained on, and an artefact holds no training row: train trees, a linear model or a small network instead"
 SK, XG, LG, CB = "sklearn", "xgboost", "lightgbm", "catboost"
 KINDS = (
     Kind("logistic regression, imputed and scaled", SK, on_features(lambda: scaled(LOGISTIC()))),

@@ -110,7 +110,7 @@ def test_a_class_too_small_for_the_level_is_named():
 def test_a_part_without_a_class_is_named():
     rows = road_rows()
     only_zero = rows.part("train", "validation", "test")
-    with pytest.raises(DataError, match="calibration patients have no row of class 0"):
+    with pytest.raises(DataError, match="calibration subjects have no row of class 0"):
         trained(road_config(), only_zero)
 
 

@@ -11,9 +11,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ml_core.base.errors import ArtefactError, ScorerDisagrees
+from ml_core.lab.training.booster_trees import xgboost_trees
 from ml_core.lab.training.onnx_export import (
     SKLEARN_LIMIT,
-    XGBOOST_LIMIT,
     check_agrees,
     sklearn_to_onnx,
     xgboost_to_onnx,
@@ -45,7 +45,8 @@ def boosted(n_classes: int) -> xgboost.Booster:
 def test_the_converted_booster_scores_alike_missing_values_included(n_classes):
     booster, (features, _) = boosted(n_classes), drawn(n_classes)
     scorer = OnnxScorer(xgboost_to_onnx(booster, D), D, n_classes)
-    assert check_agrees(scorer, features, booster_proba(booster, features), XGBOOST_LIMIT) <= XGBOOST_LIMIT
+    limit = xgboost_trees(booster).rounding
+    assert check_agrees(scorer, features, booster_proba(booster, features), limit) <= limit < 3e-6
 
 
 def test_bytes_depend_on_the_model_alone():
@@ -69,16 +70,16 @@ def test_the_booster_keeps_its_own_feature_names():
 def test_another_model_disagrees():
     features, _ = drawn(2)
     scorer = OnnxScorer(xgboost_to_onnx(boosted(2), D), D, 2)
-    other = booster_proba(boosted(2), features) + np.array([2e-6, -2e-6])
+    other = booster_proba(boosted(2), features) + np.array([4e-6, -4e-6])
     with pytest.raises(ScorerDisagrees, match="differs from the trained model"):
-        check_agrees(scorer, features, other, XGBOOST_LIMIT)
+        check_agrees(scorer, features, other, xgboost_trees(boosted(2)).rounding)
 
 
 def test_a_difference_that_is_no_number_disagrees():
     features, _ = drawn(2)
     scorer = OnnxScorer(xgboost_to_onnx(boosted(2), D), D, 2)
     with pytest.raises(ScorerDisagrees):
-        check_agrees(scorer, features, np.full((len(features), 2), np.nan), XGBOOST_LIMIT)
+        check_agrees(scorer, features, np.full((len(features), 2), np.nan), 1.0)
 
 
 @pytest.mark.parametrize(

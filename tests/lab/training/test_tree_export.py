@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -248,10 +250,56 @@ def test_sums_of_small_leaves_are_exact():
     assert means(*[small] * 1_000) == pytest.approx([0.1] * 4, abs=1e-12)
 
 
-def test_rounding_grows_with_the_trees_and_their_leaves():
-    few, many = (tree_form([stump()] * n, n_classes=2, link="mean", single=True) for n in (1, 10))
-    assert many.rounding == pytest.approx(100 * few.rounding)
-    assert few.rounding == pytest.approx(0.75 * np.finfo(np.float32).eps)
+def rounding(n: int, leaf: float, base: float = 0.0) -> float:
+    """In float32 eps, of n stumps with a largest leaf."""
+    trees = [stump(value=np.array([0, -leaf / 3, leaf]))] * n
+    return tree_form(trees, n_classes=2, link="logit", single=True, base=base).rounding / np.finfo(np.float32).eps
+
+
+def test_rounding_is_that_of_trees_times_the_largest_leaf():
+    assert rounding(100, 0.75) == pytest.approx(75 + 8)
+    assert rounding(200, 0.75) == pytest.approx(150 + 8)
+    assert rounding(100, 1.5) == pytest.approx(150 + 8)
+
+
+def test_rounding_of_small_leaves_is_what_chance_adds_up():
+    assert rounding(400, 1e-3) == pytest.approx(7 / 2 * 20 / 2 + 8)
+    assert rounding(400, 1e-3, base=-2.0) == pytest.approx(7 / 2 * 20 * 3 / 2 + 8)
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "rounds", "rate", "rare"),
+    [(2, 400, 0.01, 0.02), (2, 1_000, 0.001, 0.5), (2, 150, 0.3, 0.1), (9, 40, 0.3, 0.0)],
+)
+def test_no_model_of_xgboost_comes_near_its_bound(n_classes, rounds, rate, rare):
+    """The largest difference on 10,000 rows is at most a fifth of what is allowed, so no seed refuses a sound model."""
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        matrix = rng.normal(size=(800, D)).astype(np.float32)
+        lie = matrix[:, 0] + matrix[:, 1] * matrix[:, 2] + rng.normal(size=800)
+        y = (lie > np.quantile(lie, 1 - rare)).astype(int) if n_classes == 2 else labels(lie, n_classes)
+        goal = (
+            {"objective": "multi:softprob", "num_class": n_classes}
+            if n_classes > 2
+            else {"objective": "binary:logistic"}
+        )
+        params = {**goal, "learning_rate": rate, "max_depth": 3, "nthread": 1, "seed": seed}
+        model = xgboost.train(params, xgboost.DMatrix(matrix, y), rounds)
+        form, many = xgboost_trees(model), rng.normal(size=(10_000, D), scale=2).astype(np.float32)
+        found = OnnxScorer(trees_to_onnx(form, D), D, n_classes).proba(many)
+        assert np.abs(found - native(model.inplace_predict, many)).max() < form.rounding / 5
+        assert form.rounding < 5e-5
+
+
+def test_a_leaf_that_is_off_by_a_thousandth_is_found_out():
+    """Bounds of the whole sum, 1.9e-4 for two hundred trees, would let it pass."""
+    model = booster(2, learning_rate=0.1)
+    form, (matrix, _) = xgboost_trees(model), rows()
+    value = form.value.copy()
+    value[form.is_leaf & (np.arange(len(value)) < form.roots[1])] += 1e-3
+    other = OnnxScorer(trees_to_onnx(replace(form, value=value), D), D, 2).proba(matrix)
+    difference = np.abs(other - native(model.predict, as_dmatrix(matrix))).max()
+    assert form.rounding < difference < 3e-4
 
 
 def test_xgboost_models_without_such_a_form_are_refused():

@@ -190,7 +190,7 @@ def test_the_alarm_says_what_a_block_is_and_what_can_raise_it_without_cause(ledg
     (alarm,) = alarms_of(ledger, A)
     assert "blocks of 8 labels in the order of their answers" in alarm.says
     assert "none of the blocks of 8 labels" in alarm.false_alarm
-    assert "alike patients in a row" in alarm.false_alarm
+    assert "alike rows one after another" in alarm.false_alarm
 
 
 def test_a_rare_class_has_smaller_blocks_and_a_marginal_promise_the_largest(ledger: Ledger) -> None:

@@ -140,3 +140,26 @@ def test_what_is_written_is_read_back(columns: tuple[Column, ...]) -> None:
         back = parse_columns(orjson.loads(table_bytes(columns)), "columns.json")
         assert back == columns
         assert table_bytes(back) == table_bytes(columns)
+
+
+def wide(n: int) -> str:
+    """A column table of n numbers, as ``surety init`` writes it."""
+    lines = [
+        f"  gene_{i}: {{dtype: float, unit: '', low: -10, high: 10}}  # unit?; bounds to be checked" for i in range(n)
+    ]
+    ends = ["  who: {dtype: text, role: group}", "  ill: {dtype: category, role: label, levels: ['no', 'yes']}"]
+    return "\n".join(["columns:", *lines, *ends, ""])
+
+
+@pytest.mark.parametrize("n", [6_500, pytest.param(19_998, marks=pytest.mark.slow)])
+def test_thousands_of_columns_are_read(tmp_path, n):
+    (tmp_path / "columns.yaml").write_text(wide(n))
+    columns = read_columns(tmp_path / "columns.yaml")
+    assert (len(columns), columns[n - 1].name, columns[n - 1].high) == (n + 2, f"gene_{n - 1}", 10)
+
+
+def test_more_columns_than_are_handled_are_refused_with_the_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("ml_core.serve.features.column_table.MOST_COLUMNS", 20)
+    (tmp_path / "columns.yaml").write_text(wide(19))
+    with pytest.raises(ConfigError, match="has 21 columns, and 20 are the most: leave some out"):
+        read_columns(tmp_path / "columns.yaml")

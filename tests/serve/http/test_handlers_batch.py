@@ -284,3 +284,25 @@ def test_a_batchs_headers_name_the_model_that_its_lineage_names(kind: str) -> No
         said = (metadata[b"lineage.model_version"].decode(), metadata[b"lineage.model_hash"].decode())
     assert (reply.headers["x-model-version"], reply.headers["x-model-hash"]) == said
     assert said == ("2", challenger.model_hash) != ("1", live.champion.model_hash)
+
+
+def padded(api: HttpApi, size: int) -> int:
+    """Status of one record in a body of that many bytes."""
+    body = json.dumps({"features": toy_record()}).encode()
+    return post(api, "/predict", content=body.ljust(size), headers={"content-type": "application/json"}).status_code
+
+
+def test_a_record_may_be_as_large_as_its_model_has_columns() -> None:
+    live = toy_live()
+    api = http_api(Settings(max_body_bytes=200_000), InferenceService(live))
+    assert [padded(api, size) for size in (65_536, 65_537)] == [200, 413]
+    live.champion.record_bytes = 100_000  # as ten thousand columns give
+    assert [padded(api, size) for size in (104_096, 104_097)] == [200, 413]
+    live.champion.record_bytes = 1_000_000
+    assert [padded(api, size) for size in (200_000, 200_001)] == [200, 413]
+
+
+def test_records_of_a_model_fit_into_what_they_may_take() -> None:
+    champion = toy_live().champion
+    records = [golden["record"] for golden in champion.model.predictor.bundle.golden]
+    assert max(len(json.dumps(record)) for record in records) <= champion.record_bytes < 1_000
