@@ -14,7 +14,7 @@ from tests.deploy.queries import DEPLOY, ROOT
 from tests.oracles import oracle
 
 __all__ = [
-    "CHART", "CLUSTER", "EVERYTHING", "EXAMPLE", "KUBERNETES", "SETS", "SMALL", "Manifest", "containers", "helm", "pods",
+    "CHART", "EVERYTHING", "EXAMPLE", "KUBERNETES", "SETS", "SMALL", "Manifest", "containers", "helm", "pods",
     "rendered", "rendered_text", "the", "the_service", "variables",
 ]  # fmt: skip
 
@@ -25,8 +25,6 @@ EVERYTHING = (EXAMPLE, ROOT / "tests" / "deploy" / "chart_values.yaml")
 """Files of values: the example alone, and with everything that the chart can do on top."""
 SETS = pytest.mark.parametrize("values", [SMALL, EVERYTHING], ids=["example", "everything"])
 
-CLUSTER = {"database", "objects", "machine", "subject_key_file"}
-"""Settings of a home that many machines share."""
 KUBERNETES = ("1.34", "1.35", "1.36", "1.37")
 Manifest = dict[str, Any]
 

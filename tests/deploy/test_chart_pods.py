@@ -8,7 +8,6 @@ from pathlib import Path
 from ml_core.base.settings import Settings
 from ml_core.cli.main import VERBS
 from tests.deploy.charts import (
-    CLUSTER,
     EVERYTHING,
     SETS,
     SMALL,
@@ -101,7 +100,7 @@ def test_every_pod_is_of_one_home_and_says_which_machine_it_is(values: tuple[Pat
 def test_what_pods_are_told_are_settings(values: tuple[Path, ...]) -> None:
     told = {name for _, pod in pods(rendered(*values)) for c in containers(pod) if "env" in c for name in variables(c)}
     names = {name.removeprefix("SURETY_").lower() for name in told - {"MLFLOW_TRACKING_URI"}}
-    assert names <= Settings.model_fields.keys() | CLUSTER
+    assert names <= Settings.model_fields.keys()
     assert {"database", "objects", "machine", "home", "workers", "api_keys_file"} <= names
 
 

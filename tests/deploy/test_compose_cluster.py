@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from ml_core.base.settings import Settings
-from tests.deploy.charts import CLUSTER
 from tests.deploy.conftest import Promtool
 from tests.deploy.queries import DEPLOY, ROOT
 from tests.e2e.workplace import free_port
@@ -80,7 +79,7 @@ def test_all_share_one_home_and_each_says_which_machine_it_is() -> None:
     assert len(set(homes.values())) == 1
     assert {name: told(name)["SURETY_MACHINE"] for name in OWN} == {name: name for name in OWN}
     named = {key.removeprefix("SURETY_").lower() for name in OWN for key in told(name) if key.startswith("SURETY_")}
-    assert named <= Settings.model_fields.keys() | CLUSTER
+    assert named <= Settings.model_fields.keys()
 
 
 def test_each_has_a_folder_of_its_own_that_outlives_its_container() -> None:
