@@ -231,16 +231,27 @@ class HomeDatabase:
         """
         if (schema, wanted.kind, wanted.version) in self._opened:
             return
-        found = self.format_of(wanted, schema)
-        if found is None:
-            self.migrate(wanted, schema)
-        else:
-            version, oldest = found
-            if version < wanted.version:
-                raise HomeTooOld(wanted.kind, version, wanted.version)
-            if oldest > wanted.version:
-                raise HomeTooNew(wanted.kind, version, wanted.version)
+        with self._apart():
+            found = self.format_of(wanted, schema)
+            if found is None:
+                self.migrate(wanted, schema)
+            else:
+                version, oldest = found
+                if version < wanted.version:
+                    raise HomeTooOld(wanted.kind, version, wanted.version)
+                if oldest > wanted.version:
+                    raise HomeTooNew(wanted.kind, version, wanted.version)
         self._opened.add((schema, wanted.kind, wanted.version))
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """A block whose transactions are none of those that this thread is in: neither undone nor kept with them."""
+        before = self._local.__dict__.copy()
+        self._local.__dict__.clear()
+        try:
+            yield
+        finally:
+            self._local.__dict__.update(before)
 
     def format_of(self, wanted: DatabaseFormat, schema: str = SHARED) -> tuple[int, int] | None:
         """Version of the tables that are there, and the oldest that a release must know; None where there are none."""
