@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from ml_core.serve.home import homes
 from tests import chance
 from tests.e2e.conftest import walk, written_config
 from tests.e2e.workplace import Workplace
 from tests.long_tests import is_long
+from tests.postgres import Server, server
 
 TESTS = Path(__file__).parent
 # no test judges how fast the machine is; the examples are the same in every run, and others with this profile's name
@@ -45,6 +47,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS) and is_long(str(item.path.relative_to(TESTS)), item.name):
             item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Server]:
+    """One server for all tests that need no other."""
+    with server() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def one_database(database_server: Server) -> str:
+    return database_server.new_database()
+
+
+@pytest.fixture
+def database_url(database_server: Server, one_database: str) -> Iterator[str]:
+    """Address of a database that holds nothing yet; homes that were opened on it are closed after the test."""
+    yield one_database
+    for place, home in list(homes._opened.items()):
+        if one_database in place:
+            home.close()
+            del homes._opened[place]
+    database_server.empty(one_database)
+
+
+@pytest.fixture(params=["folder", "database"])
+def either_url(request: pytest.FixtureRequest) -> str:
+    """What ``SURETY_DATABASE`` says of a home on each engine: nothing, or the address of an empty database."""
+    return "" if request.param == "folder" else str(request.getfixturevalue("database_url"))
 
 
 @pytest.fixture(scope="session")

@@ -4,4 +4,6 @@ __all__ = [
     "homes",
     "postgres",
     "stores",
+    "table_stores",
+    "tables",
 ]

@@ -1,4 +1,4 @@
-"""One database server for all tests of this folder, and a home on each engine."""
+"""A home on each engine, as several machines open it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ import pytest
 
 from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import Home, open_home
-from tests.postgres import Server, server
-
-
-@pytest.fixture(scope="session")
-def database_server() -> Iterator[Server]:
-    with server() as found:
-        yield found
-
 
 OpenOn = Callable[[str], Home]
 """The home as the machine of that name opens it."""
