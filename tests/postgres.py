@@ -61,10 +61,10 @@ class Server:
         """The address of one of its databases."""
         return f"postgresql://postgres@{self.address}:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """The address of a new, empty database."""
+    def new_database(self, *options: str) -> str:
+        """The address of a new, empty database; options as ``createdb`` has them."""
         name = f"home{os.getpid()}_{next(self._numbers)}"
-        self.run("createdb", "-h", str(self.folder), "-p", str(self.port), name)
+        self.run("createdb", "-h", str(self.folder), "-p", str(self.port), *options, name)
         return self.url(name)
 
     def empty(self, url: str) -> None:
@@ -73,6 +73,16 @@ class Server:
 
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(_EMPTY)
+
+    def end_sessions(self, url: str) -> None:
+        """End what homes have open in one of its databases, as if it were restarted."""
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'surety'"
+            )
 
     def stored(self, url: str) -> bytes:
         """All that lies in the files of a database, its log of changes (WAL) left aside."""

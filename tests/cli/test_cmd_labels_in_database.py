@@ -22,6 +22,9 @@ def on(
     """Types a command on the machine of that name."""
     write_table(pd.DataFrame({"request_id": [text_of(n) for n in range(4)], "label": [0, 1, 0, 1]}), tmp_path / FILE)
     monkeypatch.setenv("SURETY_DATABASE", database_url)
+    for kind in ("LOG", "SUBJECT"):  # all machines have the same keys
+        (tmp_path / f"{kind}.key").write_text("1f" * 32, encoding="ascii")
+        monkeypatch.setenv(f"SURETY_{kind}_KEY_FILE", str(tmp_path / f"{kind}.key"))
 
     def typed(machine: str, *arguments: str) -> Any:
         monkeypatch.setenv("SURETY_HOME", str(tmp_path / machine))

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml_core.base.errors import LogDamaged
+from ml_core.base.errors import LogDamaged, SeatLost
 from ml_core.base.settings import Settings
 from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_detector import DetectorState, update
 from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.ledger import LEDGER_FORMAT, Ledger, MaturedRow, Waiting, open_ledger_tables
 from ml_core.lab.watching.outcome_counts import DueAnswer
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.home.table_stores import TableStore, open_tables
 from tests.lab.watching.answered import matured_row
 from tests.postgres import Server
@@ -162,6 +163,30 @@ def test_an_answer_enters_once(tables: TableStore) -> None:
     with Ledger.reading(tables) as seen:
         assert seen is not None
         assert seen.matured(A) == [matured_row(1)]
+
+
+def test_a_monitor_whose_seat_was_taken_reads_on_and_writes_no_more(
+    database_url: str, database_server: Server, tmp_path: Path
+) -> None:
+    mine, others = (Settings(home=tmp_path / name, database=database_url, machine=name) for name in "ab")
+    seat, other = (open_home(each).seat("monitor/toy") for each in (mine, others))
+    tables = open_ledger_tables(mine, "toy")
+
+    def remember(n: int) -> None:
+        with Ledger.changing(tables) as ledger:
+            ledger.remember("n", n)
+
+    assert seat.take()
+    with seat.acting():
+        remember(1)
+        database_server.end_sessions(database_url)
+        assert other.take()
+        with pytest.raises(SeatLost):
+            remember(2)
+        with Ledger.reading(tables) as seen:
+            assert seen is not None
+            assert seen.fact("n") == 1
+    other.leave()
 
 
 # --- files that are not ours --------------------------------------------------------------------------------------

@@ -107,6 +107,19 @@ def test_texts_are_in_the_order_of_their_characters(opening: Opening) -> None:
     assert found == sorted(found) == ["B", "_", "a", "b", "~", "é"]
 
 
+def test_the_order_does_not_hang_on_the_database(database_server: Server) -> None:
+    url = database_server.new_database("-T", "template0", "--locale-provider", "icu", "--icu-locale", "en")
+    other = HomeDatabase(url)
+    store = open_tables(FORM, Path(), other, "toy", busy_s=1.0)
+    add(store, "b", "B", "a")
+    with other.transaction() as connection:
+        assert connection.execute("SELECT 'a' < 'B' COLLATE \"default\"").fetchone() == (True,)
+    with store.reading() as reading:
+        assert reading is not None
+        assert [row[0] for row in reading.execute("SELECT name FROM thing ORDER BY name")] == ["B", "a", "b"]
+    other.close()
+
+
 def test_rows_that_were_changed_are_counted(opening: Opening) -> None:
     store = opening()
     add(store, "a", "b", "c")

@@ -100,22 +100,14 @@ def test_machines_that_write_at_once_count_each_label_once_and_a_reader_misses_n
 # --- what goes away ---------------------------------------------------------------------------------------------------
 
 
-def end_all_connections(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'surety'"
-        )
-
-
 def test_a_database_that_goes_away_in_the_middle_keeps_nothing_half_and_is_used_again(
-    on: Callable[..., PlacedLabels], database_url: str
+    on: Callable[..., PlacedLabels], database_url: str, database_server: Server
 ) -> None:
     store = on(known={rid(1)})
     store.add([AnswerLabel(rid(1), 1)], "http")
 
     def goes_away() -> object:  # the time is asked for within the transaction
-        end_all_connections(database_url)
+        database_server.end_sessions(database_url)
         return NOW
 
     with pytest.raises(LabelsNotStored, match="none of these labels was stored"):
