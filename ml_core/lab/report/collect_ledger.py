@@ -30,6 +30,7 @@ from ml_core.lab.watching.alarms import DRIFT, held_alarms
 from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
 from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.outcomes_by_group import returned_by_group
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
@@ -154,6 +155,7 @@ def missing_outcomes(settings: Settings, model_hash: str, manifest: Manifest, no
             return None
         latest = latest_outcomes(ledger, model_hash, manifest, settings, now)
         unverified = unverified_of(ledger, model_hash)
+        groups = returned_by_group(ledger, model_hash, manifest.groups, latest.hours)
     if not latest.due and not unverified:
         return None
     classes = tuple(
@@ -168,7 +170,13 @@ def missing_outcomes(settings: Settings, model_hash: str, manifest: Manifest, no
         )
         for each in latest.classes
     )
-    return MissingOutcomes(latest.due, latest.missing, classes, tuple(each.says for each in unverified))
+    return MissingOutcomes(
+        due=latest.due,
+        missing=latest.missing,
+        classes=classes,
+        unverified=tuple(each.says for each in unverified),
+        groups=tuple((each.cell.group, each.share) for each in groups),
+    )
 
 
 def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> tuple[int, datetime | None]:
