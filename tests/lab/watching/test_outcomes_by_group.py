@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.live_performance import MaturedAnswers, matured_answers
 from ml_core.lab.watching.outcomes_by_group import CellOutcomes, outcomes_by_group
 from ml_core.serve.log.entries import id_bytes
@@ -61,7 +58,8 @@ class Hospital(Ward):
 
     def change(self, statement: str) -> None:
         """Change the ledger."""
-        with closing(sqlite3.connect(ledger_path(self.home.settings))) as connection, connection:
+        settings = self.home.settings
+        with open_ledger_tables(settings, settings.model_name).writing() as connection:
             connection.execute(statement)
 
 
@@ -125,11 +123,13 @@ def test_an_outcome_that_comes_late_is_no_longer_missing(hospital: Hospital) -> 
 def test_an_erased_answer_leaves_no_trace_of_its_group(hospital: Hospital) -> None:
     lost = hospital.see(120, seed=4)
     before = counted(hospital.found())["male"]
-    path, erased = ledger_path(hospital.home.settings), [id_bytes(request_id) for request_id, _ in lost[:5]]
-    Ledger.erase(path, [], erased)
+    settings = hospital.home.settings
+    tables, erased = open_ledger_tables(settings, settings.model_name), [id_bytes(r) for r, _ in lost[:5]]
+    Ledger.erase(tables, [], erased)
     after = counted(matured_answers(hospital.home.settings))["male"]
     assert after == (before[0] - 5, before[1])
-    with closing(sqlite3.connect(path)) as connection:
+    with tables.reading() as connection:
+        assert connection is not None
         kept = {row[0] for row in connection.execute("SELECT request_id FROM missing_outcome WHERE groups IS NOT NULL")}
     assert kept == {id_bytes(request_id) for request_id, _ in lost[5:]}
 
