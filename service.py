@@ -22,6 +22,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import load_settings
 from ml_core.serve.answering.request_fields import PREDICT_FIELDS
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.http import json_logs
 from ml_core.serve.http.api_keys import is_guarded
 from ml_core.serve.http.middleware import SuretyMiddleware
@@ -123,6 +124,7 @@ class _Service:
         json_logs.configure()  # BentoML's own form leaves out the reasons, which are facts beside the event
         hold_metrics_folder()
         say_what_is_not_traced()
+        open_home(settings).remember()
         check_outside_keys(settings)
         if not is_guarded(settings):
             logger.warning(_NO_KEYS)

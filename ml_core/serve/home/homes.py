@@ -41,6 +41,7 @@ class Home:
     Attributes
     ----------
     documents, journal : of all models
+    remember : from now on this process, a service, reads what its machine knew last while the home is away
     objects : large things, such as models; None where they lie in the home's folder
     machine : name of this machine among those that have the home; "" where it is the only one
     api_keys : name of the document with the API keys of all machines; None where only a file can have them
@@ -52,6 +53,7 @@ class Home:
     heartbeats_of: Callable[[str], Heartbeats] = field(repr=False)
     seat_of: Callable[[str], Seat] = field(repr=False)
     close: Callable[[], None] = field(repr=False)
+    remember: Callable[[], None] = field(repr=False, default=lambda: None)
     objects: Objects | None = None
     machine: str = ""
     api_keys: str | None = None
@@ -134,6 +136,7 @@ def _on_database(settings: Settings) -> Home:
     from ml_core.serve.home.database_documents import DatabaseDocuments, DatabaseJournal
     from ml_core.serve.home.database_presence import DatabaseHeartbeats, DatabaseSeat
     from ml_core.serve.home.database_watch import Watcher
+    from ml_core.serve.home.last_known import LastKnown
     from ml_core.serve.home.postgres import HomeDatabase
 
     database = HomeDatabase(settings.database)
@@ -148,12 +151,19 @@ def _on_database(settings: Settings) -> Home:
         watcher.stop()
         database.close()
 
+    documents = DatabaseDocuments(database, watcher)
+
+    def remember() -> None:
+        if documents.last_known is None:
+            documents.last_known = LastKnown(folder / "last-known")
+
     return Home(
-        DatabaseDocuments(database, watcher),
+        documents,
         DatabaseJournal(database),
         heartbeats_of=heartbeats_of,
         seat_of=lambda name: DatabaseSeat(database, name, machine),
         close=close,
+        remember=remember,
         objects=objects_of(settings),
         machine=machine,
         api_keys="keys.json",
