@@ -13,8 +13,8 @@ from ml_core.lab.training.classifier_graph import add_classifier
 from ml_core.lab.training.given import Given
 from ml_core.lab.training.onnx_graph import FEATURES, OnnxGraph, finished_model
 from ml_core.lab.training.tree_export import trees_to_onnx
-from ml_core.lab.training.tree_form import TreeForm
 from ml_core.serve.model.scorer import OnnxScorer, check_probabilities
+from ml_core.serve.model.trees import TreeForm
 
 __all__ = [
     "SKLEARN_LIMIT",

@@ -77,6 +77,7 @@ class Bundle:
     manifest, model_hash : the manifest and the sha256 (hex) of its bytes
     features : the feature version it was trained with, of the same module hash
     onnx : the serialised scorer
+    trees : content of ``trees.npz``, which explains answers; b"" for a model that has none
     calibration : what the model's prediction sets are made with
     fallback : content of ``fallback.json`` (prior and scorecard)
     scorecard_calibration : what the scorecard's sets are made with
@@ -99,6 +100,7 @@ class Bundle:
     grouped_scorecard: GroupedCalibration | None = None
     weighted: WeightedCalibration | None = None
     weighted_scorecard: WeightedCalibration | None = None
+    trees: bytes = b""
 
     @property
     def beside(self) -> tuple[Column, ...]:
@@ -218,7 +220,12 @@ def read_bundle(
     manifest, model_hash, content = verify_folder(folder, expected_hash)
     admit(model_hash)
     golden: list[dict[str, Any]] = _parse_json(GOLDEN_FILE, content[GOLDEN_FILE], list)
-    return replace(_baseline(manifest, model_hash, content), onnx=content[ONNX_FILE], golden=golden)
+    return replace(
+        _baseline(manifest, model_hash, content),
+        onnx=content[ONNX_FILE],
+        golden=golden,
+        trees=content.get(TREES_FILE, b""),
+    )
 
 
 def read_baseline(folder: Path, expected_hash: str | None, admit: Callable[[str], None]) -> Bundle:

@@ -1,0 +1,278 @@
+"""Why an answer is what it is: what each raw column added to the number that decides its set.
+
+Trees are explained by exact TreeSHAP, the scorecard by its own terms; what is neither is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+
+from ml_core.base.arrays import FeatureMatrix, FloatArray, IntArray, Label
+from ml_core.base.errors import ArtefactError
+from ml_core.serve.features.record import RecordReader
+from ml_core.serve.features.versions import FeatureVersion
+from ml_core.serve.model.bundle import NATIVE_FILES, TREES_FILE, Bundle
+from ml_core.serve.model.scorer import Scorecard
+from ml_core.serve.model.tree_shap import TreeShap
+from ml_core.serve.model.trees import TreeForm, sums_of_runs
+
+__all__ = ["EFFECTS", "METHODS", "SCALES", "Contribution", "Explainer", "Explanation"]
+
+Method = Literal["tree_shap", "linear"]
+METHODS: tuple[Method, ...] = ("tree_shap", "linear")
+Scale = Literal["log_odds", "margin", "probability"]
+SCALES: tuple[Scale, ...] = ("log_odds", "margin", "probability")
+"""What is explained: the log-odds of the second of two labels, one label's part of a soft-max, or a mean of trees."""
+Effect = Literal["raises", "lowers", "none"]
+_SCALE_WORDS: Mapping[Scale, str] = {
+    "log_odds": "the log-odds",
+    "margin": "the score",
+    "probability": "the probability",
+}
+EFFECTS: tuple[Effect, ...] = ("raises", "lowers", "none")
+
+_NO_MODEL = "no model gave this answer: its set holds every label, whatever the record says"
+_TOLERANCE = 1e-6
+"""How far the trees may be from golden answers, and contributions from the margin; the ONNX model sums in 64 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What some raw columns added.
+
+    Attributes
+    ----------
+    columns : one raw column; several where features are made of several, and the model sees these together only
+    contribution : in the explanation's scale
+    effect : its sign in a word
+    """
+
+    columns: tuple[str, ...]
+    contribution: float
+    effect: Effect
+
+    def in_words(self, label: Label | None, scale: Scale | None) -> str:
+        """The same for people. It tells how the model counts, never what causes what.
+
+        Examples
+        --------
+        >>> Contribution(("age",), -0.25, "lowers").in_words(1, "log_odds")
+        'age lowers the log-odds of 1 by 0.25'
+        >>> Contribution(("labs", "days"), 0.5, "raises").in_words("ward", "margin")
+        'labs and days together raise the score of ward by 0.5'
+        """
+        *others, last = self.columns
+        names = f"{', '.join(others)} and {last} together" if others else last
+        if self.effect == "none":
+            return f"{names} change{'' if others else 's'} nothing"
+        verb = self.effect.removesuffix("s") if others else self.effect
+        return f"{names} {verb} {_SCALE_WORDS[scale or 'margin']} of {label} by {abs(self.contribution):.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one answer is what it is, or the reason why nobody says so.
+
+    Attributes
+    ----------
+    label : whose margin is explained: the second of two labels, else the predicted one
+    method, scale : see ``METHODS`` and ``SCALES``
+    base_value : the margin of no record in particular: the mean over the training rows; of a scorecard, at its centre
+    margin : that of this record, which is ``base_value`` and all contributions together
+    contributions : the largest first
+    per : whether contributions are of raw columns, or of features where nobody says what these are made of
+    reason : why there is none; then all else is empty
+    """
+
+    label: Label | None = None
+    method: Method | None = None
+    scale: Scale | None = None
+    base_value: float | None = None
+    margin: float | None = None
+    contributions: tuple[Contribution, ...] = ()
+    per: Literal["raw_column", "feature"] | None = None
+    reason: str | None = None
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Explanation:
+        """One that was written as JSON, in an answer or in the log."""
+        parts = tuple(
+            Contribution(tuple(each["columns"]), each["contribution"], each["effect"])
+            for each in stored["contributions"]
+        )
+        return cls(**{**stored, "contributions": parts})
+
+
+class Explainer:
+    """Explains the answers of one artefact, by its model and by the scorecard beside it.
+
+    What takes time to make is made when the first answer is explained.
+
+    Parameters
+    ----------
+    bundle : the artefact
+    reader : reads records of its feature version
+    """
+
+    def __init__(self, bundle: Bundle, reader: RecordReader) -> None:
+        self._bundle, self._reader = bundle, reader
+        self._classes = bundle.manifest.classes
+        self._lines = _Lines.of(bundle.features)
+        self._by_label: dict[int, TreeShap | str] = {}
+        self._read: TreeForm | ArtefactError | None = None
+        self._lock = Lock()
+
+    def explain(self, slot: str, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
+        """Why answers are what they are.
+
+        Parameters
+        ----------
+        slot : who gave them, as their lineage says: ``scorecard``, ``prior``, or any other for the model
+        features, predictions : n rows as the model's matrix, (n, d), and the positions of their predicted labels, (n,)
+        """
+        if slot == "prior":
+            return [Explanation(reason=_NO_MODEL)] * len(features)
+        return (self._of_scorecard if slot == "scorecard" else self._of_model)(features, predictions)
+
+    def _of_model(self, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
+        found: list[Explanation] = [Explanation()] * len(features)
+        for label, rows in self._by_explained(predictions):
+            shap = self._shap(label)
+            if isinstance(shap, str):
+                told: Iterable[Explanation] = repeat(Explanation(reason=shap), len(rows))
+            else:
+                told = self._told_by_trees(shap, features[rows], label)
+            for row, one in zip(rows.tolist(), told, strict=True):
+                found[row] = one
+        return found
+
+    def _of_scorecard(self, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
+        scorecard = Scorecard(self._bundle.fallback.get("scorecard", {}))
+        found: list[Explanation] = [Explanation()] * len(features)
+        for label, rows in self._by_explained(predictions):
+            shares = self._lines.sums(scorecard.shares(features[rows], label))
+            base = scorecard.base(label)
+            margins = base + sums_of_runs(np.ascontiguousarray(shares.T), np.zeros(1, dtype=np.int64))[0]
+            scale: Scale = "log_odds" if len(self._classes) == 2 else "margin"
+            told = self._told("linear", scale, label, base, margins, shares)
+            for row, one in zip(rows.tolist(), told, strict=True):
+                found[row] = one
+        return found
+
+    def _by_explained(self, predictions: IntArray) -> Iterator[tuple[int, IntArray]]:
+        """Each explained label with its rows."""
+        k = len(self._classes)
+        labels = np.full(len(predictions), 1) if k == 2 else predictions
+        for label in np.unique(labels).tolist():
+            yield label, np.flatnonzero(labels == label)
+
+    def _told_by_trees(self, shap: TreeShap, features: FeatureMatrix, label: int) -> Iterator[Explanation]:
+        form = self._form()
+        shares, margins = shap.shares(features), form.margins(features)[:, 0 if form.n_classes == 2 else label]
+        scale: Scale = "probability" if form.link == "mean" else "log_odds" if form.n_classes == 2 else "margin"
+        off = np.abs(shap.base + shares.sum(axis=1) - margins) > _TOLERANCE * np.maximum(np.abs(margins), 1.0)
+        told = self._told("tree_shap", scale, label, shap.base, margins, shares)
+        for one, is_off in zip(told, off.tolist(), strict=True):
+            yield Explanation(reason="its contributions do not add up to the model's output") if is_off else one
+
+    def _told(
+        self, method: Method, scale: Scale, label: int, base: float, margins: FloatArray, shares: FloatArray
+    ) -> Iterator[Explanation]:
+        per: Literal["raw_column", "feature"] = "raw_column" if self._lines.are_raw else "feature"
+        order = np.argsort(-np.abs(shares), axis=1, kind="stable")
+        names, label_name = self._lines.names, self._classes[label]
+        for margin, row, places in zip(margins.tolist(), shares.tolist(), order.tolist(), strict=True):
+            contributions = tuple(
+                Contribution(names[i], row[i], "raises" if row[i] > 0 else "lowers" if row[i] < 0 else "none")
+                for i in places
+            )
+            yield Explanation(label_name, method, scale, base, margin, contributions, per)
+
+    def _shap(self, label: int) -> TreeShap | str:
+        """What explains a label by the trees, or why nothing does."""
+        with self._lock:
+            if label not in self._by_label:
+                self._by_label[label] = self._made(label)
+            return self._by_label[label]
+
+    def _made(self, label: int) -> TreeShap | str:
+        try:
+            form = self._form()
+            target = 0 if form.n_classes == 2 else label
+            return TreeShap(form, target, self._lines.of_feature, len(self._lines.names))
+        except ArtefactError as error:
+            return f"the model cannot be explained: {error}"
+
+    def _form(self) -> TreeForm:
+        """The trees of the artefact, once they are seen to give its golden answers.
+
+        Raises
+        ------
+        ArtefactError
+            There are none, or they give others.
+        """
+        if self._read is None:
+            try:
+                self._read = self._checked()
+            except ArtefactError as error:
+                self._read = error
+        if isinstance(self._read, ArtefactError):
+            raise self._read
+        return self._read
+
+    def _checked(self) -> TreeForm:
+        bundle = self._bundle
+        if not bundle.trees:
+            raise ArtefactError(TREES_FILE, _why_none(bundle.manifest.files))
+        form = TreeForm.from_bytes(bundle.trees)
+        records = [self._reader.read(entry["record"]) for entry in bundle.golden]
+        features = bundle.features.transform(self._reader.arrays(records))
+        expected = np.array([entry["proba"] for entry in bundle.golden])
+        found = form.probabilities(features)
+        if found.shape != expected.shape or not np.abs(found - expected).max() <= _TOLERANCE:
+            raise ArtefactError(TREES_FILE, "its trees do not give the golden answers of the model")
+        return form
+
+
+def _why_none(files: Mapping[str, Any]) -> str:
+    if any(name in files for name in NATIVE_FILES):
+        return "it is not there, since the model is older than such files: train or import it again"
+    return "it is not there, since the model is not trees alone, and only trees and scorecards are explained exactly"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The lines of an explanation.
+
+    Attributes
+    ----------
+    names : raw columns of each line; those alone first, in table order, then those that are made into features together
+    of_feature : (d,), line of each feature
+    are_raw : whether the names are raw columns; else those of the features
+    """
+
+    names: tuple[tuple[str, ...], ...]
+    of_feature: IntArray
+    are_raw: bool
+
+    @classmethod
+    def of(cls, version: FeatureVersion) -> _Lines:
+        if version.sources is None:
+            names = tuple((name,) for name in version.feature_names)
+            return cls(names, np.arange(len(names)), are_raw=False)
+        order = {column.name: place for place, column in enumerate(version.features)}
+        found = sorted(set(version.sources), key=lambda line: (len(line) > 1, [order[name] for name in line]))
+        place = {line: number for number, line in enumerate(found)}
+        return cls(tuple(found), np.array([place[line] for line in version.sources], dtype=np.int64), are_raw=True)
+
+    def sums(self, shares: FloatArray) -> FloatArray:
+        """Shares of the features (n, d) by line, (n, lines)."""
+        order = np.argsort(self.of_feature, kind="stable")
+        _, starts = np.unique(self.of_feature[order], return_index=True)
+        return np.ascontiguousarray(sums_of_runs(np.ascontiguousarray(shares.T[order]), starts).T)
