@@ -126,6 +126,7 @@ class Recorder:
             input=as_json(list(record.values.values())) if self._keep_inputs else None,
             groups=groups,
             group_values=group_values,
+            explanation=None if answer.explanation is None else as_json(answer.explanation),
         )
 
     def segment(self, answers: Answers, call: BulkCall) -> Row | None:
@@ -187,6 +188,7 @@ class Recorder:
             input=None,
             groups=None,
             group_values=None,
+            explanation=None,
             kind=1,
             answers=len(segment),
         )

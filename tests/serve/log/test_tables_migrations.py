@@ -304,7 +304,7 @@ def write_ledger(settings: Settings) -> None:
         pass
 
 
-VERSIONS = {"prediction log": 3, "label store": 2, "monitor's ledger": 3}
+VERSIONS = {"prediction log": 4, "label store": 2, "monitor's ledger": 3}
 
 
 @pytest.mark.parametrize(
