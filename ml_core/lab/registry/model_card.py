@@ -33,6 +33,7 @@ from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.model.bundle import Bundle, read_bundle
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.model.promotion_record import GateReport
+from ml_core.serve.model.trees import TreeForm
 
 __all__ = [
     "CARD_FILE",
@@ -245,6 +246,7 @@ def card_text(card: ModelCard) -> str:
         columns=() if card.bundle is None else card.bundle.features.columns,
         record=card.record,
         gate=card.gate,
+        explained=_explained(card),
         parts=_parts(card),
         over=_over_calibrations(card),
         in_time=_split_fact(card, "split_by") == "time",
@@ -269,6 +271,16 @@ def card_json(card: ModelCard) -> dict[str, Any]:
         "record": None if card.record is None else card.record.model_dump(mode="json"),
         "gate": None if card.gate is None else card.gate.model_dump(mode="json"),
     }
+
+
+def _explained(card: ModelCard) -> str:
+    """What an explanation of an answer takes apart; empty for a model that cannot be explained."""
+    if card.bundle is None or not card.bundle.trees:
+        return ""
+    form = TreeForm.from_bytes(card.bundle.trees)
+    if form.link == "mean":
+        return "probability of a label"
+    return "log-odds" if form.n_classes == 2 else "score of the predicted label"
 
 
 # --- tables of the card -------------------------------------------------------------------------------------------

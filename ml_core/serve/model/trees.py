@@ -22,6 +22,7 @@ Link = Literal["logit", "mean"]
 
 AT_MOST, BELOW, MEMBER, LEAF = 0, 1, 6, 255
 """Rules of nodes, by their numbers in ``ai.onnx.ml`` 5: value <= threshold, value < threshold, value in a set."""
+_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +168,12 @@ class TreeForm:
 
     def margins(self, features: FeatureMatrix) -> FloatArray:
         """Sums of the leaves that rows (n, d) fall into, with the base: (n, targets)."""
+        found = np.empty((len(features), len(self.base)))
+        for start in range(0, len(features), _BLOCK_ROWS):  # so that the places of a row in all trees stay few
+            found[start : start + _BLOCK_ROWS] = self._margins(features[start : start + _BLOCK_ROWS])
+        return found
+
+    def _margins(self, features: FeatureMatrix) -> FloatArray:
         x, n = self.seen(features), len(features)
         at = np.repeat(self.roots[:, None], n, axis=1)
         rows = np.broadcast_to(np.arange(n), at.shape)
