@@ -152,6 +152,10 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_a_pipeline_from_texts_answers_records_as_the_original_does",
         "test_a_model_of_trees_over_features_keeps_its_trees",
     ),
+    "lab/registry/test_card_chai.py": (
+        "test_every_card_is_valid_by_the_schema",
+        "test_any_word_gives_a_document_that_can_be_read",
+    ),
     "lab/training/test_tree_export.py": (),
     "serve/model/test_tree_shap.py": (),
     "serve/model/test_trees.py": (),
