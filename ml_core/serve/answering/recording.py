@@ -60,7 +60,7 @@ class Recorder:
     store : takes the rows
     folder : of the log, for segments
     pseudonyms : hides subjects
-    keep_inputs : whether feature values are kept
+    keep_inputs : whether feature values are kept, and explanations, which tell of them
     bento : tag of the bento this code runs in
     """
 
@@ -126,7 +126,7 @@ class Recorder:
             input=as_json(list(record.values.values())) if self._keep_inputs else None,
             groups=groups,
             group_values=group_values,
-            explanation=None if answer.explanation is None else as_json(answer.explanation),
+            explanation=as_json(answer.explanation) if answer.explanation and self._keep_inputs else None,
         )
 
     def segment(self, answers: Answers, call: BulkCall) -> Row | None:

@@ -28,8 +28,8 @@ from ml_core.serve.model.trees import TreeForm, sums_of_runs
 
 __all__ = ["MOST_STEPS", "TreeShap"]
 
-MOST_STEPS = 4_000_000
-"""Most steps (leaves x features on their way) of the trees of one label: 200 MB, and a second of CPU a row."""
+MOST_STEPS = 1_000_000
+"""Most steps (leaves x features on their way) of all trees together: about 40 MB, and 10 ms of CPU a row."""
 
 _CHUNK_STEPS = 16_384
 _BLOCK_ROWS = 32
@@ -66,9 +66,10 @@ class TreeShap:
             raise ArtefactError("table of trees", f"looks at feature {form.feature.max()} of {len(lines)}")
         self._form, self._n_lines = form, n_lines
         chunks = [leaf_paths(form, trees) for trees in _chunks(form, target)]
-        if (steps := sum(len(paths.share) for paths in chunks)) > MOST_STEPS:
-            raise ArtefactError("table of trees", f"has {steps} steps to its leaves, more than {MOST_STEPS}")
-        longest = _longest_remembered(chunks)
+        labels = len(form.base)
+        if (steps := labels * sum(len(paths.share) for paths in chunks)) > MOST_STEPS:
+            raise ArtefactError("table of trees", f"has {steps:,} steps to its leaves, more than {MOST_STEPS:,}")
+        longest = _longest_remembered(chunks, _REMEMBERED_BYTES / labels)
         self.base = float(form.base[target]) + sum(paths.expected for paths in chunks)
         self._chunks = [_Chunk(paths, lines, longest) for paths in chunks]
 
@@ -93,14 +94,14 @@ def _chunks(form: TreeForm, target: int) -> Iterator[IntArray]:
         yield from np.split(trees, np.flatnonzero(np.diff(steps // _CHUNK_STEPS)) + 1)
 
 
-def _longest_remembered(chunks: Sequence[LeafPaths]) -> int:
-    """How long a way may be so that the cases of all ways up to that long fit into the memory for them."""
+def _longest_remembered(chunks: Sequence[LeafPaths], room: float) -> int:
+    """How long a way may be so that the cases of all ways up to that long fit into so many bytes."""
     counts = np.zeros(_LONGEST_REMEMBERED + 1)
     for paths in chunks:
         lengths = np.diff(paths.starts)
         counts += np.bincount(lengths[lengths <= _LONGEST_REMEMBERED], minlength=_LONGEST_REMEMBERED + 1)
     lengths = np.arange(_LONGEST_REMEMBERED + 1)
-    fits = np.cumsum(counts * lengths * 2.0**lengths * 8) <= _REMEMBERED_BYTES
+    fits = np.cumsum(counts * lengths * 2.0**lengths * 8) <= room
     return int(lengths[fits].max())
 
 
