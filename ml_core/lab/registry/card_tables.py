@@ -31,8 +31,10 @@ NO_FIGURE = "\N{EN DASH}"
 
 def explained_as(card: ModelCard) -> str:
     """What an explanation of an answer takes apart; empty for a model that cannot be explained."""
-    if card.bundle is None or not card.bundle.trees:
+    if card.bundle is None or not (card.bundle.trees or card.bundle.linear):
         return ""
+    if not card.bundle.trees:
+        return "log-odds" if len(card.bundle.manifest.classes) == 2 else "score of the predicted label"
     form = TreeForm.from_bytes(card.bundle.trees)
     if form.link == "mean":
         return "probability of a label"

@@ -1,23 +1,23 @@
 """Why an answer is what it is: what each raw column added to the number that decides its set.
 
-Trees are explained by exact TreeSHAP, the scorecard by its own terms; what is neither is refused with the reason.
+Trees are explained by exact TreeSHAP, logistic regressions by their own terms; the rest is refused with the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 
 from ml_core.base.arrays import FeatureMatrix, FloatArray, IntArray, Label
 from ml_core.base.errors import ArtefactError
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.versions import FeatureVersion
-from ml_core.serve.model.bundle import NATIVE_FILES, TREES_FILE, Bundle
+from ml_core.serve.model.bundle import LINEAR_FILE, NATIVE_FILES, TREES_FILE, Bundle
 from ml_core.serve.model.scorer import Scorecard
 from ml_core.serve.model.tree_shap import TreeShap
 from ml_core.serve.model.trees import TreeForm, sums_of_runs
@@ -39,7 +39,9 @@ EFFECTS: tuple[Effect, ...] = ("raises", "lowers", "none")
 
 _NO_MODEL = "no model gave this answer: its set holds every label, whatever the record says"
 _TOLERANCE = 1e-6
-"""How far the trees may be from golden answers, and contributions from the margin; the ONNX model sums in 64 bits."""
+"""How far contributions may be from the margin."""
+_GOLDEN_TOLERANCE: Mapping[Method, float] = {"tree_shap": 1e-6, "linear": 1e-5}
+"""How far what explains may be from golden answers: trees are served in 64 bits, a logistic regression in 32."""
 
 
 # Not frozen: of a frozen dataclass it takes three times as long to make the forty that an explanation has.
@@ -125,8 +127,7 @@ class Explainer:
         self._bundle, self._reader = bundle, reader
         self._classes = bundle.manifest.classes
         self._lines = _Lines.of(bundle.features)
-        self._by_label: dict[int, TreeShap | str] = {}
-        self._read: TreeForm | ArtefactError | None = None
+        self._model: _Terms | _Trees | ArtefactError | None = None
         self._lock = Lock()
 
     def explain(self, slot: str, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
@@ -139,112 +140,128 @@ class Explainer:
         """
         if slot == "prior":
             return [Explanation(reason=_NO_MODEL)] * len(features)
-        return (self._of_scorecard if slot == "scorecard" else self._of_model)(features, predictions)
+        try:
+            is_scorecard = slot == "scorecard"
+            by = _Terms(self._bundle.fallback.get("scorecard", {}), self._lines) if is_scorecard else self._told_by()
+            return self._rows(by, features, predictions)
+        except ArtefactError as error:
+            return [Explanation(reason=f"the model cannot be explained: {error}")] * len(features)
 
-    def _of_model(self, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
+    def _rows(self, by: _Terms | _Trees, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
         found: list[Explanation] = [Explanation()] * len(features)
-        for label, rows in self._by_explained(predictions):
-            shap = self._shap(label)
-            if isinstance(shap, str):
-                told: Iterable[Explanation] = repeat(Explanation(reason=shap), len(rows))
-            else:
-                told = self._told_by_trees(shap, features[rows], label)
-            for row, one in zip(rows.tolist(), told, strict=True):
-                found[row] = one
-        return found
-
-    def _of_scorecard(self, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
-        scorecard = Scorecard(self._bundle.fallback.get("scorecard", {}))
-        found: list[Explanation] = [Explanation()] * len(features)
-        for label, rows in self._by_explained(predictions):
-            shares = self._lines.sums(scorecard.shares(features[rows], label))
-            base = scorecard.base(label)
-            margins = base + sums_of_runs(np.ascontiguousarray(shares.T), np.zeros(1, dtype=np.int64))[0]
-            scale: Scale = "log_odds" if len(self._classes) == 2 else "margin"
-            told = self._told("linear", scale, label, base, margins, shares)
-            for row, one in zip(rows.tolist(), told, strict=True):
-                found[row] = one
-        return found
-
-    def _by_explained(self, predictions: IntArray) -> Iterator[tuple[int, IntArray]]:
-        """Each explained label with its rows."""
-        k = len(self._classes)
-        labels = np.full(len(predictions), 1) if k == 2 else predictions
+        labels = np.full(len(predictions), 1) if len(self._classes) == 2 else predictions
         for label in np.unique(labels).tolist():
-            yield label, np.flatnonzero(labels == label)
+            rows = np.flatnonzero(labels == label)
+            for row, one in zip(rows.tolist(), self._told(by, features[rows], label), strict=True):
+                found[row] = one
+        return found
 
-    def _told_by_trees(self, shap: TreeShap, features: FeatureMatrix, label: int) -> Iterator[Explanation]:
-        form = self._form()
-        shares, margins = shap.shares(features), form.margins(features)[:, 0 if form.n_classes == 2 else label]
-        scale: Scale = "probability" if form.link == "mean" else "log_odds" if form.n_classes == 2 else "margin"
-        off = np.abs(shap.base + shares.sum(axis=1) - margins) > _TOLERANCE * np.maximum(np.abs(margins), 1.0)
-        told = self._told("tree_shap", scale, label, shap.base, margins, shares)
-        for one, is_off in zip(told, off.tolist(), strict=True):
-            yield Explanation(reason="its contributions do not add up to the model's output") if is_off else one
-
-    def _told(
-        self, method: Method, scale: Scale, label: int, base: float, margins: FloatArray, shares: FloatArray
-    ) -> Iterator[Explanation]:
+    def _told(self, by: _Terms | _Trees, features: FeatureMatrix, label: int) -> Iterator[Explanation]:
+        with self._lock:
+            base = by.base(label)
+        shares, margins = by.shares(features, label), by.margins(features, label)
+        off = np.abs(base + shares.sum(axis=1) - margins) > _TOLERANCE * np.maximum(np.abs(margins), 1.0)
         per: Literal["raw_column", "feature"] = "raw_column" if self._lines.are_raw else "feature"
         order = np.argsort(-np.abs(shares), axis=1, kind="stable")
-        names, label_name = self._lines.names, self._classes[label]
-        for margin, row, places in zip(margins.tolist(), shares.tolist(), order.tolist(), strict=True):
+        names, name = self._lines.names, self._classes[label]
+        for margin, is_off, row, places in zip(
+            margins.tolist(), off.tolist(), shares.tolist(), order.tolist(), strict=True
+        ):
+            if is_off:
+                yield Explanation(reason="its contributions do not add up to the model's output")
+                continue
             contributions = tuple(
                 Contribution(names[i], row[i], "raises" if row[i] > 0 else "lowers" if row[i] < 0 else "none")
                 for i in places
             )
-            yield Explanation(label_name, method, scale, base, margin, contributions, per)
+            yield Explanation(name, by.method, by.scale, base, margin, contributions, per)
 
-    def _shap(self, label: int) -> TreeShap | str:
-        """What explains a label by the trees, or why nothing does."""
-        with self._lock:
-            if label not in self._by_label:
-                self._by_label[label] = self._made(label)
-            return self._by_label[label]
-
-    def _made(self, label: int) -> TreeShap | str:
-        try:
-            form = self._form()
-            target = 0 if form.n_classes == 2 else label
-            return TreeShap(form, target, self._lines.of_feature, len(self._lines.names))
-        except ArtefactError as error:
-            return f"the model cannot be explained: {error}"
-
-    def _form(self) -> TreeForm:
-        """The trees of the artefact, once they are seen to give its golden answers.
+    def _told_by(self) -> _Terms | _Trees:
+        """What explains the model, once it is seen to give the golden answers.
 
         Raises
         ------
         ArtefactError
-            There are none, or they give others.
+            Nothing does, or it gives others.
         """
-        if self._read is None:
-            try:
-                self._read = self._checked()
-            except ArtefactError as error:
-                self._read = error
-        if isinstance(self._read, ArtefactError):
-            raise self._read
-        return self._read
+        with self._lock:
+            if self._model is None:
+                try:
+                    self._model = self._checked()
+                except ArtefactError as error:
+                    self._model = error
+        if isinstance(self._model, ArtefactError):
+            raise self._model
+        return self._model
 
-    def _checked(self) -> TreeForm:
+    def _checked(self) -> _Terms | _Trees:
         bundle = self._bundle
-        if not bundle.trees:
+        if not bundle.trees and not bundle.linear:
             raise ArtefactError(TREES_FILE, _why_none(bundle.manifest.files))
-        form = TreeForm.from_bytes(bundle.trees)
+        found: _Terms | _Trees
+        if bundle.trees:
+            found = _Trees(TreeForm.from_bytes(bundle.trees), self._lines)
+        else:
+            found = _Terms(orjson.loads(bundle.linear), self._lines)
         records = [self._reader.read(entry["record"]) for entry in bundle.golden]
-        features = bundle.features.transform(self._reader.arrays(records))
+        given = found.proba(bundle.features.transform(self._reader.arrays(records)))
         expected = np.array([entry["proba"] for entry in bundle.golden])
-        found = form.probabilities(features)
-        if found.shape != expected.shape or not np.abs(found - expected).max() <= _TOLERANCE:
-            raise ArtefactError(TREES_FILE, "its trees do not give the golden answers of the model")
-        return form
+        if given.shape != expected.shape or not np.abs(given - expected).max() <= _GOLDEN_TOLERANCE[found.method]:
+            raise ArtefactError(TREES_FILE if bundle.trees else LINEAR_FILE, "does not give the model's golden answers")
+        return found
 
 
 def _why_none(files: Mapping[str, Any]) -> str:
     if any(name in files for name in NATIVE_FILES):
         return "it is not there, since the model is older than such files: train or import it again"
-    return "it is not there, since the model is not trees alone, and only trees and scorecards are explained exactly"
+    return "it is not there: only trees, and logistic regressions that were trained here, are explained exactly"
+
+
+class _Trees:
+    """Trees alone, by TreeSHAP."""
+
+    method: Method = "tree_shap"
+
+    def __init__(self, form: TreeForm, lines: _Lines) -> None:
+        self._form, self._lines = form, lines
+        self._by_label: dict[int, TreeShap] = {}
+        self.proba = form.probabilities
+        self.scale: Scale = "probability" if form.link == "mean" else "log_odds" if form.n_classes == 2 else "margin"
+
+    def base(self, label: int) -> float:
+        """The mean margin; makes what explains the label."""
+        if label not in self._by_label:
+            names, lines = self._lines.names, self._lines.of_feature
+            self._by_label[label] = TreeShap(self._form, self._target(label), lines, len(names))
+        return self._by_label[label].base
+
+    def shares(self, features: FeatureMatrix, label: int) -> FloatArray:
+        return self._by_label[label].shares(features)
+
+    def margins(self, features: FeatureMatrix, label: int) -> FloatArray:
+        return self._form.margins(features)[:, self._target(label)]
+
+    def _target(self, label: int) -> int:
+        return 0 if self._form.n_classes == 2 else label
+
+
+class _Terms:
+    """A logistic regression, by its own terms."""
+
+    method: Method = "linear"
+
+    def __init__(self, content: Mapping[str, Any], lines: _Lines) -> None:
+        self._card, self._lines = Scorecard(content), lines
+        self.proba, self.base = self._card.proba, self._card.base
+        self.scale: Scale = "log_odds" if len(content["intercept"]) == 2 else "margin"
+
+    def shares(self, features: FeatureMatrix, label: int) -> FloatArray:
+        return self._lines.sums(self._card.shares(features, label))
+
+    def margins(self, features: FeatureMatrix, label: int) -> FloatArray:
+        terms = np.ascontiguousarray(self._card.shares(features, label).T)
+        found: FloatArray = self._card.base(label) + sums_of_runs(terms, np.zeros(1, dtype=np.int64))[0]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

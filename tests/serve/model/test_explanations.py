@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 import xgboost
 
+from ml_core.lab.config import TrainingConfig
 from ml_core.lab.training.booster_trees import xgboost_trees
+from ml_core.lab.training.learner import train_model
+from ml_core.lab.training.packing import PackedModel
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model import explanations
 from ml_core.serve.model.explanations import Explainer, Explanation
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.trees import TreeForm
-from tests.toy_models import table_toy, toy_model, toy_rows
+from tests.toy_models import table_toy, toy_config, toy_model, toy_rows
 
 
 def explainer(packed=None, **changes) -> Explainer:
@@ -135,6 +143,36 @@ def test_answers_of_the_scorecard_are_explained_by_its_own_terms():
         assert one.base_value == pytest.approx(np.diff(card["intercept"])[0])
 
 
+@cache
+def logistic() -> PackedModel:
+    """A logistic regression of the toy's rows."""
+    folder = Path(tempfile.mkdtemp(prefix="surety-toy-")) / "bundle"
+    atexit.register(shutil.rmtree, folder.parent, ignore_errors=True)
+    config = toy_config(training=TrainingConfig(learner="logistic_regression"))
+    return train_model(config, toy_rows(), folder, lambda _: None)
+
+
+def test_a_logistic_regression_is_explained_by_its_own_terms():
+    found, log_odds = explained(logistic())
+    for one, expected in zip(found, log_odds.tolist(), strict=True):
+        assert (one.method, one.scale, one.per, one.reason) == ("linear", "log_odds", "raw_column", None)
+        assert one.margin == pytest.approx(expected, abs=1e-5)
+        assert one.base_value + sum(by_columns(one).values()) == pytest.approx(one.margin, abs=1e-9)
+
+
+def test_the_base_of_a_logistic_regression_is_the_mean_over_its_training_rows():
+    packed, train = logistic(), toy_rows().part("train")
+    proba = Predictor(packed.bundle).score(train.matrix)
+    ((one, *_), _) = explained(packed, n=1)
+    assert one.base_value == pytest.approx(np.mean(np.log(proba[:, 1]) - np.log(proba[:, 0])), abs=1e-5)
+
+
+def test_terms_that_are_not_the_models_are_not_shown():
+    other = orjson.dumps({**orjson.loads(logistic().bundle.linear), "intercept": [0.0, 1.0]})
+    found, _ = explained(logistic(), n=3, linear=other)
+    assert {"linear.json: does not give the model's golden answers" in one.reason for one in found} == {True}
+
+
 def test_a_prior_has_no_explanation():
     (one,) = explainer().explain("prior", np.zeros((1, 11), np.float32), np.zeros(1, dtype=np.int64))
     assert one == Explanation(reason="no model gave this answer: its set holds every label, whatever the record says")
@@ -153,8 +191,11 @@ def without_native(manifest):
     ("changes", "words"),
     [
         (lambda bundle: {"trees": b""}, "train or import it again"),
-        (lambda bundle: {"trees": b"", "manifest": without_native(bundle.manifest)}, "not trees alone"),
-        (lambda bundle: {"trees": other_trees()}, "do not give the golden answers"),
+        (
+            lambda bundle: {"trees": b"", "manifest": without_native(bundle.manifest)},
+            "only trees, and logistic regressions",
+        ),
+        (lambda bundle: {"trees": other_trees()}, "does not give the model's golden answers"),
         (lambda bundle: {"trees": b"PK"}, "cannot be read"),
     ],
 )
@@ -171,7 +212,8 @@ def test_contributions_that_do_not_add_up_are_not_shown(monkeypatch):
     made = explainer()
     rows, zeros = toy_rows().matrix[:5], np.zeros(5, dtype=np.int64)
     made.explain("champion", rows, zeros)
-    monkeypatch.setattr(made._by_label[1], "base", made._by_label[1].base + 1e-4)
+    shap = made._model._by_label[1]
+    monkeypatch.setattr(shap, "base", shap.base + 1e-4)
     assert {one.reason for one in made.explain("champion", rows, zeros)} == {
         "its contributions do not add up to the model's output"
     }
@@ -185,4 +227,4 @@ def test_an_explanation_comes_back_from_json():
 def test_nothing_is_made_before_it_is_asked_for():
     predictor = Predictor(toy_model().bundle)
     assert "explainer" not in vars(predictor)
-    assert predictor.explainer._by_label == {}
+    assert predictor.explainer._model is None
