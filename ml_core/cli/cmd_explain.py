@@ -27,8 +27,8 @@ def command(request_id: str | None, client_request_id: str | None, settings: Set
     """What each column of the input added to the number that decides the set of that answer.
 
     The answer is given again first, by the very model that gave it. Then exact TreeSHAP (of trees) or its own terms (of
-    a logistic regression) say how that number came about: a base value, and what each raw column raised or lowered it by. It
-    tells how the model counts. It does not tell what causes what, nor what to change. docs/explanations.md says more.
+    a logistic regression) say how that number came about: a base value, and what each raw column raised or lowered it
+    by. It tells how the model counts, not what causes what, nor what to change. docs/explanations.md says more.
 
     Exit status: 0 it is explained; 3 there is no explanation, or the answer or its stored explanation is another now;
     1 its id is unknown, its subject was erased or its model is missing; 2 its input is not in the log
