@@ -469,7 +469,7 @@ class CardConfig(_Section):
     clinical_risk_level: str = Field("", description="How much harm a wrong answer can do, by which scale.")
     third_parties: str = Field("", description="Whose components or data it needs.")
     stakeholders: str = Field("", description="Who was asked while it was made.")
-    consent: str = Field("", description="What patients were told or asked.")
+    consent: str = Field("", description="What those whose rows these are were told or asked.")
     publications: str = Field("", description="Peer-reviewed publications about it.")
     bibliography: str = Field("", description="What it is based on.")
 

@@ -82,7 +82,7 @@ def measured_metrics(card: ModelCard) -> list[tuple[str, str, int | None]]:
         ("coverage", "coverage, all", n_test),
         *((f"coverage_class_{label}", f"coverage, {label}", n_of[label]) for label in classes),
         *(
-            (f"coverage_returning_class_{label}", f"coverage, {label}, patients seen before", _rows_of(n))
+            (f"coverage_returning_class_{label}", f"coverage, {label}, subjects seen before", _rows_of(n))
             for label in classes
             if (n := manifest.metrics.get(f"n_returning_class_{label}")) is not None
         ),
