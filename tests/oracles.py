@@ -19,10 +19,10 @@ import pytest
 from ml_core.base.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("oracles", "learners", "wandb", "nannyml")
-"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; the first two by `make oracles` too."""
+NAMES = ("oracles", "learners", "cluster", "cluster-server", "wandb", "nannyml", "dask")
+"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; the first four by `make oracles` too."""
 
-ON_TOP = ("learners", "wandb")
+ON_TOP = ("learners", "cluster", "wandb", "dask")
 """Libraries that tests import: only what is not in the environment of the tests is installed."""
 
 
@@ -71,6 +71,21 @@ def learner_library(module: str) -> ModuleType:
     return importlib.import_module(module)
 
 
+def cluster_packages() -> Path:
+    """Folder with psycopg and obstore, also on this process's path from now on; skips as :func:`learner_library`."""
+    _demand("cluster")
+    found = _packages(ROOT / "build" / "cluster")
+    if str(found) not in sys.path:
+        sys.path.append(str(found))
+    return found
+
+
+def server_tool(tool: str) -> Path:
+    """A program of build/cluster-server, e.g. ``moto_server``; skips as :func:`learner_library`."""
+    _demand("cluster-server")
+    return ROOT / "build" / "cluster-server" / "bin" / tool
+
+
 def oracle(
     tool: str,
     *arguments: object,
@@ -94,4 +109,4 @@ def oracle(
 
 
 if __name__ == "__main__":
-    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:2])), 0))
+    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:4])), 0))
