@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 __all__ = [
     "ArtefactError",
@@ -52,6 +53,7 @@ __all__ = [
     "SeatLost",
     "SuretyError",
     "UnknownFeatureVersion",
+    "WorkersLost",
 ]
 
 
@@ -59,6 +61,16 @@ class SuretyError(Exception):
     """Base of all errors raised on purpose."""
 
     code = "internal"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How one comes out of another process: as it is, its message is not built again."""
+        return _from_another_process, (type(self), self.args), self.__dict__
+
+
+def _from_another_process(kind: type[SuretyError], arguments: tuple[Any, ...]) -> SuretyError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error
 
 
 class _AboutError(SuretyError):
@@ -153,6 +165,15 @@ class InvalidRows(SuretyError):
             f"{where}: {rows} of {total} rows break the column table: {detail}{more}. "
             "Correct them, or set them aside with --quarantine"
         )
+
+
+class WorkersLost(SuretyError):
+    """Raised when processes that shared a piece of work ended before it was done; what they had finished is kept."""
+
+    code = "workers_lost"
+
+    def __init__(self, problem: str, cure: str) -> None:
+        super().__init__(f"{problem}: {cure}")
 
 
 class UnknownFeatureVersion(SuretyError):
