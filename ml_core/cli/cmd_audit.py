@@ -44,7 +44,7 @@ def command(
     from ml_core.serve.log.reader import PredictionLog
 
     if request_id is None:
-        request_id = _named(PredictionLog(settings.log), str(client_request_id))
+        request_id = _named(PredictionLog.of(settings), str(client_request_id))
     try:
         found = audit(settings, request_id)
     except ValueError as error:

@@ -163,7 +163,7 @@ def _queue_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizons:
         received = {label.request_id: microseconds(label.received_at) for label in reversed(stored)}
         entered = ledger.is_matured(list(received))
         left = [request_id for request_id in received if request_id not in entered]
-        answers = log.find_many(left)
+        answers = log.find_many(left, everywhere=False)  # those that are elsewhere are found within a day
         ledger.wait_for(
             [
                 Waiting(request_id, None if answer is None else horizons.due_us(answer), received[request_id])
@@ -180,7 +180,7 @@ def _search_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizons: H
     if is_daily:
         ledger.remember("unknown_searched_us", now_us)
     since_us, most = (0, MOST_UNKNOWN) if is_daily else (now_us - _DAY_US, _AT_A_TIME)
-    answers = log.find_many(ledger.unknown(since_us, most))
+    answers = log.find_many(ledger.unknown(since_us, most), everywhere=is_daily)
     ledger.stop_waiting([request_id for request_id, answer in answers.items() if isinstance(answer, ErasedAnswer)])
     ledger.wait_for(
         [
