@@ -215,6 +215,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_f8_a_page_that_breaks_while_open_ends_the_use_of_the_file",
         "test_f8_callers_who_come_as_fast_as_they_can_are_slowed_before_rows_are_lost",
     ),
+    "serve/worker/test_shared_log.py": (),
     "serve/model/test_bundle.py": ("test_a_column_table_travels_with_its_model",),
     "serve/model/test_prediction_sets.py": (
         "test_ranks_and_sets_equal_the_definition_in_rational_numbers",
