@@ -163,7 +163,7 @@ def _queue_new(ledger: Ledger, labels: LabelStore, log: PredictionLog, horizons:
         received = {label.request_id: microseconds(label.received_at) for label in reversed(stored)}
         entered = ledger.is_matured(list(received))
         left = [request_id for request_id in received if request_id not in entered]
-        answers = log.find_many(left, everywhere=False)  # those that are elsewhere are found within a day
+        answers = log.find_many(left)
         ledger.wait_for(
             [
                 Waiting(request_id, None if answer is None else horizons.due_us(answer), received[request_id])

@@ -441,8 +441,9 @@ class PredictionLog:
             for day in sorted(near):
                 if near[day].difference(found):
                     yield from ((part, near[day]) for part in self._place.parts((day,)))
-        if everywhere and ids.difference(found):
-            yield from ((part, ids) for part in self._place.parts())
+        rest = ids if everywhere else ids.difference(*near.values())  # whose ids name no day that can be
+        if rest.difference(found):
+            yield from ((part, rest) for part in self._place.parts())
 
     def _segments_of(self, rows: LogRows, part: LogPart, ids: Collection[bytes]) -> Iterator[tuple[Any, Segment]]:
         """Segments that may hold these ids, by the times in them."""
