@@ -134,6 +134,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_no_byte_is_left_in_a_live_file_either",
         "test_no_byte_is_left_in_closed_files",
     ),
+    "lab/log_care/test_care_on_database.py": (),
     "lab/measuring/test_cell_measures.py": ("test_a_valid_model_ends_outside_a_cells_band_as_seldom_as_it_says",),
     "lab/measuring/test_comparison.py": (
         "test_positive_and_negative_rows_of_one_patient_are_not_taken_for_independent",
@@ -233,6 +234,8 @@ LONG: dict[str, tuple[str, ...]] = {
     ),
     "serve/log/test_labels.py": ("test_a_damaged_page_is_damage_and_not_a_full_disk",),
     "serve/log/test_reader.py": ("test_the_log_reads_like_a_plain_list",),
+    "serve/log/test_shipped_place.py": (),
+    "serve/log/test_shipping.py": (),
     "serve/log/test_segments.py": ("test_any_values_read_back_to_the_same_bits",),
     "serve/log/test_writer.py": (
         "test_f8_the_queue_is_bounded_and_what_does_not_fit_is_counted",
@@ -241,6 +244,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_f8_a_page_that_breaks_while_open_ends_the_use_of_the_file",
         "test_f8_callers_who_come_as_fast_as_they_can_are_slowed_before_rows_are_lost",
     ),
+    "serve/worker/test_shared_log.py": (),
     "serve/model/test_bundle.py": ("test_a_column_table_travels_with_its_model",),
     "serve/model/test_prediction_sets.py": (
         "test_ranks_and_sets_equal_the_definition_in_rational_numbers",

@@ -51,6 +51,7 @@ __all__ = [
     "RolloutRefused",
     "ScorerDisagrees",
     "SeatLost",
+    "SpoolForked",
     "SuretyError",
     "UnknownFeatureVersion",
     "WorkersLost",
@@ -470,6 +471,12 @@ class LogDamaged(SuretyError):
     def __init__(self, file: str, problem: str) -> None:
         self.file = file
         super().__init__(f"{file}: {problem}")
+
+
+class SpoolForked(LogDamaged):
+    """Raised when a spool of the prediction log and what the home's database has of it have parted ways."""
+
+    code = "spool_forked"
 
 
 class LabelsNotStored(SuretyError):

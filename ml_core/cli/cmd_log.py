@@ -156,6 +156,30 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
         raise SystemExit(3)
 
 
+@command.command(name="give-up")
+@click.argument("machine")
+@_yes_option
+@settings_option()
+@output_option
+def give_up_machine(machine: str, settings: Settings, output: str, *, yes: bool) -> None:
+    """Expect nothing more of a MACHINE that is gone for good, so that its days can be sealed and erased from.
+
+    Only in a home on many machines. A machine ships what it has stored, and says when nothing more will come of a
+    file. One that died cannot. Rows that it had not shipped are lost, unless it comes back after all. Exit status 3 if
+    nothing is expected of such a machine.
+
+    \b
+    Example: surety log give-up ward-3
+    """
+    from ml_core.lab.log_care.log_overview import give_up
+
+    _ask(f"Is {machine} gone for good?", yes=yes)
+    given_up = give_up(settings, machine)
+    emit({"model": settings.model_name, "machine": machine, "files": given_up}, output)
+    if not given_up:
+        refuse(f"surety: nothing more is expected of {machine}")
+
+
 @command.command(name="adopt")
 @_yes_option
 @settings_option(with_keys=True)

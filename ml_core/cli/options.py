@@ -265,7 +265,7 @@ def one_answer(settings: Settings, request_id: str | None, client_request_id: st
     from ml_core.base.clock import utc_text
     from ml_core.serve.log.reader import PredictionLog
 
-    found = PredictionLog(settings.log).by_client_request_id(str(client_request_id))
+    found = PredictionLog.of(settings).by_client_request_id(str(client_request_id))
     if not found:
         note(f"surety: no answer has the client_request_id {client_request_id!r}")
         raise SystemExit(1)
