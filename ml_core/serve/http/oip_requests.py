@@ -177,9 +177,10 @@ def _records(
     max_rows: int,
 ) -> list[object]:
     """The rows as objects of named values, which the one reader of records judges."""
-    accepted = {c.name: c for c in (*columns, *beside) if c.role == "feature" or c.role in OPTIONAL_ROLES}
+    required = required_columns(columns)
+    accepted = {c.name: c for c in (*required, *beside, *(c for c in columns if c.role in OPTIONAL_ROLES))}
     if not isinstance(inputs, list) or not inputs:
-        raise wrong("inputs", f"must be a list of inputs, one for each of {_named(list(accepted))}")
+        raise wrong("inputs", f"must be a list of inputs, one for each of {_named([c.name for c in required])}")
     cells: dict[str, list[TensorValue]] = {}
     n_rows, first, used = 0, "", 0
     for at, item in enumerate(inputs):
@@ -194,7 +195,7 @@ def _records(
         n_rows, first = shape[0], first or column.name
     if used != len(rest):
         raise wrong("inputs", f"name {used} bytes of binary data, and {len(rest)} follow the JSON")
-    _refuse_gaps(required_columns(columns), cells)
+    _refuse_gaps(required, cells)
     return [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
 
 
@@ -247,7 +248,8 @@ def _shape(name: str, shape: object, max_rows: int) -> tuple[int, ...]:
         told = "x".join(str(size) for size in shape[:5])
         raise wrong(name, f"shape must be [n] or [n, 1], one value for every row, and is {told or 'empty'}")
     if not 1 <= shape[0] <= max_rows:
-        raise wrong(name, f"shape has {shown(shape[0])} rows, and a request has 1 to {max_rows}: split it")
+        told = ": split it" if shape[0] else ""
+        raise wrong(name, f"shape has {shown(shape[0])} rows, and a request has 1 to {max_rows}{told}")
     return tuple(shape)
 
 
