@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml_core.base.arrays import Label
 from ml_core.serve.answering.request_fields import ID_PATTERN, LEVEL_SCHEMA
 from ml_core.serve.http import oip_paths
+from ml_core.serve.http.oip_replies import ROW_FACTS, output_tensors
 from ml_core.serve.http.oip_requests import CONTENT_TYPES
 from ml_core.serve.http.oip_tensors import DATATYPES
 from ml_core.serve.http.openapi_parts import Schema, error_responses, object_schema, reference
@@ -29,17 +31,18 @@ def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def protocol_schemas(columns: list[str], max_rows: int) -> dict[str, Schema]:
+def protocol_schemas(columns: list[str], classes: Sequence[Label], max_rows: int) -> dict[str, Schema]:
     """The bodies, by name.
 
     Parameters
     ----------
     columns : names of the inputs
+    classes : the model's labels
     max_rows : most rows of a request
     """
     name: Schema = {"enum": columns, "description": "A column."} if columns else _TEXT
     rows = {"type": "integer", "minimum": 1, "maximum": max_rows}
-    level = {**LEVEL_SCHEMA, "type": ["number", "string", "null"]}
+    level = {"anyOf": [LEVEL_SCHEMA, {"type": "string", "pattern": r"^0\.[5-9][0-9]{0,2}$"}]}
     binary = {"type": ["boolean", "null"]}
     one_input = _closed(
         {
@@ -58,7 +61,11 @@ def protocol_schemas(columns: list[str], max_rows: int) -> dict[str, Schema]:
         "datatype",
     )
     one_output = _closed(
-        {"name": _TEXT, "parameters": _or_null(_closed({"binary_data": binary, "content_type": _KIND}))}, "name"
+        {
+            "name": {"enum": [*(one.name for one in output_tensors(classes)), *ROW_FACTS]},
+            "parameters": _or_null(_closed({"binary_data": binary, "content_type": _KIND})),
+        },
+        "name",
     )
     tensor = _closed(
         {"name": _TEXT, "datatype": _DATATYPE, "shape": _SHAPE, "parameters": {"type": "object"}, "data": _DATA},
@@ -80,8 +87,6 @@ def protocol_schemas(columns: list[str], max_rows: int) -> dict[str, Schema]:
                     "items": one_output,
                     "description": "What is wanted; all of the model's metadata if left out.",
                 },
-                "model_name": {**_TEXT, "type": ["string", "null"], "description": "As in the path."},
-                "model_version": {**_TEXT, "type": ["string", "null"], "description": "As in the path."},
             },
             "inputs",
         ),

@@ -30,7 +30,7 @@ CONTENT_TYPES = ("np", "pd", "str", "datetime")
 """Values of MLServer's parameter ``content_type`` that change nothing here: a column is read as the table says."""
 
 REQUEST_PARAMETERS = ("confidence_level", "binary_data_output", "content_type")
-_REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
+_REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
 _INPUT_FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT_FIELDS = frozenset({"name", "parameters"})
 _MOST_NAMED = 20
