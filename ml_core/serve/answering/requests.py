@@ -100,7 +100,7 @@ class BatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """Many records to answer, in one of those ways, explained or not; by a model of that version, or as the rollout says."""
+    """Many records to answer, explained or not, by a model of that version or by whichever the rollout chooses."""
 
     records: list[object]
     on_error: OnError = "row"

@@ -250,12 +250,12 @@ def _explanation(label: Schema) -> Schema:
     def or_null(schema: Schema) -> Schema:
         return {"anyOf": [schema, {"type": "null"}]}
 
-    contribution = _object(
+    contribution = object_schema(
         columns={"type": "array", "items": _TEXT, "minItems": 1},
         contribution={**_NUMBER, "description": "In the scale of the margin."},
         effect={"enum": list(EFFECTS), "description": "Its sign in a word. It says nothing of causes."},
     )
-    return _object(
+    return object_schema(
         label={**or_null(label), "description": "Whose margin it is: the second of two labels, else the predicted."},
         method={"enum": [*METHODS, None]},
         scale={"enum": [*SCALES, None], "description": "What margin and contributions are measured in."},
