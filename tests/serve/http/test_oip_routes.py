@@ -342,6 +342,13 @@ def test_paths_are_counted_by_their_route_and_never_by_what_a_caller_wrote(api: 
     assert 'endpoint="/v2/models/{model}"' in scraped
 
 
+@pytest.mark.parametrize("more", [b"\0", b"\0" * 8])
+def test_bytes_that_belong_to_no_input_are_400(api: HttpApi, more: bytes) -> None:
+    reply = post(api, INFER, content=SOUND + more, headers=SOUND_HEADERS)
+    told = f"inputs: name 64 bytes of binary data, and {64 + len(more)} follow the JSON"
+    assert (reply.status_code, reply.json()["error"]) == (400, told)
+
+
 def test_infinity_is_no_value(api: HttpApi) -> None:
     content, headers = binary_body(json_body([toy_record(glucose=math.inf)]))
     reply = post(api, INFER, content=content, headers=headers)

@@ -137,3 +137,8 @@ def test_a_boolean_byte_is_0_or_1() -> None:
 def test_a_text_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="row 0 is not UTF-8"):
         read_bytes("a", DATATYPES["BYTES"], 1, memoryview(b"\x01\0\0\0\xff"))
+
+
+def test_bytes_after_the_last_text_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="shape means 1 texts, and 1 bytes follow them"):
+        read_bytes("a", DATATYPES["BYTES"], 1, memoryview(raw("BYTES", ["x"]) + b"!"))
