@@ -27,11 +27,17 @@ def _closed(properties: Schema, *required: str) -> Schema:
     return {"type": "object", "additionalProperties": False, "required": list(required), "properties": properties}
 
 
+def _as_in_path(name: str) -> Schema:
+    return {"enum": [name, None], "description": "As in the path, if at all."}
+
+
 def _or_null(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def protocol_schemas(columns: list[str], classes: Sequence[Label], max_rows: int) -> dict[str, Schema]:
+def protocol_schemas(
+    columns: list[str], classes: Sequence[Label], max_rows: int, model: str, version: str
+) -> dict[str, Schema]:
     """The bodies, by name.
 
     Parameters
@@ -39,6 +45,7 @@ def protocol_schemas(columns: list[str], classes: Sequence[Label], max_rows: int
     columns : names of the inputs
     classes : the model's labels
     max_rows : most rows of a request
+    model, version : what is served
     """
     name: Schema = {"enum": columns, "description": "A column."} if columns else _TEXT
     rows = {"type": "integer", "minimum": 1, "maximum": max_rows}
@@ -87,6 +94,8 @@ def protocol_schemas(columns: list[str], classes: Sequence[Label], max_rows: int
                     "items": one_output,
                     "description": "What is wanted; all of the model's metadata if left out.",
                 },
+                "model_name": _as_in_path(model),
+                "model_version": _as_in_path(version),
             },
             "inputs",
         ),

@@ -30,7 +30,7 @@ CONTENT_TYPES = ("np", "pd", "str", "datetime")
 """Values of MLServer's parameter ``content_type`` that change nothing here: a column is read as the table says."""
 
 REQUEST_PARAMETERS = ("confidence_level", "binary_data_output", "content_type")
-_REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
+_REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 _INPUT_FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT_FIELDS = frozenset({"name", "parameters"})
 _MOST_NAMED = 20
@@ -46,12 +46,15 @@ class InferenceRequest:
     id : the caller's name for it, or None
     outputs : the outputs that are wanted, each with whether as bytes (None: as ``binary``); None: the usual ones
     binary : whether outputs go out as bytes that say nothing themselves
+    model, version : which the body names beside the path, as KServe's client does; None where it does not
     """
 
     batch: BatchRequest
     id: str | None
     outputs: dict[str, bool | None] | None
     binary: bool
+    model: str | None = None
+    version: str | None = None
 
 
 def column_datatype(column: Column) -> DataType:
@@ -99,6 +102,8 @@ def parse_inference(
         id=None if identity is None else read_id("id", identity),
         outputs=_outputs(given.get("outputs")),
         binary=_flag("parameters.binary_data_output", parameters.get("binary_data_output")) or False,
+        model=_text("model_name", given.get("model_name")),
+        version=_text("model_version", given.get("model_version")),
     )
 
 
@@ -138,6 +143,12 @@ def _flag(name: str, value: object) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise wrong(name, f"must be true or false, not {shown(value)}")
+
+
+def _text(name: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise wrong(name, f"must be text, not {shown(value)}")
 
 
 def _level(value: object) -> Any:

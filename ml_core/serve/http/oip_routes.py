@@ -20,7 +20,7 @@ from ml_core.serve.features.column_rules import OPTIONAL_ROLES, shown_name
 from ml_core.serve.http import oip_paths
 from ml_core.serve.http.middleware import HttpRequest, Routes
 from ml_core.serve.http.oip_replies import OCTETS, ROW_FACTS, inference_reply, labels_text, output_tensors
-from ml_core.serve.http.oip_requests import column_datatype, parse_inference, required_columns
+from ml_core.serve.http.oip_requests import InferenceRequest, column_datatype, parse_inference, required_columns
 from ml_core.serve.http.oip_tensors import wrong
 from ml_core.serve.http.record_batches import PackReply, RecordBatches
 from ml_core.serve.http.replies import JSON, Refused, Reply, json_reply
@@ -107,14 +107,16 @@ class OpenInference:
         if head_length is None and request.content_type == OCTETS:
             raise wrong("Inference-Header-Content-Length", "is missing: it says how many bytes of the body are JSON")
         body = await request.body(self._settings.max_body_bytes)
-        parse = partial(self._parsed, body, head_length, _model_of(live, version), version)
+        parse = partial(self._parsed, body, head_length, live, version)
         return await self._batches.answer(body, parse)
 
     def _parsed(
-        self, body: bytes, head_length: int | None, model: LiveModel, version: str | None
+        self, body: bytes, head_length: int | None, live: Live, version: str | None
     ) -> tuple[BatchRequest, PackReply]:
+        model = _model_of(live, version)
         beside = model.accepted[len(model.columns) :]
         asked = parse_inference(body, head_length, model.columns, beside, self._settings.max_batch_rows)
+        version = _agreed(asked, live, version)
         known = [*(one.name for one in output_tensors(model.classes)), *ROW_FACTS]
         for name in asked.outputs or ():
             if name not in known:
@@ -156,6 +158,20 @@ def _model_of(live: Live, version: str | None) -> LiveModel:
     """The model of that version; without one the champion, whose columns any model that answers has."""
     slot = None if version is None else live.slot_of(version)
     return live.champion if slot is None else live.asked(slot)
+
+
+def _agreed(asked: InferenceRequest, live: Live, version: str | None) -> str | None:
+    """The version that a request wants; what its body says of model and version must be what its path says."""
+    served = live.champion.manifest.name
+    if asked.model not in (None, served):
+        raise wrong("model_name", f"is another one than in the path, which names {served}")
+    if asked.version is None or asked.version == version:
+        return version
+    if version is not None:
+        raise wrong("model_version", f"is another one than in the path, which names {version}")
+    if live.slot_of(asked.version) is None:
+        raise wrong("model_version", f"is none that answers now; {', '.join(live.versions())} does")
+    return asked.version
 
 
 def _require_type(request: HttpRequest) -> None:

@@ -353,7 +353,7 @@ def openapi_document(
         ),
         "Health": object_schema(status={"enum": list(HEALTH_STATES)}),
         "Status": _STATUS,
-        **protocol_schemas(list(record.get("properties", {})), classes, max_rows),
+        **protocol_schemas(list(record.get("properties", {})), classes, max_rows, *model),
     }
     document = {
         "openapi": "3.1.0",

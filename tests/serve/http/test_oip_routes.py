@@ -349,6 +349,24 @@ def test_bytes_that_belong_to_no_input_are_400(api: HttpApi, more: bytes) -> Non
     assert (reply.status_code, reply.json()["error"]) == (400, told)
 
 
+@pytest.mark.parametrize(
+    ("route", "more", "status"),
+    [
+        (INFER, {"model_name": "toy_risk", "model_version": "1"}, 200),
+        (INFER, {"model_name": None, "model_version": None}, 200),
+        (INFER, {"model_name": "other"}, 400),
+        (INFER, {"model_version": "7"}, 400),
+        (INFER, {"model_version": 1}, 400),
+        ("/v2/models/toy_risk/versions/1/infer", {"model_version": "1"}, 200),
+        ("/v2/models/toy_risk/versions/1/infer", {"model_version": "2"}, 400),
+    ],
+)
+def test_model_and_version_of_the_body_are_those_of_the_path(
+    api: HttpApi, route: str, more: dict[str, Any], status: int
+) -> None:
+    assert post(api, route, json=json_body(records(1), **more)).status_code == status
+
+
 def test_infinity_is_no_value(api: HttpApi) -> None:
     content, headers = binary_body(json_body([toy_record(glucose=math.inf)]))
     reply = post(api, INFER, content=content, headers=headers)
