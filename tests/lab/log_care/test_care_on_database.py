@@ -29,7 +29,7 @@ from ml_core.serve.log.logged_answers import ErasedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.log.writer import LogWriter, shipping_of
 from tests.oracles import ROOT, cluster_packages
-from tests.postgres import Server, server
+from tests.postgres import Server
 from tests.serve.log.builders import store
 from tests.serve.log.filled import DAY, NAME, NEXT, bulk_row, fill, row, subject, today
 
@@ -38,12 +38,6 @@ from ml_core.serve.home.postgres import schema_of  # noqa: E402 - needs the pack
 from ml_core.serve.log.shipped_place import ShippedPlace  # noqa: E402
 from ml_core.serve.log.shipped_spools import ShippedSpools  # noqa: E402
 from tests.serve.log.shipped import until_shipped  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[Server]:
-    with server() as found:
-        yield found
 
 
 @pytest.fixture

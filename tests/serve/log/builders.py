@@ -111,9 +111,9 @@ async def stored(writer: LogWriter, rows: Sequence[Row], each: int = 1) -> list[
     return [row for part in answered for row in part]
 
 
-def until(condition: Callable[[], object], what: str = "") -> None:
+def until(condition: Callable[[], object], what: str = "", within_s: float = WAIT_S) -> None:
     """Wait for what another thread is about to do."""
-    ends, pause = time.monotonic() + WAIT_S, threading.Event()
+    ends, pause = time.monotonic() + within_s, threading.Event()
     while not condition():
         assert time.monotonic() < ends, f"has not happened: {what or condition}"
         pause.wait(0.005)

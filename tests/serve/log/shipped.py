@@ -60,7 +60,7 @@ def until_shipped(writer: LogWriter) -> None:
         return not (counts.pending or counts.problem or shipping.unshipped or shipping.problem)
 
     try:
-        until(is_done, "to ship everything")
+        until(is_done, "to ship everything", within_s=120.0)
     except AssertionError as error:
         raise AssertionError(f"{error}: {writer.counts}") from error
 

@@ -11,15 +11,9 @@ from ml_core.base.errors import ConfigError
 from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.key_register import check_outside_keys
-from tests.postgres import Server, server
+from tests.postgres import Server
 
 SUBJECTS, LOG, NEWER = "5a" * 32, "10" * 32, "77" * 32
-
-
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[Server]:
-    with server() as found:
-        yield found
 
 
 @pytest.fixture

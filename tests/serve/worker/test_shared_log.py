@@ -14,16 +14,10 @@ from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.worker.worker import Worker
 from tests.homes import bento_store
-from tests.postgres import Server, server
+from tests.postgres import Server
 from tests.serve.answering.builders import toy_records
 from tests.serve.answering.stored import Home
 from tests.waiting import soon
-
-
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[Server]:
-    with server() as found:
-        yield found
 
 
 @pytest.fixture
