@@ -12,8 +12,14 @@ from ml_core.serve.home.homes import open_home
 from ml_core.serve.http.access import Access
 from ml_core.serve.http.api_keys import KeyPlace, add_key, is_guarded, revoke_key
 from ml_core.serve.http.replies import Refused
-from tests.postgres import Server
+from tests.postgres import Server, server
 from tests.waiting import soon
+
+
+@pytest.fixture(scope="module")
+def database_server() -> Iterator[Server]:
+    with server(durable=True) as found:
+        yield found
 
 
 @pytest.fixture

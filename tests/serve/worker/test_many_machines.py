@@ -11,10 +11,16 @@ from ml_core.serve.home.homes import open_home
 from ml_core.serve.rollout import changes
 from ml_core.serve.worker.status import ServiceStatus
 from tests.homes import bento_store
-from tests.postgres import Server
+from tests.postgres import Server, server
 from tests.serve.answering.builders import ask
 from tests.serve.answering.stored import Home, Worker
 from tests.waiting import soon
+
+
+@pytest.fixture(scope="module")
+def database_server() -> Iterator[Server]:
+    with server(durable=True) as found:
+        yield found
 
 
 @pytest.fixture
