@@ -15,7 +15,7 @@ from ml_core.base.settings import Settings
 from ml_core.serve.home.object_stores import FolderObjects, objects_of
 from ml_core.serve.home.stores import Objects
 
-__all__ = ["FilesSeen", "LargeThings", "copy_files", "file_places"]
+__all__ = ["FilesSeen", "LargeThings", "copy_files", "file_places", "names_there"]
 
 _MOST_BYTES = 1 << 32
 _NOT_KEPT = ("features/cache/", "/cache/", ".lock", "/.copy-of-")
@@ -79,6 +79,12 @@ def file_places(models: Iterable[str]) -> Iterator[str]:
         yield from (f"log/{name}/bulk", f"log/{name}/sealed")
 
 
+def names_there(source: LargeThings, target: LargeThings, place: str) -> Iterator[str]:
+    """Names that what lies in one place of the source has in the target."""
+    there, here = source.prefix(place), target.prefix(place)
+    return (_renamed(name, there, here) for name in source.names(place))
+
+
 def copy_files(source: LargeThings, target: LargeThings, place: str) -> FilesSeen:
     """Make what lies in one place of the target what lies there in the source; what that is.
 
@@ -95,7 +101,7 @@ def copy_files(source: LargeThings, target: LargeThings, place: str) -> FilesSee
         content = source.objects.get(name, _MOST_BYTES)
         if content is None:  # it was removed since it was listed
             continue
-        to = f"{here}/{name.removeprefix(f'{there}/')}"
+        to = _renamed(name, there, here)
         wanted.add(to)
         total += FilesSeen(1, len(content), int(_put(target.objects, to, content)))
     for name in target.names(place):
@@ -103,6 +109,10 @@ def copy_files(source: LargeThings, target: LargeThings, place: str) -> FilesSee
             target.objects.remove(name)
             total += FilesSeen(changed=1)
     return total
+
+
+def _renamed(name: str, there: str, here: str) -> str:
+    return f"{here}/{name.removeprefix(f'{there}/')}"
 
 
 def _put(objects: Objects, name: str, content: bytes) -> bool:

@@ -14,13 +14,25 @@ from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import Home, open_home
 from ml_core.serve.http.api_keys import KeyPlace
 
-__all__ = ["COPIED", "HOME_COPY", "HomeCopy", "PapersSeen", "check_journal", "copy_api_keys", "copy_documents",
-           "copy_journal", "documents_in_home", "journal_in"]  # fmt: skip
+__all__ = [
+    "COPIED",
+    "COPIED_FILES",
+    "HOME_COPY",
+    "CopiedFiles",
+    "HomeCopy",
+    "PapersSeen",
+    "check_journal",
+    "copy_api_keys",
+    "copy_documents",
+    "copy_journal",
+    "documents_in_home",
+    "journal_in",
+]
 
-HOME_COPY = "home_copy.json"
+HOME_COPY, COPIED_FILES = "home_copy.json", "home_copy_files.json"
 COPIED = "home.copied"
 """Entry of a journal that says where a home was copied from; it is the target's own."""
-_NOT_COPIED = {HOME_COPY, "known_keys.json", "keys.json"}
+_NOT_COPIED = {HOME_COPY, COPIED_FILES, "known_keys.json", "keys.json"}
 """What each home has of its own; API keys are copied apart, since a folder names their file."""
 
 
@@ -36,6 +48,15 @@ class HomeCopy(Document):
     source: str
     begun_at: str
     ended_at: str = ""
+
+
+class CopiedFiles(Document):
+    """Content of ``home_copy_files.json``: names of all files that were ever to be copied there.
+
+    One that the source has no longer may be removed by who copies; any other file is somebody's.
+    """
+
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ __all__ = [
 DOCUMENT_PLACES = (
     "home.json",
     "home_copy.json",
+    "home_copy_files.json",
     "known_keys.json",
     *(f"{folder}/[!.]*.json" for folder in ("trust", "gates", "promotions", "rollout", "monitor", "labels", "retrain")),
     "log/*/erasures/[!.]*",

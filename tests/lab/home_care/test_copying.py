@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -190,6 +191,40 @@ def test_a_target_that_was_used_since_is_refused(kept_home: Settings, target: Se
     open_home(target).journal.append("test.decided", {})
     with pytest.raises(ConfigError, match="was used since"):
         copy_home(kept_home, target)
+
+
+def label_there(target: Settings) -> None:
+    label_store(target).add([AnswerLabel(row(7_000).request_id, 1, SEEN_AT)], "test")
+
+
+def row_there(target: Settings) -> None:
+    from ml_core.serve.home.postgres import schema_of
+    from ml_core.serve.log.shipped_spools import ShippedSpools
+
+    apart = target.model_copy(update={"home": target.home / "spool"})
+    file = fill(apart, [row(1, "2026-02-02")], "2026-02-02")
+    database = open_home(target).database
+    assert database is not None
+    spools = ShippedSpools(database, schema_of(MODEL))
+    spools.take_file(file)
+    spools.close()
+
+
+def feature_there(target: Settings) -> None:
+    table = FeatureStore.of(target, MODEL)
+    table.append("v1", FeatureStore.of(target, MODEL).read("v1").head(3))
+
+
+@pytest.mark.parametrize("use", [label_there, row_there, feature_there])
+def test_what_came_to_the_target_since_is_never_overwritten(
+    kept_home: Settings, target: Settings, use: Callable[[Settings], None]
+) -> None:
+    copy_home(kept_home, target)
+    use(target)
+    before = said_by_database(target.database, target.objects)
+    with pytest.raises(ConfigError, match="was used since it was copied to"):
+        copy_home(kept_home, target)
+    assert said_by_database(target.database, target.objects) == before
 
 
 def test_a_target_that_serves_is_refused(kept_home: Settings, target: Settings) -> None:
