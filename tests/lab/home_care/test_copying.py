@@ -30,7 +30,7 @@ from tests.lab.home_care.lived_in import (
     state_of,
 )
 from tests.postgres import Server
-from tests.serve.log.filled import NEXT, fill, held, row, subject
+from tests.serve.log.filled import DAY, NEXT, fill, held, row, subject
 
 
 def folder_at(place: Path, like: Settings) -> Settings:
@@ -99,11 +99,25 @@ def test_what_came_meanwhile_is_copied_when_it_is_asked_for_again(own_home: Sett
 def test_what_was_erased_meanwhile_leaves_no_copy_in_the_target(
     own_home: Settings, target: Settings, database_server: Server
 ) -> None:
+    label_store(own_home).add([AnswerLabel(row(0).request_id, 1, SEEN_AT)], "who saw anna")
     copy_home(own_home, target)
-    assert NEEDLE.encode() in database_server.stored(target.database)
+    for needle in (NEEDLE, "who saw anna"):
+        assert needle.encode() in database_server.stored(target.database)
     erase_person(own_home, [subject(own_home, "anna")])
     assert copy_home(own_home, target).is_sound
-    assert NEEDLE.encode() not in database_server.stored(target.database)
+    for needle in (NEEDLE, "who saw anna"):
+        assert needle.encode() not in database_server.stored(target.database)
+
+
+def test_a_day_that_was_sealed_stays_sealed(kept_home: Settings, target: Settings) -> None:
+    import psycopg
+
+    from ml_core.serve.home.postgres import schema_of
+
+    copy_home(kept_home, target)
+    with psycopg.connect(target.database) as connection:
+        days = connection.execute(f'SELECT day::text, is_sealed FROM "{schema_of(MODEL)}".log_day').fetchall()
+    assert days == [(DAY, True)]
 
 
 def test_tables_of_features_are_read_where_they_were_copied_to(kept_home: Settings, target: Settings) -> None:
