@@ -123,8 +123,8 @@ def copy_home(
         draft = Path(place)
         mark = begun_copy(source, target)
         check_objects(source, target, names, is_new=mark is None)
+        mark = mark or _mark(source, target)  # first of all: what a killed copy leaves is known by it
         check_not_used(source, target, names, draft, live=live)
-        mark = mark or _mark(source, target)
         done = _copied(source, target, names, draft, live=live, step=step)
         done = replace(done, missing=tuple(_missing(source, done, names, draft, live=live)), keys=key_files(source))
         writers = writers_of(source, names)
