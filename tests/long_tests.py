@@ -4,6 +4,16 @@ from __future__ import annotations
 
 LONG: dict[str, tuple[str, ...]] = {
     "lab/watching/test_canary_on_machines.py": (),
+    "lab/home_care/test_copied_registry.py": (),
+    "lab/home_care/test_copying.py": (),
+    "lab/home_care/test_copying_killed.py": (),
+    "lab/home_care/test_migration.py": (
+        "test_an_empty_database_gets_every_kind_and_then_nothing_more",
+        "test_tables_of_mlflow_are_brought_up_to_date_by_its_own_steps",
+    ),
+    "lab/home_care/test_table_copies.py": ("test_rows_come_over_as_they_are_and_again_changes_nothing",),
+    "lab/home_care/test_whole_check.py": (),
+    "cli/test_cmd_home.py": (),
     "serve/home/test_homes_on_database.py": (
         "test_what_is_known_stays_known_while_the_database_is_away_and_is_followed_when_it_is_back",
         "test_a_process_that_starts_while_the_database_is_away_finds_it_later",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.files import locked
+from ml_core.base.files import locked, write_whole
 
 __all__ = ["Journal", "who"]
 
@@ -42,11 +42,25 @@ class Journal:
 
     def entries(self) -> list[dict[str, Any]]:
         """All whole entries, oldest first; what a crash left unfinished is passed over."""
+        return [entry for entry in map(_parsed, self._lines()) if entry is not None]
+
+    def texts(self) -> list[str]:
+        """The lines of all whole entries as they were written, oldest first."""
+        return [line.decode() for line in self._lines() if _parsed(line) is not None]
+
+    def take(self, texts: Sequence[str]) -> None:
+        """Append lines of another journal as they are: all of them, or none."""
+        with locked(self._path.with_name(f".{self._path.name}.lock")):
+            kept = self._path.read_bytes() if self._path.exists() else b""
+            with write_whole(self._path, durable=True) as draft:
+                ended = kept if kept.endswith(b"\n") or not kept else kept + b"\n"
+                draft.write_bytes(ended + "".join(f"{text}\n" for text in texts).encode())
+
+    def _lines(self) -> list[bytes]:
         try:
-            lines = self._path.read_bytes().splitlines()
+            return self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return []
-        return [entry for entry in map(_parsed, lines) if entry is not None]
 
 
 def who() -> str:

@@ -55,6 +55,7 @@ VERBS = {
         "ml_core.cli.cmd_recalibrate",
         "Calibrate the champion anew on the newest outcomes.",
     ),
+    "home": ("ml_core.cli.cmd_home", "Where a service remembers: is it whole, is it up to date, move it."),
     "report": ("ml_core.cli.cmd_report", "Everything a model has to say for itself, on one page."),
     "status": ("ml_core.cli.cmd_status", "Where a model stands, and what to do next."),
     "example": ("ml_core.cli.cmd_example", "Make whatever of the example is missing, so that it can be served."),

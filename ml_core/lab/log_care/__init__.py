@@ -1,3 +1,3 @@
 """Looking after the prediction log: verify, seal, prune, erase, import labels."""
 
-__all__ = ["chain_check", "erasure", "label_import", "log_overview", "retention", "sealing"]
+__all__ = ["chain_check", "erasure", "journal_marks", "label_import", "log_overview", "retention", "sealing"]

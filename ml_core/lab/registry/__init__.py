@@ -8,6 +8,7 @@ __all__ = [
     "model_signature",
     "paper_copies",
     "registry_protocol",
+    "registry_tables",
     "tracking",
     "wandb_mirror",
 ]

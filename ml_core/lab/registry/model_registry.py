@@ -26,7 +26,16 @@ from ml_core.base.settings import Settings
 from ml_core.lab.registry.mlflow_names import name_from_mlflow
 from ml_core.lab.registry.moved_home import move_in
 
-__all__ = ["CHALLENGER", "CHAMPION", "ModelRegistry", "RegisteredVersion", "bundle_in", "quiet_environment"]
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "ModelRegistry",
+    "RegisteredVersion",
+    "bundle_in",
+    "mlflow_at",
+    "quiet_environment",
+    "registry_errors",
+]
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -128,7 +137,7 @@ class ModelRegistry:
         ----------
         what : named in the error
         """
-        with _active(self.uri) as mlflow, _mlflow_errors(what):
+        with mlflow_at(self.uri) as mlflow, registry_errors(what):
             if self._objects and self._is_ours:
                 from ml_core.lab.registry.object_artifacts import use_for
 
@@ -343,7 +352,7 @@ def quiet_environment() -> None:
 
 
 @contextmanager
-def _active(uri: str) -> Iterator[Any]:
+def mlflow_at(uri: str) -> Iterator[Any]:
     """The ``mlflow`` module with that tracking URI; its own words and warnings go nowhere.
 
     ``mlflow.set_tracking_uri`` also writes the environment, which a later registry would read as the user's wish, so
@@ -371,7 +380,7 @@ def _active(uri: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _mlflow_errors(what: str) -> Iterator[None]:
+def registry_errors(what: str) -> Iterator[None]:
     """Turn what MLflow and its stores raise into ``RegistryError`` or ``RegistryUnreachable``, one line each."""
     import requests
     import sqlalchemy.exc

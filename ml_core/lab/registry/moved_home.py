@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_core.base.errors import RegistryError
 
-__all__ = ["move_in"]
+__all__ = ["move_in", "rename_addresses"]
 
 _ARTEFACTS = "/mlartifacts/"
 _BUSY_S = 10.0
@@ -22,9 +22,22 @@ def move_in(home: Path) -> None:
     RegistryError
         The database cannot be read or changed.
     """
-    database, here = home / "mlflow.db", home.as_uri() + _ARTEFACTS
-    if not database.is_file():
-        return
+    if (home / "mlflow.db").is_file():
+        rename_addresses(home / "mlflow.db", home.as_uri() + _ARTEFACTS)
+
+
+def rename_addresses(database: Path, here: str) -> None:
+    """Change addresses in folders of artefacts of any home to addresses in that folder.
+
+    Parameters
+    ----------
+    here : its address, ending in ``/mlartifacts/``
+
+    Raises
+    ------
+    RegistryError
+        As :func:`move_in`.
+    """
     try:
         with closing(sqlite3.connect(database, timeout=_BUSY_S)) as connection, connection:
             for elsewhere in _others(connection, here):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC
 from typing import Any
@@ -28,6 +28,7 @@ _WRITE = (
     "VALUES(%s, %s, nextval('document_generation'), clock_timestamp()) ON CONFLICT(name) DO UPDATE "
     "SET content = EXCLUDED.content, generation = EXCLUDED.generation, written_at = EXCLUDED.written_at"
 )
+_TAKE = "INSERT INTO journal(at, event, entry) VALUES(coalesce(%s::timestamptz, clock_timestamp()), %s, %s)"
 _TELL = "SELECT pg_notify(%s, %s)"
 
 
@@ -93,6 +94,13 @@ class DatabaseDocuments(Documents):
             return self.last_known.names(folder)
         return [str(name) for (name,) in rows]
 
+    def every(self) -> list[str]:
+        """As :meth:`Documents.every`."""
+        self._database.ready(DOCUMENTS)
+        with self._database.transaction() as connection:
+            rows = connection.execute('SELECT name FROM document ORDER BY name COLLATE "C"').fetchall()
+        return [str(name) for (name,) in rows]
+
     def locked(self, name: str) -> AbstractContextManager[object]:
         """As :meth:`Documents.locked`."""
         self._database.ready(DOCUMENTS)
@@ -133,7 +141,18 @@ class DatabaseJournal:
 
     def entries(self) -> list[dict[str, Any]]:
         """As :meth:`JournalEntries.entries`."""
+        return [json.loads(text) for text in self.texts()]
+
+    def texts(self) -> list[str]:
+        """As :meth:`JournalEntries.texts`."""
         self._database.ready(JOURNAL)
         with self._database.transaction() as connection:
             rows = connection.execute("SELECT entry FROM journal ORDER BY n").fetchall()
-        return [json.loads(entry) for (entry,) in rows]
+        return [str(entry) for (entry,) in rows]
+
+    def take(self, texts: Sequence[str]) -> None:
+        """As :meth:`JournalEntries.take`."""
+        self._database.ready(JOURNAL)
+        with self._database.transaction(lock="journal") as connection:
+            rows = [(said.get("at"), said.get("event", ""), text) for text in texts for said in [json.loads(text)]]
+            connection.cursor().executemany(_TAKE, rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_core.base.errors import ArtefactError, SeatLost
 from ml_core.base.files import FileLock, clear_drafts, locked, write_whole
-from ml_core.serve.home.stores import Documents, Glimpse, ProcessReport
+from ml_core.serve.home.stores import DOCUMENT_PLACES, Documents, Glimpse, ProcessReport
 
 __all__ = ["FolderDocuments", "FolderHeartbeats", "FolderSeat"]
 
@@ -66,6 +66,11 @@ class FolderDocuments(Documents):
     def names(self, folder: str) -> list[str]:
         """As :meth:`Documents.names`; documents are the files that end in ``.json``."""
         return [f"{folder}/{path.name}" for path in sorted((self._folder / folder).glob("[!.]*.json"))]
+
+    def every(self) -> list[str]:
+        """As :meth:`Documents.every`."""
+        found = (path for place in DOCUMENT_PLACES for path in self._folder.glob(place) if path.is_file())
+        return sorted(path.relative_to(self._folder).as_posix() for path in found if path.suffix != ".lock")
 
     def locked(self, name: str) -> AbstractContextManager[object]:
         """As :meth:`Documents.locked`."""

@@ -15,7 +15,26 @@ from typing import Any, Protocol, TypeVar
 
 from ml_core.base.documents import Document, document_bytes, parsed_document
 
-__all__ = ["Documents", "Glimpse", "Heartbeats", "JournalEntries", "Objects", "ProcessReport", "Seat"]
+__all__ = [
+    "DOCUMENT_PLACES",
+    "Documents",
+    "Glimpse",
+    "Heartbeats",
+    "JournalEntries",
+    "Objects",
+    "ProcessReport",
+    "Seat",
+]
+
+DOCUMENT_PLACES = (
+    "home.json",
+    "home_copy.json",
+    "home_copy_files.json",
+    "known_keys.json",
+    *(f"{folder}/[!.]*.json" for folder in ("trust", "gates", "promotions", "rollout", "monitor", "labels", "retrain")),
+    "log/*/erasures/[!.]*",
+)
+"""Where documents lie in a home that is a folder, in which other files are somebody's own."""
 
 _D = TypeVar("_D", bound=Document)
 
@@ -73,6 +92,10 @@ class Documents(Protocol):
     @abstractmethod
     def names(self, folder: str) -> list[str]:
         """Names of the documents in a folder such as ``gates``, in order."""
+
+    @abstractmethod
+    def every(self) -> list[str]:
+        """Names of all documents of a home, in order; those in a folder lie in ``DOCUMENT_PLACES``."""
 
     @abstractmethod
     def locked(self, name: str) -> AbstractContextManager[object]:
@@ -144,6 +167,18 @@ class JournalEntries(Protocol):
         ------
         HomeUnreachable, OSError
             They cannot be read.
+        """
+
+    def texts(self) -> list[str]:
+        """All entries as they were written, JSON on one line each, oldest first; raises as :meth:`entries`."""
+
+    def take(self, texts: Sequence[str]) -> None:
+        """Append entries of another journal as they are, with their times and authors: all of them, or none.
+
+        Raises
+        ------
+        HomeUnreachable, OSError
+            They were not written.
         """
 
 

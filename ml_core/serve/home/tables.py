@@ -81,6 +81,7 @@ class StoredTable:
 
     Attributes
     ----------
+    order : the columns that number or name its rows
     insert : one row, of the values that :meth:`values` gives
     select : all fields of all rows, ready for a WHERE
     """
@@ -90,6 +91,7 @@ class StoredTable:
         self.since = since
         self.fields = [_field(each) if isinstance(each, str) else each for each in fields]
         self._key = key
+        self.order = key or self.fields[0].name
         self._given = [each for each in self.fields if not each.is_numbered]
         given = ", ".join(each.name for each in self._given)
         self.insert = f"INSERT INTO {name}({given}) VALUES({','.join('?' * len(self._given))})"

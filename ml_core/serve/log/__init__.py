@@ -17,5 +17,8 @@ __all__ = [
     "prediction_store",
     "reader",
     "segments",
+    "shipped_place",
+    "shipped_spools",
+    "shipped_tables",
     "writer",
 ]

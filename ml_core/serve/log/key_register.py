@@ -32,8 +32,12 @@ class KnownKeys(Document):
     log: tuple[str, ...] = ()
 
 
-def check_outside_keys(settings: Settings) -> None:
+def check_outside_keys(settings: Settings, *, note_new: bool = True) -> None:
     """Check the files of keys where several machines have the home, and note the keys that are new.
+
+    Parameters
+    ----------
+    note_new : let the home know keys that it has not seen
 
     Raises
     ------
@@ -49,7 +53,7 @@ def check_outside_keys(settings: Settings) -> None:
     )
     try:
         known = home.documents.load(_NAME, KnownKeys) or KnownKeys()
-        if _is_grown(known, found):
+        if _is_grown(known, found) and note_new:
             with home.documents.locked("known_keys.lock"):
                 known = home.documents.load(_NAME, KnownKeys) or KnownKeys()
                 _is_grown(known, found)

@@ -8,6 +8,7 @@ __all__ = [
     "loader",
     "manifest",
     "model_home",
+    "model_objects",
     "prediction_sets",
     "predictor",
     "promotion_record",

@@ -176,3 +176,31 @@ def test_a_home_has_one_name_for_good(home: Home, other: Home) -> None:
         thread.join()
     assert len(names) == 2
     assert len({*names, home.name()}) == 1
+
+
+def test_every_document_of_a_home_is_listed_whichever_room_wrote_it(home: Home) -> None:
+    names = [
+        "gates/a.json",
+        "home.json",
+        "labels/toy.imported.json",
+        "log/toy/erasures/1.json",
+        "log/toy/erasures/1.rows-x.db",
+        "monitor/toy.state.json",
+        "promotions/toy.signed.json",
+        "retrain/toy.json",
+        "rollout/toy.json",
+        "trust/keys.json",
+    ]
+    for name in names:
+        home.documents.write(name, b"{}")
+    assert home.documents.every() == names
+
+
+def test_a_journal_takes_the_entries_of_another_as_they_are(home: Home, other: Home) -> None:
+    home.journal.append("first", {"n": 1})
+    texts = ['{"at":"2026-01-02T03:04:05.000006Z","event":"old","by":"é","x":1.50}']
+    home.journal.take(texts)
+    other.journal.append("last", {})
+    found = home.journal.texts()
+    assert (found[1], len(found)) == (texts[0], 3)
+    assert [entry["event"] for entry in home.journal.entries()] == ["first", "old", "last"]
