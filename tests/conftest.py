@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from ml_core.serve.home import homes
 from tests import chance
 from tests.e2e.conftest import walk, written_config
 from tests.e2e.workplace import Workplace
@@ -50,19 +51,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def database_server() -> Iterator[Server]:
+    """One server for all tests that need no other."""
+    with server() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def one_database(database_server: Server) -> str:
+    return database_server.new_database()
+
+
+@pytest.fixture
+def database_url(database_server: Server, one_database: str) -> Iterator[str]:
+    """Address of a database that holds nothing yet; homes that were opened on it are closed after the test."""
+    yield one_database
+    for place, home in list(homes._opened.items()):
+        if one_database in place:
+            home.close()
+            del homes._opened[place]
+    database_server.empty(one_database)
+
+
+@pytest.fixture(params=["folder", "database"])
+def either_url(request: pytest.FixtureRequest) -> str:
+    """What ``SURETY_DATABASE`` says of a home on each engine: nothing, or the address of an empty database."""
+    return "" if request.param == "folder" else str(request.getfixturevalue("database_url"))
+
+
+@pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """The synthetic example, promoted and imported."""
     place = Workplace(tmp_path_factory.mktemp("example"), "readmission_risk")
     place.surety("data", "make", "--out", "data/cohort.parquet", "--rows", "12000")
     walk(place, written_config(place, "readmission_v1.yaml"))
     return place
-
-
-@pytest.fixture(scope="session")
-def database_server() -> Iterator[Server]:
-    """PostgreSQL; each test takes a database of its own."""
-    with server() as found:
-        yield found
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,14 @@ _SETTINGS = {"max_connections": "300", "shared_buffers": "64MB", "log_checkpoint
 _QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """For tests that end no server: they need no disk."""
 
+_EMPTY = """
+DO $$ DECLARE found text; BEGIN
+    FOR found IN SELECT nspname FROM pg_namespace WHERE nspname = 'surety' OR nspname LIKE 'model %' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', found);
+    END LOOP;
+END $$
+"""
+
 
 def programs() -> Path | None:
     """Folder of the newest PostgreSQL's programs; None where there is none."""
@@ -53,11 +61,39 @@ class Server:
         """The address of one of its databases."""
         return f"postgresql://postgres@{self.address}:{self.port}/{database}"
 
-    def new_database(self) -> str:
-        """The address of a new, empty database."""
+    def new_database(self, *options: str) -> str:
+        """The address of a new, empty database; options as ``createdb`` has them."""
         name = f"home{os.getpid()}_{next(self._numbers)}"
-        self.run("createdb", "-h", str(self.folder), "-p", str(self.port), name)
+        self.run("createdb", "-h", str(self.folder), "-p", str(self.port), *options, name)
         return self.url(name)
+
+    def empty(self, url: str) -> None:
+        """Take everything out of one of its databases."""
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(_EMPTY)
+
+    def end_sessions(self, url: str) -> None:
+        """End what homes have open in one of its databases, as if it were restarted."""
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'surety'"
+            )
+
+    def stored(self, url: str) -> bytes:
+        """All that lies in the files of a database, its log of changes (WAL) left aside."""
+        import psycopg
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+            row = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
+        assert row is not None
+        files = (self.folder / "data" / "base" / str(row[0])).iterdir()
+        return b"".join(path.read_bytes() for path in files)
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

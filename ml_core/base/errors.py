@@ -431,12 +431,14 @@ class LogUnavailable(SuretyError):
 
 
 class LogBusy(SuretyError):
-    """Raised when a file of the prediction log is to be changed while a worker writes to it."""
+    """Raised when a file of the prediction log, or tables, are to be changed while others use them."""
 
     code = "log_busy"
 
-    def __init__(self, file: str) -> None:
-        super().__init__(f"{file}: a worker writes to it; closed days can be changed, or stop the service first")
+    def __init__(
+        self, file: str, problem: str = "a worker writes to it; closed days can be changed, or stop the service first"
+    ) -> None:
+        super().__init__(f"{file}: {problem}")
 
 
 class LogDamaged(SuretyError):

@@ -117,10 +117,12 @@ def show_history(request_id: str, settings: Settings, output: str) -> None:
 
 
 def _store(settings: Settings) -> LabelStore:
+    from ml_core.serve.log.label_tables import open_label_tables
     from ml_core.serve.log.labels import LabelStore
     from ml_core.serve.log.log_records import LogRecords
 
-    return LabelStore(settings.labels, _known(settings), key=LogRecords(settings).key)
+    tables = open_label_tables(settings, settings.model_name)
+    return LabelStore(tables, _known(settings), key=LogRecords(settings).key)
 
 
 def _known(settings: Settings) -> Callable[[Sequence[bytes]], set[bytes]]:

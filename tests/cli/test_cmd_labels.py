@@ -11,6 +11,7 @@ from ml_core.base.settings import Settings
 from ml_core.lab.data.table_frames import write_table
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import Lineage, Row
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import MOST_OF_ONE, AnswerLabel, LabelStore, read_imported
 from tests.serve.answering.stored import Home, Worker
 from tests.serve.log.labelled import rid, text_of
@@ -55,7 +56,7 @@ def table(tmp_path, name="outcomes.csv", **columns) -> str:
 
 
 def stored(settings) -> list[tuple[bytes, int | str, str, str]]:
-    store = LabelStore(settings.labels, lambda _: set())
+    store = LabelStore(open_label_tables(settings, settings.model_name), lambda _: set())
     return [(s.request_id, s.label, s.source, s.outcome) for s in store.since(0, 1_000)]
 
 
@@ -146,7 +147,11 @@ def test_labels_go_to_the_model_that_is_named(run, home, settings, tmp_path):
 
 
 def test_show_tells_the_label_that_holds_and_all_before_it(run, home, settings):
-    store = LabelStore(settings.labels, lambda _: set(), clock=lambda: datetime(2026, 11, 24, 9, tzinfo=UTC))
+    store = LabelStore(
+        open_label_tables(settings, settings.model_name),
+        lambda _: set(),
+        clock=lambda: datetime(2026, 11, 24, 9, tzinfo=UTC),
+    )
     store.add([AnswerLabel(rid(0), 1, datetime(2026, 11, 1, tzinfo=UTC))], "http")
     store.add([AnswerLabel(rid(0), 0)], "office")
     told = run("labels", "show", text_of(0).upper())
@@ -181,7 +186,7 @@ def test_show_of_an_answer_without_a_label_says_so(run, settings):
 
 
 def test_a_table_on_a_terminal_is_readable(run, home, settings):
-    LabelStore(settings.labels, lambda _: set()).add([AnswerLabel(rid(0), 1)], "http")
+    LabelStore(open_label_tables(settings, settings.model_name), lambda _: set()).add([AnswerLabel(rid(0), 1)], "http")
     told = run("labels", "show", text_of(0), "--output", "table")
     assert told.code == 0
     assert "http" in told.out
@@ -201,5 +206,7 @@ def test_a_damaged_file_is_one_line_and_left(run, home, settings, tmp_path):
 def test_a_label_by_the_callers_own_name_is_that_of_every_answer_that_bears_it(tmp_path, run, settings):
     told = run("labels", "import", table(tmp_path, client_request_id=["visit-0", "visit-9"], label=[1, 0]))
     assert (told.code, told.result["accepted"], told.result["unresolved"]) == (0, 2, 1)
-    current = LabelStore(settings.labels, lambda _: set()).current([rid(0), rid(1), rid(2)])
+    current = LabelStore(open_label_tables(settings, settings.model_name), lambda _: set()).current(
+        [rid(0), rid(1), rid(2)]
+    )
     assert {raw: label.label for raw, label in current.items()} == {rid(0): 1, rid(1): 1}

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 
 from ml_core.base.errors import LabelsNotStored
+from ml_core.base.settings import Settings
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelCounts, LabelStore, StoredLabel, due_at
 from tests.faults.figures import record
 from tests.serve.log.labelled import NOW, Ledger, rid, store_in
@@ -62,7 +64,7 @@ def test_f22_a_hundred_thousand_labels_in_every_order_join_exactly(tmp_path: Pat
     predicted, coming = arrivals(dice)
     moment = [NOW]
     store = LabelStore(
-        tmp_path / "labels.db",
+        open_label_tables(Settings(home=tmp_path), "toy"),
         lambda ids: {i for i in ids if predicted.get(i, NOW) < moment[0]},
         clock=lambda: moment[0],
     )

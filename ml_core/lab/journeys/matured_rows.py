@@ -21,8 +21,7 @@ from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.people import group_of, made_name
 from ml_core.lab.data.schemas import validate_frame
 from ml_core.lab.training.weighting import LiveRows
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.ledger import Ledger, MaturedRow, open_ledger_tables
 from ml_core.lab.watching.live_drift import inputs_of
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version
 from ml_core.serve.log.entries import id_bytes
@@ -71,7 +70,7 @@ def new_rows(settings: Settings, feature_version: str, after: int, beside: Seque
         Ledger, log or the key of subjects cannot be read.
     """
     version = get_feature_version(feature_version)
-    with Ledger.reading(ledger_path(settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(settings, settings.model_name)) as ledger:
         matured = [] if ledger is None else ledger.matured_after(after)
     if not matured:
         return NewRows(pd.DataFrame(), after, 0)
@@ -124,7 +123,7 @@ def newest_outcomes(
     frames: list[pd.DataFrame] = []
     found = of_trained = without_input = 0
     last: tuple[int, int] | None = None
-    with Ledger.reading(ledger_path(settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(settings, settings.model_name)) as ledger:
         while ledger is not None and found < most:
             part = ledger.newest_own(_AT_A_TIME, since_us, last)
             if not part:

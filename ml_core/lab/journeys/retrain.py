@@ -25,8 +25,8 @@ from ml_core.lab.judging.deployment_gate import validate_deployment
 from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.packing import Note
-from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.health_monitor import HealthMonitor
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.live_drift import check_live, live_window
 from ml_core.lab.watching.live_performance import lost_skill
 from ml_core.serve.features.versions import get_feature_version
@@ -322,7 +322,7 @@ def _champion_hash(settings: Settings) -> str | None:
 
 
 def _new_labels(settings: Settings, last: Retraining | None) -> int:
-    with Ledger.reading(ledger_path(settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(settings, settings.model_name)) as ledger:
         return 0 if ledger is None else ledger.count_matured(0 if last is None else last.outcomes_upto)[0]
 
 

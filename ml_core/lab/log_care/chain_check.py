@@ -28,6 +28,7 @@ from ml_core.serve.log import fields
 from ml_core.serve.log.database import genesis_head, key_of, open_for_reading
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
 from ml_core.serve.log.erasure_requests import forged_erasures, pending_erasures
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.log_files import LogFile, log_files
 from ml_core.serve.log.log_keys import LogKey
 from ml_core.serve.log.log_records import LogRecords
@@ -143,7 +144,7 @@ def verify_log(
     forged = "no signed entry of the journal asks for it: it is ignored"
     others += [ChainFinding("erasure", f"erasures/{name}", forged) for name in forged_erasures(records)]
     if day is None:
-        others += check_labels(settings.labels, records, marks.labels_erased)
+        others += check_labels(open_label_tables(settings, settings.model_name), records, marks.labels_erased)
     if heads is not None:
         others += check_heads(heads, settings, records, marks)
     return replace(report, others=(*report.others, *others))

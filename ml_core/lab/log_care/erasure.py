@@ -21,8 +21,7 @@ from ml_core.lab.data.people import names_of
 from ml_core.lab.log_care.journal_marks import read_marks
 from ml_core.lab.log_care.log_days import LogDay, is_live
 from ml_core.lab.log_care.sealing import seal_day
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
 from ml_core.serve.log.database import settle_wholly as empty_wal
@@ -33,6 +32,7 @@ from ml_core.serve.log.erasure_requests import (
     pending_erasures,
     request_erasure,
 )
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files, only_closed
 from ml_core.serve.log.log_records import COPY_REMOVED, ERASED, LABELS_ERASED, LogRecords
@@ -158,17 +158,18 @@ def erase_person(
 
     Raises
     ------
-    DataError, LabelsNotStored, LogDamaged, ArtefactError, OSError
+    DataError, LabelsNotStored, LogBusy, LogDamaged, HomeUnreachable, ArtefactError, OSError
         A store cannot be changed; what was erased before stays erased.
     """
     training = [] if name is None else erase_training_rows(settings, name, pseudonyms)
     log, records = PredictionLog(settings.log), LogRecords(settings)
     records.key()  # before the labels are held: a key that is made looks at them
     ids = log.ids_of_subjects(pseudonyms)
-    labels = LabelStore(settings.labels, log.known).erase(
-        ids, lambda seqs: records.write(LABELS_ERASED, {"labels": list(seqs)})
-    )
-    matured = Ledger.erase(ledger_path(settings), pseudonyms, ids)
+    store = LabelStore(open_label_tables(settings, settings.model_name), log.known)
+    labels = store.erase(ids, lambda seqs: records.write(LABELS_ERASED, {"labels": list(seqs)}))
+    if ids:  # also where an erasure that was cut short has taken the labels away already
+        store.sweep()
+    matured = Ledger.erase(open_ledger_tables(settings, settings.model_name), pseudonyms, ids)
     done = erase(settings, pseudonyms, step=step)
     done.labels, done.matured, done.training = labels, matured, training
     return done

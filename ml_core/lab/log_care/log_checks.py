@@ -19,8 +19,16 @@ from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import ClosedDay, Marks
 from ml_core.lab.log_care.log_days import LogDay
+from ml_core.serve.home.table_stores import TableConnection, TableStore
 from ml_core.serve.log.database import reading
-from ml_core.serve.log.label_file import FIRST_HEAD, LABEL_TABLE, LabelFile, has_chain, label_digest, next_label_head
+from ml_core.serve.log.label_tables import (
+    CHAIN_TABLE,
+    FIRST_HEAD,
+    LABEL_TABLE,
+    label_digest,
+    next_label_head,
+    open_label_tables,
+)
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.log_keys import LogKey
 from ml_core.serve.log.log_records import HEAD_EVENT, JOURNAL, LABELS, LogRecords, is_signed_head
@@ -56,10 +64,7 @@ class ChainFinding:
         return f"{self.where}{'' if self.row is None else f', row {self.row}'}: {self.problem}"
 
 
-_BUSY_S = 5.0
-
-
-def check_labels(path: Path, records: LogRecords, erased: Collection[int]) -> list[ChainFinding]:
+def check_labels(tables: TableStore, records: LogRecords, erased: Collection[int]) -> list[ChainFinding]:
     """What is wrong with the labels; nothing where the log has never had a key.
 
     Parameters
@@ -68,20 +73,19 @@ def check_labels(path: Path, records: LogRecords, erased: Collection[int]) -> li
     """
     keys = records.keys.all() if records.with_key else {}
     try:
-        with LabelFile(path, _BUSY_S).reading() as connection:
+        with tables.reading(snapshot=True) as connection:
             if connection is None:
                 return []
-            connection.execute("BEGIN")
-            return list(_label_problems(connection, path.name, keys, set(erased), with_key=records.with_key))
+            return list(_label_problems(connection, tables.name, keys, set(erased), with_key=records.with_key))
     except (LogDamaged, sqlite3.Error, TypeError, ValueError) as error:
-        return [ChainFinding("labels", path.name, f"cannot be read: {error}")]
+        return [ChainFinding("labels", tables.name, f"cannot be read: {error}")]
 
 
 def _label_problems(
-    connection: sqlite3.Connection, name: str, keys: Mapping[str, LogKey], erased: set[int], *, with_key: bool
+    connection: TableConnection, name: str, keys: Mapping[str, LogKey], erased: set[int], *, with_key: bool
 ) -> Iterator[ChainFinding]:
     labels = {row[0]: row for row in connection.execute(LABEL_TABLE.select)}
-    chain = connection.execute("SELECT * FROM label_chain ORDER BY n").fetchall() if has_chain(connection) else []
+    chain = connection.execute(f"{CHAIN_TABLE.select} ORDER BY n").fetchall()
     if not (keys or chain):
         return
     head = FIRST_HEAD
@@ -208,11 +212,8 @@ def _store(name: str, settings: Settings, marks: Marks) -> _Ends | None:
     if name == JOURNAL:
         return marks.marks
     if name == LABELS:
-        with LabelFile(settings.labels, _BUSY_S).reading() as labels:
-            is_chained = labels is not None and has_chain(labels)
-            rows = (
-                [] if labels is None or not is_chained else labels.execute("SELECT n, head FROM label_chain").fetchall()
-            )
+        with open_label_tables(settings, settings.model_name).reading() as labels:
+            rows = [] if labels is None else labels.execute("SELECT n, head FROM label_chain").fetchall()
         return {int(row[0]): row[1].hex() for row in rows}
     file = next((each for each in log_files(settings.log) if each.path.name == name), None)
     if file is None:

@@ -16,6 +16,7 @@ from ml_core.lab.past_answers.past_models import model_now
 from ml_core.serve.features.table_versions import column_tables, kept_version
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
 from ml_core.serve.log.log_keys import LogKey, LogKeys
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
@@ -171,7 +172,8 @@ def _columns(settings: Settings, answer: LoggedAnswer) -> Mapping[str, Column]:
 
 def _labels(settings: Settings, log: PredictionLog, found: LoggedAnswer | ErasedAnswer) -> dict[str, Any]:
     try:
-        history = LabelStore(settings.labels, log.known).history(id_bytes(found.request_id))
+        labels = LabelStore(open_label_tables(settings, settings.model_name), log.known)
+        history = labels.history(id_bytes(found.request_id))
     except SuretyError as error:
         return {"problem": str(error)}
     label = history[-1].label if history else None

@@ -21,8 +21,9 @@ from ml_core.lab.report.facts import AnswerHistory, ReportFacts
 from ml_core.lab.report.facts_drift import Detector, Drift
 from ml_core.lab.report.facts_outcomes import ExpectedHistory, Labels, MissingOutcomes
 from ml_core.lab.report.gaps import Gaps
-from ml_core.lab.watching.health_monitor import ledger_path
+from ml_core.lab.watching.ledger import open_ledger_tables
 from ml_core.serve.home.homes import open_home
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
@@ -56,8 +57,8 @@ def collect_facts(
         Nothing is known of a model of that name.
     """
     gaps = Gaps()
-    log, ledger = PredictionLog(settings.log), ledger_path(settings)
-    labels = LabelStore(settings.labels, log.known)
+    log, ledger = PredictionLog(settings.log), open_ledger_tables(settings, settings.model_name)
+    labels = LabelStore(open_label_tables(settings, settings.model_name), log.known)
     entries = _entries(settings, gaps)
     state = gaps.asked(("rollout", "models"), RolloutStore(settings).read, None)
     heartbeats = open_home(settings).heartbeats(settings.model_name)
@@ -119,7 +120,7 @@ def _entries(settings: Settings, gaps: Gaps) -> _Entries:
 
 def _check_known(settings: Settings, entries: _Entries, every: _Entries) -> None:
     name, home = settings.model_name, open_home(settings)
-    if settings.model or entries or settings.log.exists() or ledger_path(settings).exists():
+    if settings.model or entries or settings.log.exists() or open_ledger_tables(settings, name).is_made():
         return
     papers = [paper for folder in ("promotions", "rollout") for paper in home.documents.names(folder)]
     known = {paper.rpartition("/")[2].removesuffix(".json").removesuffix(".signed") for paper in papers}
@@ -138,7 +139,7 @@ def _period(
 ) -> Period:
     known = None
     if model_hash is not None:
-        ledger = ledger_path(settings)
+        ledger = open_ledger_tables(settings, settings.model_name)
         known = gaps.asked(("coverage", "performance"), lambda: known_outcomes(ledger, model_hash), None)
     first = _first_answer(PredictionLog(settings.log), now)
     return period_of(now, asked, horizon, first_answer=first, known=known)
@@ -162,7 +163,8 @@ def _watched(
     """What the champion's answers and their outcomes show; nothing where it is not known."""
     if champion is None:
         return None, None, OutcomeFacts()
-    ledger, model_hash, manifest = ledger_path(settings), champion.loaded.model_hash, champion.manifest
+    model_hash, manifest = champion.loaded.model_hash, champion.manifest
+    ledger = open_ledger_tables(settings, settings.model_name)
     no_detectors: dict[str, Detector] = {}
     detectors = gaps.asked(
         ("drift", "coverage"), lambda: detectors_of(ledger, model_hash, period.answers.since), no_detectors
@@ -188,7 +190,7 @@ def _expected(
     """What the champion's answers lead to expect of their outcomes."""
     if champion is None:
         return None
-    ledger, model_hash = ledger_path(settings), champion.loaded.model_hash
+    ledger, model_hash = open_ledger_tables(settings, settings.model_name), champion.loaded.model_hash
     return gaps.asked(
         "performance",
         lambda: expected_facts(ledger, model_hash, champion.manifest, period.expected, outcomes),

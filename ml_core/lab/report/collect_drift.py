@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,9 @@ from ml_core.lab.drift.drift_report import FEATURE_FLAGS, FEATURE_STATES, DriftR
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference
 from ml_core.lab.report.facts_drift import Detector, Drift, FeatureDrift, LevelShares, NumberShares, ScoreShift, Shares
 from ml_core.lab.report.gaps import Gaps
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.live_drift import LiveWindow, check_live, live_window
+from ml_core.serve.home.table_stores import TableStore
 
 __all__ = ["drift_facts", "level_shares", "number_shares", "score_shares"]
 
@@ -58,7 +57,8 @@ def drift_facts(
     live = gaps.asked("drift", lambda: _live(settings), None)
     if live is not None and live.reference.model_hash == model_hash:
         return _of_live(live, detector)
-    window = gaps.asked("drift", lambda: _last_window(ledger_path(settings), model_hash), None)
+    tables = open_ledger_tables(settings, settings.model_name)
+    window = gaps.asked("drift", lambda: _last_window(tables, model_hash), None)
     return None if window is None else _of_window(window, columns, detector)
 
 
@@ -70,8 +70,8 @@ def _live(settings: Settings) -> LiveWindow | None:
         return None
 
 
-def _last_window(path: Path, model_hash: str) -> dict[str, Any] | None:
-    with Ledger.reading(path) as ledger:
+def _last_window(tables: TableStore, model_hash: str) -> dict[str, Any] | None:
+    with Ledger.reading(tables) as ledger:
         windows = [] if ledger is None else ledger.windows(model_hash, 1)
     return windows[0] if windows else None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from ml_core.base.clock import microseconds, moment_of
@@ -28,8 +27,8 @@ from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.report.status_words import ALL
 from ml_core.lab.watching.alarms import DRIFT, held_alarms
 from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
+from ml_core.serve.home.table_stores import TableStore
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.manifest import Manifest
@@ -48,14 +47,14 @@ MOST_POINTS = 400
 # --- detectors ------------------------------------------------------------------------------------------------------
 
 
-def detectors_of(path: Path, model_hash: str, since: datetime) -> dict[str, Detector]:
+def detectors_of(tables: TableStore, model_hash: str, since: datetime) -> dict[str, Detector]:
     """The detectors of a model by name (``drift``, ``coverage:1``), each with its trail since then.
 
     Parameters
     ----------
-    path : the monitor's ledger; a monitor that never ran has no detectors
+    tables : the monitor's ledger; a monitor that never ran has no detectors
     """
-    with Ledger.reading(path) as ledger:
+    with Ledger.reading(tables) as ledger:
         if ledger is None:
             return {}
         kept = ledger.detectors(model_hash)
@@ -102,15 +101,15 @@ def _detector(name: str, state: Mapping[str, Any], alarm: str | None, trail: Seq
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def known_outcomes(path: Path, model_hash: str) -> Known | None:
+def known_outcomes(tables: TableStore, model_hash: str) -> Known | None:
     """Which answers of a model have a matured label; None without any."""
-    with Ledger.reading(path) as ledger:
+    with Ledger.reading(tables) as ledger:
         found = None if ledger is None else ledger.matured_between(model_hash)
     return None if found is None else Known(moment_of(found[0]), moment_of(found[1]), found[2])
 
 
 def label_facts(
-    path: Path, log: PredictionLog, labels: LabelStore, period: Period, horizon_days: float, gaps: Gaps
+    tables: TableStore, log: PredictionLog, labels: LabelStore, period: Period, horizon_days: float, gaps: Gaps
 ) -> Labels:
     """How many answers have a matured label, wait for their horizon, or are past it, of any model.
 
@@ -121,7 +120,7 @@ def label_facts(
     next_at = None if first is None else first + period.horizon
     since, until, now = (microseconds(at) for at in (period.asked_outcomes, ripe, period.now))
     counted = ripe_counted = 0
-    with Ledger.reading(path) as ledger:
+    with Ledger.reading(tables) as ledger:
         if ledger is not None:
             counted, ripe_counted = ledger.count_given(since, now), ledger.count_given(since, until)
     sent, missing = _sent_and_missing(log, labels, period.asked_outcomes, ripe, gaps)
@@ -149,7 +148,7 @@ def _sent_and_missing(
 
 def missing_outcomes(settings: Settings, model_hash: str, manifest: Manifest, now: datetime) -> MissingOutcomes | None:
     """The latest due answers of a model, and what those without an outcome leave open; None where nothing is due."""
-    with Ledger.reading(ledger_path(settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(settings, settings.model_name)) as ledger:
         if ledger is None:
             return None
         latest = latest_outcomes(ledger, model_hash, manifest, settings, now)

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from ml_core.base.clock import microseconds
 from ml_core.lab.measuring.cell_measures import CellMeasures, ClassInCell
@@ -38,6 +37,7 @@ from ml_core.lab.watching.alarms import targets_of
 from ml_core.lab.watching.ledger import Ledger, MaturedRow
 from ml_core.lab.watching.live_expectations import expected_between
 from ml_core.lab.watching.matured_arrays import arrays_of, cells_of, judged_rows, row_targets
+from ml_core.serve.home.table_stores import TableStore
 from ml_core.serve.model.manifest import Manifest
 
 __all__ = ["OutcomeFacts", "expected_facts", "outcome_facts"]
@@ -62,16 +62,16 @@ class OutcomeFacts:
 
 
 def outcome_facts(
-    path: Path, model_hash: str, manifest: Manifest, period: Stretch, detectors: Mapping[str, Detector]
+    tables: TableStore, model_hash: str, manifest: Manifest, period: Stretch, detectors: Mapping[str, Detector]
 ) -> OutcomeFacts:
     """What a model's own answers of a period show, by the day they were given or all together."""
-    with Ledger.reading(path) as ledger:
+    with Ledger.reading(tables) as ledger:
         targets = {} if ledger is None else targets_of(ledger, model_hash)
     if not targets:
         return OutcomeFacts()
     judged: list[tuple[datetime, MaturedPerformance | None]] = []
     latest: deque[MaturedRow] = deque(maxlen=MOST_ROWS)
-    for start, rows in _rows(path, model_hash, targets, period):
+    for start, rows in _rows(tables, model_hash, targets, period):
         judged.append((start, performance(arrays_of(rows), row_targets(rows, targets)) if rows else None))
         latest += rows
     coverage = Coverage(
@@ -94,14 +94,14 @@ def outcome_facts(
 
 
 def expected_facts(
-    path: Path,
+    tables: TableStore,
     model_hash: str,
     manifest: Manifest,
     period: Stretch,
     outcomes: OutcomeFacts,
 ) -> ExpectedHistory | None:
     """What the labels of a model's answers are expected to show, beside what they have shown; None without any."""
-    with Ledger.reading(path) as ledger:
+    with Ledger.reading(tables) as ledger:
         found = [] if ledger is None else expected_between(ledger, model_hash, period.starts, period.bucket)
     if not any(found):
         return None
@@ -134,12 +134,12 @@ def _expected_bucket(start: datetime, found: Expectation | None, realised: _Real
 
 
 def _rows(
-    path: Path, model_hash: str, targets: Mapping[str, CoverageTarget], period: Stretch
+    tables: TableStore, model_hash: str, targets: Mapping[str, CoverageTarget], period: Stretch
 ) -> Iterator[tuple[datetime, Sequence[MaturedRow]]]:
     """The model's own rows bucket by bucket. Each is read by itself, so that the monitor need not wait for long."""
     for start in period.starts:
         since, until = microseconds(start), microseconds(min(start + period.bucket, period.until))
-        with Ledger.reading(path) as ledger:
+        with Ledger.reading(tables) as ledger:
             rows = [] if ledger is None else ledger.matured(model_hash, since, until)
         yield start, judged_rows(rows, targets)
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from ml_core.base.clock import utc_now, utc_text
@@ -20,12 +19,13 @@ from ml_core.base.settings import Settings
 from ml_core.lab.watching import alarms
 from ml_core.lab.watching.due_outcomes import OutcomeCounter, judge_outcomes, unverified_of
 from ml_core.lab.watching.health_figures import figures_of
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.live_drift import DriftMonitor
 from ml_core.lab.watching.live_expectations import ExpectationMonitor
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
 from ml_core.lab.watching.readable_log import ReadableLog
 from ml_core.serve.home.homes import open_home
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_records import LABELS_ERASED, LogRecords
 from ml_core.serve.log.reader import PredictionLog
@@ -36,7 +36,7 @@ from ml_core.serve.rollout.monitor_state import Alarm, ModelHealth, MonitorState
 from ml_core.serve.rollout.rollout_state import Slot
 from ml_core.serve.rollout.rollout_store import RolloutStore
 
-__all__ = ["HealthMonitor", "HealthReport", "MonitoredModel", "acknowledge_alarm", "ledger_path"]
+__all__ = ["HealthMonitor", "HealthReport", "MonitoredModel", "acknowledge_alarm"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class HealthMonitor:
         self._settings = settings
         self._loader = loader or ModelLoader(settings)
         self._log = PredictionLog(settings.log)
-        self._labels = LabelStore(settings.labels, self._log.known)
+        self._labels = LabelStore(open_label_tables(settings, settings.model_name), self._log.known)
         self._records = LogRecords(settings)
         readable = ReadableLog(self._log)
         self._drift = DriftMonitor(settings, self._loader, readable)
@@ -121,7 +121,7 @@ class HealthMonitor:
         """
         models = self.live_models()
         now = self._now()
-        with Ledger.changing(ledger_path(self._settings)) as ledger:
+        with Ledger.changing(open_ledger_tables(self._settings, self._settings.model_name)) as ledger:
             horizons = self._horizons(ledger, models)
             matured = mature_answers(ledger, self._labels, self._log, now, horizons, self._explain_dropped)
             self._feed(ledger, matured, now)
@@ -276,19 +276,14 @@ class HealthMonitor:
             for model in models:
                 for alarm in raised.get(model.model_hash, ()):
                     self._tell("alarm.raised", model, {"alarm": alarm.reason, "says": alarm.says})
-            with Ledger.changing(ledger_path(self._settings)) as ledger:
+            with Ledger.changing(open_ledger_tables(self._settings, self._settings.model_name)) as ledger:
                 for model_hash, found in raised.items():
                     alarms.mark_announced(ledger, model_hash, found)
 
 
-def ledger_path(settings: Settings) -> Path:
-    """The monitor's ledger of the configured model."""
-    return settings.monitor / f"{settings.model_name}.ledger.db"
-
-
 def acknowledge_alarm(settings: Settings, model_hash: str, reason: str, *, why: str, by: str) -> bool:
     """Switch an alarm off, restart its detector and journal both; False if the alarm is not on."""
-    with Ledger.changing(ledger_path(settings)) as ledger:
+    with Ledger.changing(open_ledger_tables(settings, settings.model_name)) as ledger:
         on = {alarm.reason for alarm in alarms.alarms_of(ledger, model_hash)}
         if alarms.is_refused(ledger, model_hash):
             on.add(alarms.GATE)

@@ -1,29 +1,31 @@
-"""What the monitor remembers, in one SQLite file per model name. A label and its effect on a detector are one change.
+"""What the monitor remembers of one model name. A label and its effect on a detector are one change.
 
 Only the monitor and the command that acknowledges alarms write to it, one at a time. It keeps no input and no name.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import orjson
 
 from ml_core.base.arrays import Label
-from ml_core.base.errors import LogDamaged
+from ml_core.base.settings import Settings
 from ml_core.lab.watching.outcome_counts import MISSING_OUTCOME, OUTCOME_COUNT, OutcomeCounts
+from ml_core.serve.home.homes import open_home
+from ml_core.serve.home.table_stores import TableConnection, TableStore, open_tables
+from ml_core.serve.home.tables import FileFormat, StoredTable, TableField
 from ml_core.serve.log.reader import FOR_EVER
-from ml_core.serve.log.tables import FileFormat, StoredTable, TableField, Transaction
 
-__all__ = ["Ledger", "MaturedRow", "Waiting"]
+__all__ = ["LEDGER_FORMAT", "Ledger", "MaturedRow", "Waiting", "open_ledger_tables"]
 
 _BUSY_S = 5.0
 _KEEP_WINDOWS = 1_000
+_IDS_AT_ONCE = 500
 _LAST = chr(0x10FFFF)
 """Comes after every text in the order of names."""
 
@@ -45,7 +47,8 @@ _MATURED = StoredTable(
         _NUMBER, "request_id BLOB NOT NULL UNIQUE", "at_us INTEGER NOT NULL",
         TableField("entered_us", "INTEGER NOT NULL", attribute="matured_us"),
         "model_hash TEXT NOT NULL", "calibration_id TEXT NOT NULL", "slot TEXT NOT NULL",
-        TableField("own", "INTEGER NOT NULL", read=bool), _json("label"), TableField("missed", "INTEGER", read=bool),
+        TableField("own", "INTEGER NOT NULL", write=int, read=bool), _json("label"),
+        TableField("missed", "INTEGER", write=int, read=bool),
         _reals("probabilities"), _reals("p_values"), "subject BLOB",
         TableField("groups", "BLOB", since=3, write=orjson.dumps, read=orjson.loads),
     ),
@@ -66,7 +69,7 @@ _WINDOW = StoredTable(
         "rows INTEGER NOT NULL", "p_value REAL NOT NULL", _json("reports"),
     ),
 )  # fmt: skip
-_FORMAT = FileFormat(
+LEDGER_FORMAT = FileFormat(
     "monitor's ledger",
     0,
     (_FACT, _WAITING, _MATURED, _DETECTOR, _EVIDENCE, _WINDOW, OUTCOME_COUNT, MISSING_OUTCOME),
@@ -118,8 +121,14 @@ class MaturedRow:
     groups: Mapping[str, str] | None = None
 
 
+def open_ledger_tables(settings: Settings, model: str) -> TableStore:
+    """Where the ledger of one model name lies, in the home of these settings."""
+    path = settings.monitor / f"{model}.ledger.db"
+    return open_tables(LEDGER_FORMAT, path, open_home(settings).database, model, busy_s=_BUSY_S)
+
+
 class Ledger:
-    """The file, open for one look.
+    """The tables, open for one look.
 
     Parameters
     ----------
@@ -130,68 +139,59 @@ class Ledger:
     outcomes : counts of due answers and of their outcomes
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: TableConnection) -> None:
         self._connection = connection
         self.outcomes = OutcomeCounts(connection)
 
     @classmethod
     @contextmanager
-    def changing(cls, path: Path) -> Iterator[Ledger]:
+    def changing(cls, tables: TableStore) -> Iterator[Ledger]:
         """The ledger, whose changes are kept together or, where anything fails, not at all.
+
+        On a database, what the block writes into the journal and into documents is kept with them.
 
         Raises
         ------
-        LogDamaged
-            It cannot be read or written, or is of another version.
+        LogDamaged, HomeUnreachable, SeatLost
+            It cannot be read or written, or is of another version, or another monitor has taken over.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _connected(path) as connection, _changing(connection, path):
+        with tables.writing() as connection:
             yield cls(connection)
 
     @classmethod
     @contextmanager
-    def reading(cls, path: Path) -> Iterator[Ledger | None]:
+    def reading(cls, tables: TableStore) -> Iterator[Ledger | None]:
         """The ledger as it is now; None where the monitor has never run.
 
         Raises
         ------
-        LogDamaged
+        LogDamaged, HomeUnreachable
             It cannot be read, or is of another version.
         """
-        if not path.is_file():
-            yield None
-            return
-        with _connected(path) as connection:
-            is_made = _FORMAT.open(connection, path.name, may_write=False)
-            connection.execute("PRAGMA query_only=ON")
-            if not is_made:
-                yield None
-                return
-            connection.execute("BEGIN")
-            yield cls(connection)
+        with tables.reading(snapshot=True) as connection:
+            yield None if connection is None else cls(connection)
 
     @classmethod
-    def erase(cls, path: Path, pseudonyms: Sequence[bytes], ids: Sequence[bytes]) -> int:
+    def erase(cls, tables: TableStore, pseudonyms: Sequence[bytes], ids: Sequence[bytes]) -> int:
         """Erase a person's matured and waiting answers; how many there were. Detectors keep what they have counted.
 
         Raises
         ------
-        LogDamaged
-            As :meth:`changing`.
+        LogBusy, LogDamaged, HomeUnreachable
+            As :meth:`changing`, and as ``TableStore.sweep``.
         """
-        if not path.is_file():
+        if not tables.is_made():
             return 0
-        with _connected(path) as connection:
-            connection.execute("PRAGMA secure_delete=ON")
-            with _changing(connection, path):
-                OutcomeCounts(connection).erase(ids)
-                before = connection.total_changes
-                connection.executemany("DELETE FROM matured WHERE subject=?", [(p,) for p in pseudonyms])
-                connection.executemany("DELETE FROM matured WHERE request_id=?", [(i,) for i in ids])
-                connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids])
-                erased = connection.total_changes - before
-            connection.execute("VACUUM")  # index pages keep copies otherwise
-            return erased
+        with tables.writing() as connection:
+            OutcomeCounts(connection).erase(ids)
+            done = [
+                connection.executemany("DELETE FROM matured WHERE subject=?", [(p,) for p in pseudonyms]),
+                connection.executemany("DELETE FROM matured WHERE request_id=?", [(i,) for i in ids]),
+                connection.executemany("DELETE FROM waiting WHERE request_id=?", [(i,) for i in ids]),
+            ]
+            erased = sum(max(0, each.rowcount) for each in done)
+        tables.sweep([_MATURED.name, _WAITING.name, MISSING_OUTCOME.name])
+        return erased
 
     # --- facts ---
 
@@ -221,18 +221,23 @@ class Ledger:
 
     def is_matured(self, ids: Sequence[bytes]) -> set[bytes]:
         """Those of these ids whose answers have matured."""
-        return {i for i in ids if self._connection.execute("SELECT 1 FROM matured WHERE request_id=?", (i,)).fetchone()}
+        return {row[0] for row in self._of_ids("SELECT request_id FROM matured", ids)}
 
     def labels_of(self, ids: Sequence[bytes]) -> dict[bytes, Label]:
         """The labels with which those of these ids have matured that have."""
-        query = "SELECT label FROM matured WHERE request_id=?"
-        found = {i: self._connection.execute(query, (i,)).fetchone() for i in ids}
-        return {i: orjson.loads(row[0]) for i, row in found.items() if row is not None}
+        found = dict(self._of_ids("SELECT request_id, label FROM matured", ids))
+        return {i: orjson.loads(found[i]) for i in ids if i in found}
+
+    def _of_ids(self, query: str, ids: Sequence[bytes]) -> Iterator[Any]:
+        """Rows of these ids, some ids at a time."""
+        rest = iter(ids)
+        while some := list(islice(rest, _IDS_AT_ONCE)):
+            yield from self._connection.execute(f"{query} WHERE request_id IN ({','.join('?' * len(some))})", some)
 
     def wait_for(self, rows: Sequence[Waiting]) -> None:
         """Keep labelled answers until they are due; one that waits already stays, but may learn when it is due."""
         self._connection.executemany(
-            f"{_WAITING.insert} ON CONFLICT(request_id) DO UPDATE SET due_us=coalesce(due_us, excluded.due_us)",
+            f"{_WAITING.insert} ON CONFLICT(request_id) DO UPDATE SET due_us=coalesce(waiting.due_us, excluded.due_us)",
             map(_WAITING.values, rows),
         )
 
@@ -262,9 +267,9 @@ class Ledger:
         query = (
             "SELECT request_id FROM waiting WHERE due_us IS NULL AND received_us < ? UNION SELECT * FROM ("
             "SELECT request_id FROM waiting WHERE due_us IS NULL"
-            " ORDER BY received_us DESC, request_id DESC LIMIT -1 OFFSET ?)"
+            " ORDER BY received_us DESC, request_id DESC LIMIT ? OFFSET ?) AS old ORDER BY request_id"
         )
-        return [row[0] for row in self._connection.execute(query, (before_us, most))]
+        return [row[0] for row in self._connection.execute(query, (before_us, FOR_EVER, most))]
 
     def count_waiting(self) -> dict[str, int]:
         """How many wait for their time (``waiting``), and for an answer to turn up (``unknown``)."""
@@ -303,11 +308,13 @@ class Ledger:
 
     def latest_misses(self, model_hash: str, label: str | None, n: int) -> tuple[int, int]:
         """Misses among a model's latest ``n`` answers with that label (as text; None: any), and how many they are."""
+        of_label = "" if label is None else "AND label IN (?, ?)"
         query = (
-            "SELECT coalesce(sum(missed), 0), count(*) FROM (SELECT missed FROM matured WHERE model_hash=? AND own"
-            " AND missed IS NOT NULL AND (? IS NULL OR trim(label, char(34))=?) ORDER BY n DESC LIMIT ?)"
+            "SELECT coalesce(sum(missed), 0), count(*) FROM (SELECT missed FROM matured WHERE model_hash=? AND own<>0"  # noqa: S608 - text of ours
+            f" AND missed IS NOT NULL {of_label} ORDER BY n DESC LIMIT ?) AS latest"
         )
-        misses, count = self._connection.execute(query, (model_hash, label, label, n)).fetchone()
+        as_stored = () if label is None else (label.encode(), orjson.dumps(label))  # a number, or a text
+        misses, count = self._connection.execute(query, (model_hash, *as_stored, n)).fetchone()
         return int(misses), int(count)
 
     def last_matured(self) -> int:
@@ -316,7 +323,7 @@ class Ledger:
 
     def latest_judged(self, model_hash: str, n: int) -> list[MaturedRow]:
         """A model's latest ``n`` own answers whose calibration could say whether they missed, the newest first."""
-        query = f"{_MATURED.select} WHERE model_hash=? AND own AND missed IS NOT NULL ORDER BY n DESC LIMIT ?"
+        query = f"{_MATURED.select} WHERE model_hash=? AND own<>0 AND missed IS NOT NULL ORDER BY n DESC LIMIT ?"
         return [_matured(row)[1] for row in self._connection.execute(query, (model_hash, n))]
 
     def matured_after(self, n: int) -> list[tuple[int, MaturedRow]]:
@@ -335,7 +342,7 @@ class Ledger:
         """
         at_us, n = before or (FOR_EVER, FOR_EVER)
         query = (
-            f"{_MATURED.select} WHERE own AND at_us >= ? AND (at_us, n) < (?, ?) ORDER BY at_us DESC, n DESC LIMIT ?"
+            f"{_MATURED.select} WHERE own<>0 AND at_us >= ? AND (at_us, n) < (?, ?) ORDER BY at_us DESC, n DESC LIMIT ?"
         )
         return [_matured(row) for row in self._connection.execute(query, (since_us, at_us, n, limit))]
 
@@ -388,26 +395,6 @@ class Ledger:
         """The newest drift windows of a model, newest first."""
         query = f"{_WINDOW.select} WHERE model_hash=? ORDER BY n DESC LIMIT ?"
         return [_WINDOW.read(row) for row in self._connection.execute(query, (model_hash, limit))]
-
-
-@contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection; whatever SQLite has against the file names it."""
-    try:
-        with closing(sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)) as connection:
-            yield connection
-    except sqlite3.Error as error:
-        raise LogDamaged(path.name, f"the monitor's ledger: {error}") from error
-
-
-@contextmanager
-def _changing(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """A transaction that is on the disk at its end; makes the tables, or brings them up to date."""
-    connection.execute("PRAGMA journal_mode=DELETE").fetchall()
-    connection.execute("PRAGMA synchronous=FULL")
-    with Transaction(connection):
-        _FORMAT.bring_up_to_date(connection, path.name)
-        yield
 
 
 def _matured(stored: Sequence[Any]) -> tuple[int, MaturedRow]:

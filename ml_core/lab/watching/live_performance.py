@@ -21,8 +21,8 @@ from ml_core.lab.measuring.live_coverage import (
 from ml_core.lab.measuring.performance import MaturedPerformance, performance
 from ml_core.lab.watching.alarms import alarms_of, targets_of
 from ml_core.lab.watching.due_outcomes import DueOutcomes, due_outcomes, unverified_of
-from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel, ledger_path
-from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.health_monitor import HealthMonitor, MonitoredModel
+from ml_core.lab.watching.ledger import Ledger, MaturedRow, open_ledger_tables
 from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_lately
 from ml_core.lab.watching.matured_arrays import arrays_of, judged_rows, row_targets
 from ml_core.lab.watching.outcome_counts import HOUR_US
@@ -87,7 +87,7 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
     if model is None:
         raise DataError(f"the {slot}", f"no model of {settings.model_name} is live there: start the service first")
     since_us = 0 if since is None else microseconds(since)
-    with Ledger.reading(ledger_path(settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(settings, settings.model_name)) as ledger:
         if ledger is None:
             raise DataError("the monitor", "has never run: start `surety monitor --every 5s`, or run it with --once")
         targets = targets_of(ledger, model.model_hash)
@@ -183,5 +183,5 @@ def expected_of(settings: Settings, model_hash: str, since: datetime | None = No
     LogDamaged
         The ledger cannot be read.
     """
-    with Ledger.reading(ledger_path(settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(settings, settings.model_name)) as ledger:
         return None if ledger is None else expected_lately(ledger, model_hash, since)

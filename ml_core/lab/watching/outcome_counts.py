@@ -6,20 +6,22 @@ outcome that comes late moves its answer to the others.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import orjson
 
 from ml_core.base.arrays import Label
 from ml_core.lab.measuring.returned_outcomes import OutcomeCell
-from ml_core.serve.log.tables import StoredTable, TableField
+from ml_core.serve.home.table_stores import TableConnection
+from ml_core.serve.home.tables import StoredTable, TableField
 
 __all__ = ["HOUR_US", "MISSING_OUTCOME", "OUTCOME_COUNT", "DueAnswer", "OutcomeCounts"]
 
 HOUR_US = 3_600_000_000
+_IDS_AT_ONCE = 500
 
 
 def _text(value: Label | Sequence[int] | None) -> str:
@@ -29,7 +31,7 @@ def _text(value: Label | Sequence[int] | None) -> str:
 
 _MEMBERS = TableField("members", "TEXT NOT NULL", write=_text)
 _CELL = (
-    "model_hash TEXT NOT NULL", "hour INTEGER NOT NULL", "own INTEGER NOT NULL", _MEMBERS,
+    "model_hash TEXT NOT NULL", "hour INTEGER NOT NULL", TableField("own", "INTEGER NOT NULL", write=int), _MEMBERS,
     "prediction INTEGER NOT NULL",
 )  # fmt: skip
 _CELL_NAMES = "model_hash, hour, own, members, prediction"
@@ -73,7 +75,7 @@ class DueAnswer:
 class OutcomeCounts:
     """The two tables, within a transaction of the ledger."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: TableConnection) -> None:
         self._connection = connection
 
     def add(self, answers: Sequence[DueAnswer], outcomes: Mapping[bytes, Label]) -> None:
@@ -85,17 +87,12 @@ class OutcomeCounts:
 
     def came(self, outcomes: Mapping[bytes, Label]) -> None:
         """Count outcomes that were missing as returned; others are left alone."""
-        for request_id, label in outcomes.items():
-            cell = self._taken(request_id)
-            if cell is not None:
-                self._count([(*cell, "", -1), (*cell, _text(label), 1)])
+        cells = self._taken(list(outcomes))
+        self._count([row for i, cell in cells.items() for row in ((*cell, "", -1), (*cell, _text(outcomes[i]), 1))])
 
-    def erase(self, ids: Iterable[bytes]) -> None:
+    def erase(self, ids: Sequence[bytes]) -> None:
         """Take erased answers out of those that are missing, since their outcome can no longer come."""
-        for request_id in ids:
-            cell = self._taken(request_id)
-            if cell is not None:
-                self._count([(*cell, "", -1)])
+        self._count([(*cell, "", -1) for cell in self._taken(ids).values()])
 
     def forget_before(self, at_us: int) -> None:
         """No longer wait for outcomes of answers that were given before then; they stay counted as missing."""
@@ -112,12 +109,12 @@ class OutcomeCounts:
         The first hour with any where they are fewer, and the one after ``until_hour`` where there is none.
         """
         query = (
-            "SELECT hour, sum(n) FROM outcome_count WHERE model_hash = ? AND own AND hour <= ?"
+            "SELECT hour, sum(n) FROM outcome_count WHERE model_hash = ? AND own <> 0 AND hour <= ?"
             " GROUP BY hour ORDER BY hour DESC"
         )
         found, first = 0, until_hour + 1
         for hour, count in self._connection.execute(query, (model_hash, until_hour)):
-            found, first = found + count, hour
+            found, first = found + int(count), hour
             if found >= n:
                 break
         return first
@@ -133,11 +130,11 @@ class OutcomeCounts:
         """A model's own due answers of those hours, both included, by set and predicted class, in that order."""
         query = (
             "SELECT members, prediction, label, sum(n) FROM outcome_count"
-            " WHERE model_hash = ? AND own AND hour >= ? AND hour <= ? GROUP BY members, prediction, label"
+            " WHERE model_hash = ? AND own <> 0 AND hour >= ? AND hour <= ? GROUP BY members, prediction, label"
         )
         found: dict[tuple[tuple[int, ...], int], Counter[str]] = {}
         for members, prediction, label, n in self._connection.execute(query, (model_hash, since_hour, until_hour)):
-            found.setdefault((tuple(orjson.loads(members)), prediction), Counter())[label] += n
+            found.setdefault((tuple(orjson.loads(members)), prediction), Counter())[label] += int(n)
         cells = []
         for (members, prediction), counts in sorted(found.items()):
             returned = tuple(counts.pop(_text(label), 0) for label in classes)
@@ -149,22 +146,25 @@ class OutcomeCounts:
         """Due answers that a model was asked for and a fallback gave in those hours, and those without an outcome."""
         query = (
             "SELECT coalesce(sum(n), 0), coalesce(sum(n) FILTER (WHERE label = ''), 0) FROM outcome_count"
-            " WHERE model_hash = ? AND NOT own AND hour >= ? AND hour <= ?"
+            " WHERE model_hash = ? AND own = 0 AND hour >= ? AND hour <= ?"
         )
         due, missing = self._connection.execute(query, (model_hash, since_hour, until_hour)).fetchone()
         return int(due), int(missing)
 
     def _count(self, rows: Iterable[tuple[object, ...]]) -> None:
-        self._connection.executemany(
-            f"{OUTCOME_COUNT.insert} ON CONFLICT({_CELL_NAMES}, label) DO UPDATE SET n = n + excluded.n", rows
-        )
+        more = f"ON CONFLICT({_CELL_NAMES}, label) DO UPDATE SET n = outcome_count.n + excluded.n"
+        self._connection.executemany(f"{OUTCOME_COUNT.insert} {more}", rows)
 
-    def _taken(self, request_id: bytes) -> tuple[object, ...] | None:
-        """The cell of an answer that was missing and no longer is; None where it was not."""
-        query = f"DELETE FROM missing_outcome WHERE request_id = ? RETURNING {_CELL_NAMES}"  # noqa: S608 - names of ours
-        found = self._connection.execute(query, (request_id,)).fetchone()
-        return None if found is None else tuple(found)
+    def _taken(self, ids: Sequence[bytes]) -> dict[bytes, tuple[object, ...]]:
+        """The cells of those of these answers that were missing and no longer are."""
+        found: dict[bytes, tuple[object, ...]] = {}
+        rest = iter(ids)
+        while some := list(islice(rest, _IDS_AT_ONCE)):
+            of_these = f"request_id IN ({','.join('?' * len(some))})"
+            query = f"DELETE FROM missing_outcome WHERE {of_these} RETURNING request_id, {_CELL_NAMES}"  # noqa: S608 - names of ours
+            found |= {row[0]: tuple(row[1:]) for row in self._connection.execute(query, some).fetchall()}
+        return found
 
 
 def _cell(answer: DueAnswer) -> tuple[object, ...]:
-    return answer.model_hash, answer.hour, answer.own, _text(answer.members), answer.prediction
+    return answer.model_hash, answer.hour, int(answer.own), _text(answer.members), answer.prediction

@@ -5,4 +5,6 @@ __all__ = [
     "object_stores",
     "postgres",
     "stores",
+    "table_stores",
+    "tables",
 ]

@@ -156,7 +156,7 @@ class HomeDatabase:
 
     @contextmanager
     def fenced(self, check: Callable[[psycopg.Connection[Any]], None]) -> Iterator[None]:
-        """A block in which every transaction of this thread begins with that check, which raises to refuse it."""
+        """A block in which transactions of this thread that write begin with that check, which raises to refuse it."""
         before = getattr(self._local, "fence", None)
         self._local.fence = check
         try:
@@ -165,7 +165,9 @@ class HomeDatabase:
             self._local.fence = before
 
     @contextmanager
-    def transaction(self, schema: str = SHARED, lock: str = "") -> Iterator[psycopg.Connection[Any]]:
+    def transaction(
+        self, schema: str = SHARED, lock: str = "", *, snapshot: bool = False
+    ) -> Iterator[psycopg.Connection[Any]]:
         """A connection in a transaction: committed at the end of the block, undone on any error.
 
         A block inside a block of the same thread is part of the same transaction.
@@ -174,6 +176,7 @@ class HomeDatabase:
         ----------
         schema : where names without a schema are looked up
         lock : held until the (outer) transaction ends; one process at a time has it. "" for none
+        snapshot : nothing is changed, and all statements see one moment; in a block inside a block, that of the outer
 
         Raises
         ------
@@ -187,8 +190,8 @@ class HomeDatabase:
             with (
                 self.our_errors(),
                 self._connections().connection() as connection,
-                connection.transaction(),
-                self._held(connection, schema, lock),
+                _begun(connection, snapshot=snapshot),
+                self._held(connection, schema, lock, writes=not snapshot),
             ):
                 self._is_away = False
                 yield connection
@@ -202,7 +205,9 @@ class HomeDatabase:
                 connection.execute(_SET_PATH, (_path(before),))
 
     @contextmanager
-    def _held(self, connection: psycopg.Connection[Any], schema: str, lock: str) -> Iterator[None]:
+    def _held(
+        self, connection: psycopg.Connection[Any], schema: str, lock: str, *, writes: bool = True
+    ) -> Iterator[None]:
         before = getattr(self._local, "held", None)
         self._local.held = (connection, schema)
         try:
@@ -211,7 +216,7 @@ class HomeDatabase:
             else:
                 connection.execute(_SET_PATH, (_path(schema),))
             fence: Callable[[psycopg.Connection[Any]], None] | None = getattr(self._local, "fence", None)
-            if before is None and fence is not None:
+            if before is None and fence is not None and writes:
                 fence(connection)
             yield
         finally:
@@ -229,18 +234,30 @@ class HomeDatabase:
         HomeUnreachable
             As :meth:`transaction`.
         """
+        if not self.is_made(wanted, schema):
+            self.migrate(wanted, schema)
+            self._opened.add((schema, wanted.kind, wanted.version))
+
+    def is_made(self, wanted: DatabaseFormat, schema: str = SHARED) -> bool:
+        """Whether the tables are there, in a version that this release can work with; makes none.
+
+        Raises
+        ------
+        HomeTooOld, HomeTooNew, HomeUnreachable
+            As :meth:`ready`.
+        """
         if (schema, wanted.kind, wanted.version) in self._opened:
-            return
+            return True
         found = self.format_of(wanted, schema)
         if found is None:
-            self.migrate(wanted, schema)
-        else:
-            version, oldest = found
-            if version < wanted.version:
-                raise HomeTooOld(wanted.kind, version, wanted.version)
-            if oldest > wanted.version:
-                raise HomeTooNew(wanted.kind, version, wanted.version)
+            return False
+        version, oldest = found
+        if version < wanted.version:
+            raise HomeTooOld(wanted.kind, version, wanted.version)
+        if oldest > wanted.version:
+            raise HomeTooNew(wanted.kind, version, wanted.version)
         self._opened.add((schema, wanted.kind, wanted.version))
+        return True
 
     def format_of(self, wanted: DatabaseFormat, schema: str = SHARED) -> tuple[int, int] | None:
         """Version of the tables that are there, and the oldest that a release must know; None where there are none."""
@@ -305,6 +322,15 @@ class HomeDatabase:
                     name="surety-home",
                 )
             return self._pool
+
+
+@contextmanager
+def _begun(connection: psycopg.Connection[Any], *, snapshot: bool) -> Iterator[None]:
+    """A transaction; what is set here goes along with its BEGIN."""
+    connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ if snapshot else None
+    connection.read_only = True if snapshot else None
+    with connection.transaction():
+        yield
 
 
 def _places(given: Mapping[str, Any]) -> list[tuple[str, int]]:

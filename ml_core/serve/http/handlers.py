@@ -34,6 +34,7 @@ from ml_core.serve.http.middleware import BENTOML_PATHS, HttpRequest, Routes
 from ml_core.serve.http.replies import ARROW, JSON, Header, Refused, Reply, json_reply
 from ml_core.serve.http.traffic import Traffic, exposition
 from ml_core.serve.log.label_requests import parse_labels
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelCounts, LabelStore
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.reader import PredictionLog
@@ -78,7 +79,8 @@ class HttpApi:
         self._settings = settings
         self._inference = inference
         self._status = status
-        self._labels = LabelStore(settings.labels, PredictionLog(settings.log).known, key=LogRecords(settings).key)
+        tables = open_label_tables(settings, settings.model_name)
+        self._labels = LabelStore(tables, PredictionLog(settings.log).known, key=LogRecords(settings).key)
         self._stream_limits = StreamLimits(settings.max_bulk_rows, settings.max_bulk_unpacked_bytes)
         self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
         self._headers: dict[str, tuple[Header, ...]] = {}

@@ -6,7 +6,7 @@ __all__ = [
     "erasure_requests",
     "fields",
     "key_register",
-    "label_file",
+    "label_tables",
     "label_requests",
     "labels",
     "log_files",
@@ -16,6 +16,5 @@ __all__ = [
     "prediction_store",
     "reader",
     "segments",
-    "tables",
     "writer",
 ]

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.files import FileLock, write_whole
+from ml_core.serve.home.tables import Transaction
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import Lineage, Row, new_salts, next_head, row_digest
 from ml_core.serve.log.log_files import LogFile, free_file, span_us
 from ml_core.serve.log.log_keys import LogKey
-from ml_core.serve.log.tables import Transaction
 
 __all__ = [
     "ENTRIES",

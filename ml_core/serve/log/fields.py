@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
 
-from ml_core.serve.log.tables import FileFormat, StoredTable, TableField
+from ml_core.serve.home.tables import FileFormat, StoredTable, TableField
 
 __all__ = ["FIELDS", "KEY_FACT", "LAYOUT", "LogLayout", "StoredField", "ValueKind"]
 

@@ -5,24 +5,30 @@ Workers show how many labels commands have imported, since a command's own count
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from ml_core.base.clock import moment_of, utc_now
 from ml_core.base.documents import Document, parsed_document
-from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
+from ml_core.base.errors import LabelsNotStored
 from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import open_home
-from ml_core.serve.log.label_file import LABEL_TABLE, LabelFile, blank_labels, chain_labels, label_text, label_value
+from ml_core.serve.home.table_stores import Failing, TableConnection, TableStore
+from ml_core.serve.log.label_tables import (
+    CHAIN_TABLE,
+    LABEL_TABLE,
+    blank_labels,
+    chain_labels,
+    label_text,
+    label_value,
+)
 from ml_core.serve.log.log_keys import LogKey
 
 __all__ = [
@@ -46,7 +52,6 @@ MOST_UNKNOWN = 100_000
 MOST_OF_ONE = 20
 """So many labels of one id are kept. Nobody corrects an outcome that often, and 0, 1, 0, 1 must not fill the disk."""
 _RECOUNT_S = 3_600.0
-_BUSY_S = 5.0
 _IDS_AT_ONCE = 500
 
 
@@ -118,7 +123,7 @@ class LabelCounts:
 
 
 class LabelStore:
-    """Keeps labels and their history; any number of processes may use one file at a time.
+    """Keeps labels and their history; any number of processes may use one store at a time.
 
     The label stored last holds. One id has at most ``MOST_OF_ONE`` labels; what comes after them is counted and not
     stored. A correction is a new row, and whether a prediction is known is asked for the counts alone, so a label may
@@ -126,26 +131,23 @@ class LabelStore:
 
     Parameters
     ----------
-    path : the file; made with its folder when the first label comes
+    tables : where they lie, see ``open_label_tables``
     known : those of some ids by which a prediction is known
     clock : the time of day
-    busy_s : longest wait for other processes, seconds
     key : gives the key that chains what is stored; None where labels are only read
     most_unknown : about how many labels are kept whose prediction is not known; several processes may add a call each
     """
 
     def __init__(
         self,
-        path: Path,
+        tables: TableStore,
         known: Callable[[Sequence[bytes]], set[bytes]],
         *,
         key: Callable[[], LogKey] | None = None,
         clock: Callable[[], datetime] = utc_now,
-        busy_s: float = _BUSY_S,
         most_unknown: int = MOST_UNKNOWN,
     ) -> None:
-        self.path = path
-        self._file = LabelFile(path, busy_s)
+        self._tables = tables
         self._known = known
         self._clock = clock
         self._key = key
@@ -177,7 +179,7 @@ class LabelStore:
         if not rows:  # nothing new: needs no lock, and no room on the disk
             return counts
         key = self._chain_key()  # before the file is held: a key that is made looks at it
-        with self._file.writing() as connection:
+        with self._tables.writing(LabelsNotStored) as connection:
             last = connection.execute("SELECT coalesce(max(seq), 0) FROM label").fetchone()[0]
             rows, counts = _judged(labels, _held(connection, ids), known, room)
             received = self._clock()
@@ -202,9 +204,9 @@ class LabelStore:
         LabelsNotStored, LogDamaged
             As :meth:`add`.
         """
-        if not ids or not self.path.exists():
+        if not ids or not self._tables.is_made():
             return 0
-        with self._file.writing() as connection:
+        with self._tables.writing(LabelsNotStored) as connection:
             seqs = [
                 int(found[0])
                 for raw in ids
@@ -216,6 +218,16 @@ class LabelStore:
             blank_labels(connection, seqs)
             return len(seqs)
 
+    def sweep(self) -> None:
+        """Make sure that erased labels have left no copy where the labels lie.
+
+        Raises
+        ------
+        LogBusy, LogDamaged, HomeUnreachable
+            As ``TableStore.sweep``.
+        """
+        self._tables.sweep([LABEL_TABLE.name, CHAIN_TABLE.name])
+
     def preview(self, labels: Sequence[AnswerLabel]) -> LabelCounts:
         """What :meth:`add` would count, storing nothing.
 
@@ -224,10 +236,10 @@ class LabelStore:
         LogDamaged
             As :meth:`current`.
         """
-        ids, held = self._held_now(labels, LogDamaged)
+        ids, held = self._held_now(labels)
         known = self._known_without_label(ids, held)
         counts = _judged(labels, held, known)[1]
-        return _judged(labels, held, known, self._room(LogDamaged))[1] if counts.unknown else counts
+        return _judged(labels, held, known, self._room())[1] if counts.unknown else counts
 
     def current(self, ids: Sequence[bytes]) -> dict[bytes, AnswerLabel]:
         """The label that holds, of those ids that have one.
@@ -237,7 +249,7 @@ class LabelStore:
         LogDamaged
             The file cannot be read, or is no label store of this version or an earlier one.
         """
-        with self._file.reading() as connection:
+        with self._tables.reading() as connection:
             rows = [] if connection is None else list(_now(connection, ids))
         return {x.request_id: AnswerLabel(x.request_id, label_value(x.text), moment_of(x.observed_at_us)) for x in rows}
 
@@ -272,27 +284,27 @@ class LabelStore:
             As :meth:`current`.
         """
         found: dict[LabelOutcome, int] = {"accepted": 0, "conflict": 0, "unknown": 0}
-        with self._file.reading() as connection:
+        with self._tables.reading() as connection:
             if connection is not None:
                 found.update(connection.execute("SELECT outcome, count(*) FROM label GROUP BY outcome"))
         return found
 
     def _held_now(
-        self, labels: Sequence[AnswerLabel], failing: Callable[[str, str], SuretyError]
+        self, labels: Sequence[AnswerLabel], failing: Failing | None = None
     ) -> tuple[list[bytes], dict[bytes, _Held]]:
         """The labels' ids, each once, and what is stored of those that have one."""
         ids = list(dict.fromkeys(label.request_id for label in labels))
-        with self._file.reading(failing) as connection:
+        with self._tables.reading(failing) as connection:
             return ids, {} if connection is None else _held(connection, ids)
 
-    def _room(self, failing: Callable[[str, str], SuretyError]) -> int:
+    def _room(self, failing: Failing | None = None) -> int:
         """How many more labels of unknown ids may be stored.
 
         Labels only ever get higher numbers, so what was counted once is not looked at again. Where there is no room,
         those whose prediction has turned up meanwhile, or that were removed, are found at most once an hour.
         """
         recount = False
-        with self._file.reading(failing) as connection:
+        with self._tables.reading(failing) as connection:
             if connection is None:
                 return self._most_unknown
             last, n = self._unknown
@@ -319,7 +331,7 @@ class LabelStore:
         try:
             return None if self._key is None else self._key()
         except OSError as error:
-            raise LabelsNotStored(self.path.name, error.strerror or type(error).__name__) from error
+            raise LabelsNotStored(self._tables.name, error.strerror or type(error).__name__) from error
 
     def _known_without_label(self, ids: Sequence[bytes], held: Mapping[bytes, _Held]) -> set[bytes]:
         """Of the ids that have no label, those by which a prediction is known."""
@@ -327,7 +339,7 @@ class LabelStore:
         return self._known(without) if without else set()
 
     def _stored(self, where: str, values: tuple[object, ...]) -> list[StoredLabel]:
-        with self._file.reading() as connection:
+        with self._tables.reading() as connection:
             if connection is None:
                 return []
             rows = connection.execute(f"{LABEL_TABLE.select} {where}", values).fetchall()
@@ -357,7 +369,10 @@ _OF_UNKNOWN = "SELECT request_id FROM label WHERE outcome = 'unknown'"
 
 
 class _Held(NamedTuple):
-    """What is stored of one id: the label that holds as text, when it was seen to be true, and how many there are."""
+    """What is stored of one id: the label that holds as text, when it was seen to be true, and how many there are.
+
+    More than ``MOST_OF_ONE`` are not counted.
+    """
 
     request_id: bytes
     text: str
@@ -408,21 +423,30 @@ def _judged(
     )
 
 
-def _held(connection: sqlite3.Connection, ids: Sequence[bytes]) -> dict[bytes, _Held]:
+def _held(connection: TableConnection, ids: Sequence[bytes]) -> dict[bytes, _Held]:
     return {held.request_id: held for held in _now(connection, ids)}
 
 
-def _now(connection: sqlite3.Connection, ids: Sequence[bytes]) -> Iterator[_Held]:
+def _now(connection: TableConnection, ids: Sequence[bytes]) -> Iterator[_Held]:
     """What is stored of those ids that have a label.
 
     A few ids at a time, so that a reader of many never keeps a writer waiting long.
     """
     rest = iter(ids)
     while some := list(islice(rest, _IDS_AT_ONCE)):
-        marks = ",".join("?" * len(some))
-        last = f"SELECT max(seq) AS seq, count(*) AS n FROM label WHERE request_id IN ({marks}) GROUP BY request_id"  # noqa: S608 - marks alone
-        query = f"SELECT request_id, label, observed_at_us, n FROM ({last}) CROSS JOIN label USING (seq)"  # noqa: S608 - text of ours
+        marks = ",".join(["(?)"] * len(some))
+        query = f"WITH wanted(id) AS (VALUES {marks}) {_LAST_OF_WANTED}"
         yield from map(_Held._make, connection.execute(query, some).fetchall())
+
+
+_OF_ID = "FROM label WHERE request_id = id"
+_LAST_OF_WANTED = (
+    "SELECT request_id, label, observed_at_us, n FROM ("  # noqa: S608 - text of ours
+    f"SELECT (SELECT max(seq) {_OF_ID}) AS seq,"
+    f" (SELECT count(*) FROM (SELECT 1 {_OF_ID} LIMIT {MOST_OF_ONE}) AS stored) AS n FROM wanted"
+    ") AS last CROSS JOIN label WHERE label.seq = last.seq"
+)
+"""Id by id and with a limit, since a database has no statistics of ids that tell it how few rows each has."""
 
 
 class ImportedCounts(Document):

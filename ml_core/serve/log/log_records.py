@@ -24,12 +24,12 @@ from typing import Any
 import orjson
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.errors import LogDamaged, SuretyError
+from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
 from ml_core.base.journal import who
 from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.database import end_of, key_of, reading
-from ml_core.serve.log.label_file import LabelFile, chain_labels, has_chain
+from ml_core.serve.log.label_tables import chain_labels, open_label_tables
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.log_keys import LogKey, LogKeys
 
@@ -57,8 +57,8 @@ SEALED, PRUNED, ERASED = "log.sealed", "log.pruned", "log.erased"
 ADOPTED, ASKED = "log.adopted", "log.erasure_asked"
 LABELS_ERASED, COPY_REMOVED = "log.labels_erased", "log.copy_removed"
 _EVENTS = {SEALED, PRUNED, ERASED, ADOPTED, ASKED, LABELS_ERASED, COPY_REMOVED}
-_BUSY_S, _LOOK_S = 5.0, 0.05
-"""Longest waits for the file of labels: of a statement on it, and of a look that the log's thread takes."""
+_LOOK_S = 0.05
+"""Longest wait for the labels of a look that the log's thread takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,8 @@ class LogRecords:
         self._journal = open_home(settings).journal
         self._documents = open_home(settings).documents
         self._lock = f".log-records-{settings.model_name}.lock"
-        self._labels = LabelFile(settings.labels, _BUSY_S)
+        self._labels = open_label_tables(settings, settings.model_name)
+        self._label_look = open_label_tables(settings, settings.model_name, busy_s=_LOOK_S)
 
     def key(self) -> LogKey:
         """The key that is used. Where it is made by this call, what is there without a key is adopted.
@@ -141,8 +142,8 @@ class LogRecords:
             with suppress(LogDamaged, sqlite3.Error), reading(file) as connection:  # what cannot be read is not adopted
                 if key_of(connection) == "":
                     files[file.path.name] = end_of(file)
-        if self._labels.path.exists():
-            with suppress(LogDamaged), self._labels.writing() as connection:
+        if self._labels.is_made():
+            with suppress(LogDamaged), self._labels.writing(LabelsNotStored) as connection:
                 labels = chain_labels(connection, key)
         unsigned = [entry for entry in self._all() if "mac" not in entry]
         facts = {"files": files, "labels": labels, "unsigned": len(unsigned), "sha256": _sha256(unsigned)}
@@ -226,10 +227,10 @@ class LogRecords:
         Raises
         ------
         LogDamaged
-            The file of labels cannot be read.
+            The labels cannot be read.
         """
-        with LabelFile(self._labels.path, _LOOK_S).reading() as connection:
-            if connection is None or not has_chain(connection):
+        with self._label_look.reading() as connection:
+            if connection is None:
                 return None
             found = connection.execute("SELECT n, head FROM label_chain ORDER BY n DESC LIMIT 1").fetchone()
         return None if found is None else (int(found[0]), found[1].hex())

@@ -22,8 +22,7 @@ from ml_core.lab.log_care.erasure import erase_training_rows
 from ml_core.lab.registry.importer import import_version
 from ml_core.lab.registry.model_registry import ModelRegistry
 from ml_core.lab.training.labelled_rows import outcome_rows_from_store, split_of
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.labels import AnswerLabel
 from ml_core.serve.log.log_keys import Pseudonyms
@@ -191,7 +190,7 @@ def test_a_fallbacks_answer_and_a_repeated_request_do_not_calibrate(ward: Ward) 
     known_outcomes(ward, strangers(100, 49))
     settings = ward.home.settings
     assert len(newest_outcomes(settings, "v1", 1_000, frozenset()).frame) == 101
-    with Ledger.changing(ledger_path(settings)) as ledger:
+    with Ledger.changing(open_ledger_tables(settings, settings.model_name)) as ledger:
         ledger._connection.execute("UPDATE matured SET own = 0 WHERE n <= 20")
     assert len(newest_outcomes(settings, "v1", 1_000, frozenset()).frame) == 81
 

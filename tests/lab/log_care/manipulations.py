@@ -23,7 +23,7 @@ from ml_core.lab.log_care.log_days import LogDay
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.serve.log.database import OpenLog, genesis_head
 from ml_core.serve.log.entries import ERASED, next_head, row_digest, stored_digest
-from ml_core.serve.log.label_file import FIRST_HEAD, LABEL_TABLE, label_digest, next_label_head
+from ml_core.serve.log.label_tables import FIRST_HEAD, LABEL_TABLE, label_digest, next_label_head, open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files
 from ml_core.serve.log.log_keys import LogKey
@@ -98,7 +98,9 @@ def make_store(place: Path) -> Stored:
         fill(settings, [row(n) for n in range(8, 12)])
     fill(settings, [bulk_row(settings, 20)])
     bulk_row(settings, 21)  # belongs to no row
-    store = LabelStore(settings.labels, PredictionLog(settings.log).known, key=records.key)
+    store = LabelStore(
+        open_label_tables(settings, settings.model_name), PredictionLog(settings.log).known, key=records.key
+    )
     for n in range(8):
         store.add([AnswerLabel(row(n).request_id, n % 2)], "http")
     erase_person(settings, [anna])

@@ -26,6 +26,7 @@ from ml_core.serve.log import database, writer
 from ml_core.serve.log.database import open_for_reading
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.erasure_requests import pending_erasures, request_erasure
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.log_files import LogFile, log_files
 from ml_core.serve.log.log_keys import Pseudonyms
@@ -410,7 +411,10 @@ def test_nothing_of_a_person_is_left_anywhere_and_all_of_the_others_is(tmp_path:
     after = matured_answers(settings)
     assert len(after.rows) == len(before.rows) - 4
     assert after.detectors == before.detectors
-    assert LabelStore(settings.labels, ward.log.known).current([id_bytes(i) for i in his]) == {}
+    assert (
+        LabelStore(open_label_tables(settings, settings.model_name), ward.log.known).current([id_bytes(i) for i in his])
+        == {}
+    )
     assert all(report.problem == "" for report in verify_log(settings).files)
     files = [p for p in settings.home.rglob("*") if p.is_file() and p != settings.subject_key]
     assert not [p.name for p in files if any(raw in p.read_bytes() for raw in hidden)]

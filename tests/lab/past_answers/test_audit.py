@@ -12,6 +12,7 @@ import pytest
 
 from ml_core.lab.past_answers.audit import audit, set_in_words
 from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from tests.homes import bento_store
@@ -41,7 +42,9 @@ def found(home: Home, request_id: str):
 
 
 def label(home: Home, request_id: str, *labels, source="ward") -> None:
-    store = LabelStore(home.settings.labels, PredictionLog(home.settings.log).known)
+    store = LabelStore(
+        open_label_tables(home.settings, home.settings.model_name), PredictionLog(home.settings.log).known
+    )
     for value in labels:
         store.add([AnswerLabel(id_bytes(request_id), value, datetime(2026, 11, 20, tzinfo=UTC))], source)
 

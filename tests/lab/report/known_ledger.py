@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from ml_core.base.clock import microseconds
+from ml_core.base.settings import Settings
 from ml_core.lab.report.collect_period import DAY, Stretch
 from ml_core.lab.report.facts_drift import Detector
 from ml_core.lab.watching.alarms import keep_target
-from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.ledger import Ledger, MaturedRow, open_ledger_tables
 from tests.toy_models import toy_model
 
 BEGAN = datetime(2026, 3, 2, tzinfo=UTC)
@@ -42,12 +43,12 @@ ROWS = [
 
 
 def ledger(tmp_path, guarantee="class_conditional"):
-    path = tmp_path / "toy.ledger.db"
+    tables = open_ledger_tables(Settings(home=tmp_path), "toy")
     facts = {
         "model_hash": MODEL, "calibration_id": CALIBRATION, "classes": [0, 1], "calibration_sizes": [9, 9],
         "level": "0.9", "guarantee": guarantee,
     }  # fmt: skip
-    with Ledger.changing(path) as found:
+    with Ledger.changing(tables) as found:
         keep_target(found, facts, {})
         found.add_matured(ROWS)
-    return path
+    return tables

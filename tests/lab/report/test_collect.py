@@ -19,7 +19,6 @@ from ml_core.lab.report.collect import collect_facts
 from ml_core.lab.report.facts import ReportFacts
 from ml_core.lab.report.page import report_json, report_page
 from ml_core.lab.report.status_words import status_of
-from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.live_performance import MaturedAnswers, bands_of, matured_answers, performance_of
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.reader import PredictionLog
@@ -278,7 +277,7 @@ def damaged_log_file(story: Story) -> None:
 
 
 def damaged_ledger(story: Story) -> None:
-    spoil(ledger_path(story.settings))
+    spoil(story.settings.monitor / f"{story.settings.model_name}.ledger.db")
 
 
 def damaged_rollout(story: Story) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_core.base.clock import microseconds
+from ml_core.base.settings import Settings
 from ml_core.lab.report.collect_ledger import (
     detectors_of,
     known_outcomes,
@@ -20,9 +21,9 @@ from ml_core.lab.report.collect_period import DAY, Known, period_of
 from ml_core.lab.report.facts_outcomes import Labels
 from ml_core.lab.report.gaps import Gaps
 from ml_core.lab.watching.alarms import hold
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.outcome_counts import DueAnswer
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.reader import PredictionLog
 from tests.lab.report.known_ledger import BEGAN, MODEL, ledger
@@ -30,11 +31,16 @@ from tests.serve.log.filled import THIRD, bulk_row, fill, row, settings_in
 from tests.toy_models import toy_model
 
 
+def none_in(folder):
+    """The ledger of a monitor that has never run, in a home of its own."""
+    return open_ledger_tables(Settings(home=folder / "none"), "toy")
+
+
 def test_what_is_known_of_a_model_is_counted(tmp_path):
     path = ledger(tmp_path)
     assert known_outcomes(path, MODEL) == Known(BEGAN, BEGAN + timedelta(days=5, minutes=204), 63)
     assert known_outcomes(path, "cc") is None
-    assert known_outcomes(tmp_path / "none.db", MODEL) is None
+    assert known_outcomes(none_in(tmp_path), MODEL) is None
 
 
 @pytest.fixture
@@ -52,38 +58,38 @@ NOON = datetime(2026, 1, 8, 12, tzinfo=UTC)
 
 def labels(log, path, horizon: float, gaps: Gaps | None = None):
     period = period_of(NOON, 30 * DAY, timedelta(days=horizon))
-    store = LabelStore(path.parent / "labels.db", log.known)
+    store = LabelStore(open_label_tables(Settings(home=log._folder.parents[1]), "toy"), log.known)
     return label_facts(path, log, store, period, horizon, gaps or Gaps())
 
 
 def test_answers_wait_until_their_horizon_has_passed_those_of_bulk_calls_too(log, tmp_path):
-    none = tmp_path / "none.db"
+    none = none_in(tmp_path)
     assert labels(log, none, 2) == Labels(waiting=105, horizon_days=2, next_at=NOON + timedelta(days=1, hours=-3))
     assert labels(log, none, 30).waiting == 115
     assert labels(log, none, 0) == Labels(horizon_days=0)
 
 
 def test_without_a_monitor_no_outcome_is_called_missing(log, tmp_path):
-    assert labels(log, tmp_path / "none.db", 2).missing == 0
+    assert labels(log, none_in(tmp_path), 2).missing == 0
     assert labels(log, ledger(tmp_path), 2).missing == 10
 
 
 def test_outcomes_that_were_sent_in_are_never_called_missing(log, tmp_path):
     store, ids = (
-        LabelStore(tmp_path / "labels.db", log.known),
+        LabelStore(open_label_tables(Settings(home=tmp_path), "toy"), log.known),
         [raw for raw, _ in log.ids_given(log.files()[0], BEGINNING, NOON)],
     )
     store.add([AnswerLabel(raw, 1) for raw in ids[:4]], "test")
     found = labels(log, ledger(tmp_path), 2)
     assert (found.missing, found.uncounted) == (6, 4)
-    assert labels(log, tmp_path / "none.db", 2).uncounted == 4
+    assert labels(log, none_in(tmp_path), 2).uncounted == 4
 
 
 def test_files_that_cannot_be_read_are_not_counted_and_leave_a_gap(log, tmp_path):
     damaged = log.files()[0].path
     damaged.write_bytes(b"no database at all" * 1_000)
     gaps = Gaps()
-    assert labels(log, tmp_path / "none.db", 30, gaps).waiting == 105
+    assert labels(log, none_in(tmp_path), 30, gaps).waiting == 105
     assert [(gap.part, damaged.name in gap.reason) for gap in gaps.found] == [("coverage", True)]
 
 
@@ -108,7 +114,7 @@ def test_a_thinned_trail_keeps_its_peak_its_end_and_its_order(trail, most):
 @pytest.fixture
 def path(tmp_path):
     """A ledger with a drift alarm and a quiet coverage detector of one model."""
-    file = tmp_path / "toy.ledger.db"
+    file = open_ledger_tables(Settings(home=tmp_path), "toy")
     with Ledger.changing(file) as ledger:
         drift = {"threshold": 1_000.0, "evidence": 2_000.0, "windows": 12, "alarm_at": 11}
         quiet = {"mu0": 0.12, "threshold": 5e4, "evidence": [1.0, 2.0, 3.0, 4.0, 5.0], "labels": 70, "misses": 4}
@@ -145,7 +151,7 @@ def test_an_alarm_that_is_held_is_not_told_as_one(path):
 def test_what_missing_outcomes_leave_open_is_told_of_the_latest_due_answers(tmp_path):
     settings, manifest = settings_in(tmp_path), toy_model().bundle.manifest
     assert missing_outcomes(settings, MODEL, manifest, BEGAN) is None
-    with Ledger.changing(ledger_path(settings)) as ledger:
+    with Ledger.changing(open_ledger_tables(settings, settings.model_name)) as ledger:
         answers = [
             DueAnswer(n.to_bytes(16, "big"), microseconds(BEGAN), MODEL, own=True, members=(n % 2,), prediction=n % 2)
             for n in range(20)
@@ -166,4 +172,4 @@ def test_a_trail_begins_with_the_period(path):
 
 
 def test_a_monitor_that_never_ran_has_no_detectors(tmp_path):
-    assert detectors_of(tmp_path / "none.db", "aa", MARCH) == {}
+    assert detectors_of(none_in(tmp_path), "aa", MARCH) == {}

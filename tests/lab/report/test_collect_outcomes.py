@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from ml_core.base.settings import Settings
 from ml_core.lab.measuring.performance import performance
 from ml_core.lab.report import collect_outcomes
 from ml_core.lab.report.collect_outcomes import OutcomeFacts, outcome_facts
 from ml_core.lab.report.collect_period import DAY, Stretch
+from ml_core.lab.watching.ledger import open_ledger_tables
 from ml_core.lab.watching.live_performance import matured_answers
 from ml_core.lab.watching.matured_arrays import arrays_of, cells_of, row_targets
 from tests.lab.report.known_ledger import BEGAN, MODEL, QUIET, THREE_DAYS, ledger
@@ -58,7 +60,7 @@ def test_no_outcome_in_the_period_leaves_detectors_and_no_history(tmp_path):
 
 
 def test_without_a_promise_nothing_can_be_judged(tmp_path):
-    assert told(tmp_path / "none.db") == OutcomeFacts()
+    assert told(open_ledger_tables(Settings(home=tmp_path), "toy")) == OutcomeFacts()
 
 
 def test_reliability_is_of_all_outcomes_of_the_period(tmp_path):
@@ -90,8 +92,8 @@ def ward(tmp_path_factory):
 def of_ward(ward):
     found = matured_answers(ward.home.settings)
     period = Stretch(START.replace(hour=0), START.replace(hour=0) + DAY, DAY)
-    path = ward.home.settings.monitor / f"{ward.home.settings.model_name}.ledger.db"
-    return found, outcome_facts(path, found.model.model_hash, found.model.manifest, period, {})
+    tables = open_ledger_tables(ward.home.settings, ward.home.settings.model_name)
+    return found, outcome_facts(tables, found.model.model_hash, found.model.manifest, period, {})
 
 
 def test_groups_are_told_as_the_command_tells_them(ward):

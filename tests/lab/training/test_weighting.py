@@ -18,8 +18,7 @@ from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.training.labelled_rows import label_rows
 from ml_core.lab.training.packing import PackedModel
 from ml_core.lab.training.weighting import LiveRows, weight_model
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.serve.answering.requests import PredictRequest
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import CALIBRATION_FILE, ONNX_FILE, read_bundle
@@ -143,7 +142,7 @@ def test_one_record_a_batch_and_the_predictor_give_the_same_bits_and_the_monitor
         assert alone.lineage.calibration_id == weighted().bundle.manifest.calibration_id
     ward.pass_days(31)
     ward.look()
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         matured = {row.request_id.hex(): row for _, row in ledger.matured_after(0)}
     missed = {

@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.base.settings import Settings
+from ml_core.lab.watching.ledger import Ledger, MaturedRow, open_ledger_tables
 from ml_core.lab.watching.maturing import Horizons, NewlyMatured, mature_answers
 from ml_core.serve.log.database import OpenLog
 from ml_core.serve.log.entries import ERASED, Lineage, Row, answer_json, id_text
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import day_of
 from ml_core.serve.log.reader import PredictionLog
@@ -42,12 +44,13 @@ class Answered:
     What an answer said to its caller, and its probabilities, are the same of all; only p-values and lineage differ.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
+        settings = Settings(home=folder, database=database)
         self.now = START
         self.folder = folder / "log"
         self.log = PredictionLog(self.folder)
-        self.labels = LabelStore(folder / "labels.db", self.log.known, clock=lambda: self.now)
-        self.ledger = folder / "monitor" / "toy.ledger.db"
+        self.labels = LabelStore(open_label_tables(settings, "toy"), self.log.known, clock=lambda: self.now)
+        self.ledger = open_ledger_tables(settings, "toy")
 
     def answer(
         self,

@@ -15,7 +15,6 @@ import pytest
 from ml_core.base.clock import utc_text
 from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.measuring.coverage_detector import DetectorState, highest_miss_rate
-from ml_core.lab.watching import ledger as module
 from ml_core.lab.watching.alarms import (
     alarms_of,
     feed_coverage,
@@ -24,7 +23,7 @@ from ml_core.lab.watching.alarms import (
     targets_of,
     unannounced,
 )
-from ml_core.lab.watching.ledger import Ledger, MaturedRow
+from ml_core.lab.watching.ledger import LEDGER_FORMAT, Ledger, MaturedRow
 from ml_core.serve.rollout.monitor_state import Alarm
 from tests.lab.watching.answered import facts_of, matured_row
 
@@ -36,7 +35,7 @@ NINETY = Decimal("0.9")
 @pytest.fixture
 def ledger() -> Iterator[Ledger]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        module._FORMAT.bring_up_to_date(connection, "")
+        LEDGER_FORMAT.bring_up_to_date(connection, "")
         yield Ledger(connection)
 
 

@@ -22,7 +22,7 @@ from ml_core.lab.measuring.coverage_detector import DetectorState, update
 from ml_core.lab.watching import due_outcomes as module
 from ml_core.lab.watching.alarms import alarms_of, held_alarms
 from ml_core.lab.watching.due_outcomes import OutcomeCounter, due_outcomes, judge_outcomes, unverified_of
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.maturing import Horizons, mature_answers
 from ml_core.lab.watching.outcome_counts import DueAnswer
 from ml_core.lab.watching.readable_log import ReadableLog
@@ -47,8 +47,8 @@ def manifest_of(**changes: Any) -> Any:
 class Watched(Answered):
     """A log whose due answers are counted."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, database: str = "") -> None:
+        super().__init__(folder, database)
         self.counter = OutcomeCounter(ReadableLog(self.log), keep_days=180.0)
 
     def look(self, usual: float = HORIZON_DAYS, **by_model: float) -> None:
@@ -70,8 +70,8 @@ class Watched(Answered):
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Watched:
-    return Watched(tmp_path)
+def home(tmp_path: Path, either_url: str) -> Watched:
+    return Watched(tmp_path, either_url)
 
 
 # --- counting -----------------------------------------------------------------------------------------------------
@@ -211,8 +211,8 @@ CERTAIN = [True] * 60
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.changing(tmp_path / "toy.ledger.db") as opened:
+def ledger(tmp_path: Path, either_url: str) -> Iterator[Ledger]:
+    with Ledger.changing(open_ledger_tables(Settings(home=tmp_path, database=either_url), "toy")) as opened:
         yield opened
 
 

@@ -18,8 +18,8 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.journal import Journal
 from ml_core.lab.measuring.coverage_detector import DetectorState, highest_miss_rate, update
 from ml_core.lab.watching import health_monitor as module
-from ml_core.lab.watching.health_monitor import HealthMonitor, acknowledge_alarm, ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.health_monitor import HealthMonitor, acknowledge_alarm
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.live_performance import bands_of, matured_answers, performance_of
 from ml_core.serve.answering.envelope import InferenceResponse
 from ml_core.serve.log.entries import id_bytes
@@ -106,7 +106,7 @@ def test_coverage_of_the_latest_matured_answers_is_published(ward: Ward) -> None
     ward.answer(unforeseen(60, seed=7))
     ward.pass_days(HORIZON_DAYS + 1)
     figures = {(f.name, f.label): f.value for f in ward.look().state.models[model_hash].figures}
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         missed = [row.missed for row in ledger.matured(model_hash) if row.label == 1]
     assert figures["live_coverage_answers", "1"] == len(missed) > 0
@@ -242,7 +242,7 @@ def test_cells_of_a_model_feed_one_detector_a_class_in_the_order_of_time(tmp_pat
     matured(ward, rows.assign(sex=np.random.default_rng(5).choice(["female", "male"], len(rows))))
     ward.look()
     tag = ward.home.store.read().champion
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         kept = [row for _, row in ledger.matured_after(0)]
     assert len({row.calibration_id for row in kept}) == 2
@@ -294,7 +294,7 @@ def test_late_labels_of_a_model_that_is_no_longer_stored_end_no_look(ward: Ward)
     shutil.rmtree(ward.home.folder(old))
     ward.pass_days(31)
     assert HealthMonitor(ward.home.settings, now=lambda: ward.now).look().matured == 200
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         assert set(ledger.detectors(before)) == {"coverage:0", "coverage:1"}
 

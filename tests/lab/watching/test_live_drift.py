@@ -16,8 +16,8 @@ from ml_core.lab.config import DriftConfig
 from ml_core.lab.drift.block_means import blocks_of
 from ml_core.lab.drift.sequential import DriftState
 from ml_core.lab.watching import live_drift as drifting
-from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.health_monitor import HealthMonitor
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.live_drift import check_live, inputs_of, live_window, reference_of, scores_of
 from ml_core.serve.answering.requests import PredictRequest
 from ml_core.serve.model.bundle import REFERENCE_FILE
@@ -37,7 +37,7 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
 
 def windows(ward: Ward) -> list[dict[str, Any]]:
     """Windows of the first model, oldest first."""
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         return ledger.windows(ward.home.hash_of(ward.home.v1), 100)[::-1]
 
@@ -80,7 +80,7 @@ def asked_of(ward: Ward, seed: int, subjects: list[str | None]) -> None:
 
 
 def detector(ward: Ward) -> DriftState:
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         return DriftState(**ledger.detectors(ward.home.hash_of(ward.home.v1))["drift"][0])
 

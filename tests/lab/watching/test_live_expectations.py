@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from ml_core.lab.measuring.expected_performance import expected_performance, recalibration_of, score_sums
-from ml_core.lab.watching.health_monitor import ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_between, expected_lately
 from ml_core.lab.watching.live_performance import expected_of
 from ml_core.serve.answering.envelope import InferenceResponse
@@ -84,11 +83,11 @@ def test_a_look_reads_only_what_is_new(ward: Ward, monkeypatch: pytest.MonkeyPat
         return found
 
     monkeypatch.setattr(PredictionLog, "after", counted)
-    with Ledger.changing(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.changing(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         ward.watch._expected.look(ledger, ward.watch.live_models())
     assert sum(read) == 0
     ward.answer(patients(30, seed=2))
-    with Ledger.changing(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.changing(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         ward.watch._expected.look(ledger, ward.watch.live_models())
     assert sum(read) == 30
 
@@ -117,7 +116,7 @@ def test_days_are_kept_apart_and_put_together_as_asked(ward: Ward) -> None:
         ward.pass_days(1)
     ward.look()
     model_hash, day = ward.home.hash_of(ward.home.v1), timedelta(days=1)
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         starts = [TODAY + k * day for k in range(5)]
         found = expected_between(ledger, model_hash, starts, day)
@@ -143,7 +142,7 @@ def test_days_long_ago_are_forgotten(ward: Ward) -> None:
     ward.pass_days(900)
     ward.answer(patients(40, seed=2))
     ward.look()
-    with Ledger.reading(ledger_path(ward.home.settings)) as ledger:
+    with Ledger.reading(open_ledger_tables(ward.home.settings, ward.home.settings.model_name)) as ledger:
         assert ledger is not None
         assert len(list(ledger.facts("expected:"))) == 1
     assert answers_in(ward) == 40

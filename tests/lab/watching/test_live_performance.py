@@ -17,7 +17,6 @@ from ml_core.base.errors import DataError, LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.data.cohort import CohortKnobs
 from ml_core.lab.measuring.live_coverage import CoverageTarget
-from ml_core.lab.watching.health_monitor import ledger_path
 from ml_core.lab.watching.ledger import MaturedRow
 from ml_core.lab.watching.live_performance import (
     MaturedAnswers,
@@ -73,7 +72,7 @@ def test_a_slot_without_a_model_is_named(ward: Ward) -> None:
 
 def test_a_ledger_that_cannot_be_read_is_no_empty_one(ward: Ward) -> None:
     ward.look()
-    ledger_path(ward.home.settings).write_bytes(b"no database " * 100)
+    (ward.home.settings.monitor / f"{ward.home.settings.model_name}.ledger.db").write_bytes(b"no database " * 100)
     with pytest.raises(LogDamaged):
         matured_answers(ward.home.settings)
 
@@ -160,7 +159,9 @@ def test_three_classes_have_three_bands_and_the_mean_of_three_areas(nothing_yet:
 
 def test_a_ledger_of_another_version_is_refused(ward: Ward) -> None:
     ward.look()
-    with closing(sqlite3.connect(ledger_path(ward.home.settings))) as connection:
+    with closing(
+        sqlite3.connect(ward.home.settings.monitor / f"{ward.home.settings.model_name}.ledger.db")
+    ) as connection:
         connection.execute("PRAGMA user_version=99")
     with pytest.raises(LogDamaged, match="version"):
         matured_answers(ward.home.settings)

@@ -16,8 +16,8 @@ HELD, LOST = (0.2, 0.2), (0.1, 0.1)  # the set has both labels; it has none
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Answered:
-    return Answered(tmp_path)
+def place(tmp_path: Path, either_url: str) -> Answered:
+    return Answered(tmp_path, either_url)
 
 
 # --- when ---------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ import pyarrow as pa
 from ml_core.base.settings import Settings
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.measuring.coverage_detector import DetectorState
-from ml_core.lab.watching.health_monitor import HealthMonitor, HealthReport, ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.health_monitor import HealthMonitor, HealthReport
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.serve.answering.envelope import InferenceResponse
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import BatchRequest, PredictRequest
@@ -24,6 +24,7 @@ from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http.arrow_batches import answer_stream
 from ml_core.serve.http.arrow_messages import StreamLimits
 from ml_core.serve.log.entries import id_bytes
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.log_keys import KEY_BYTES, Pseudonyms, make_key_file
@@ -63,7 +64,7 @@ class Ward:
             worker.service._now = lambda: self.now
             writer.start()
         self.log = PredictionLog(chosen.log)
-        self.labels = LabelStore(chosen.labels, self.log.known, clock=lambda: self.now)
+        self.labels = LabelStore(open_label_tables(chosen, chosen.model_name), self.log.known, clock=lambda: self.now)
         self.watch = HealthMonitor(chosen, ModelLoader(chosen), now=lambda: self.now)
         self.due: list[tuple[datetime, str, int]] = []
 
@@ -136,7 +137,8 @@ class Ward:
 
     def detectors(self, tag: str, watch: HealthMonitor | None = None) -> dict[str, DetectorState]:
         """Coverage detectors of that model, as this or another monitor keeps them."""
-        with Ledger.reading(ledger_path((watch or self.watch)._settings)) as ledger:
+        settings = (watch or self.watch)._settings
+        with Ledger.reading(open_ledger_tables(settings, settings.model_name)) as ledger:
             assert ledger is not None
             kept = ledger.detectors(self.home.hash_of(tag))
             return {name: DetectorState(**state) for name, (state, _) in kept.items() if name.startswith("coverage:")}

@@ -1,4 +1,4 @@
-"""A home on each engine, for all tests of this folder."""
+"""A home on each engine, as several machines open it."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ml_core.base.settings import Settings
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import MOST_OF_ONE, AnswerLabel, LabelCounts, LabelStore
 
 NOW = datetime(2026, 11, 23, 10, 15, 30, 123456, UTC)
@@ -23,14 +25,20 @@ def text_of(n: int) -> str:
     return str(uuid.UUID(bytes=rid(n)))
 
 
-def store_in(folder: Path, known: Iterable[bytes] = (), **options) -> LabelStore:
-    """A store that knows these predictions (a set may grow afterwards)."""
+class PlacedLabels(LabelStore):
+    """A store, and where its file is if it has one."""
+
+    path: Path
+
+
+def store_in(home: Path | Settings, known: Iterable[bytes] = (), busy_s: float = 0.2, **options) -> PlacedLabels:
+    """A store that knows these predictions (a set may grow afterwards), in a folder or in a home of either engine."""
     known = known if isinstance(known, set) else set(known)
-    return LabelStore(
-        folder / "labels" / "toy.db",
-        lambda ids: known & set(ids),
-        **{"clock": lambda: NOW, "busy_s": 0.2, **options},
-    )
+    settings = home if isinstance(home, Settings) else Settings(home=home)
+    tables = open_label_tables(settings, "toy", busy_s=busy_s)
+    store = PlacedLabels(tables, lambda ids: known & set(ids), **{"clock": lambda: NOW, **options})
+    store.path = settings.home / "labels" / "toy.db"
+    return store
 
 
 class Ledger:

@@ -18,29 +18,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.base.errors import LabelsNotStored, LogDamaged
+from ml_core.base.settings import Settings
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import MOST_OF_ONE, AnswerLabel, LabelCounts, LabelStore, due_at
 from ml_core.serve.log.log_keys import LogKey
 from tests.serve.log.labelled import NOW, Ledger, rid, store_in
 
+
+@pytest.fixture
+def home(tmp_path, either_url):
+    """A home in a folder, and one in a database."""
+    return Settings(home=tmp_path, database=either_url)
+
+
 # --- what is counted ----------------------------------------------------------------------------------------------
 
 
-def test_first_label_of_a_known_prediction_is_accepted(tmp_path):
-    store = store_in(tmp_path, {rid(1)})
+def test_first_label_of_a_known_prediction_is_accepted(home):
+    store = store_in(home, {rid(1)})
     assert store.add([AnswerLabel(rid(1), 1)], "http") == LabelCounts(accepted=1)
     assert store.current([rid(1), rid(2)]) == {rid(1): AnswerLabel(rid(1), 1, NOW)}
 
 
-def test_the_same_label_again_changes_nothing_and_is_counted_as_duplicate(tmp_path):
-    store = store_in(tmp_path, {rid(1)})
+def test_the_same_label_again_changes_nothing_and_is_counted_as_duplicate(home):
+    store = store_in(home, {rid(1)})
     store.add([AnswerLabel(rid(1), 1)], "http")
     before = store.history(rid(1))
     assert store.add([AnswerLabel(rid(1), 1, NOW - timedelta(days=1))], "file") == LabelCounts(duplicate=1)
     assert store.history(rid(1)) == before
 
 
-def test_another_label_is_a_conflict_the_last_one_holds_and_the_first_is_kept(tmp_path):
-    store = store_in(tmp_path, {rid(1)})
+def test_another_label_is_a_conflict_the_last_one_holds_and_the_first_is_kept(home):
+    store = store_in(home, {rid(1)})
     store.add([AnswerLabel(rid(1), 1)], "http")
     assert store.add([AnswerLabel(rid(1), 0)], "office") == LabelCounts(conflict=1)
     assert store.current([rid(1)])[rid(1)].label == 0
@@ -50,16 +59,16 @@ def test_another_label_is_a_conflict_the_last_one_holds_and_the_first_is_kept(tm
     ]
 
 
-def test_a_label_corrected_to_and_fro_leaves_every_step(tmp_path):
-    store = store_in(tmp_path, {rid(1)})
+def test_a_label_corrected_to_and_fro_leaves_every_step(home):
+    store = store_in(home, {rid(1)})
     counts = [store.add([AnswerLabel(rid(1), label)], "http") for label in (0, 1, 0)]
     assert counts == [LabelCounts(accepted=1), LabelCounts(conflict=1), LabelCounts(conflict=1)]
     assert [s.label for s in store.history(rid(1))] == [0, 1, 0]
 
 
-def test_a_label_of_nobody_is_kept_and_joined_when_its_prediction_turns_up(tmp_path):
+def test_a_label_of_nobody_is_kept_and_joined_when_its_prediction_turns_up(home):
     known: set[bytes] = set()
-    store = store_in(tmp_path, known)
+    store = store_in(home, known)
     assert store.add([AnswerLabel(rid(1), 1)], "http") == LabelCounts(unknown=1)
     known.add(rid(1))
     assert store.current([rid(1)])[rid(1)].label == 1
@@ -67,30 +76,30 @@ def test_a_label_of_nobody_is_kept_and_joined_when_its_prediction_turns_up(tmp_p
     assert store.counts() == {"accepted": 0, "conflict": 0, "unknown": 1}
 
 
-def test_a_number_and_its_text_are_two_labels(tmp_path):
-    store = store_in(tmp_path, {rid(1)})
+def test_a_number_and_its_text_are_two_labels(home):
+    store = store_in(home, {rid(1)})
     assert store.add([AnswerLabel(rid(1), 1), AnswerLabel(rid(1), "1")], "http") == LabelCounts(accepted=1, conflict=1)
     assert [s.label for s in store.history(rid(1))] == [1, "1"]
 
 
 @pytest.mark.parametrize("label", [0, -3, 2**70, "yes", "30 % später", '"', "", "null"])
-def test_labels_come_back_as_they_were(tmp_path, label):
-    store = store_in(tmp_path, {rid(1)})
+def test_labels_come_back_as_they_were(home, label):
+    store = store_in(home, {rid(1)})
     store.add([AnswerLabel(rid(1), label)], "http")
     found = store.current([rid(1)])[rid(1)].label
     assert (found, type(found)) == (label, type(label))
 
 
-def test_times_come_back_to_the_microsecond_and_late_ones_are_taken(tmp_path):
+def test_times_come_back_to_the_microsecond_and_late_ones_are_taken(home):
     seen = datetime(2026, 2, 28, 23, 59, 59, 999_999, UTC)
-    store = store_in(tmp_path, {rid(1)})
+    store = store_in(home, {rid(1)})
     store.add([AnswerLabel(rid(1), 1, seen)], "http")
     stored = store.history(rid(1))[0]
     assert (stored.observed_at, stored.received_at) == (seen, NOW)
 
 
-def test_a_label_without_a_time_was_seen_when_it_came(tmp_path):
-    store = store_in(tmp_path, {rid(1)})
+def test_a_label_without_a_time_was_seen_when_it_came(home):
+    store = store_in(home, {rid(1)})
     store.add([AnswerLabel(rid(1), 1)], "http")
     assert store.history(rid(1))[0].observed_at == NOW
 
@@ -181,8 +190,8 @@ def test_an_empty_file_of_a_writer_that_died_at_once_holds_nothing_and_is_made_w
     assert store.add([AnswerLabel(rid(1), 1)], "http").accepted == 1
 
 
-def test_who_reads_on_sees_each_label_once_and_a_correction_as_a_new_one(tmp_path):
-    store = store_in(tmp_path, map(rid, range(25)))
+def test_who_reads_on_sees_each_label_once_and_a_correction_as_a_new_one(home):
+    store = store_in(home, map(rid, range(25)))
     store.add([AnswerLabel(rid(n), 0) for n in range(25)], "http")
     seen = store.since(0, 10)
     store.add([AnswerLabel(rid(3), 1)], "office")
@@ -193,8 +202,8 @@ def test_who_reads_on_sees_each_label_once_and_a_correction_as_a_new_one(tmp_pat
     assert [(s.request_id, s.label) for s in seen] == [*((rid(n), 0) for n in range(25)), (rid(3), 1)]
 
 
-def test_many_ids_are_found_at_once(tmp_path):
-    store = store_in(tmp_path)
+def test_many_ids_are_found_at_once(home):
+    store = store_in(home)
     store.add([AnswerLabel(rid(n), n % 2) for n in range(1_300)], "http")
     store.add([AnswerLabel(rid(n), 7) for n in range(0, 1_300, 100)], "http")
     found = store.current([rid(n) for n in range(2_000)])
@@ -224,8 +233,8 @@ def test_a_label_counts_once_the_horizon_has_passed_since_the_answer():
 # --- many hands ---------------------------------------------------------------------------------------------------
 
 
-def test_threads_may_share_a_store(tmp_path):
-    store = store_in(tmp_path, map(rid, range(40)), busy_s=30.0)
+def test_threads_may_share_a_store(home):
+    store = store_in(home, map(rid, range(40)), busy_s=30.0)
     with ThreadPoolExecutor(4) as pool:
         counts = list(
             pool.map(lambda n: store.add([AnswerLabel(rid(n), 0), AnswerLabel(rid(n // 4), 0)], "http"), range(40))
@@ -419,8 +428,8 @@ def unknown_labels(first: int, n: int) -> list[AnswerLabel]:
     return [AnswerLabel(rid(i), 1) for i in range(first, first + n)]
 
 
-def test_labels_of_unknown_ids_are_bounded_without_a_monitor_and_the_counts_say_what_was_refused(tmp_path):
-    store = store_in(tmp_path, [rid(100)], most_unknown=10)
+def test_labels_of_unknown_ids_are_bounded_without_a_monitor_and_the_counts_say_what_was_refused(home):
+    store = store_in(home, [rid(100)], most_unknown=10)
     assert store.add(unknown_labels(0, 7), "http") == LabelCounts(unknown=7)
     sent = [*unknown_labels(5, 10), AnswerLabel(rid(100), 1)]
     assert store.preview(sent) == LabelCounts(accepted=1, duplicate=2, unknown=3, refused=5)
@@ -438,15 +447,15 @@ def test_labels_of_unknown_ids_are_bounded_without_a_monitor_and_the_counts_say_
     }
 
 
-def test_another_process_meets_the_same_bound(tmp_path):
-    one, two = (store_in(tmp_path, most_unknown=10) for _ in range(2))
+def test_another_process_meets_the_same_bound(home):
+    one, two = (store_in(home, most_unknown=10) for _ in range(2))
     for n in range(6):
         one.add(unknown_labels(2 * n, 1), "http")
         two.add(unknown_labels(2 * n + 1, 1), "http")
-    assert store_in(tmp_path, most_unknown=10).counts()["unknown"] == 10
+    assert store_in(home, most_unknown=10).counts()["unknown"] == 10
 
 
-def test_answers_that_turn_up_and_labels_that_are_removed_make_room_again_within_the_hour(tmp_path, monkeypatch):
+def test_answers_that_turn_up_and_labels_that_are_removed_make_room_again_within_the_hour(home, monkeypatch):
     known: set[bytes] = set()
     asked: list[int] = []
 
@@ -454,7 +463,7 @@ def test_answers_that_turn_up_and_labels_that_are_removed_make_room_again_within
         asked.append(len(ids))
         return known & set(ids)
 
-    store = LabelStore(tmp_path / "toy.db", look, clock=lambda: NOW, most_unknown=10)
+    store = LabelStore(open_label_tables(home, "toy"), look, clock=lambda: NOW, most_unknown=10)
     store.add(unknown_labels(0, 10), "http")
     assert store.add(unknown_labels(10, 1), "http") == LabelCounts(refused=1)
     known.update(rid(n) for n in range(4))
@@ -474,8 +483,8 @@ def alternating(n: int, times: int) -> list[AnswerLabel]:
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 500])
-def test_labels_that_alternate_are_bounded_and_the_last_stored_one_holds(tmp_path, at_once):
-    store = store_in(tmp_path, [rid(1)])
+def test_labels_that_alternate_are_bounded_and_the_last_stored_one_holds(home, at_once):
+    store = store_in(home, [rid(1)])
     sent, total = alternating(1, 500), LabelCounts()
     for first in range(0, len(sent), at_once):
         total += store.add(sent[first : first + at_once], "http")
@@ -486,8 +495,8 @@ def test_labels_that_alternate_are_bounded_and_the_last_stored_one_holds(tmp_pat
     assert store.current([rid(1)])[rid(1)].label == (MOST_OF_ONE - 1) % 2
 
 
-def test_an_answer_that_has_too_many_labels_keeps_nobody_elses_out(tmp_path):
-    store = store_in(tmp_path, [rid(1), rid(2)])
+def test_an_answer_that_has_too_many_labels_keeps_nobody_elses_out(home):
+    store = store_in(home, [rid(1), rid(2)])
     store.add(alternating(1, 100), "http")
     assert store.add([AnswerLabel(rid(2), 1), *alternating(1, 1)], "http") == LabelCounts(accepted=1, over_limit=1)
     assert store.add(alternating(3, 2), "http") == LabelCounts(unknown=1, conflict=1)

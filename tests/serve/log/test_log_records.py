@@ -9,6 +9,7 @@ import pytest
 
 from ml_core.base.journal import Journal
 from ml_core.serve.log.database import OpenLog
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_records import ADOPTED, ERASED, PRUNED, SEALED, LogRecords
 from tests.serve.log.filled import DAY, NAME, row, settings_in
@@ -57,7 +58,9 @@ def test_what_was_there_before_the_key_is_named_with_its_end(records: LogRecords
     log.commit([row(1), row(2)], durable=False)
     log.close()
     settings = settings_in(records.folder.parent.parent)
-    LabelStore(settings.labels, lambda _: set()).add([AnswerLabel(row(1).request_id, 1)], "x")
+    LabelStore(open_label_tables(settings, settings.model_name), lambda _: set()).add(
+        [AnswerLabel(row(1).request_id, 1)], "x"
+    )
     assert records.label_end() is None
     records.key()
     (entry,) = records.read().of(ADOPTED)

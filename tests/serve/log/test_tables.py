@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ml_core.lab.watching import ledger
-from ml_core.serve.log.label_file import LABEL_TABLE
+from ml_core.serve.home.tables import StoredTable, TableField
+from ml_core.serve.log.label_tables import LABEL_TABLE
 from ml_core.serve.log.labels import StoredLabel
-from ml_core.serve.log.tables import StoredTable, TableField
 
 BOXES = StoredTable(
     "box",

@@ -25,16 +25,17 @@ from ml_core.cli.main import surety as command_line
 from ml_core.lab.log_care.log_days import log_days
 from ml_core.lab.log_care.sealed_copy import shown_by
 from ml_core.lab.log_care.sealing import seal_day
-from ml_core.lab.watching.health_monitor import HealthMonitor, ledger_path
-from ml_core.lab.watching.ledger import Ledger
+from ml_core.lab.watching.health_monitor import HealthMonitor
+from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
+from ml_core.serve.home.tables import FileFormat, StoredTable, TableField, Transaction
 from ml_core.serve.log import fields
 from ml_core.serve.log.database import OpenLog, open_for_reading
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.fields import FIELDS, LogLayout, StoredField
+from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import AnswerLabel, LabelStore
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.reader import PredictionLog
-from ml_core.serve.log.tables import FileFormat, StoredTable, TableField, Transaction
 from tests.homes import bento_store
 from tests.serve.log.builders import row
 
@@ -219,13 +220,13 @@ def test_a_person_is_erased_from_an_old_home(old: Settings) -> None:
 
 def test_old_labels_and_the_old_ledger_are_used_on(old: Settings) -> None:
     log = PredictionLog(old.log)
-    store = LabelStore(old.labels, log.known)
+    store = LabelStore(open_label_tables(old, old.model_name), log.known)
     assert store.counts() == {"accepted": 51, "conflict": 1, "unknown": 1}
     stored = store.since(0, 100)
     assert [label.seq for label in stored] == list(range(1, 54))
     corrected = stored[0].request_id
     assert store.add([AnswerLabel(corrected, 1 - int(stored[0].label))], "test").conflict == 1
-    with Ledger.changing(ledger_path(old)) as ledger:
+    with Ledger.changing(open_ledger_tables(old, old.model_name)) as ledger:
         assert ledger.count_matured() == (51, 51)
         (model_hash,) = {found.model_hash for _, found in ledger.matured_after(0)}
         assert list(ledger.detectors(model_hash)) == ["coverage:0", "coverage:1"]
@@ -233,7 +234,7 @@ def test_old_labels_and_the_old_ledger_are_used_on(old: Settings) -> None:
         ledger.remember("labels_seen", 54)
         no_cells = ledger.outcomes.cells(model_hash, (0, 1), 0, 1 << 40)
         assert no_cells == ()
-    with Ledger.reading(ledger_path(old)) as again:
+    with Ledger.reading(open_ledger_tables(old, old.model_name)) as again:
         assert again is not None
         assert again.fact("labels_seen") == 54
 
@@ -241,7 +242,7 @@ def test_old_labels_and_the_old_ledger_are_used_on(old: Settings) -> None:
 def test_due_answers_of_an_old_home_are_counted_at_the_first_look(old: Settings) -> None:
     """Single answers and those of an Arrow call, with the outcomes that had matured before."""
     HealthMonitor(old).look()
-    with Ledger.reading(ledger_path(old)) as ledger:
+    with Ledger.reading(open_ledger_tables(old, old.model_name)) as ledger:
         assert ledger is not None
         (model_hash,) = {found.model_hash for _, found in ledger.matured_after(0)}
         cells = ledger.outcomes.cells(model_hash, (0, 1), 0, 1 << 40)
@@ -287,21 +288,27 @@ def read_log(settings: Settings) -> None:
 
 
 def read_labels(settings: Settings) -> None:
-    LabelStore(settings.labels, lambda _: set()).since(0, 1)
+    LabelStore(open_label_tables(settings, settings.model_name), lambda _: set()).since(0, 1)
 
 
 def write_labels(settings: Settings) -> None:
-    LabelStore(settings.labels, lambda _: set()).add([AnswerLabel(id_bytes(AN_ID), 1)], "x")
+    LabelStore(open_label_tables(settings, settings.model_name), lambda _: set()).add(
+        [AnswerLabel(id_bytes(AN_ID), 1)], "x"
+    )
 
 
 def read_ledger(settings: Settings) -> None:
-    with Ledger.reading(ledger_path(settings)):
+    with Ledger.reading(open_ledger_tables(settings, settings.model_name)):
         pass
 
 
 def write_ledger(settings: Settings) -> None:
-    with Ledger.changing(ledger_path(settings)):
+    with Ledger.changing(open_ledger_tables(settings, settings.model_name)):
         pass
+
+
+def ledger_file(settings: Settings) -> Path:
+    return settings.monitor / f"{settings.model_name}.ledger.db"
 
 
 VERSIONS = {"prediction log": 3, "label store": 2, "monitor's ledger": 3}
@@ -313,8 +320,8 @@ VERSIONS = {"prediction log": 3, "label store": 2, "monitor's ledger": 3}
         (read_log, lambda s: PredictionLog(s.log).files()[0].path, "prediction log"),
         (read_labels, lambda s: s.labels, "label store"),
         (write_labels, lambda s: s.labels, "label store"),
-        (read_ledger, ledger_path, "monitor's ledger"),
-        (write_ledger, ledger_path, "monitor's ledger"),
+        (read_ledger, ledger_file, "monitor's ledger"),
+        (write_ledger, ledger_file, "monitor's ledger"),
     ],
 )
 def test_a_newer_file_is_refused_in_one_line_and_left_as_it_is(

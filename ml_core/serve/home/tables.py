@@ -1,6 +1,7 @@
-"""Tables of SQLite files: one list of fields each, from which all statements are made, and numbered steps (migrations).
+"""Tables: one list of fields each, from which all statements are made, and numbered steps (migrations).
 
-The steps bring a file of an earlier version up to date. A file of a newer version is refused.
+The steps bring a file of an earlier version up to date. A file of a newer version is refused. The same lists make the
+tables of a database, in another dialect (``postgres_tables``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from ml_core.base.errors import LogDamaged
 
-__all__ = ["FileFormat", "StoredTable", "TableField", "Transaction"]
+__all__ = ["SQLITE", "Dialect", "FileFormat", "StoredTable", "TableField", "Transaction"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class TableField:
     since : first version of the file that has the column; one that is added later must allow NULL
     attribute : name of the value in Python objects, where it is another
     write, read : turn the Python value into the stored one, and back; None where they are the same
-    is_numbered : SQLite gives the value itself
+    is_numbered : the engine gives the value itself
     index : name of an index over the column alone, "" for none; rows without a value are not in it
     is_unique : whether that index allows a value once only
     """
@@ -47,6 +48,26 @@ class TableField:
         if self.index:
             where = "" if "NOT NULL" in self.sql else f" WHERE {self.name} IS NOT NULL"
             yield f"CREATE {'UNIQUE ' * self.is_unique}INDEX {self.index} ON {table}({self.name}){where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one engine writes a table down.
+
+    Attributes
+    ----------
+    column : type and constraints of a column
+    ending : of a statement that makes a table
+    more : further statements for a new column, from the name of its table
+    """
+
+    column: Callable[[TableField], str]
+    ending: str = ""
+    more: Callable[[str, TableField], Iterator[str]] = lambda _table, _field: iter(())
+
+
+SQLITE = Dialect(column=lambda each: each.sql, ending=" STRICT")
+"""What the fields are written in."""
 
 
 class StoredTable:
@@ -86,16 +107,18 @@ class StoredTable:
             for each, value in zip(self.fields, stored, strict=True)
         }
 
-    def step(self, version: int) -> Iterator[str]:
+    def step(self, version: int, dialect: Dialect = SQLITE) -> Iterator[str]:
         """Statements that bring the table from the version before to that one."""
         new = [each for each in self.fields if max(each.since, self.since) == version]
         if version == self.since:
-            columns = [f"{each.name} {each.sql}" for each in new] + ([f"PRIMARY KEY({self._key})"] if self._key else [])
-            yield f"CREATE TABLE {self.name}({', '.join(columns)}) STRICT"
+            keys = [f"PRIMARY KEY({self._key})"] if self._key else []
+            columns = ", ".join([f"{each.name} {dialect.column(each)}" for each in new] + keys)
+            yield f"CREATE TABLE {self.name}({columns}){dialect.ending}"
         else:
-            yield from (f"ALTER TABLE {self.name} ADD COLUMN {each.name} {each.sql}" for each in new)
+            yield from (f"ALTER TABLE {self.name} ADD COLUMN {each.name} {dialect.column(each)}" for each in new)
         for each in new:
             yield from each.indexed(self.name)
+            yield from dialect.more(self.name, each)
 
     def shown_in(self, version: int) -> Iterator[str]:
         """A view in front of the table of an older version, with later fields, or all of a later table, empty."""
@@ -139,7 +162,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """One kind of SQLite file. Its version stands in ``PRAGMA user_version``.
+    """Tables of one kind: those of a SQLite file, whose version stands in ``PRAGMA user_version``.
 
     Step n brings a file from version n - 1 to n, and a new file goes through all of them. So a file that was brought up
     to date is the same as a new one. A step makes the tables and adds the fields that begin with it.
@@ -162,6 +185,12 @@ class FileFormat:
         """The version that this release writes."""
         since = (max(table.since, each.since) for table in self.tables for each in table.fields)
         return max(max(self.more, default=1), *since)
+
+    def step(self, version: int, dialect: Dialect = SQLITE) -> Iterator[str]:
+        """Statements that bring the tables from the version before to that one."""
+        for table in self.tables:
+            yield from table.step(version, dialect)
+        yield from self.more.get(version, ())
 
     def version_of(self, connection: sqlite3.Connection, name: str) -> int:
         """Version of a file, or 0 where it is new and empty.
@@ -208,10 +237,7 @@ class FileFormat:
         """
         found = self.version_of(connection, name)
         for version in range(found + 1, self.version + 1):
-            for table in self.tables:
-                for statement in table.step(version):
-                    connection.execute(statement)
-            for statement in self.more.get(version, ()):
+            for statement in self.step(version):
                 connection.execute(statement)
         if found < self.version:
             connection.execute(f"PRAGMA application_id={self.application_id}")
