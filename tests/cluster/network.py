@@ -88,6 +88,7 @@ class Network:
     Attributes
     ----------
     front, back : addresses of this side
+    objects : a further address of this side, which can be taken away
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class Network:
         self._mark = f"sty{number}"
         self._base = {"f": f"10.231.{number}", "b": f"10.232.{number}"}
         self.front, self.back = f"{self._base['f']}.1", f"{self._base['b']}.1"
+        self.objects = f"{self._base['b']}.254"
         self._made = 0
         self._hosts: list[Host] = []
 
@@ -105,6 +107,15 @@ class Network:
             _ip("link", "add", self._bridge(side), "type", "bridge")
             _ip("address", "add", f"{base}.1/24", "dev", self._bridge(side))
             _ip("link", "set", self._bridge(side), "up")
+        self.join(self.objects)
+
+    def join(self, address: str) -> None:
+        """Have that address of the stores here."""
+        _ip("address", "replace", f"{address}/24", "dev", self._bridge("b"))
+
+    def leave(self, address: str) -> None:
+        """Have it no more: who asks there gets no answer."""
+        _ip("address", "delete", f"{address}/24", "dev", self._bridge("b"))
 
     def host(self, instead_of: Host | None = None) -> Host:
         """A further machine, or one with the addresses of a machine that is no more."""

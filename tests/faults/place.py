@@ -7,9 +7,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,18 @@ from ml_core.serve.rollout.worker_reports import WorkerReport, beating, read_rep
 from tests.e2e.workplace import ROOT, Workplace
 from tests.folder_files import heartbeats
 
-__all__ = ["MODEL", "RECORD", "RECORDS", "FaultPlace", "Served", "connected", "open_files", "request_bytes", "until"]
+__all__ = [
+    "MODEL",
+    "PROBE",
+    "RECORD",
+    "RECORDS",
+    "FaultPlace",
+    "Served",
+    "connected",
+    "open_files",
+    "request_bytes",
+    "until",
+]
 
 MODEL = "readmission_risk"
 RECORD = {"age": 71, "glucose": 182.5, "bmi": 31.2, "bp_systolic": 148}
@@ -39,7 +50,8 @@ RECORDS = [
 ]
 """Two hundred different records."""
 _WORKER = "_bentoml_impl.worker.service"
-_PROBE = Path(__file__).parent / "probe"
+PROBE = Path(__file__).parent / "probe"
+"""Put on PYTHONPATH, it breaks models of servers under test (probe/sitecustomize.py)."""
 
 
 class FaultPlace(Workplace):
@@ -102,7 +114,7 @@ class FaultPlace(Workplace):
         """A running server; its model can be broken while it runs."""
         if not self.fault_file.exists():
             self.break_model()
-        environment = {"PYTHONPATH": f"{_PROBE}:{ROOT}", "SURETY_TEST_FAULT": str(self.fault_file), **more}
+        environment = {"PYTHONPATH": f"{PROBE}:{ROOT}", "SURETY_TEST_FAULT": str(self.fault_file), **more}
         began = time.monotonic()
         processes: list[psutil.Process] = []
         try:
@@ -127,22 +139,24 @@ class Served:
     ----------
     pid : of BentoML's arbiter
     ready_s : how long it took to be ready
+    headers : of every question, such as a key
     """
 
     address: str
     pid: int
     log: Path
     ready_s: float
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def port(self) -> int:
         return int(self.address.rsplit(":", 1)[1])
 
     def get(self, path: str, timeout: float = 10.0) -> httpx.Response:
-        return httpx.get(self.address + path, timeout=timeout)
+        return httpx.get(self.address + path, timeout=timeout, headers=self.headers)
 
     def post(self, path: str, body: object, timeout: float = 30.0) -> httpx.Response:
-        return httpx.post(self.address + path, json=body, timeout=timeout)
+        return httpx.post(self.address + path, json=body, timeout=timeout, headers=self.headers)
 
     def predict(self, record: object = None) -> dict[str, Any]:
         """The envelope for one record."""
