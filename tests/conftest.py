@@ -26,7 +26,8 @@ chance.fix()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--chance", default="0", help="other keys, salts and ids than those of every run; any text")
+    told = "other keys, salts and ids than those of every run, and other draws in statistical tests; any text"
+    parser.addoption("--chance", default=chance.USUAL, help=told)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,6 +42,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """What a test draws hangs on its own name."""
     chance.begin(item.config.getoption("chance"), item.nodeid)
     return (yield)
+
+
+@pytest.fixture(scope="module")
+def seeds(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The draws of a statistical test, others with ``--chance N``."""
+    with chance.other_seeds(request.config.getoption("chance")):
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -176,7 +176,9 @@ LONG: dict[str, tuple[str, ...]] = {
     "lab/watching/test_health_monitor.py": (
         "test_a_monitor_that_is_killed_anywhere_and_started_again_counts_every_label_once",
     ),
+    "lab/watching/test_health_monitor_in_database.py": (),
     "lab/watching/test_health_monitor_life.py": (),
+    "lab/watching/test_ledger.py": ("test_an_erased_person_leaves_nothing_in_the_database_and_others_stay",),
     "lab/watching/test_maturing.py": ("test_ten_thousand_labels_enter_in_one_look",),
     "scripts/docs/test_site.py": (
         "test_broken_link_or_lost_page_fails_the_build",
@@ -192,6 +194,14 @@ LONG: dict[str, tuple[str, ...]] = {
     "serve/log/test_database.py": (
         "test_f14_rows_that_were_answered_for_outlive_a_killed_writer",
         "test_f21_four_workers_start_at_once_on_an_empty_home",
+    ),
+    "serve/home/test_table_stores.py": (
+        "test_who_reads_on_from_a_number_misses_nothing_of_many_writers",
+        "test_what_was_erased_has_left_no_copy_where_the_tables_lie",
+    ),
+    "serve/log/test_labels_in_database.py": (
+        "test_the_store_says_what_a_plain_list_says_whichever_machine_is_asked",
+        "test_erased_labels_leave_nothing_in_the_database",
     ),
     "serve/log/test_labels.py": ("test_a_damaged_page_is_damage_and_not_a_full_disk",),
     "serve/log/test_reader.py": ("test_the_log_reads_like_a_plain_list",),

@@ -12,6 +12,7 @@ from ml_core.cli.output import emit, note, output_option, picked
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
+    from ml_core.lab.watching.due_outcomes import ClassOutcomes
     from ml_core.lab.watching.live_performance import MaturedAnswers
 
 
@@ -39,8 +40,9 @@ def check_coverage(since: float | None, slot: str, grouping: str | None, setting
     at random given the set and the predicted class. The exit status is 3, too, if they leave a class unverified.
 
     With --by, "groups" has a row for each class in each group. "promise" says what it is held against: class_and_group,
-    or "measured only", where the band tells what chance explains in a group like all. A class with fewer than 10
-    subjects in a group has no numbers.
+    or "measured only", where the band tells what chance explains in a group like all. "group_outcomes" says how many
+    due answers of each group have their outcome, and between which bounds its coverage lies; its p-value is that of
+    outcomes returning alike in all groups. A class with fewer than 10 subjects in a group has no numbers.
 
     \b
     Example: surety coverage check --since 30d --by age_band
@@ -76,7 +78,7 @@ def check_coverage(since: float | None, slot: str, grouping: str | None, setting
             "waiting": found.waiting,
             "unknown": found.unknown,
             "bands": _bands(found),
-            **({} if grouping is None else {"groups": _groups(found, grouping)}),
+            **({} if grouping is None else {"groups": _groups(found, grouping), **_by_group(found, grouping)}),
             "detectors": detectors,
             **_outcomes(found),
         },
@@ -118,6 +120,39 @@ def _groups(found: MaturedAnswers, grouping: str) -> list[dict[str, Any]]:
     ]
 
 
+def _by_group(found: MaturedAnswers, grouping: str) -> dict[str, Any]:
+    """Due answers with and without an outcome by group, and what follows for the coverage of each class there."""
+    from ml_core.lab.watching.outcomes_by_group import outcomes_by_group
+
+    cells, p_value = outcomes_by_group(found.in_groups, found.targets, found.model.manifest, grouping)
+    rows = [
+        {
+            "group": cell.returned.cell.group,
+            "label": label,
+            "due": cell.returned.due if cell.shown else None,
+            "missing": cell.returned.due - cell.returned.came if cell.shown else None,
+            "returned": cell.returned.share,
+            **_open(of_class),
+        }
+        for cell in cells
+        for label, of_class in cell.classes.items()
+    ]
+    return {"group_outcomes": rows, "group_outcomes_p_value": p_value}
+
+
+def _open(each: ClassOutcomes | None) -> dict[str, float | None]:
+    """What missing outcomes leave open of the coverage of one class."""
+    bounds, weighted = (None, None) if each is None else (each.bounds, each.weighted)
+    return {
+        "observed": None if each is None else each.observed,
+        "lowest": None if bounds is None else bounds.lowest,
+        "highest": None if bounds is None else bounds.highest,
+        "weighted": None if weighted is None else weighted.estimate,
+        "weighted_from": None if weighted is None else weighted.lower,
+        "weighted_to": None if weighted is None else weighted.upper,
+    }
+
+
 def _outcomes(found: MaturedAnswers) -> dict[str, Any]:
     """Due answers with and without an outcome, and what follows for the coverage of each class."""
     due, names = found.outcomes, found.model.manifest.classes
@@ -136,19 +171,7 @@ def _outcomes(found: MaturedAnswers) -> dict[str, Any]:
             }
             for cell in due.cells
         ],
-        "bounds": [
-            {
-                "label": each.label,
-                "observed": each.observed,
-                "lowest": None if each.bounds is None else each.bounds.lowest,
-                "highest": None if each.bounds is None else each.bounds.highest,
-                "weighted": None if each.weighted is None else each.weighted.estimate,
-                "weighted_from": None if each.weighted is None else each.weighted.lower,
-                "weighted_to": None if each.weighted is None else each.weighted.upper,
-                "p_value": each.returned.p_value,
-            }
-            for each in due.classes
-        ],
+        "bounds": [{"label": each.label, **_open(each), "p_value": each.returned.p_value} for each in due.classes],
         "weighted_assumes": "outcomes are missing at random given the set and the predicted class",
         "unverified": [picked(each, "reason", "says") for each in found.unverified],
     }

@@ -43,7 +43,7 @@ class Wanted:
 
     @cached_property
     def state(self) -> RolloutState:
-        """The rollout that the change is decided on, read once: where somebody else changes it meanwhile, it is refused.
+        """What the change is decided on, read once; where somebody else changes it meanwhile, it is refused.
 
         Raises
         ------

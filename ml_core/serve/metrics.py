@@ -135,6 +135,8 @@ HEALTH = {
         "by class label and declared group; not of fewer than 10 subjects.",
         "group_coverage_answers": "Matured answers behind surety_group_coverage.",
         "group_coverage_lowest": "Coverage below which surety_group_coverage seldom lies (1 in 100) by chance.",
+        "group_returned": "Share of surety_due_answers whose outcome has come, by declared group, in whole percents; "
+        "not of fewer than 10 answers.",
         "calibration_slope": "Calibration slope of the latest matured answers (at most 5,000), overall and by declared "
         "group: 1 is right, less means that probabilities are too extreme.",
         "calibration_slope_error": "Standard error of surety_calibration_slope.",

@@ -151,6 +151,30 @@ def test_coverage_by_group_names_the_promise_of_each(run, grouped, monkeypatch):
     assert (table.code, "sex=female" in table.out) == (0, True)
 
 
+def test_outcomes_that_are_missing_in_one_group_are_told_of_it(run, grouped, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = patients(400, seed=7)
+    sexes = np.random.default_rng(7).choice(["female", "male"], len(rows))
+    of_men = {
+        a.request_id for a, sex in zip(grouped.answer(rows.assign(sex=sexes)), sexes, strict=True) if sex == "male"
+    }
+    grouped.due = [each for n, each in enumerate(grouped.due) if each[1] not in of_men or n % 2]
+    grouped.pass_days(HORIZON_DAYS + 2)
+    grouped.look()
+    told = run("coverage", "check", "--by", "sex")
+    women, _, men, _, unknown, _ = told.result["group_outcomes"]
+    assert (women["group"], women["label"], women["missing"], women["returned"]) == ("sex=female", 0, 0, 1.0)
+    assert women["due"] + men["due"] == told.result["due"] == 400
+    assert men["missing"] == told.result["missing"] > 50
+    assert women["lowest"] == women["observed"] == women["highest"]
+    assert men["lowest"] < men["observed"] <= men["highest"]
+    assert men["lowest"] <= men["weighted"] <= men["highest"]
+    assert told.result["group_outcomes_p_value"] < 1e-9
+    assert unknown == {**dict.fromkeys(unknown), "group": "sex=unknown", "label": 0}
+    assert "group_outcomes" not in run("coverage", "check").result
+    assert "returned" in run("coverage", "check", "--by", "sex", "--output", "table").out
+
+
 def test_answers_that_matured_without_a_group_are_counted_on_the_side(run, grouped):
     matured(grouped, patients(120, seed=6).assign(sex="male"))
     (ledger,) = grouped.home.settings.monitor.glob("*.ledger.db")

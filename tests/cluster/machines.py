@@ -26,11 +26,11 @@ from tests.object_server import Bucketeer, object_server
 from tests.oracles import cluster_packages
 from tests.postgres import Server, server
 
-__all__ = ["Cluster", "Machine", "cluster"]
+__all__ = ["Cluster", "Machine", "MachinePlace", "at_another_time", "cluster"]
 
 PORT = 3000
 BALANCER = ROOT / "deploy" / "compose" / "haproxy.cluster.cfg"
-FAKED_CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+_FAKED_CLOCK = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 class MachinePlace(FaultPlace):
@@ -208,6 +208,19 @@ class Cluster:
         finally:
             process.kill()
             process.wait(30)
+
+
+def at_another_time(ahead_s: int) -> dict[str, str]:
+    """Environment variables of a program whose time of day is ahead of the system's by so many seconds."""
+    if _FAKED_CLOCK is None:
+        told = "libfaketime is not installed (Debian: apt-get install libfaketime)"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    return {
+        "LD_PRELOAD": str(_FAKED_CLOCK),
+        "FAKETIME": f"{ahead_s:+d}s",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
 
 
 def _balancer(port: int, machines: Sequence[str]) -> str:

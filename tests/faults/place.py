@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ __all__ = [
     "connected",
     "open_files",
     "request_bytes",
+    "threads_by_name",
     "until",
 ]
 
@@ -241,6 +243,18 @@ def request_bytes(
     """A POST as bytes; ``length`` replaces the number in the header."""
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n"
     return head.encode() + body
+
+
+def threads_by_name(process: psutil.Process) -> Counter[str]:
+    """Threads of a served process, by what the probe names them, without the numbers of a pool.
+
+    A thread that has just begun still has the name of the one that began it, so that of the log counts for its sync.
+    """
+    found: Counter[str] = Counter()
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            found[(task / "comm").read_text().strip().rstrip("0123456789").rstrip("_-").removesuffix("-sync")] += 1
+    return found
 
 
 def open_files(process: psutil.Process) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import select
 import signal
 import socket
@@ -15,9 +16,20 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
+from ml_core.base.settings import Settings
 from tests.faults.figures import record
 from tests.faults.load import Load, answered, failed, percentile
-from tests.faults.place import RECORD, RECORDS, FaultPlace, Served, connected, open_files, request_bytes, until
+from tests.faults.place import (
+    RECORD,
+    RECORDS,
+    FaultPlace,
+    Served,
+    connected,
+    open_files,
+    request_bytes,
+    threads_by_name,
+    until,
+)
 
 BODIES = [{"features": r} for r in RECORDS]
 BODY_TIMEOUT_S = 5
@@ -287,6 +299,14 @@ def test_hostile_bodies_up_to_the_cap_do_not_hold_up_the_others(served: Served) 
 
 # --- going away ---------------------------------------------------------------------------------------------------
 
+POOLED = {
+    "model-readmissi": Settings().pool_threads,
+    "surety-bulk": Settings().bulk_threads,
+    "uvloop": min(32, (os.cpu_count() or 1) + 4),  # asyncio's own executor; /status and /metrics use it
+    "surety-log": 2,  # with the one that syncs now and then
+}
+"""Most threads of those that start as they are needed, by name (15 characters). A worker has no others that come and go."""
+
 
 def test_f16_callers_that_go_away_leave_nothing_behind(served: Served) -> None:
     times = 10_000
@@ -300,6 +320,7 @@ def test_f16_callers_that_go_away_leave_nothing_behind(served: Served) -> None:
     served.status()
     time.sleep(1)
     before = (open_files(worker), worker.num_threads(), worker.memory_info().rss)
+    base = threads_by_name(worker)
     failures = served.metric("surety_circuit_calls_total", outcome="failure")
     began = time.monotonic()
     for i in range(times):
@@ -311,14 +332,15 @@ def test_f16_callers_that_go_away_leave_nothing_behind(served: Served) -> None:
     took_s = time.monotonic() - began
     until(lambda: open_files(worker) <= before[0] + 2, 15, "descriptors are given back")
     left = (open_files(worker), worker.num_threads(), worker.memory_info().rss)
-    assert left[1] <= before[1] + 4  # pools start their few threads as they are needed
+    threads = threads_by_name(worker)
+    assert all(threads[name] <= POOLED.get(name, base[name]) for name in threads), (threads, base)
     assert left[2] - before[2] < 30e6
     assert served.metric("surety_circuit_calls_total", outcome="failure") == failures
     assert served.champion()["circuit"]["state"] == "closed"
     assert served.metric("surety_refused_total", code="internal") == 0
     record(
         "F16 callers disconnect mid-request",
-        "descriptors and threads back to base, nothing counted against the model",
+        "descriptors back to base, no more threads than their pools may have, nothing counted against the model",
         {
             "times": times,
             "took_s": round(took_s, 1),

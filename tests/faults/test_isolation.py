@@ -28,8 +28,8 @@ ISOLATED = "service:SuretyIsolated"
 ARROW = "application/vnd.apache.arrow.stream"
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 ENVELOPE = [
-    "request_id", "prediction", "probability", "confidence", "prediction_set", "p_values", "confidence_level",
-    "guarantee", "validity", "validity_reasons", "fallback_used", "fallback_reason", "error", "lineage",
+    "request_id", "prediction", "probability", "confidence", "probabilities", "prediction_set", "p_values",
+    "confidence_level", "guarantee", "validity", "validity_reasons", "fallback_used", "fallback_reason", "error", "lineage",
     "client_request_id", "group",
 ]  # fmt: skip
 LINEAGE = [

@@ -64,6 +64,7 @@ def test_fuzzed_service_keeps_to_its_document(example: Workplace, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_800)
 @pytest.mark.parametrize("service", ["Surety", "SuretyIsolated"])
 def test_fuzzed_service_keeps_to_its_document_for_long(example: Workplace, tmp_path: Path, service: str) -> None:
     judge(fuzzed(example, tmp_path, service, 5_000), service, 5_000)

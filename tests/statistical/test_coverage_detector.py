@@ -270,9 +270,12 @@ def test_with_repeated_patients_a_valid_model_leaves_a_class_band_in_at_most_5_p
 
 @pytest.mark.parametrize(("true", "m", "found"), [(0.85, 500, 0.5), (0.80, 200, 0.9)])
 def test_a_window_of_lost_coverage_is_mostly_seen(true, m, found):
-    rng = np.random.default_rng(0)
+    rng, times = np.random.default_rng(0), 400
     index, promise = np.zeros(m, dtype=np.int64), CoverageTarget((0, 1), (1_000, 1_000), NINETY)
 
-    below = sum(below_band(coverage_bands(rng.random(m) < true, index, promise)[1]) for _ in range(400))
+    seen = np.array([below_band(coverage_bands(np.arange(m) < n, index, promise)[1]) for n in range(m + 1)])
+    exact = float(binom(m, true).pmf(np.arange(m + 1)) @ seen)  # .710 and .910
+    below = sum(below_band(coverage_bands(rng.random(m) < true, index, promise)[1]) for _ in range(times))
 
-    assert below >= found * 400
+    assert exact >= found
+    assert least_by_chance(exact, times) <= below <= most_by_chance(exact, times)

@@ -5,7 +5,7 @@ Throughout, an answer is *due* once its label horizon has passed. Its outcome ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "coverage_bounds",
     "observed_coverage",
     "return_test",
+    "return_p_value",
     "inverse_chance_coverage",
 ]
 
@@ -154,7 +155,7 @@ def return_test(cells: Sequence[OutcomeCell], k: int | None) -> ReturnTest:
     (1922), Journal of the Royal Statistical Society 85(1), 87-94.
     """
     by_set = _by_set(cells)
-    table = _table(by_set)
+    table = _table(by_set.values())
     if k is None:
         shares = [came / due for came, due in table]
         return ReturnTest(max(shares, default=None), min(shares, default=None), _p_of(table))
@@ -162,6 +163,21 @@ def return_test(cells: Sequence[OutcomeCell], k: int | None) -> ReturnTest:
     inside, outside = (came / due if due else None for came, due in sides)
     exact = _p_of([side for side in sides if side[1]], exact=True)
     return ReturnTest(inside, outside, min(1.0, 2.0 * min(_p_of(table), exact)))
+
+
+def return_p_value(counts: Iterable[tuple[int, int]]) -> float:
+    """P-value of the hypothesis that outcomes return alike in all groups of answers: a G-test, rare groups together.
+
+    Parameters
+    ----------
+    counts : returned and due answers of each group; groups do not overlap
+
+    Examples
+    --------
+    >>> round(return_p_value([(80, 100), (60, 100)]), 4)
+    0.0018
+    """
+    return _p_of(_table([(came, due) for came, due in counts if due]))
 
 
 def _by_set(cells: Sequence[OutcomeCell]) -> dict[tuple[int, ...], tuple[int, int]]:
@@ -173,11 +189,11 @@ def _by_set(cells: Sequence[OutcomeCell]) -> dict[tuple[int, ...], tuple[int, in
     return {members: counts for members, counts in found.items() if counts[1]}
 
 
-def _table(by_set: Mapping[tuple[int, ...], tuple[int, int]]) -> list[tuple[int, int]]:
-    """Returned and due answers of each set; those too rare for the chi-square law are one row."""
-    came, due = _sum(by_set.values())
+def _table(found: Collection[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returned and due answers of each set or group; those too rare for the chi-square law are one row."""
+    came, due = _sum(found)
     enough = _EXPECTED * due / max(1, min(came, due - came))
-    rows = sorted(by_set.values(), key=lambda counts: counts[1])
+    rows = sorted(found, key=lambda counts: counts[1])
     rare = [counts for counts in rows if counts[1] < enough]
     common = rows[len(rare) :]
     if rare and common and _sum(rare)[1] < enough:

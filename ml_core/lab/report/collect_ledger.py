@@ -28,6 +28,7 @@ from ml_core.lab.report.status_words import ALL
 from ml_core.lab.watching.alarms import DRIFT, held_alarms
 from ml_core.lab.watching.due_outcomes import latest_outcomes, unverified_of
 from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
+from ml_core.lab.watching.outcomes_by_group import returned_by_group
 from ml_core.serve.home.table_stores import TableStore
 from ml_core.serve.log.labels import LabelStore
 from ml_core.serve.log.reader import PredictionLog
@@ -153,6 +154,7 @@ def missing_outcomes(settings: Settings, model_hash: str, manifest: Manifest, no
             return None
         latest = latest_outcomes(ledger, model_hash, manifest, settings, now)
         unverified = unverified_of(ledger, model_hash)
+        groups = returned_by_group(ledger, model_hash, manifest.groups, latest.hours)
     if not latest.due and not unverified:
         return None
     classes = tuple(
@@ -167,7 +169,13 @@ def missing_outcomes(settings: Settings, model_hash: str, manifest: Manifest, no
         )
         for each in latest.classes
     )
-    return MissingOutcomes(latest.due, latest.missing, classes, tuple(each.says for each in unverified))
+    return MissingOutcomes(
+        due=latest.due,
+        missing=latest.missing,
+        classes=classes,
+        unverified=tuple(each.says for each in unverified),
+        groups=tuple((each.cell.group, each.share) for each in groups),
+    )
 
 
 def _given(log: PredictionLog, since: datetime, until: datetime, gaps: Gaps) -> tuple[int, datetime | None]:

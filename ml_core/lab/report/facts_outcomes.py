@@ -80,12 +80,14 @@ class MissingOutcomes:
     due, missing : answers whose outcome should be known, and those of them for which none has come
     classes : what that leaves open of each class
     unverified : what the monitor has found unverified, in its words
+    groups : by declared group, in words, the share of its due answers whose outcome has come; None with fewer than 10
     """
 
     due: int
     missing: int
     classes: tuple[OpenCoverage, ...]
     unverified: tuple[str, ...] = ()
+    groups: tuple[tuple[str, float | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

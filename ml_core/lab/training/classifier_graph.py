@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -218,7 +218,13 @@ def _pipeline(graph: OnnxGraph, model: Any, given: Given) -> str:
     return add_classifier(graph, model.steps[-1][1], given)
 
 
-def _mean(graph: OnnxGraph, parts: Sequence[str], weights: Sequence[float] | None = None) -> str:
+def _mean(graph: OnnxGraph, added: Iterable[str], weights: Sequence[float] | None = None) -> str:
+    """Mean of parts, each of which is added when it is asked for; it rounds like the worst of them."""
+    parts, before, worst = [], graph.rounding, 0.0
+    for part in added:
+        parts.append(part)
+        worst, graph.rounding = max(worst, graph.rounding - before), before
+    graph.rounding += worst
     shares = np.ones(len(parts)) if weights is None else np.asarray(weights, dtype=np.float64)
     scaled = [
         graph.one("Mul", part, graph.constant(share)) for part, share in zip(parts, shares / shares.sum(), strict=True)
@@ -230,16 +236,14 @@ def _voting(graph: OnnxGraph, model: Any, given: Given) -> str:
     if model.voting != "soft":
         raise ArtefactError("VotingClassifier", "counts votes and has no probabilities: train it with voting='soft'")
     weights = model._weights_not_none  # noqa: SLF001 - those of the estimators that were not dropped
-    return _mean(graph, [add_classifier(graph, one, given) for one in model.estimators_], weights)
+    return _mean(graph, (add_classifier(graph, one, given) for one in model.estimators_), weights)
 
 
 def _bagging(graph: OnnxGraph, model: Any, given: Given) -> str:
-    parts = []
-    for one, features in zip(model.estimators_, model.estimators_features_, strict=True):
-        if len(one.classes_) != len(model.classes_) or not hasattr(one, "predict_proba"):
-            raise ArtefactError("BaggingClassifier", "has members that lack a class or have no probabilities")
-        parts.append(add_classifier(graph, one, given.only(graph, list(features))))
-    return _mean(graph, parts)
+    if any(len(one.classes_) != len(model.classes_) or not hasattr(one, "predict_proba") for one in model.estimators_):
+        raise ArtefactError("BaggingClassifier", "has members that lack a class or have no probabilities")
+    members = zip(model.estimators_, model.estimators_features_, strict=True)
+    return _mean(graph, (add_classifier(graph, one, given.only(graph, list(features))) for one, features in members))
 
 
 def _stacking(graph: OnnxGraph, model: Any, given: Given) -> str:
@@ -280,7 +284,7 @@ def _decision(graph: OnnxGraph, model: Any, given: Given) -> tuple[str, int]:
 
 
 def _calibrated(graph: OnnxGraph, model: Any, given: Given) -> str:
-    return _mean(graph, [_one_calibrated(graph, one, given) for one in model.calibrated_classifiers_])
+    return _mean(graph, (_one_calibrated(graph, one, given) for one in model.calibrated_classifiers_))
 
 
 def _one_calibrated(graph: OnnxGraph, model: Any, given: Given) -> str:

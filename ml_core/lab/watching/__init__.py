@@ -12,4 +12,5 @@ __all__ = [
     "live_performance",
     "matured_arrays",
     "model_status",
+    "outcomes_by_group",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from ml_core.base.arrays import Label
-from ml_core.base.clock import microseconds, moment_of
+from ml_core.base.clock import microseconds
 from ml_core.base.settings import Settings
 from ml_core.lab.measuring.returned_outcomes import (
     CoverageBounds,
@@ -41,7 +41,9 @@ __all__ = [
     "DueOutcomes",
     "JudgedOutcomes",
     "OutcomeCounter",
+    "class_outcomes",
     "due_outcomes",
+    "first_grouped_hour",
     "judge_outcomes",
     "latest_outcomes",
     "unverified_of",
@@ -53,7 +55,7 @@ JUDGED_ROWS = 1_000
 DEPENDS_P = 0.001
 """Largest p-value at which the return of outcomes depends on the set, if the gap is large enough as well."""
 _OUTCOMES, _UNVERIFIED = "outcomes:", "unverified:"
-_CURSORS, _COUNTED_BY = "outcome_cursors", "outcome_horizons"
+_CURSORS, _COUNTED_BY, _FORGOTTEN = "outcome_cursors", "outcome_horizons", "outcomes_forgotten"
 _AT_A_TIME = 20_000
 _ALWAYS = 1 << 40
 
@@ -99,7 +101,9 @@ class OutcomeCounter:
                 counted_by |= {a.lineage["model_hash"]: days for a in due}
         ledger.remember(_CURSORS, cursors)
         ledger.remember(_COUNTED_BY, counted_by)
-        ledger.outcomes.forget_before(microseconds(now - timedelta(days=self._keep_days)))
+        before_us = microseconds(now - timedelta(days=self._keep_days))
+        ledger.outcomes.forget_before(before_us)
+        ledger.remember(_FORGOTTEN, before_us)
 
     def _begin_anew(self, ledger: Ledger, horizons: Horizons) -> None:
         counted_by: Mapping[str, float] = ledger.fact(_COUNTED_BY, {})
@@ -127,9 +131,19 @@ def _as_counted(answers: Sequence[LoggedAnswer]) -> list[DueAnswer]:
                 own=own,
                 members=members,
                 prediction=facts["classes"].index(answer.prediction) if own else -1,
+                groups=answer.groups,
             )
         )
     return found
+
+
+def first_grouped_hour(ledger: Ledger, model_hash: str) -> int:
+    """The hour since 1970 from which on all outcomes that a model's answers lack are known by group.
+
+    Earlier ones are no longer waited for, or were counted by a release that did not keep groups.
+    """
+    forgotten = -(-int(ledger.fact(_FORGOTTEN, 0)) // HOUR_US)
+    return max(forgotten, ledger.outcomes.groupless_until(model_hash) + 1)
 
 
 # --- what is known ------------------------------------------------------------------------------------------------
@@ -165,13 +179,13 @@ class DueOutcomes:
     cells : answers of the model itself, by prediction set and predicted class
     classes : what they say of all classes together, then of each class
     of_fallbacks : due answers that a fallback gave instead, and those of them without an outcome
-    since : when the first hour begins, UTC; None without any answer
+    hours : first and last of them since 1970
     """
 
     cells: tuple[OutcomeCell, ...]
     classes: tuple[ClassOutcomes, ...]
     of_fallbacks: tuple[int, int]
-    since: datetime | None
+    hours: tuple[int, int]
 
     @property
     def due(self) -> int:
@@ -189,10 +203,16 @@ def due_outcomes(
 ) -> DueOutcomes:
     """The due answers that a model gave in those hours since 1970, both included."""
     cells = ledger.outcomes.cells(model_hash, manifest.classes, since_hour, until_hour)
+    fallbacks = ledger.outcomes.of_fallbacks(model_hash, since_hour, until_hour)
+    return DueOutcomes(cells, class_outcomes(cells, manifest), fallbacks, (since_hour, until_hour))
+
+
+def class_outcomes(cells: Sequence[OutcomeCell], manifest: Manifest) -> tuple[ClassOutcomes, ...]:
+    """What due answers say of all classes together, then of each class."""
     effects = [manifest.metrics.get("calibration_effect", 1.0)]
     effects += [manifest.metrics.get(f"calibration_effect_class_{label}", 1.0) for label in manifest.classes]
     whose: list[tuple[int | None, Label | None]] = [(None, None), *_positions(manifest)]
-    classes = tuple(
+    return tuple(
         ClassOutcomes(
             label=label,
             observed=observed_coverage(cells, k),
@@ -202,8 +222,6 @@ def due_outcomes(
         )
         for (k, label), effect in zip(whose, effects, strict=True)
     )
-    fallbacks = ledger.outcomes.of_fallbacks(model_hash, since_hour, until_hour)
-    return DueOutcomes(cells, classes, fallbacks, moment_of(since_hour * HOUR_US) if cells else None)
 
 
 def latest_outcomes(

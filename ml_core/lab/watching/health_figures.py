@@ -13,6 +13,7 @@ from ml_core.lab.watching.due_outcomes import DueOutcomes
 from ml_core.lab.watching.ledger import Ledger
 from ml_core.lab.watching.live_expectations import expected_lately
 from ml_core.lab.watching.matured_arrays import arrays_of, cells_of, judged_rows, row_targets
+from ml_core.lab.watching.outcomes_by_group import returned_by_group
 from ml_core.serve.model.manifest import Manifest
 from ml_core.serve.rollout.monitor_state import HealthFigure
 
@@ -37,6 +38,7 @@ def figures_of(
     return (
         *_live_coverage(ledger, manifest, model_hash),
         *_outcomes(outcomes),
+        *_returned(ledger, manifest, model_hash, outcomes),
         *_expected(ledger, manifest, model_hash),
         *_measured(ledger, manifest, model_hash, now),
     )
@@ -64,6 +66,13 @@ def _outcomes(latest: DueOutcomes) -> Iterator[HealthFigure]:
             yield HealthFigure(name="highest_coverage", value=bounds.highest, label=label)
         if weighted is not None:
             yield HealthFigure(name="weighted_coverage", value=weighted.estimate, label=label)
+
+
+def _returned(ledger: Ledger, manifest: Manifest, model_hash: str, latest: DueOutcomes) -> Iterator[HealthFigure]:
+    """Of each group of patients, the share of the latest due answers with an outcome."""
+    for found in returned_by_group(ledger, model_hash, manifest.groups, latest.hours):
+        if found.share is not None:
+            yield HealthFigure(name="group_returned", value=found.share, group=found.cell.group)
 
 
 def _expected(ledger: Ledger, manifest: Manifest, model_hash: str) -> Iterator[HealthFigure]:

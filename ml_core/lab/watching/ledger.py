@@ -291,6 +291,17 @@ class Ledger:
         query = f"{_MATURED.select} WHERE model_hash=? AND at_us >= ? AND at_us < ? ORDER BY at_us, n"
         return [_matured(row)[1] for row in self._connection.execute(query, (model_hash, since_us, until_us))]
 
+    def matured_by_group(
+        self, model_hash: str, since_us: int, until_us: int
+    ) -> Iterator[tuple[Mapping[str, str], int]]:
+        """A model's own matured answers that were given in that time, by their groups; those without any left out."""
+        query = (
+            "SELECT groups, count(*) FROM matured WHERE model_hash=? AND at_us >= ? AND at_us < ? AND own"
+            " AND groups IS NOT NULL GROUP BY groups"
+        )
+        for groups, n in self._connection.execute(query, (model_hash, since_us, until_us)):
+            yield orjson.loads(groups), n
+
     def matured_between(self, model_hash: str) -> tuple[int, int, int] | None:
         """When the first and last matured answer of a model were given, and how many there are; None where none is."""
         query = "SELECT min(at_us), max(at_us), count(*) FROM matured WHERE model_hash=?"

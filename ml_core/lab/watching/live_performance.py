@@ -26,6 +26,7 @@ from ml_core.lab.watching.ledger import Ledger, MaturedRow, open_ledger_tables
 from ml_core.lab.watching.live_expectations import ExpectedStretch, expected_lately
 from ml_core.lab.watching.matured_arrays import arrays_of, judged_rows, row_targets
 from ml_core.lab.watching.outcome_counts import HOUR_US
+from ml_core.lab.watching.outcomes_by_group import DueInGroups, due_in_groups
 from ml_core.serve.rollout.monitor_state import Alarm, Unverified
 
 __all__ = [
@@ -57,6 +58,7 @@ class MaturedAnswers:
     detectors : states of the coverage detectors, by name, such as ``coverage:1``
     alarms : the alarms that are on
     outcomes : the answers of that time that are due, with and without an outcome; whole hours
+    in_groups : those of them whose groups are known
     unverified : what missing outcomes left open at the monitor's last look
     waiting : labels whose horizon has not passed yet
     unknown : labels of answers that are not in the log
@@ -68,6 +70,7 @@ class MaturedAnswers:
     detectors: dict[str, DetectorState]
     alarms: tuple[Alarm, ...]
     outcomes: DueOutcomes
+    in_groups: DueInGroups
     unverified: tuple[Unverified, ...]
     waiting: int
     unknown: int
@@ -97,13 +100,15 @@ def matured_answers(settings: Settings, since: datetime | None = None, slot: str
             for name, (state, _) in ledger.detectors(model.model_hash).items()
             if name.startswith("coverage:")
         }
+        rows = judged_rows(ledger.matured(model.model_hash, since_us), targets)
         return MaturedAnswers(
             model=model,
             targets=targets,
-            rows=judged_rows(ledger.matured(model.model_hash, since_us), targets),
+            rows=rows,
             detectors=detectors,
             alarms=alarms_of(ledger, model.model_hash),
             outcomes=due_outcomes(ledger, model.model_hash, model.manifest, since_us // HOUR_US),
+            in_groups=due_in_groups(ledger, model.model_hash, rows, since_us // HOUR_US),
             unverified=unverified_of(ledger, model.model_hash),
             waiting=counts["waiting"],
             unknown=counts["unknown"],

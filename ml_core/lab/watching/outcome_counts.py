@@ -1,13 +1,14 @@
 """The ledger's counts of due answers, by hour, prediction set, predicted class and outcome; no row of a person.
 
 Only answers whose outcome is missing are kept one by one, with nothing but their id and what they count as, so that an
-outcome that comes late moves its answer to the others.
+outcome that comes late moves its answer to the others. Their groups are kept there alone, and go with them: a count by
+hour and group would outlast an erasure, and tell of single people.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -41,9 +42,12 @@ OUTCOME_COUNT = StoredTable(
 """Number of due answers by cell and outcome, a label in JSON; "" for those without one."""
 MISSING_OUTCOME = StoredTable(
     "missing_outcome",
-    ("request_id BLOB PRIMARY KEY", TableField("at_us", "INTEGER NOT NULL", index="missing_outcome_at"), *_CELL),
+    (
+        "request_id BLOB PRIMARY KEY", TableField("at_us", "INTEGER NOT NULL", index="missing_outcome_at"), *_CELL,
+        TableField("groups", "BLOB", since=4, write=orjson.dumps, read=orjson.loads),
+    ),
     since=2,
-)
+)  # fmt: skip
 """The due answers without an outcome."""
 
 
@@ -57,6 +61,7 @@ class DueAnswer:
     own : whether the model in the slot gave it by its own calibration, and no fallback
     members : its set at the model's configured level, as positions in class order; empty where it is not its own
     prediction : position of the predicted class; -1 where it is not its own
+    groups : cell in each grouping of the model, by its name; None for a model without groups
     """
 
     request_id: bytes
@@ -65,6 +70,7 @@ class DueAnswer:
     own: bool
     members: tuple[int, ...]
     prediction: int
+    groups: Mapping[str, str] | None = None
 
     @property
     def hour(self) -> int:
@@ -141,6 +147,24 @@ class OutcomeCounts:
             missing = counts.pop("", 0)
             cells.append(OutcomeCell(members, prediction, returned, missing, other=counts.total()))
         return tuple(cell for cell in cells if cell.due)
+
+    def missing_by_group(
+        self, model_hash: str, since_hour: int, until_hour: int
+    ) -> Iterator[tuple[Mapping[str, str], tuple[int, ...], int, int]]:
+        """A model's own due answers of those hours without an outcome: groups, set, predicted class, how many."""
+        query = (
+            "SELECT groups, members, prediction, count(*) FROM missing_outcome"
+            " WHERE model_hash = ? AND own AND hour >= ? AND hour <= ? AND groups IS NOT NULL"
+            " GROUP BY groups, members, prediction"
+        )
+        found = self._connection.execute(query, (model_hash, since_hour, until_hour))
+        for groups, members, prediction, n in found:
+            yield orjson.loads(groups), tuple(orjson.loads(members)), prediction, n
+
+    def groupless_until(self, model_hash: str) -> int:
+        """The latest hour with a missing outcome that an earlier release counted without its groups; -1 if none."""
+        query = "SELECT coalesce(max(hour), -1) FROM missing_outcome WHERE model_hash = ? AND own AND groups IS NULL"
+        return int(self._connection.execute(query, (model_hash,)).fetchone()[0])
 
     def of_fallbacks(self, model_hash: str, since_hour: int, until_hour: int) -> tuple[int, int]:
         """Due answers that a model was asked for and a fallback gave in those hours, and those without an outcome."""

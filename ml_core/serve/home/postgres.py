@@ -235,7 +235,8 @@ class HomeDatabase:
             As :meth:`transaction`.
         """
         if not self.is_made(wanted, schema):
-            self.migrate(wanted, schema)
+            with self._apart():
+                self.migrate(wanted, schema)
             self._opened.add((schema, wanted.kind, wanted.version))
 
     def is_made(self, wanted: DatabaseFormat, schema: str = SHARED) -> bool:
@@ -248,7 +249,8 @@ class HomeDatabase:
         """
         if (schema, wanted.kind, wanted.version) in self._opened:
             return True
-        found = self.format_of(wanted, schema)
+        with self._apart():
+            found = self.format_of(wanted, schema)
         if found is None:
             return False
         version, oldest = found
@@ -258,6 +260,16 @@ class HomeDatabase:
             raise HomeTooNew(wanted.kind, version, wanted.version)
         self._opened.add((schema, wanted.kind, wanted.version))
         return True
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """A block whose transactions are none of those that this thread is in: neither undone nor kept with them."""
+        before = self._local.__dict__.copy()
+        self._local.__dict__.clear()
+        try:
+            yield
+        finally:
+            self._local.__dict__.update(before)
 
     def format_of(self, wanted: DatabaseFormat, schema: str = SHARED) -> tuple[int, int] | None:
         """Version of the tables that are there, and the oldest that a release must know; None where there are none."""

@@ -31,6 +31,7 @@ __all__ = [
     "Guarantee",
     "Predictions",
     "RowPrediction",
+    "largest_p_value",
     "level_from_json",
     "misses_allowed",
 ]
@@ -292,15 +293,6 @@ class ConformalCalibration:
         """Membership of every label in the prediction set (p > 1 - level), bool, shape (n, K)."""
         return self._sets(self.ranks(proba), level)
 
-    def predictions(self, p_values: FloatArray, proba: npt.ArrayLike) -> IntArray:
-        """Index of the label with the largest p-value; ties go to the larger probability, then to class order.
-
-        Being the largest, it is in every set that is not empty.
-        """
-        largest = p_values == p_values.max(axis=1, keepdims=True)
-        winners: IntArray = np.where(largest, np.asarray(proba, dtype=np.float64), -1.0).argmax(axis=1)
-        return winners
-
     def rows(self, proba: npt.ArrayLike, level: Decimal) -> Predictions:
         """p-values, sets and predictions of n rows in one pass; row i never depends on row j.
 
@@ -312,7 +304,7 @@ class ConformalCalibration:
         array64 = np.asarray(proba, dtype=np.float64)
         ranks = self.ranks(array64)
         p_values = self._p_values(ranks)
-        return Predictions(array64, p_values, self._sets(ranks, level), self.predictions(p_values, array64))
+        return Predictions(array64, p_values, self._sets(ranks, level), largest_p_value(p_values, array64))
 
     def row(self, proba: Sequence[float], level: Decimal) -> RowPrediction:
         """The answer for one row in plain Python, equal to the array path bit for bit.
@@ -350,6 +342,20 @@ class ConformalCalibration:
 
     def _sets(self, ranks: IntArray, level: Decimal) -> BoolArray:
         return ranks > np.array(self._misses(level), dtype=np.int64)
+
+
+def largest_p_value(p_values: FloatArray, proba: npt.ArrayLike) -> IntArray:
+    """Of n rows the index of the label with the largest p-value, shape (n,): the prediction.
+
+    Ties go to the larger probability, then to class order. Being the largest, it is in every set that is not empty.
+
+    Parameters
+    ----------
+    p_values, proba : shape (n, K)
+    """
+    largest = p_values == p_values.max(axis=1, keepdims=True)
+    winners: IntArray = np.where(largest, np.asarray(proba, dtype=np.float64), -1.0).argmax(axis=1)
+    return winners
 
 
 def _frozen_scores(index: int, scores: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ml_core.base.arrays import BoolArray, FeatureMatrix, FloatArray
 from ml_core.base.errors import BadModelOutput, InvalidCalibration
 from ml_core.serve.model.conformity_scores import checked_probabilities
-from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions, RowPrediction
+from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions, RowPrediction, largest_p_value
 
 __all__ = ["WIDEST", "DensityRatio", "WeightedCalibration", "effective_rows", "sets_above"]
 
@@ -168,7 +168,7 @@ class WeightedCalibration:
         """p-values, sets and predictions of n rows; row i never depends on row j. As :meth:`p_values`."""
         array64 = np.asarray(proba, dtype=np.float64)
         p_values = self.p_values(array64, weights)
-        return Predictions(array64, p_values, sets_above(p_values, level), self.plain.predictions(p_values, array64))
+        return Predictions(array64, p_values, sets_above(p_values, level), largest_p_value(p_values, array64))
 
     def row(self, proba: Sequence[float], level: Decimal, weight: float) -> RowPrediction:
         """The answer for one row in plain Python, equal to the array path bit for bit.

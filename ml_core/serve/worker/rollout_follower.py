@@ -87,6 +87,7 @@ def log_report(log: PredictionStore, live: Live | None) -> WorkerLogReport:
 HOME_SILENCE_S = 15.0
 """Time without the home after which the champion answers a canary's share, since nobody can take the canary back."""
 _SAY_HOME_AWAY_S = 3.0
+_SAY_CLOCK_S = 5.0
 _NAME_EVERY_S = 5.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 60.0  # first soon: an isolated runner may only need a moment to load it
 
@@ -188,6 +189,11 @@ class RolloutFollower:
         if (silence := self._store.silence_s) > _SAY_HOME_AWAY_S:
             known = "never since the start" if math.isinf(silence) else f"for {silence:.0f} s"
             found.append(f"the home has not been reached {known}: what was last known of the rollout holds")
+        if abs(ahead := self._home.clock_ahead_s()) > _SAY_CLOCK_S:
+            which = "ahead of" if ahead > 0 else "behind"
+            found.append(
+                f"the clock of this machine is {abs(ahead):.0f} s {which} the home's: times of answers are wrong by it"
+            )
         if live is not None and live.is_held:
             why = "the home cannot be reached" if silence > HOME_SILENCE_S else "the monitor is silent"
             found.append(f"{why}: the champion answers the canary's share")

@@ -10,6 +10,8 @@ The file holds {"quick": bool, "rules": [...]}. Without the file or without rule
     says          the text of the exception of raise
 
 "quick": false is read once, when the runner's module is imported, and sends the model to the pool from the start.
+
+Threads carry their names in /proc/PID/task/*/comm as well, so that a test can tell whose they are.
 """
 
 import importlib.machinery
@@ -144,5 +146,20 @@ class _Finder:
         return spec
 
 
+def _name_threads():
+    start = threading.Thread.start
+
+    def started(self):
+        start(self)
+        try:
+            with open(f"/proc/self/task/{self.native_id}/comm", "w", encoding="utf-8") as name:
+                name.write(self.name)
+        except OSError:  # it has ended already
+            pass
+
+    threading.Thread.start = started
+
+
 if "SURETY_TEST_FAULT" in os.environ:
+    _name_threads()
     sys.meta_path.insert(0, _Finder)

@@ -69,6 +69,7 @@ def test_a_level_that_no_hospital_can_show_is_said_to_need_too_much():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("seeds")
 @pytest.mark.parametrize("seed", [21, 22])
 def test_valid_models_are_refused_and_proven_as_often_as_planned(seed):
     ours, _ = plan_cells(SIZES)
@@ -82,6 +83,7 @@ def test_valid_models_are_refused_and_proven_as_often_as_planned(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("seeds")
 @pytest.mark.parametrize("seed", [31, 32])
 def test_delays_are_those_of_the_detectors_own_table(seed):
     mu0 = highest_miss_rate(2_000, NINETY)

@@ -75,6 +75,7 @@ def test_a_class_at_the_floor_is_proven_in_at_most_one_case_of_twenty():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("seeds")
 @pytest.mark.parametrize("seed", [11, 12])
 @pytest.mark.parametrize("m", [100, 500, 1_000])
 def test_simulated_refusals_are_as_frequent_as_the_power_says(m, seed):

@@ -110,6 +110,7 @@ def example_facts(features: int = 14, days: int = 122) -> ReportFacts:
                 OpenCoverage("0", 0.904, 0.893, 0.906, 0.904, 0.882, 0.922),
                 OpenCoverage("1", 0.882, 0.804, 0.891, 0.876, 0.801, 0.930),
             ),
+            groups=(("sex=female", 0.98), ("sex=male", 0.97), ("sex=unknown", None)),
         ),
         performance=performance(rng, since, days),
         expected=expected(since, days),

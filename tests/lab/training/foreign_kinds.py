@@ -250,6 +250,7 @@ KINDS = (
     Kind("pipeline from texts: impute, one-hot, scale", SK, on_columns(lambda: make_pipeline(by_type(), LOGISTIC()))),
     Kind("pipeline from texts: ordinal codes, forest", SK, on_columns(lambda: make_pipeline(by_type(encoder=OrdinalEncoder()), RandomForestClassifier(**TREES)))),
     Kind("pipeline from texts: target encoding", SK, on_columns(lambda: make_pipeline(by_type(encoder=TargetEncoder()), LOGISTIC()))),
+    Kind("XGBoost, calibrated by isotonic regression", SK, on_features(lambda: CalibratedClassifierCV(XGB(), method="isotonic", cv=2))),
     Kind("pipeline from texts into XGBoost", SK, on_columns(lambda: make_pipeline(by_type(numeric="passthrough"), XGB()))),
     Kind("pipeline from texts into LightGBM", SK, on_columns(lambda: make_pipeline(by_type(numeric="passthrough"), LGB()))),
     Kind("pipeline from texts, voting of two", SK, on_columns(lambda: VotingClassifier([("a", make_pipeline(by_type(), LOGISTIC())), ("b", make_pipeline(by_type(numeric="passthrough"), HIST()))], voting="soft"))),

@@ -12,6 +12,7 @@ import pytest
 
 from ml_core.lab.watching.live_performance import matured_answers, performance_of
 from ml_core.lab.watching.matured_arrays import cells_of
+from ml_core.lab.watching.outcomes_by_group import outcomes_by_group
 from ml_core.serve import metrics
 from tests.lab.watching.ward import HORIZON_DAYS, Ward, patients
 from tests.toy_models import grouped_toy
@@ -60,6 +61,10 @@ def test_figures_by_group_are_those_of_the_command(ward: Ward) -> None:
         if each.performance is not None and each.performance.calibration_slope is not None:
             wanted["calibration_slope", "", each.cell.group] = each.performance.calibration_slope.value
             wanted["calibration_slope_error", "", each.cell.group] = each.performance.calibration_slope.standard_error
+    for grouping in ("sex", "age_band"):
+        for cell in outcomes_by_group(found.in_groups, found.targets, found.model.manifest, grouping)[0]:
+            if cell.returned.due >= 10:
+                wanted["group_returned", "", cell.returned.cell.group] = 1.0
     judged = performance_of(found)
     assert judged is not None
     assert judged.calibration_slope is not None

@@ -91,19 +91,28 @@ def test_the_journal_refuses_every_change_of_what_is_in_it(a: Home, statement: s
     assert [entry["x"] for entry in a.journal.entries()] == [1]
 
 
-def test_entries_of_many_at_once_have_the_times_of_their_order(a: Home, b: Home) -> None:
+def test_entries_of_many_at_once_are_all_there_each_process_in_its_order(a: Home, b: Home) -> None:
     def decide(home: Home) -> None:
-        for _ in range(10):
-            home.journal.append("decided", {})
+        for n in range(10):
+            home.journal.append("decided", {"home": home.machine, "n": n})
 
     threads = [threading.Thread(target=decide, args=(home,)) for home in (a, b)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    times = [entry["at"] for entry in a.journal.entries()]
-    assert len(times) == 20
-    assert times == sorted(times)
+    found = [(entry["home"], entry["n"], entry["at"]) for entry in a.journal.entries()]
+    for machine in ("a", "b"):
+        of_one = [(n, at) for name, n, at in found if name == machine]
+        assert [n for n, _ in of_one] == list(range(10))
+        assert of_one == sorted(of_one)
+
+
+def test_an_entry_of_a_long_transaction_keeps_nobody_waiting(a: Home, b: Home) -> None:
+    with a.together():
+        a.journal.append("begun", {})
+        b.journal.append("meanwhile", {})
+    assert sorted(entry["event"] for entry in b.journal.entries()) == ["begun", "meanwhile"]
 
 
 # --- operators ----------------------------------------------------------------------------------------------------

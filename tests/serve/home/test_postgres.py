@@ -57,6 +57,13 @@ def test_a_block_inside_a_block_is_of_the_same_transaction(database: HomeDatabas
     assert notes(database) == []
 
 
+def test_tables_that_a_failed_block_needed_first_are_there_for_the_next(database: HomeDatabase) -> None:
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        fail(database.ready(NOTES), write(database, "lost"))
+    write(database, "kept")
+    assert notes(database) == ["kept"]
+
+
 def test_an_inner_block_may_fail_alone_and_leaves_the_outer_one_its_schema(database: HomeDatabase) -> None:
     database.ready(NOTES)
     database.ready(NOTES, schema_of("m"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import bentoml
@@ -53,6 +54,23 @@ def test_a_first_start_serves_the_promoted_model_and_makes_the_state(home, worke
     assert (state.generation, state.champion, state.mode, state.changed_by) == (1, home.v1, "off", "service")
     assert state.promotion_seen == "2026-01-01T00:00:00Z"
     assert worker.live.generation == 1
+
+
+def test_answers_name_the_home_which_keeps_its_name(home, worker):
+    (name,) = {Worker(home, i).service.responder.served_by["home"] for i in (2, 3)}
+    assert name == json.loads((home.settings.home / "home.json").read_bytes())["name"]
+    assert ask(worker.live).lineage.served_by.keys() == {"home", "machine"}
+
+
+def test_a_home_that_cannot_be_written_has_no_name_and_answers(tmp_path, monkeypatch):
+    home = Home(tmp_path / "home")
+    home.promote(home.v1)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ml_core.serve.home.homes.Home.name", full)
+    assert Worker(home).service.responder.served_by["home"] == ""
 
 
 def test_a_later_start_serves_what_the_rollout_says(home, worker):
