@@ -57,6 +57,7 @@ def test_a_canary_that_fails_on_one_machine_of_three_is_taken_back_on_all(machin
         look = Monitor(machines["c"]).look()
     assert look.challenger is not None
     assert (look.challenger.answers, look.challenger.failures) == (300, 60)
+    assert look.alive == 3
     assert "guard error_share" in look.rolled_back
     for store in stores.values():
         soon(lambda store=store: (state := store.glimpse()) is not None and state.mode == "off")  # type: ignore[misc]
