@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,8 +169,8 @@ def key_place(operator: MachinePlace) -> KeyPlace:
     return found
 
 
-def make(place: MachinePlace) -> dict[int, str]:
-    """Two versions that have passed their gate, the first promoted, both imported; their tags."""
+def make(place: MachinePlace, imported: Sequence[int]) -> dict[int, str]:
+    """Two versions that have passed their gate, the first promoted; the tags of those that are imported."""
     first = written_config(place, "readmission_v1.yaml")
     second = first.with_name("second.yaml")
     second.write_text(json.dumps({**json.loads(first.read_text()), "seed": 20141}))
@@ -180,24 +180,23 @@ def make(place: MachinePlace) -> dict[int, str]:
         ["train", "--config", str(first)],
         ["validate", "--model", place.model, "--config", str(first)],
         ["promote", "--model", place.model, "--config", str(first)],
-        ["import-model", "--model", place.model],
         ["train", "--config", str(second)],
         ["validate", "--model", place.model, "--config", str(second)],
-        ["import-model", "--model", place.model, "--version", "2"],
+        *(["import-model", "--model", place.model, "--version", str(version)] for version in imported),
     )
-    return {version: place.tag(version) for version in (1, 2)}
+    return {version: place.tag(version) for version in imported}
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Running]:
+def running(folder: Path, imported: Sequence[int] = (1, 2)) -> Iterator[Running]:
     """Three machines with two workers each and a balancer in front; two of them have a monitor, too."""
     with cluster(folder) as whole:
         machines = [whole.machine() for _ in range(3)]
-        tags = make(machines[0].place)
-        operator = MachinePlace(
-            folder / "operator", machines[0].place.model, {**whole.settings, "SURETY_MACHINE": "op"}
-        )
-        whole.headers["Authorization"] = f"Bearer {add_key(key_place(operator), 'tests', ['admin'])}"
+        tags = make(machines[0].place, imported)
+        name = {"SURETY_MACHINE": "operator"}
+        operator = MachinePlace(folder / "operator", machines[0].place.model, {**whole.settings, **name})
+        key = add_key(key_place(operator), "tests", ["admin"])
+        whole.headers["Authorization"] = f"Bearer {key}"
         for machine in machines:
             machine.serve(WORKERS)
         with whole.balanced() as port:
