@@ -156,10 +156,11 @@ class Running:
 
 
 def _acts(machine: Machine) -> bool:
-    """Its monitor says each change of mind in a line; it begins as one that acts."""
-    lines = (machine.disk / "monitor.log").read_text(errors="replace").splitlines()
-    told = [line for line in lines if "another monitor is at work" in line or "no other monitor" in line]
-    return bool(lines) and not (told and "standing by" in told[-1])
+    """Its monitor begins as one that acts, and says each change in a line."""
+    text = (machine.disk / "monitor.log").read_text(errors="replace")
+    _, began, told = text.rpartition("monitoring ")
+    stands_by, acts = told.rfind("standing by"), told.rfind("at work: acting")
+    return bool(began) and acts >= stands_by
 
 
 def key_place(operator: MachinePlace) -> KeyPlace:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 
 from ml_core.base.errors import HomeUnreachable
 
 __all__ = ["Fetches"]
+
+_Fetch = Callable[[], Path | None]
 
 
 class Fetches:
@@ -17,42 +18,55 @@ class Fetches:
 
     Parameters
     ----------
-    patience_s : longest wait for a model; the fetch goes on after that, and whoever asks again gets what it has brought
+    patience_s : longest wait for a model. The fetch goes on after that, and a later question finds what it has brought.
+        None: as long as it takes
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float | None) -> None:
         self._patience_s = patience_s
-        self._under_way: dict[tuple[str, str], Future[Path | None]] = {}
+        self._under_way: dict[tuple[str, str], _UnderWay] = {}
         self._changing = threading.Lock()
 
-    def folder(self, tag: str, model_hash: str, fetch: Callable[[], Path | None]) -> Path | None:
-        """What ``fetch`` gives; the errors that it raises are raised here.
+    def folder(self, model: tuple[str, str], fetch: _Fetch) -> Path | None:
+        """What ``fetch`` gives; what it raises is raised here.
+
+        Parameters
+        ----------
+        model : its tag and hash
 
         Raises
         ------
         HomeUnreachable
             It takes longer.
         """
-        key = (tag, model_hash)
+        if self._patience_s is None:
+            return fetch()
         with self._changing:
-            found = self._under_way.get(key)
+            found = self._under_way.get(model)
             if found is None:
-                found = self._under_way[key] = Future()
-                threading.Thread(target=_run, args=(found, fetch), name="surety-fetch", daemon=True).start()
+                found = self._under_way[model] = _UnderWay(fetch)
+                found.start()
+        found.join(self._patience_s)
+        if found.is_alive():
+            raise HomeUnreachable("the object store", f"{model[0]} is still being fetched")
+        with self._changing:
+            self._under_way.pop(model, None)
+        if found.problem is not None:
+            raise found.problem
+        return found.folder
+
+
+class _UnderWay(threading.Thread):
+    """One fetch, and what came of it."""
+
+    def __init__(self, fetch: _Fetch) -> None:
+        super().__init__(name="surety-fetch", daemon=True)
+        self._fetch = fetch
+        self.folder: Path | None = None
+        self.problem: Exception | None = None
+
+    def run(self) -> None:
         try:
-            return found.result(self._patience_s)
-        except TimeoutError as error:
-            if found.done():  # the fetch itself has ended so
-                raise
-            raise HomeUnreachable("the object store", f"{tag} is still being fetched") from error
-        finally:
-            if found.done():
-                with self._changing:
-                    self._under_way.pop(key, None)
-
-
-def _run(found: Future[Path | None], fetch: Callable[[], Path | None]) -> None:
-    try:
-        found.set_result(fetch())
-    except BaseException as error:  # noqa: BLE001 - whoever asks gets it
-        found.set_exception(error)
+            self.folder = self._fetch()
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+            self.problem = error
