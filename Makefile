@@ -194,7 +194,7 @@ docs-check: $(READY) ## Are those parts current; then the site of docs/ into bui
 	$(BIN)/python -m scripts.docs --check
 	$(BIN)/mkdocs build --strict
 
-DEBIAN := prometheus haproxy postgresql iproute2 libfaketime
+DEBIAN := prometheus haproxy postgresql iproute2
 system-packages: ## Debian's packages that tests ask for, as root or by sudo
 	dpkg -s $(DEBIAN) > /dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN); }

@@ -92,7 +92,7 @@ class ModelLoader:
     ----------
     settings : where promotion records and gate reports lie, and ``SURETY_MODEL``
     bento : the unpacked bento this code runs in, or None when it runs from a checkout
-    patience_s : longest wait for a model that must be fetched; the fetch goes on, and a later try finds what it has brought
+    patience_s : longest wait for a model that must be fetched, as :class:`Fetches` has it; None: as long as it takes
     """
 
     def __init__(self, settings: Settings, bento: Path | None = None, patience_s: float | None = None) -> None:
