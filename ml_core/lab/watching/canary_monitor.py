@@ -132,7 +132,7 @@ class Monitor:
         return tuple(_strongest(guard, counts[guard], limits, memory.starts) for guard in GUARDS)
 
     def _remembered(self, stage: int, counts: ValueCounts) -> Memory:
-        """What is known of the stage, also from a monitor on another machine: its clock cannot be compared with ours."""
+        """What is known of the stage; a monitor on another machine may have told it, whose clock is another one."""
         now = self._clock()
         try:
             memory = self._home.documents.load(self._memory, Memory)
