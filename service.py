@@ -22,6 +22,7 @@ from uvicorn.config import HTTP_PROTOCOLS
 from ml_core.base.reserve import keep_reserve
 from ml_core.base.settings import load_settings
 from ml_core.serve.answering.request_fields import PREDICT_FIELDS
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.http import json_logs
 from ml_core.serve.http.api_keys import is_guarded
 from ml_core.serve.http.middleware import SuretyMiddleware
@@ -54,7 +55,7 @@ use_own_metrics_folder()
 # middleware answers before BentoML would validate, log values or answer 400 in its own form.
 JsonObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object"})]
 JsonObjects = Annotated[list[dict[str, Any]], WithJsonSchema({"type": "array", "items": {"type": "object"}})]
-_PARAMETER_TYPES: dict[str, Any] = {"record": JsonObject, "level": float | None, "id": str | None}
+_PARAMETER_TYPES: dict[str, Any] = {"record": JsonObject, "level": float | None, "id": str | None, "flag": bool}
 _T = TypeVar("_T", bound=Callable[..., Any])
 
 
@@ -64,7 +65,7 @@ def _takes_predict_fields(method: _T) -> _T:
         inspect.Parameter(
             field.name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=inspect.Parameter.empty if field.is_required else None,
+            default=inspect.Parameter.empty if field.is_required else field.default,
             annotation=_PARAMETER_TYPES[field.kind],
         )
         for field in PREDICT_FIELDS
@@ -123,6 +124,7 @@ class _Service:
         json_logs.configure()  # BentoML's own form leaves out the reasons, which are facts beside the event
         hold_metrics_folder()
         say_what_is_not_traced()
+        open_home(settings).remember()
         check_outside_keys(settings)
         if not is_guarded(settings):
             logger.warning(_NO_KEYS)
@@ -159,7 +161,11 @@ class _Service:
 
     @bentoml.api(route="/predict_batch")
     def predict_batch(
-        self, records: JsonObjects, on_error: str = "row", confidence_level: float | None = None
+        self,
+        records: JsonObjects,
+        on_error: str = "row",
+        confidence_level: float | None = None,
+        explain: bool = False,  # noqa: FBT001, FBT002 - BentoML's clients send it by its name
     ) -> JsonObject:
         """Answer many records."""
         return self.worker.predict_batch(
@@ -167,6 +173,7 @@ class _Service:
                 "records": records,
                 "on_error": on_error,
                 "confidence_level": confidence_level,
+                "explain": explain,
             }
         )
 

@@ -162,7 +162,13 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_a_pipeline_from_texts_answers_records_as_the_original_does",
         "test_a_model_of_trees_over_features_keeps_its_trees",
     ),
+    "lab/registry/test_card_chai.py": (
+        "test_every_card_is_valid_by_the_schema",
+        "test_any_word_gives_a_document_that_can_be_read",
+    ),
     "lab/training/test_tree_export.py": (),
+    "serve/model/test_tree_shap.py": (),
+    "serve/model/test_trees.py": (),
     "lab/training/test_what_an_artefact_tells.py": ("test_no_file_of_artefact_or_registry_holds_a_planted_value",),
     "lab/watching/test_canary_guards.py": ("test_one_more_bernoulli_value_of_mean_limit_keeps_the_expectation",),
     "lab/watching/test_canary_monitor.py": ("test_starts_are_bounded_and_their_parts_of_the_budget_too",),

@@ -12,6 +12,9 @@ EXAMPLES = {
     "ml_core/cli/cmd_data.py",  # makes the cohort
     "ml_core/lab/data/cohort.py",
     "ml_core/lab/data/diabetes130.py",
+    "ml_core/lab/registry/card_attributes.py",  # words of a health regulation
+    "ml_core/lab/registry/card_chai.py",  # names of a health model card's elements
+    "ml_core/serve/features/matrix_sources.py",  # columns of the second example
     "ml_core/serve/features/v1.py",
     "ml_core/serve/features/v2.py",
 }

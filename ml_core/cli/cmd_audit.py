@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.options import settings_option
+from ml_core.cli.explained_rows import explained_rows
+from ml_core.cli.options import one_answer, settings_option
 from ml_core.cli.output import emit, note, output_option, plain
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
     from ml_core.lab.past_answers.audit import Audit
-    from ml_core.serve.log.reader import PredictionLog
-
-_MOST_NAMED = 20
 
 
 @click.command(name="audit")
@@ -38,13 +36,9 @@ def command(
     Example: surety audit 01936f0e-7c8a-7b52-9d5f-0d3f6a1c2b4e
     Example: surety audit --client-request-id visit-7 --output table --docs
     """
-    if (request_id is None) == (client_request_id is None):
-        raise click.UsageError("Give either a request id or --client-request-id.")
     from ml_core.lab.past_answers.audit import audit
-    from ml_core.serve.log.reader import PredictionLog
 
-    if request_id is None:
-        request_id = _named(PredictionLog(settings.log), str(client_request_id))
+    request_id = one_answer(settings, request_id, client_request_id)
     try:
         found = audit(settings, request_id)
     except ValueError as error:
@@ -57,21 +51,6 @@ def command(
         emit(asdict(found), output)
     else:
         _tell(found, docs=docs)
-
-
-def _named(log: PredictionLog, text: str) -> str:
-    """The id of the one answer that a caller named so."""
-    from ml_core.base.clock import utc_text
-
-    found = log.by_client_request_id(text)
-    if not found:
-        note(f"surety: no answer has the client_request_id {text!r}")
-        raise SystemExit(1)
-    if len(found) > 1:
-        for answer in found[:_MOST_NAMED]:
-            note(f"{answer.request_id}  {utc_text(answer.at)}")
-        raise click.UsageError(f"{len(found)} answers have the client_request_id {text!r}: name one of these ids.")
-    return found[0].request_id
 
 
 def _note(found: Audit) -> None:
@@ -110,6 +89,8 @@ def _tell(found: Audit, *, docs: bool) -> None:
     sections: list[tuple[str, Any]] = [
         ("Answer", _without_numbers(said)),
         ("Answer by label", _by_label(said["answer"])),
+        ("Why: the answer's own explanation", _without(said["explanation"], "contributions")),
+        ("Why: what each column added", explained_rows(said["explanation"], said["input"])),
         ("Input", [{key: row[key] for key in shown} for row in said["input"] or []]),
         ("Lineage", said["lineage"]),
         ("The model now: rollout", now.get("rollout")),
@@ -128,6 +109,10 @@ def _tell(found: Audit, *, docs: bool) -> None:
         if content:
             click.echo(plain(f"\n{title}"))
             emit(content, "table")
+
+
+def _without(content: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    return {key: value for key, value in (content or {}).items() if key != name}
 
 
 def _decision(entry: Mapping[str, Any]) -> dict[str, Any]:

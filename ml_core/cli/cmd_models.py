@@ -38,16 +38,21 @@ def list_models(model: str | None, output: str) -> None:
 @click.option("--model", required=True, help="Name of the registered model.")
 @click.option("--alias", help="The version with this alias.")
 @click.option("--version", help="This version (default: the champion, else the newest).")
-@click.option("--output", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True,
-              help="The card as text, or its content as JSON.")  # fmt: skip
-def card(model: str, alias: str | None, version: str | None, output: str) -> None:
+@click.option("--format", "form", type=click.Choice(["md", "json", "chai"]), default="md", show_default=True,
+              help="Text, JSON, or the applied model card of the Coalition for Health AI as XML.")  # fmt: skip
+def card(model: str, alias: str | None, version: str | None, form: str) -> None:
     """Print the model card of a version: what it is for, what it was made of, what it measured, what the gate said.
+
+    All forms are made of the same facts. What nobody recorded reads "not recorded" in each of them, also the source
+    attributes that 45 CFR 170.315(b)(11) asks for.
 
     \b
     Example: surety models card --model readmission_risk
     Example: surety models card --model readmission_risk --version 3 > card.md
+    Example: surety models card --model readmission_risk --format chai > card.xml
     """
     from ml_core.base.settings import load_settings
+    from ml_core.lab.registry.card_chai import chai_card
     from ml_core.lab.registry.model_card import card_json, card_text, read_card
     from ml_core.lab.registry.model_registry import ModelRegistry
 
@@ -58,10 +63,10 @@ def card(model: str, alias: str | None, version: str | None, output: str) -> Non
         chosen = wanted_version(registry, model, alias, version)
     with registry.bundle_folder(chosen) as folder:
         found = read_card(registry, chosen, folder)
-    if output == "json":
-        emit(card_json(found), output)
+    if form == "json":
+        emit(card_json(found), form)
     else:
-        click.echo(plain(card_text(found)), nl=False)
+        click.echo(plain(card_text(found) if form == "md" else chai_card(found)), nl=False)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ VERBS = {
     "score": ("ml_core.cli.cmd_score", "Answers for a whole table file, equal to the service's."),
     "drift": ("ml_core.cli.cmd_drift", "Current rows against a reference, feature by feature."),
     "replay": ("ml_core.cli.cmd_replay", "Old answers given again, bit for bit, by the model that gave them."),
+    "explain": ("ml_core.cli.cmd_explain", "Why an answer is what it is, column by column."),
     "audit": ("ml_core.cli.cmd_audit", "Everything known about one answer."),
     "retrain": ("ml_core.cli.cmd_retrain", "Decide, train on what became known, gate, register."),
     "recalibrate": (

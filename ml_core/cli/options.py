@@ -30,6 +30,7 @@ __all__ = [
     "config_option",
     "file_option",
     "judged_version",
+    "one_answer",
     "raw_id",
     "read_as",
     "settings_option",
@@ -42,6 +43,7 @@ __all__ = [
 
 CONFIGS = Path("configs")
 F = TypeVar("F", bound=Callable[..., Any])
+_MOST_NAMED = 20
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 
@@ -224,6 +226,35 @@ def tag_of(loader: ModelLoader, wanted: str) -> str:
 def version_in(tag: str) -> str:
     """The version in a tag such as ``name:v3-0a1b2c3d``."""
     return tag.rpartition(":")[2].removeprefix("v").rpartition("-")[0]
+
+
+def one_answer(settings: Settings, request_id: str | None, client_request_id: str | None) -> str:
+    """The id of the one answer that is meant: the id itself, or what its caller named it.
+
+    Raises
+    ------
+    UsageError
+        Neither or both are given, or several answers have that name.
+    SystemExit
+        No answer has it; a note says so.
+    """
+    if (request_id is None) == (client_request_id is None):
+        raise click.UsageError("Give either a request id or --client-request-id.")
+    if request_id is not None:
+        return request_id
+    from ml_core.base.clock import utc_text
+    from ml_core.serve.log.reader import PredictionLog
+
+    found = PredictionLog(settings.log).by_client_request_id(str(client_request_id))
+    if not found:
+        note(f"surety: no answer has the client_request_id {client_request_id!r}")
+        raise SystemExit(1)
+    if len(found) > 1:
+        for answer in found[:_MOST_NAMED]:
+            note(f"{answer.request_id}  {utc_text(answer.at)}")
+        named = f"{len(found)} answers have the client_request_id {client_request_id!r}"
+        raise click.UsageError(f"{named}: name one of these ids.")
+    return found[0].request_id
 
 
 def raw_id(text: str) -> bytes:

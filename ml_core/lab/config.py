@@ -30,6 +30,7 @@ __all__ = [
     "ConformalConfig",
     "CsvConfig",
     "DataConfig",
+    "Demographic",
     "DriftConfig",
     "LEARNERS",
     "GateConfig",
@@ -417,6 +418,13 @@ class LabelsConfig(_Section):
     )
 
 
+Demographic = Literal[
+    "race", "ethnicity", "language", "sexual_orientation", "gender_identity", "sex", "date_of_birth",
+    "social_determinants", "health_status",
+]  # fmt: skip
+"""Variables of 45 CFR 170.315(b)(11)(iv)(A)(5) to (13)."""
+
+
 class CardConfig(_Section):
     """What people say about the model on its card. None of it is computed, and none of it changes the artefact."""
 
@@ -426,6 +434,44 @@ class CardConfig(_Section):
     data: str = Field("", description="Where the rows come from, whom they describe, what was left out, the licence.")
     ethical_considerations: str = Field("", description="Who could be harmed, how, and what was done about it.")
     caveats: str = Field("", description="What else a reader must know.")
+    funding: str = Field("", description="Who paid for making it.")
+    intended_population: str = Field("", description="Whom it is meant to be asked about.")
+    intended_users: str = Field("", description="Who is meant to read its answers.")
+    decision_role: str = Field("", description="Whether it informs, augments or replaces a decision, and which.")
+    inclusion_criteria: str = Field("", description="Which rows were taken for training, and which were left out.")
+    demographics: dict[Demographic, str] = Field(
+        default_factory=dict,
+        description="Which column holds a demographic variable, by its name; empty text: no column does.",
+    )
+    representativeness: str = Field("", description="How the training rows stand for the people it is meant for.")
+    relevance: str = Field("", description="How training rows are like the place where it is used.")
+    fairness_approach: str = Field("", description="What was done so that its answers are fair.")
+    bias_approach: str = Field("", description="What was done to manage, reduce or remove bias.")
+    external_data: str = Field("", description="Where validity and fairness were assessed on data of another source.")
+    external_party: str = Field("", description="Who did that.")
+    external_representativeness: str = Field("", description="Whom those data stand for.")
+    external_process: str = Field("", description="How that was done.")
+    external_validity: str = Field("", description="What was found of its validity there.")
+    external_fairness: str = Field("", description="What was found of its fairness there.")
+    outcome_evaluations: str = Field("", description="References to what its use did to outcomes.")
+    validity_monitoring: str = Field("", description="How, and how often, its validity is watched.")
+    local_validity: str = Field("", description="What was found of its validity where it is used.")
+    fairness_monitoring: str = Field("", description="How, and how often, its fairness is watched.")
+    local_fairness: str = Field("", description="What was found of its fairness where it is used.")
+    update_schedule: str = Field("", description="How, and how often, it is updated.")
+    correction_schedule: str = Field("", description="How soon performance is corrected when risks are found.")
+    summary: str = Field("", description="The model in a few sentences.")
+    keywords: tuple[str, ...] = Field((), description="Words to find it by.")
+    release_stage: str = Field("", description="Such as research, pilot or general use.")
+    release_date: str = Field("", description="When it was released.")
+    availability: str = Field("", description="Where in the world it may be used.")
+    regulatory_approval: str = Field("", description="Which authority has cleared it, and under which number.")
+    clinical_risk_level: str = Field("", description="How much harm a wrong answer can do, by which scale.")
+    third_parties: str = Field("", description="Whose components or data it needs.")
+    stakeholders: str = Field("", description="Who was asked while it was made.")
+    consent: str = Field("", description="What those whose rows these are were told or asked.")
+    publications: str = Field("", description="Peer-reviewed publications about it.")
+    bibliography: str = Field("", description="What it is based on.")
 
 
 class ModelConfig(_Section):

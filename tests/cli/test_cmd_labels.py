@@ -31,7 +31,7 @@ def settings(tmp_path, run) -> Settings:
         [
             Row(
                 request_id=rid(n), at_us=at_us, client_request_id=f"visit-{n // 2}", subject=None, batch_id=None, batch_index=None,
-                lineage=lineage, answer=b"{}", input=None, groups=None, group_values=None,
+                lineage=lineage, answer=b"{}", input=None, groups=None, group_values=None, explanation=None,
             )
             for n in ANSWERED
         ],

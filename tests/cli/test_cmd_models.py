@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_without_a_champion_the_newest_version_is_meant(run):
 
 
 def test_programs_get_what_the_card_is_made_of(run):
-    code, out, _ = run("--model", MODEL, "--output", "json")
+    code, out, _ = run("--model", MODEL, "--format", "json")
     told = json.loads(out)
     assert (code, told["model"], told["version"], told["model_hash"]) == (0, MODEL, "1", road_model().model_hash)
     assert told["manifest"] == json.loads((road_model().folder / "manifest.json").read_bytes())
@@ -63,3 +64,12 @@ def test_what_is_not_there_is_one_line_and_exit_one(run, arguments, words):
 @pytest.mark.parametrize("arguments", [[], ["--model", MODEL, "--alias", "a", "--version", "1"]])
 def test_wrong_usage_exits_with_two(run, arguments):
     assert run(*arguments)[0] == 2
+
+
+def test_the_card_as_xml_is_of_the_same_version(run):
+    code, out, err = run("--model", MODEL, "--format", "chai")
+    assert (code, err) == (0, "")
+    assert ET.fromstring(out).tag == "{https://mc.chai.org/v0.2/schema.xsd}AppliedModelCard"
+    assert road_model().model_hash in out
+    told = json.loads(run("--model", MODEL, "--format", "json")[1])["source_attributes"]
+    assert len(told) == 31

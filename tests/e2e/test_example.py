@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -32,13 +33,19 @@ def test_served_example_answers_bentomls_own_clients(example: Workplace) -> None
     with example.serving() as address:
         with bentoml.SyncHTTPClient(address) as client:
             answer = client.predict(features=RECORD, client_request_id="visit-7")
-            batch = client.predict_batch(records=[RECORD, {}], on_error="row")
+            explained = client.predict(features=RECORD, explain=True)
+            batch = client.predict_batch(records=[RECORD, {}], on_error="row", explain=True)
             with pytest.raises(bentoml.exceptions.UnprocessableEntity):
                 client.predict(features={**RECORD, "age": 130})
         again = asyncio.run(awaited(address))
         document = httpx.get(f"{address}/docs.json").json()
     assert answer["probability"] == again["probability"] == batch["predictions"][0]["probability"]
     assert answer["client_request_id"] == "visit-7"
+    why = explained["explanation"]
+    assert answer["explanation"] is None
+    assert why == batch["predictions"][0]["explanation"]
+    added = sum(each["contribution"] for each in why["contributions"])
+    assert why["base_value"] + added == pytest.approx(math.log(answer["probability"] / (1 - answer["probability"])))
     assert batch["predictions"][1]["error"]["code"] == "invalid_record"
     glucose = document["components"]["schemas"]["Record"]["properties"]["glucose"]
     assert (glucose["x-unit"], glucose["anyOf"][0]["minimum"], glucose["anyOf"][0]["maximum"]) == ("mg/dL", 30, 600)
@@ -55,7 +62,7 @@ def test_live_worker_never_imports_what_only_training_needs(example: Workplace, 
         writer.write_table(table)
     path = f"{ROOT / 'tests' / 'e2e' / 'probe'}:{ROOT}"
     with example.serving(PYTHONPATH=path, SURETY_TEST_MODULES=str(tmp_path)) as address:
-        assert httpx.post(f"{address}/predict", json={"features": RECORD}).status_code == 200
+        assert httpx.post(f"{address}/predict", json={"features": RECORD, "explain": True}).status_code == 200
         assert httpx.post(f"{address}/predict_batch", json={"records": [RECORD] * 100}).status_code == 200
         arrow = {"content-type": "application/vnd.apache.arrow.stream"}
         assert (

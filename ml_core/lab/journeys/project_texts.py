@@ -139,6 +139,7 @@ card:
   intended_use: ""       # who may use it, for which decision, about whom
   out_of_scope: ""       # what it must not be used for
   data: ""               # where the rows come from, whom they describe, what was left out
+  # more, such as what health IT must tell of a model: docs/model-card.md
 """.replace("\n\n\n", "\n\n")
         if plan
         else ""

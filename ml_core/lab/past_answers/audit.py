@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml_core.base.clock import utc_text
-from ml_core.base.errors import ConfigError, SuretyError, UnknownFeatureVersion
+from ml_core.base.errors import ConfigError, SuretyError
 from ml_core.base.settings import Settings
-from ml_core.features.columns import Column
+from ml_core.lab.past_answers.explained import explanation_in_words, input_rows
 from ml_core.lab.past_answers.log_entry import LogEntry, find_entry
 from ml_core.lab.past_answers.past_models import model_now
-from ml_core.serve.features.table_versions import column_tables, kept_version
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.label_tables import open_label_tables
@@ -45,6 +44,7 @@ class Audit:
     request_id, at : which answer, and when it was given (UTC)
     is_erased : whether its subject was erased; then ``answer`` and ``input`` are gone
     answer : as it was stored, with its set in words
+    explanation : why it is what it is, as it was given with it; None where it was not asked for
     input : one row for each column: value, unit and meaning; None where inputs are not kept
     lineage : all facts on where it came from
     model_now : see ``model_now``
@@ -57,6 +57,7 @@ class Audit:
     at: str
     is_erased: bool
     answer: dict[str, Any] | None
+    explanation: dict[str, Any] | None
     input: list[dict[str, Any]] | None
     lineage: Mapping[str, Any] | None
     model_now: dict[str, Any] | None
@@ -87,7 +88,8 @@ def audit(settings: Settings, request_id: str) -> Audit | None:
         at=utc_text(found.at),
         is_erased=answer is None,
         answer=None if answer is None else _answer(answer),
-        input=None if answer is None else _input(settings, answer),
+        explanation=None if answer is None or answer.explanation is None else explanation_in_words(answer.explanation),
+        input=None if answer is None else input_rows(settings, answer),
         lineage=lineage,
         model_now=None if lineage is None else model_now(settings, lineage),
         labels=_labels(settings, log, found),
@@ -142,29 +144,6 @@ def _by_whom(answer: LoggedAnswer) -> str:
         "prior": "nobody: every label, with the class shares as probabilities",
     }.get(slot, f"the model as {slot}")
     return who if answer.reason is None else f"{who}, because {_WHY.get(answer.reason, answer.reason)}"
-
-
-def _input(settings: Settings, answer: LoggedAnswer) -> list[dict[str, Any]] | None:
-    if answer.input is None:
-        return None
-    columns = _columns(settings, answer)
-    return [
-        {
-            "column": name,
-            "value": value,
-            "unit": columns[name].unit if name in columns else "",
-            "meaning": columns[name].doc if name in columns else "",
-        }
-        for name, value in answer.input.items()
-    ]
-
-
-def _columns(settings: Settings, answer: LoggedAnswer) -> Mapping[str, Column]:
-    try:
-        version = kept_version(column_tables(settings), answer.lineage["feature_version"])
-    except UnknownFeatureVersion:  # older than this code, or newer
-        return {}
-    return {column.name: column for column in version.features}
 
 
 # --- the label, and the log entry ---------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import orjson
+
 from ml_core.base.errors import FeatureVersionMismatch, RegistryUnreachable, SuretyError, UnknownFeatureVersion
 from ml_core.base.settings import Settings
 from ml_core.features.columns import table_hash
@@ -16,9 +19,11 @@ from ml_core.serve.features.record import Record
 from ml_core.serve.features.table_versions import COLUMNS_FILE
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.home.homes import open_home
+from ml_core.serve.log.entries import as_json
 from ml_core.serve.model.bundle import read_bundle, verify_folder
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.manifest import Manifest
+from ml_core.serve.model.prediction_sets import RowPrediction
 from ml_core.serve.model.predictor import Predictor
 from ml_core.serve.model.promotion_record import PromotionRecord, plain_promotion
 from ml_core.serve.rollout.rollout_store import RolloutStore
@@ -50,6 +55,13 @@ class PastModel:
     def manifest(self) -> Manifest:
         """What it says about itself."""
         return self.predictor.bundle.manifest
+
+    def explained(self, slot: str, record: Record, answer: RowPrediction) -> dict[str, Any]:
+        """Why an answer from there to that record is what it is, as the log holds it."""
+        features = self.predictor.bundle.features.transform(self.predictor.reader.arrays((record,)))
+        (explanation,) = self.predictor.explainer.explain(slot, features, np.array([answer.prediction]))
+        found: dict[str, Any] = orjson.loads(as_json(explanation))
+        return found
 
     def calibration_id(self, slot: str, record: Record | None = None) -> str:
         """Id of the calibration that an answer from there to that record must name; None for that of all rows."""

@@ -149,6 +149,10 @@ class Replayer:
             )
             if not is_same
         ]
+        if answer.explanation is not None and answer.explanation != model.explained(
+            answer.lineage["slot"], record, now
+        ):
+            differs.append("explanation")
         if not differs:
             return _as(answer, "equal", model, max_difference=0.0)
         largest = _largest_difference((*answer.probabilities, *answer.p_values), (*now.proba, *now.p_values))

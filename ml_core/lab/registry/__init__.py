@@ -1,6 +1,7 @@
 """MLflow, the Bento store, the model card, and a copy in Weights & Biases."""
 
 __all__ = [
+    "card_chai",
     "importer",
     "model_card",
     "model_registry",

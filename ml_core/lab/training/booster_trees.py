@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.errors import ArtefactError
-from ml_core.lab.training.tree_form import AT_MOST, BELOW, MEMBER, Tree, TreeForm, bits_set, tree_form
+from ml_core.lab.training.tree_form import Tree, bits_set, tree_form
+from ml_core.serve.model.trees import AT_MOST, BELOW, MEMBER, TreeForm
 
 __all__ = ["catboost_trees", "lightgbm_trees", "xgboost_trees"]
 

@@ -14,8 +14,8 @@ from ml_core.lab.training.given import DOUBLE, INT64, Given, matrix_of
 from ml_core.lab.training.onnx_graph import OnnxGraph, softmax_rows
 from ml_core.lab.training.transformer_graph import add_transformer, converted_by_skl2onnx, kind_in
 from ml_core.lab.training.tree_export import add_margins, add_trees
-from ml_core.lab.training.tree_form import MEMBER, TreeForm
 from ml_core.lab.training.tree_readers import sums_in_32_bits, trees_of
+from ml_core.serve.model.trees import MEMBER, TreeForm
 
 __all__ = ["add_classifier", "inside"]
 

@@ -17,9 +17,9 @@ from ml_core.lab.training.classifier_graph import add_classifier, inside
 from ml_core.lab.training.golden_draws import MOMENTS
 from ml_core.lab.training.onnx_export import TREE_LIMIT
 from ml_core.lab.training.onnx_graph import OnnxGraph, finished_model
-from ml_core.lab.training.tree_form import TreeForm
 from ml_core.lab.training.tree_readers import trees_of
 from ml_core.serve.model.scorer import OnnxScorer, check_probabilities
+from ml_core.serve.model.trees import TreeForm
 
 __all__ = ["Converted", "check_equals", "convert_classifier", "drawn_columns"]
 

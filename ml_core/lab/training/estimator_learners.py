@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from ml_core.base.arrays import FeatureMatrix
 from ml_core.base.errors import ConfigError
@@ -20,7 +21,7 @@ from ml_core.lab.training.onnx_export import SKLEARN_LIMIT, TREE_LIMIT, sklearn_
 from ml_core.lab.training.parameter_names import check_names, check_open, recorded, refused_by
 from ml_core.lab.training.tree_export import trees_to_onnx
 from ml_core.lab.training.tree_readers import trees_of
-from ml_core.serve.model.bundle import TREES_FILE
+from ml_core.serve.model.bundle import LINEAR_FILE, TREES_FILE
 
 __all__ = [
     "train_estimator",
@@ -191,9 +192,25 @@ def _trained(task: LearningTask, model: Any, params: Mapping[str, float | int | 
         onnx=sklearn_to_onnx(model, d) if form is None else trees_to_onnx(form, d),
         limit=SKLEARN_LIMIT if form is None else TREE_LIMIT,
         params=params,
-        files={} if form is None else {TREES_FILE: form.to_bytes()},
+        files=_files(model) if form is None else {TREES_FILE: form.to_bytes()},
         libraries=_library_of(kind),
     )
+
+
+def _files(model: Any) -> dict[str, bytes]:
+    """``linear.json`` of a logistic regression on standardised columns whose missing values are their mean.
+
+    It has the form of the scorecard (:class:`ml_core.serve.model.scorer.Scorecard`), and all digits.
+    """
+    kinds = [type(step).__name__ for _, step in getattr(model, "steps", ())]
+    if kinds != ["SimpleImputer", "StandardScaler", "LogisticRegression"] or model.steps[0][1].strategy != "mean":
+        return {}
+    scaler, last = model.steps[1][1], model.steps[2][1]
+    weights, intercept = np.asarray(last.coef_), np.ravel(last.intercept_)
+    if len(weights) == 1:  # of two labels the first has no terms
+        weights, intercept = np.vstack([np.zeros_like(weights), weights]), np.append(0.0, intercept)
+    content = {"center": scaler.mean_, "scale": scaler.scale_, "coefficients": weights, "intercept": intercept}
+    return {LINEAR_FILE: orjson.dumps({name: np.asarray(array).tolist() for name, array in content.items()})}
 
 
 def _library_of(kind: type) -> dict[str, str]:

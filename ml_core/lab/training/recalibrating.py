@@ -11,7 +11,7 @@ from ml_core.lab.data.feature_store import FeatureStore
 from ml_core.lab.data.people import group_of
 from ml_core.lab.training.labelled_rows import LabelledRows, split_of
 from ml_core.lab.training.packing import DECIDING_LIBRARIES, Note, PackedModel, ScorerCandidate, pack_model
-from ml_core.serve.model.bundle import NATIVE_FILES, TREES_FILE, Bundle, read_bundle
+from ml_core.serve.model.bundle import LINEAR_FILE, NATIVE_FILES, TREES_FILE, Bundle, read_bundle
 from ml_core.serve.model.manifest import Manifest
 
 __all__ = ["check_same_features", "recalibrate_model", "trained_people"]
@@ -48,7 +48,7 @@ def recalibrate_model(
     if old.manifest.classes != rows.classes:
         lacking = [str(label) for label in old.manifest.classes if label not in rows.classes]
         raise DataError(rows.origin, f"no outcome {', '.join(lacking)} is known yet: wait, or ask for more rows")
-    kept = [name for name in (*NATIVE_FILES, TREES_FILE) if name in old.manifest.files]
+    kept = [name for name in (*NATIVE_FILES, TREES_FILE, LINEAR_FILE) if name in old.manifest.files]
     candidate = ScorerCandidate(
         onnx=old.onnx,
         fitted_on=("calibration", "test"),

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.base.errors import ArtefactError
-from ml_core.lab.training.tree_form import AT_MOST, MEMBER, Tree, TreeForm, bits_set, tree_form
+from ml_core.lab.training.tree_form import Tree, bits_set, tree_form
+from ml_core.serve.model.trees import AT_MOST, MEMBER, TreeForm
 
 __all__ = ["ada_boost_trees", "forest_trees", "gradient_boosting_trees", "hist_gradient_boosting_trees"]
 

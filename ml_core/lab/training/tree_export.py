@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_core.lab.training.onnx_graph import FEATURES, OnnxGraph, finished_model, softmax_rows
-from ml_core.lab.training.tree_form import AT_MOST, BELOW, MEMBER, TreeForm
+from ml_core.serve.model.trees import AT_MOST, BELOW, MEMBER, TreeForm
 
 __all__ = ["add_margins", "add_trees", "trees_to_onnx"]
 

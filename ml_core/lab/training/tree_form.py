@@ -1,28 +1,19 @@
-"""Decision trees of any library in one form: flat arrays that say everything a score and its explanation need."""
+"""Decision trees of any library brought into one form: the flat arrays of ``ml_core.serve.model.trees``."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ml_core.base.arrays import BoolArray, FloatArray, IntArray
+from ml_core.serve.model.trees import AT_MOST, LEAF, MEMBER, Link, TreeForm
 
-__all__ = ["AT_MOST", "BELOW", "LEAF", "MEMBER", "Link", "Tree", "TreeForm", "bits_set", "tree_form"]
-
-Link = Literal["logit", "mean"]
-"""What the sums of a row become: ``logit``, class probabilities by soft-max (with two classes one margin beside 0);
-``mean``, they are probabilities already (with two classes that of the second)."""
-
-AT_MOST, BELOW, MEMBER, LEAF = 0, 1, 6, 255
-"""Rules of nodes, by their numbers in ``ai.onnx.ml`` 5: value <= threshold, value < threshold, value in a set."""
+__all__ = ["Tree", "bits_set", "tree_form"]
 
 _NO_NODE = -1
-_SIGMAS, _LINK = 7, 8
 
 
 @dataclass(frozen=True)
@@ -51,91 +42,6 @@ class Tree:
     rule: npt.NDArray[Any] | int = AT_MOST
     members: Mapping[int, Sequence[int]] = field(default_factory=dict)
     target: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class TreeForm:
-    """T trees with N nodes together, their sums and what these become.
-
-    Attributes
-    ----------
-    roots, targets : (T,), first node of each tree, and which sum it adds to
-    feature, rule, threshold, yes, no, missing_yes, value, cover : (N,), as in ``Tree``; children by their number among
-        all N, and the rule of a leaf is ``LEAF``
-    member_node, member : (M,), pairs that say which whole numbers are in the sets of ``MEMBER`` nodes
-    base : (targets,), added to the sums
-    n_classes : K; two classes have one target
-    link : what the sums become
-    single : whether the library rounds values to 32 bits before it compares them
-    tiny : up to this size a number is zero to the library
-    zero_missing : features whose zeros count as missing
-    absent : a value that counts as missing in every feature, or NaN
-    """
-
-    roots: IntArray
-    targets: IntArray
-    feature: IntArray
-    rule: npt.NDArray[np.uint8]
-    threshold: FloatArray
-    yes: IntArray
-    no: IntArray
-    missing_yes: BoolArray
-    value: FloatArray
-    cover: FloatArray
-    member_node: IntArray
-    member: IntArray
-    base: FloatArray
-    n_classes: int
-    link: Link
-    single: bool
-    tiny: float
-    zero_missing: IntArray
-    absent: float
-
-    @property
-    def is_leaf(self) -> BoolArray:
-        """(N,), which nodes are leaves."""
-        leaves: BoolArray = self.rule == LEAF
-        return leaves
-
-    @property
-    def categorical(self) -> IntArray:
-        """Features that a node compares with a set; their values are whole numbers."""
-        return np.unique(self.feature[self.rule == MEMBER])
-
-    @property
-    def rounding(self) -> float:
-        """How far class probabilities may move where a library sums the leaves in 32 bits, not in 64.
-
-        In float32 eps, of the sum for which it is most: ``T x largest leaf``; or, where leaves are small, what T
-        roundings of half an eps of a sum come to at seven standard deviations (Higham & Mary 2019, SIAM J. Sci. Comput.
-        41(5)). A sum moves its class's probability by its own size times the slope of the link, which is at most
-        ``(1 + |base|) / 2`` together. The link itself, in 32 bits, adds eight.
-        """
-        size = np.where(self.is_leaf, np.abs(self.value), 0.0)
-        largest, trees = np.zeros(len(self.base)), np.bincount(self.targets, minlength=len(self.base))
-        np.maximum.at(largest, self.targets, np.maximum.reduceat(size, self.roots) if len(self.roots) else 0.0)
-        by_chance = _SIGMAS / 2 * np.sqrt(trees) * (1 + np.abs(self.base)) / 2
-        return float(np.finfo(np.float32).eps * (_LINK + np.maximum(trees * largest, by_chance).max()))
-
-    def of_features(self, names: Sequence[int]) -> TreeForm:
-        """The same trees where feature i is feature ``names[i]`` of a wider matrix."""
-        at = np.asarray(names, dtype=np.int64)
-        return replace(self, feature=at[self.feature], zero_missing=at[self.zero_missing])
-
-    def to_bytes(self) -> bytes:
-        """As ``trees.npz``: the arrays by their names here."""
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
-        np.savez_compressed(buffer, **arrays)
-        return buffer.getvalue()
-
-    @classmethod
-    def from_bytes(cls, raw: bytes) -> TreeForm:
-        """What ``to_bytes`` wrote."""
-        with np.load(io.BytesIO(raw), allow_pickle=False) as stored:
-            scalars = ("n_classes", "link", "single", "tiny", "absent")
-            return cls(**{f.name: stored[f.name].item() if f.name in scalars else stored[f.name] for f in fields(cls)})
 
 
 def tree_form(

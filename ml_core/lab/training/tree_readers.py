@@ -12,7 +12,7 @@ from ml_core.lab.training.sklearn_trees import (
     gradient_boosting_trees,
     hist_gradient_boosting_trees,
 )
-from ml_core.lab.training.tree_form import TreeForm
+from ml_core.serve.model.trees import TreeForm
 
 __all__ = ["sums_in_32_bits", "trees_of"]
 

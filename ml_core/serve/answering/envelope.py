@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ml_core.base.arrays import Label
+from ml_core.serve.model.explanations import Explanation
 from ml_core.serve.rollout.monitor_state import Validity
 
 __all__ = ["BatchResponse", "InferenceLineage", "InferenceResponse", "Responder", "RowError"]
@@ -74,6 +75,7 @@ class InferenceResponse:
     p_values : conformal p-value of every label, in (0, 1]
     guarantee : what the set promises
     group : the group of patients in which it is promised, such as ``age=80 and above``; None for a model without groups
+    explanation : what each raw column added, or why nobody says so; None where it was not asked for
     validity : ``valid``, ``suspect`` while an alarm is on, ``unverified`` while missing outcomes leave coverage open,
         ``unmonitored`` while no monitor watches the model
     """
@@ -95,6 +97,7 @@ class InferenceResponse:
     lineage: InferenceLineage
     client_request_id: str | None = None
     group: str | None = None
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)

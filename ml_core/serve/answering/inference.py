@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeVar
 
+import numpy as np
 from uuid_utils import UUID
 
 from ml_core.base.arrays import FeatureMatrix
@@ -23,6 +25,7 @@ from ml_core.serve.answering.requests import BatchRequest, PredictRequest, new_i
 from ml_core.serve.answering.shadow import Shadow, ShadowRows
 from ml_core.serve.features.record import Record, RecordReader
 from ml_core.serve.log.entries import Row
+from ml_core.serve.model.explanations import Explanation
 from ml_core.serve.model.prediction_sets import RowPrediction
 from ml_core.serve.rollout.monitor_state import Validities, Validity
 from ml_core.serve.rollout.rollout_state import Slot
@@ -135,6 +138,8 @@ class InferenceService:
             model = live.answering(slot, origin)
         answer = self._answer(model, origin, reason, row, level, record, call.elapsed_ms)
         answer.client_request_id, answer.subject = request.client_request_id, request.subject
+        if request.explain:
+            answer.explanation = await to_thread(_explained, model, origin, columns, row)
         if reason is not None:
             answers.log_degraded(str(answer.request_id))
 
@@ -179,6 +184,9 @@ class InferenceService:
             slot = live.route(None, None)
             answers = await self.ask_table(live, slot, columns, request.level, elsewhere)
             each = await elsewhere(lambda: self._each(answers, good, batch_id))
+            if request.explain:
+                for answer, explanation in zip(each, await to_thread(answers.explanations), strict=True):
+                    answer.explanation = explanation
             answers.log_degraded("")
 
             def count() -> None:
@@ -334,6 +342,11 @@ async def _asked(live: Live, slot: Slot, features: FeatureMatrix) -> GuardedCall
         if slot != "challenger":
             raise
         return GuardedCall(None, "stuck", called=False)
+
+
+def _explained(model: LiveModel, origin: Origin, columns: ColumnArrays, row: RowPrediction) -> Explanation:
+    """Why the answer to one record is what it is, said by the model that its lineage names."""
+    return model.explained(origin, model.transform(columns), np.array([row.prediction]))[0]
 
 
 def _error_of(error: InvalidRecord) -> dict[str, object]:

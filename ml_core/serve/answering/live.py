@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from ml_core.base.arrays import BoolArray, Label, Probabilities
+from ml_core.base.arrays import BoolArray, FeatureMatrix, IntArray, Label, Probabilities
 from ml_core.features.columns import Column, ColumnArrays, with_role
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
+from ml_core.serve.model.explanations import Explanation
 from ml_core.serve.model.loader import LoadedModel
 from ml_core.serve.model.prediction_sets import ConformalCalibration, Predictions
 from ml_core.serve.rollout.changes import Contract
@@ -20,6 +22,8 @@ from ml_core.serve.rollout.rollout_state import CircuitOrder, Flags, GuardLimits
 from ml_core.serve.running.runner import FallbackReason, GuardedCall, GuardedRunner, without_rows
 
 __all__ = ["ORIGINS", "Live", "LiveModel", "Origin", "SlotCounts"]
+
+logger = logging.getLogger(__name__)
 
 Origin = Literal["champion", "challenger", "previous", "scorecard", "prior"]
 ORIGINS: tuple[Origin, ...] = ("champion", "challenger", "previous", "scorecard", "prior")
@@ -107,6 +111,19 @@ class LiveModel:
         if self.grouped is None:
             return self.calibration.rows(proba[rows], level)
         return self.grouped.rows(proba[rows], level, self.grouped.cells(columns)[rows])
+
+    def explained(self, origin: Origin, features: FeatureMatrix, predictions: IntArray) -> list[Explanation]:
+        """Why answers from there are what they are.
+
+        Parameters
+        ----------
+        features, predictions : the n rows as this model's matrix, and the positions of the labels that were predicted
+        """
+        try:
+            return self.model.predictor.explainer.explain(origin, features, predictions)
+        except Exception:  # an answer is given whatever becomes of its explanation
+            logger.exception("explanation.failed", extra={"model_hash": self.model_hash, "rows": len(features)})
+            return [Explanation(reason="it could not be worked out here")] * len(features)
 
     def count(self, origin: Origin, reason: FallbackReason | None, n: int = 1) -> None:
         """Count ``n`` answers in the metrics."""

@@ -61,7 +61,7 @@ class Recorder:
     store : takes the rows
     folder : of the log, for segments
     pseudonyms : hides subjects
-    keep_inputs : whether feature values are kept
+    keep_inputs : whether feature values are kept, and explanations, which tell of them
     responder : what answers here
     """
 
@@ -131,6 +131,7 @@ class Recorder:
             input=as_json(list(record.values.values())) if self._keep_inputs else None,
             groups=groups,
             group_values=group_values,
+            explanation=as_json(answer.explanation) if answer.explanation and self._keep_inputs else None,
         )
 
     def segment(self, answers: Answers, call: BulkCall) -> Row | None:
@@ -192,6 +193,7 @@ class Recorder:
             input=None,
             groups=None,
             group_values=None,
+            explanation=None,
             kind=1,
             answers=len(segment),
         )

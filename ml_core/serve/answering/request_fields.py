@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["ID_PATTERN", "LEVEL_SCHEMA", "MAX_ID_LENGTH", "PREDICT_FIELDS", "RequestField"]
+__all__ = ["EXPLAIN_SCHEMA", "ID_PATTERN", "LEVEL_SCHEMA", "MAX_ID_LENGTH", "PREDICT_FIELDS", "RequestField"]
 
 MAX_ID_LENGTH = 200
 ID_PATTERN = rf"[^\x00-\x1f\x7f-\x9f]{{1,{MAX_ID_LENGTH}}}"
@@ -19,6 +19,11 @@ LEVEL_SCHEMA: dict[str, Any] = {
     "minimum": 0.5,
     "maximum": 0.999,
     "description": "Wanted coverage of the true label; fix it before you see answers. Default: the model's own.",
+}
+EXPLAIN_SCHEMA: dict[str, Any] = {
+    "type": ["boolean", "null"],
+    "default": False,
+    "description": "Whether the answer says what each column added to the number that decides its set.",
 }
 _ID_SCHEMA: dict[str, Any] = {"type": ["string", "null"], "pattern": f"^{ID_PATTERN}$", "maxLength": MAX_ID_LENGTH}
 
@@ -34,13 +39,15 @@ class RequestField:
     kind : how its value is read
     schema : JSON schema of its value
     is_required : whether a request must have it
+    default : its value where a request has none, or null
     """
 
     name: str
     attribute: str
-    kind: Literal["record", "level", "id"]
+    kind: Literal["record", "level", "id", "flag"]
     schema: dict[str, Any]
     is_required: bool = False
+    default: Any = None
 
 
 PREDICT_FIELDS = (
@@ -53,4 +60,5 @@ PREDICT_FIELDS = (
         "id",
         {**_ID_SCHEMA, "description": "Who the record is about; kept only as a keyed hash."},
     ),
+    RequestField("explain", "explain", "flag", EXPLAIN_SCHEMA, default=False),
 )

@@ -78,12 +78,14 @@ class PredictRequest:
     features : the raw record, not yet read
     level : confidence level asked for, or None for the configured one
     client_request_id, subject : the caller's own names, or None
+    explain : whether the answer is to be explained
     """
 
     features: object
     level: Decimal | None = None
     client_request_id: str | None = None
     subject: str | None = None
+    explain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +98,16 @@ class BatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """Many records to answer, in one of those ways."""
+    """Many records to answer, in one of those ways, explained or not."""
 
     records: list[object]
     on_error: OnError = "row"
     level: Decimal | None = None
+    explain: bool = False
 
 
 _USUAL = BatchOptions()
-_BATCH_FIELDS = frozenset({"records", "on_error", "confidence_level"})
+_BATCH_FIELDS = frozenset({"records", "on_error", "confidence_level", "explain"})
 
 
 def parse_json(body: bytes) -> Any:
@@ -172,9 +175,9 @@ def parse_predict(body: object) -> PredictRequest:
     """
     given = _fields(body, _PREDICT_NAMES, required="features")
     values: dict[str, Any] = {}
-    for name, attribute, read in _PREDICT_READERS:
+    for name, attribute, default, read in _PREDICT_READERS:
         value = given.get(name)
-        values[attribute] = value if value is None or read is None else read(name, value)
+        values[attribute] = default if value is None else value if read is None else read(name, value)
     return PredictRequest(**values)
 
 
@@ -193,11 +196,12 @@ def parse_batch(body: object, max_rows: int, beside: BatchOptions = _USUAL) -> B
     if len(records) > max_rows:
         problem = f"has {len(records)} records, more than the {max_rows} allowed: split it, or send an Arrow stream"
         raise InvalidRequest([FieldProblem("records", problem)])
-    level = fields.get("confidence_level")
+    level, explain = fields.get("confidence_level"), fields.get("explain")
     return BatchRequest(
         records=records,
         on_error=parse_on_error(fields.get("on_error", beside.on_error)),
         level=beside.level if level is None else level_from_json(level),
+        explain=explain is not None and _read_flag("explain", explain),
     )
 
 
@@ -233,10 +237,17 @@ def _read_id(name: str, value: object) -> str:
     return value
 
 
+def _read_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidRequest([FieldProblem(name, "must be true or false")])
+    return value
+
+
 _READERS: Mapping[str, Callable[[str, Any], Any] | None] = {
     "record": None,  # read once it is known which model is asked
     "level": lambda _, value: level_from_json(value),
     "id": _read_id,
+    "flag": _read_flag,
 }
-_PREDICT_READERS = tuple((field.name, field.attribute, _READERS[field.kind]) for field in PREDICT_FIELDS)
+_PREDICT_READERS = tuple((f.name, f.attribute, f.default, _READERS[f.kind]) for f in PREDICT_FIELDS)
 _PREDICT_NAMES = frozenset(field.name for field in PREDICT_FIELDS)

@@ -19,6 +19,7 @@ from ml_core.base.errors import ArtefactError, ConfigError, UnknownFeatureVersio
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column, table_hash
 from ml_core.serve.features.column_table import one_spelling, parse_columns, table_bytes
+from ml_core.serve.features.matrix_sources import Sources, declared_sources, standard_sources
 from ml_core.serve.features.standard import StandardTransform, standard_fault, with_transforms
 from ml_core.serve.features.versions import FeatureVersion, get_feature_version, register_version, transform_version
 from ml_core.serve.home.object_stores import FolderObjects, objects_of
@@ -153,6 +154,7 @@ def _standard(columns: Sequence[Column]) -> FeatureVersion:
         transform=transform,
         module_hash=hashlib.sha256(source).hexdigest(),
         is_table=True,
+        sources=standard_sources(whole),
     )
 
 
@@ -165,6 +167,16 @@ def _with_module(columns: Sequence[Column], module: FeatureVersion) -> FeatureVe
         module_hash=module.module_hash,
         is_table=True,
         source=module.source,
+        sources=_fitting(module, columns),
+    )
+
+
+def _fitting(module: FeatureVersion, columns: Sequence[Column]) -> Sources | None:
+    """What a module says that its features are made of, where the table has these columns."""
+    if module.sources is None:
+        return None
+    return declared_sources(
+        module.name, module.feature_names, columns, dict(zip(module.feature_names, module.sources, strict=True))
     )
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import ml_core.serve.features
 from ml_core.base.errors import ConfigError, UnknownFeatureVersion
 from ml_core.features.columns import Column, ColumnArrays, features_of, table_fault, table_hash
+from ml_core.serve.features.matrix_sources import DECLARED, Sources, declared_sources
 
 __all__ = [
     "MODULES_FOLDER",
@@ -62,6 +63,7 @@ class FeatureVersion:
     module_hash : sha256 (hex) of the source of the transform's module; every artefact carries it
     is_table : whether its column table is data, which travels in the artefact; else it is in the module
     source : file of the module that is no part of this package; None for one that is
+    sources : raw columns of which each column of the matrix is made; None where nobody says so
     """
 
     name: str
@@ -71,6 +73,7 @@ class FeatureVersion:
     module_hash: str
     is_table: bool = False
     source: Path | None = None
+    sources: Sources | None = None
 
     @property
     def features(self) -> tuple[Column, ...]:
@@ -199,11 +202,14 @@ def _of_module(name: str, module: ModuleType, source: bytes, file: Path | None) 
     fault = f"has no {', '.join(missing)}" if missing else table_fault(columns) if columns else None
     if fault is not None:
         raise ConfigError(f"feature version {name}", fault)
+    features = tuple(module.FEATURE_NAMES)
+    declared = getattr(module, "FEATURE_SOURCES", DECLARED.get(name) if file is None else None)
     return FeatureVersion(
         name=name,
         columns=columns,
-        feature_names=tuple(module.FEATURE_NAMES),
+        feature_names=features,
         transform=module.transform,
         module_hash=hashlib.sha256(source).hexdigest(),
         source=file,
+        sources=declared_sources(name, features, columns, declared),
     )

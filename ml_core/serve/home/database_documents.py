@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,9 +13,11 @@ from typing import Any
 import orjson
 
 from ml_core.base.clock import utc_text
+from ml_core.base.errors import HomeUnreachable
 from ml_core.base.journal import who
 from ml_core.serve.home.database_tables import CHANGED, DOCUMENTS, JOURNAL
 from ml_core.serve.home.database_watch import Watcher
+from ml_core.serve.home.last_known import LastKnown
 from ml_core.serve.home.postgres import HomeDatabase
 from ml_core.serve.home.stores import Documents, Glimpse
 
@@ -34,18 +37,31 @@ class DatabaseDocuments(Documents):
     Parameters
     ----------
     watcher : knows the documents that were glimpsed at
+
+    Attributes
+    ----------
+    last_known : what is read while the database is away; None: then nothing can be read
     """
 
     def __init__(self, database: HomeDatabase, watcher: Watcher) -> None:
         self._database = database
         self._watcher = watcher
+        self.last_known: LastKnown | None = None
 
     def read(self, name: str) -> bytes | None:
         """As :meth:`Documents.read`."""
-        self._database.ready(DOCUMENTS)
-        with self._database.transaction() as connection:
-            row = connection.execute("SELECT content FROM document WHERE name = %s", (name,)).fetchone()
-        return None if row is None else bytes(row[0])
+        try:
+            self._database.ready(DOCUMENTS)
+            with self._database.transaction() as connection:
+                row = connection.execute("SELECT content FROM document WHERE name = %s", (name,)).fetchone()
+        except HomeUnreachable:
+            if self.last_known is None:
+                raise
+            return self.last_known.read(name)
+        content = None if row is None else bytes(row[0])
+        if self.last_known is not None:
+            self.last_known.keep(name, content)
+        return content
 
     def write(self, name: str, content: bytes, *, durable: bool = True) -> None:  # noqa: ARG002 - commits always are
         """As :meth:`Documents.write`."""
@@ -63,13 +79,18 @@ class DatabaseDocuments(Documents):
 
     def names(self, folder: str) -> list[str]:
         """As :meth:`Documents.names`."""
-        self._database.ready(DOCUMENTS)
-        with self._database.transaction() as connection:
-            rows = connection.execute(
-                "SELECT name FROM document WHERE starts_with(name, %s) AND position('/' IN substr(name, %s)) = 0 "
-                'ORDER BY name COLLATE "C"',
-                (f"{folder}/", len(folder) + 2),
-            ).fetchall()
+        try:
+            self._database.ready(DOCUMENTS)
+            with self._database.transaction() as connection:
+                rows = connection.execute(
+                    "SELECT name FROM document WHERE starts_with(name, %s) AND position('/' IN substr(name, %s)) = 0 "
+                    'ORDER BY name COLLATE "C"',
+                    (f"{folder}/", len(folder) + 2),
+                ).fetchall()
+        except HomeUnreachable:
+            if self.last_known is None:
+                raise
+            return self.last_known.names(folder)
         return [str(name) for (name,) in rows]
 
     def locked(self, name: str) -> AbstractContextManager[object]:
@@ -79,7 +100,14 @@ class DatabaseDocuments(Documents):
 
     def glimpse(self, name: str) -> Glimpse:
         """As :meth:`Documents.glimpse`."""
-        return self._watcher.glimpse(name)
+        found = self._watcher.glimpse(name)
+        if self.last_known is None:
+            return found
+        if found.seen_s < math.inf:
+            self.last_known.keep(name, found.content)
+            return found
+        kept = self.last_known.read(name)
+        return Glimpse(kept, None if kept is None else math.inf, math.inf)
 
     def wait(self, timeout_s: float, stopping: threading.Event) -> None:
         """As :meth:`Documents.wait`; it may wait on for ``timeout_s`` once nobody is to wait."""

@@ -41,6 +41,7 @@ class Home:
     Attributes
     ----------
     documents, journal : of all models
+    remember : from now on this process, a service, reads what its machine knew last while the home is away
     objects : large things, such as models; None where they lie in the home's folder
     clock_ahead_s : by how much this machine's time of day is ahead of the home's; 0 where it has no clock of its own
     machine : name of this machine among those that have the home; "" where it is the only one
@@ -54,6 +55,7 @@ class Home:
     seat_of: Callable[[str], Seat] = field(repr=False)
     close: Callable[[], None] = field(repr=False)
     clock_ahead_s: Callable[[], float] = field(repr=False)
+    remember: Callable[[], None] = field(repr=False, default=lambda: None)
     objects: Objects | None = None
     machine: str = ""
     api_keys: str | None = None
@@ -137,6 +139,7 @@ def _on_database(settings: Settings) -> Home:
     from ml_core.serve.home.database_documents import DatabaseDocuments, DatabaseJournal
     from ml_core.serve.home.database_presence import DatabaseHeartbeats, DatabaseSeat
     from ml_core.serve.home.database_watch import Watcher
+    from ml_core.serve.home.last_known import LastKnown
     from ml_core.serve.home.postgres import HomeDatabase
 
     database = HomeDatabase(settings.database)
@@ -151,13 +154,20 @@ def _on_database(settings: Settings) -> Home:
         watcher.stop()
         database.close()
 
+    documents = DatabaseDocuments(database, watcher)
+
+    def remember() -> None:
+        if documents.last_known is None:
+            documents.last_known = LastKnown(folder / "last-known")
+
     return Home(
-        DatabaseDocuments(database, watcher),
+        documents,
         DatabaseJournal(database),
         heartbeats_of=heartbeats_of,
         seat_of=lambda name: DatabaseSeat(database, name, machine),
         close=close,
         clock_ahead_s=lambda: watcher.clock_ahead_s,
+        remember=remember,
         objects=objects_of(settings),
         machine=machine,
         api_keys="keys.json",

@@ -7,11 +7,12 @@ from typing import Any, get_args
 
 from ml_core.serve.answering.answers import REASONS
 from ml_core.serve.answering.live import ORIGINS
-from ml_core.serve.answering.request_fields import LEVEL_SCHEMA, PREDICT_FIELDS
+from ml_core.serve.answering.request_fields import EXPLAIN_SCHEMA, LEVEL_SCHEMA, PREDICT_FIELDS
 from ml_core.serve.http.access import OPEN_TO_ALL, ROLE_OF_ROUTE
 from ml_core.serve.http.replies import ARROW, JSON, STATUS_OF_CODE
 from ml_core.serve.log.label_requests import OBSERVED_AT_PATTERN
 from ml_core.serve.log.labels import MOST_OF_ONE
+from ml_core.serve.model.explanations import EFFECTS, METHODS, SCALES
 from ml_core.serve.rollout.monitor_state import Validity
 from ml_core.serve.rollout.rollout_state import CircuitMode, Flags, Mode, Slot
 
@@ -240,8 +241,33 @@ def answer_schema(classes: tuple[int | str, ...]) -> Schema:
             "type": ["string", "null"],
             "description": "The group of rows in which the coverage is promised; null for a model without groups.",
         },
+        "explanation": {
+            "anyOf": [_explanation(label), {"type": "null"}],
+            "description": "What each raw column added to the number that decides the set. null: it was not asked for.",
+        },
     }
     return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _explanation(label: Schema) -> Schema:
+    def or_null(schema: Schema) -> Schema:
+        return {"anyOf": [schema, {"type": "null"}]}
+
+    contribution = _object(
+        columns={"type": "array", "items": _TEXT, "minItems": 1},
+        contribution={**_NUMBER, "description": "In the scale of the margin."},
+        effect={"enum": list(EFFECTS), "description": "Its sign in a word. It says nothing of causes."},
+    )
+    return _object(
+        label={**or_null(label), "description": "Whose margin it is: the second of two labels, else the predicted."},
+        method={"enum": [*METHODS, None]},
+        scale={"enum": [*SCALES, None], "description": "What margin and contributions are measured in."},
+        base_value={"type": ["number", "null"], "description": "The mean margin over the training rows."},
+        margin={"type": ["number", "null"], "description": "The base value and all contributions together."},
+        contributions={"type": "array", "items": contribution, "description": "The largest first."},
+        per={"enum": ["raw_column", "feature", None]},
+        reason={"type": ["string", "null"], "description": "Why there is no explanation."},
+    )
 
 
 _DESCRIPTION = (
@@ -301,6 +327,7 @@ def openapi_document(
                     "description": "A bad record fails alone (row) or refuses the whole batch (reject).",
                 },
                 "confidence_level": LEVEL_SCHEMA,
+                "explain": EXPLAIN_SCHEMA,
             },
         },
         "BatchResponse": {

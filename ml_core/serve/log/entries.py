@@ -76,6 +76,7 @@ class Row(NamedTuple):
     groups : JSON object, cell by grouping; None for a model without groups of patients
     group_values : JSON object, values of columns that are no features and were sent to tell the groups; None where
         nothing was, or where inputs are not kept
+    explanation : JSON object, as in the answer; None where it was not asked for
     kind : 0 for an answer, 1 for a bulk call whose rows lie in a segment
     answers : how many answers it stands for
     """
@@ -91,6 +92,7 @@ class Row(NamedTuple):
     input: bytes | None
     groups: bytes | None
     group_values: bytes | None
+    explanation: bytes | None
     kind: int = 0
     answers: int = 1
 

@@ -121,6 +121,7 @@ FIELDS = (
     _said("input_hash"),
     StoredField("groups", "object", since=3),
     StoredField("group_values", "object", since=3),
+    StoredField("explanation", "object", since=4),
     _own("salt", "bytes", "NOT NULL", left="x''"),
     _own("digest", "bytes", "NOT NULL"),
     _own("head", "bytes", ""),

@@ -50,6 +50,7 @@ class LoggedAnswer:
     groups : cell of the row in each grouping of the model, by its name; None for a model without groups
     group_values : values that were sent beside the features to tell the groups, by column; None as ``input``, or where
         nothing was sent
+    explanation : why it is what it is, as it was given; None where it was not asked for
     file : name of the database it lies in
     """
 
@@ -73,6 +74,7 @@ class LoggedAnswer:
     input_hash: str
     groups: Mapping[str, str] | None
     group_values: Mapping[str, Any] | None
+    explanation: Mapping[str, Any] | None
     file: str
 
     @property
@@ -197,6 +199,7 @@ def answers_in_segment(
             input_hash=segment.input_hash,
             groups=segment.groups_of(n),
             group_values=beside or None,
+            explanation=None,
             file=file.path.name,
             **of_call,
         )

@@ -3,6 +3,7 @@
 __all__ = [
     "bundle",
     "conformity_scores",
+    "explanations",
     "groupings",
     "loader",
     "manifest",
@@ -11,6 +12,7 @@ __all__ = [
     "predictor",
     "promotion_record",
     "scorer",
+    "trees",
     "vouching",
     "weighted_sets",
 ]

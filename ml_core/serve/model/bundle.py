@@ -31,6 +31,7 @@ __all__ = [
     "GOLDEN_FILE",
     "KNOWN_FILES",
     "LIGHTGBM_FILE",
+    "LINEAR_FILE",
     "MANIFEST_FILE",
     "MAX_MANIFEST_BYTES",
     "NATIVE_FILES",
@@ -55,6 +56,7 @@ XGBOOST_FILE = "model.ubj"
 LIGHTGBM_FILE = "model.lgb.txt"
 CATBOOST_FILE = "model.cbm.json"
 TREES_FILE = "trees.npz"
+LINEAR_FILE = "linear.json"
 CALIBRATION_FILE = "calibration.npz"
 FALLBACK_FILE = "fallback.json"
 REFERENCE_FILE = "reference.npz"
@@ -62,7 +64,7 @@ GOLDEN_FILE = "golden.json"
 REQUIRED_FILES = (ONNX_FILE, CALIBRATION_FILE, FALLBACK_FILE, REFERENCE_FILE, GOLDEN_FILE)
 NATIVE_FILES = (XGBOOST_FILE, LIGHTGBM_FILE, CATBOOST_FILE)
 """The model in the form of the library that trained it, for people and to compare ``model.onnx`` with; no pickle."""
-KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES, TREES_FILE, COLUMNS_FILE))
+KNOWN_FILES = frozenset((*REQUIRED_FILES, *NATIVE_FILES, TREES_FILE, LINEAR_FILE, COLUMNS_FILE))
 
 _PARTS, _WEIGHT = ("model", "scorecard"), "_weight"
 _RATIO = {f"ratio_{name}": name for name in ("center", "scale", "coefficients", "intercept")}
@@ -79,6 +81,7 @@ class Bundle:
     manifest, model_hash : the manifest and the sha256 (hex) of its bytes
     features : the feature version it was trained with, of the same module hash
     onnx : the serialised scorer
+    trees, linear : content of ``trees.npz`` and ``linear.json``, which explain answers; b"" for a model without
     calibration : what the model's prediction sets are made with
     fallback : content of ``fallback.json`` (prior and scorecard)
     scorecard_calibration : what the scorecard's sets are made with
@@ -101,6 +104,8 @@ class Bundle:
     grouped_scorecard: GroupedCalibration | None = None
     weighted: WeightedCalibration | None = None
     weighted_scorecard: WeightedCalibration | None = None
+    trees: bytes = b""
+    linear: bytes = b""
 
     @property
     def beside(self) -> tuple[Column, ...]:
@@ -177,7 +182,7 @@ def write_bundle(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byt
     folder : a new or empty folder
     facts : every field of ``Manifest`` but ``format_version`` and ``files``
     files : name to content; the required ones and, where there are such, the model in its library's own form,
-        ``trees.npz`` and ``columns.json``
+        ``trees.npz``, ``linear.json`` and ``columns.json``
 
     Raises
     ------
@@ -220,7 +225,13 @@ def read_bundle(
     manifest, model_hash, content = verify_folder(folder, expected_hash)
     admit(model_hash)
     golden: list[dict[str, Any]] = _parse_json(GOLDEN_FILE, content[GOLDEN_FILE], list)
-    return replace(_baseline(manifest, model_hash, content), onnx=content[ONNX_FILE], golden=golden)
+    return replace(
+        _baseline(manifest, model_hash, content),
+        onnx=content[ONNX_FILE],
+        golden=golden,
+        trees=content.get(TREES_FILE, b""),
+        linear=content.get(LINEAR_FILE, b""),
+    )
 
 
 def read_baseline(folder: Path, expected_hash: str | None, admit: Callable[[str], None]) -> Bundle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 from ml_core.base.arrays import FeatureMatrix, Label, Probabilities
@@ -11,6 +12,7 @@ from ml_core.base.errors import GoldenMismatch
 from ml_core.features.columns import ColumnArrays
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.model.bundle import Bundle
+from ml_core.serve.model.explanations import Explainer
 from ml_core.serve.model.prediction_sets import Predictions
 from ml_core.serve.model.scorer import OnnxScorer, Scorer, check_probabilities
 
@@ -35,6 +37,11 @@ class Predictor:
         self.scorer: Scorer = scorer or OnnxScorer(bundle.onnx, manifest.n_features, len(manifest.classes))
         self.classes: tuple[Label, ...] = manifest.classes
         self.level: Decimal = manifest.confidence_level
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Says why answers are what they are."""
+        return Explainer(self.bundle, self.reader)
 
     def proba(self, columns: ColumnArrays) -> Probabilities:
         """Class probabilities of the rows in these columns, (n, K).

@@ -12,7 +12,7 @@ import numpy as np
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
-from ml_core.base.arrays import FeatureMatrix, Probabilities
+from ml_core.base.arrays import FeatureMatrix, FloatArray, Probabilities
 from ml_core.base.errors import ArtefactError, BadModelOutput
 
 __all__ = [
@@ -126,12 +126,32 @@ class Scorecard:
         Row i is computed with the same operations whatever the other rows are (no BLAS call, whose blocking
         depends on the number of rows).
         """
-        centred = np.where(np.isnan(features), 0.0, features.astype(np.float64) - self._center) / self._scale
+        centred = self._centred(features)
         margin = (centred[:, None, :] * self._weights[None, :, :]).sum(axis=2) + self._intercept
         margin -= margin.max(axis=1, keepdims=True)
         weights = np.exp(margin)
         probabilities: Probabilities = weights / weights.sum(axis=1, keepdims=True)
         return probabilities
+
+    def shares(self, features: FeatureMatrix, label: int) -> FloatArray:
+        """What each feature adds to the margin of a label, coefficient x (value - centre) / scale: (n, d).
+
+        With two classes that is the log-odds of the second. A missing value adds nothing.
+        """
+        found: FloatArray = self._centred(features) * self._of(self._weights, label)
+        return found
+
+    def base(self, label: int) -> float:
+        """The margin of a row whose features are all at their centre."""
+        return float(self._of(self._intercept, label))
+
+    def _of(self, of_labels: FloatArray, label: int) -> FloatArray:
+        found: FloatArray = of_labels[1] - of_labels[0] if len(of_labels) == 2 else of_labels[label]
+        return found
+
+    def _centred(self, features: FeatureMatrix) -> FloatArray:
+        found: FloatArray = np.where(np.isnan(features), 0.0, features.astype(np.float64) - self._center) / self._scale
+        return found
 
 
 def check_probabilities(probabilities: Probabilities) -> Probabilities:

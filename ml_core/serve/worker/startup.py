@@ -82,7 +82,7 @@ def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
     """Make the promoted model the champion where its record is newer than the one the rollout knows.
 
     Workers that come later follow the rollout alone, so that all of one server answer with the same model. Where other
-    machines serve already, nothing is taken up: one that is added, moved or replaced must change nothing for all of them.
+    machines serve already, nothing is taken up: one that is added or moved must change nothing for all of them.
     Nothing here keeps a server from starting: what cannot be taken up is said and left.
     """
     store = RolloutStore(settings)

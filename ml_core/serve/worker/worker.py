@@ -18,6 +18,7 @@ from ml_core.serve.answering.inference import InferenceService
 from ml_core.serve.answering.recording import Recorder
 from ml_core.serve.answering.requests import parse_batch, parse_predict
 from ml_core.serve.answering.shadow import Shadow
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.http import json_logs as logs
 from ml_core.serve.http.handlers import HttpApi
 from ml_core.serve.log.key_register import check_outside_keys
@@ -83,6 +84,7 @@ class Worker:
         expected = {"api": settings.workers, **({} if hop is None else {"runner": 1})}
         shadow = Shadow(settings.shadow_log, f"{identity.server}-{index}")
         self._shadow = shadow
+        open_home(settings).remember()
         check_outside_keys(settings)
         self.log = LogWriter(settings.log, self._is_strict, LogRecords(settings))
         recorder = Recorder(self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs)

@@ -64,7 +64,8 @@ def quick_workers(monkeypatch):
 def about(settings, name: str, n: int, day: str = DAY):
     """An answer about somebody, whose input, own id and pseudonym can be searched for."""
     facts = {"client_request_id": VISIT, "batch_id": bytes(range(16)), "batch_index": 0}
-    return row(n, day, subject=subject(settings, name), note=f"{SECRET}-{name}", **facts)
+    why = f'{{"reason":"{SECRET}-{name}"}}'.encode()
+    return row(n, day, subject=subject(settings, name), note=f"{SECRET}-{name}", explanation=why, **facts)
 
 
 def traces(settings, name: str = "anna") -> set[str]:
@@ -87,9 +88,10 @@ def test_what_stays_of_an_erased_row_is_number_id_time_lineage_digest_and_head(s
     before = stored(file)
     erase(settings, [subject(settings, "anna")])
     after = stored(file)
-    seq, kind, request_id, at_us, *_, lineage, _answer, _input, _salt, digest, head, _groups, _values = before[1]
+    seq, kind, request_id, at_us, *_, lineage, _answer, _input, _salt, digest, head, _groups, _values, why = before[1]
+    assert SECRET in why.decode()
     assert after[1] == (
-        seq, kind, request_id, at_us, None, None, None, None, lineage, b"", None, b"", digest, head, None, None,
+        seq, kind, request_id, at_us, None, None, None, None, lineage, b"", None, b"", digest, head, None, None, None,
     )  # fmt: skip
     assert (after[0], after[2]) == (before[0], before[2])
     assert verify_log(settings).is_sound

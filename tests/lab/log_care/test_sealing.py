@@ -69,13 +69,14 @@ def as_copied(answer) -> dict:
         "input": answer.input,
         "groups": answer.groups,
         "group_values": answer.group_values,
+        "explanation": answer.explanation,
     }
 
 
 def copied(settings, day: str = DAY) -> list[dict]:
     """Rows of the copy, its JSON read."""
     rows = pq.read_table(day_in(settings, day).sealed).to_pylist()
-    as_json = ("input", "groups", "group_values", "served_by")
+    as_json = ("input", "groups", "group_values", "explanation", "served_by")
     return [{**r, **{name: None if r[name] is None else orjson.loads(r[name]) for name in as_json}} for r in rows]
 
 

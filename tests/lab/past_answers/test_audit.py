@@ -217,7 +217,7 @@ def test_a_feature_version_that_this_code_does_not_have_leaves_the_values(home, 
         raise UnknownFeatureVersion(name, ("v9",))
 
     given = asked(home)
-    monkeypatch.setattr("ml_core.lab.past_answers.audit.kept_version", unknown)
+    monkeypatch.setattr("ml_core.lab.past_answers.explained.kept_version", unknown)
     rows = found(home, given.request_id).input
     assert (rows[0]["value"], rows[0]["unit"]) == (71, "")
 

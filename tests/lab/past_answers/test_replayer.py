@@ -226,3 +226,25 @@ def test_each_model_of_a_mixed_log_answers_for_itself(home, logged):
     found = replayed(home)
     assert {one.place for one in found} == {home.v1, home.v2}
     assert set(states(found)) == {"equal"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "some rows break it"])
+def test_an_explanation_that_was_given_with_an_answer_is_given_again_to_the_bit(home, kind):
+    with logging_to(home.settings, KINDS[kind][0]()) as asked:
+        for record in RECORDS[:5]:
+            asked.ask(record, explain=True)
+        asked.ask_all(RECORDS, explain=True)
+    logged = answers_in(home.settings)
+    assert {answer.explanation is None for answer in logged} == {False}
+    assert states(replayed(home)) == {"equal": 5 + len(RECORDS)}
+
+
+def test_the_smallest_change_of_an_explanation_is_noticed(home):
+    with logging_to(home.settings, live_of()) as asked:
+        asked.ask(RECORDS[0], explain=True)
+    (answer,) = answers_in(home.settings)
+    parts = answer.explanation["contributions"]
+    moved = {**parts[-1], "contribution": math.nextafter(parts[-1]["contribution"], 9.0)}
+    for changed in ({"contributions": [*parts[:-1], moved]}, {"reason": "none"}):
+        (found,) = replayed(home, [replace(answer, explanation={**answer.explanation, **changed})])
+        assert (found.state, found.differs) == ("different", ("explanation",))

@@ -169,6 +169,18 @@ def test_the_version_says_where_its_card_is(registered):
     assert described.tags["model_card"] == f"runs:/{version.run_id}/model_card.md"
 
 
+def test_it_says_what_explanations_are_not(registered):
+    home, version = registered, registered.challenger()
+    told = " ".join(section(read(home, version), "How to read an answer").split())
+    assert "what each raw column raised or lowered the log-odds by" in told
+    assert "no statement of causes, no advice on what to change" in told
+    with home.registry.bundle_folder(version) as folder:
+        card = read_card(home.registry, version, folder)
+    other = " ".join(card_text(replace(card, bundle=replace(card.bundle, trees=b""))).split())
+    assert "Answers of this model cannot be explained column by column" in other
+    assert "explained" not in section(card_text(replace(card, bundle=None)), "How to read an answer")
+
+
 def test_a_description_that_a_person_wrote_stays(home):
     version = home.challenger()
     with home.registry.session("client") as mlflow:

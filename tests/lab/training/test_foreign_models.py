@@ -24,11 +24,11 @@ from ml_core.lab.training.conversion import check_equals, convert_classifier, dr
 from ml_core.lab.training.foreign_models import pack_foreign
 from ml_core.lab.training.labelled_rows import LabelledRows, label_rows
 from ml_core.lab.training.packing import PackedModel
-from ml_core.lab.training.tree_form import TreeForm
 from ml_core.serve.features.table_versions import table_version
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.model.bundle import TREES_FILE
 from ml_core.serve.model.predictor import Predictor
+from ml_core.serve.model.trees import TreeForm
 from tests.homes import road_config
 from tests.lab.training.foreign_kinds import FEATURES, TREES, learning, version
 

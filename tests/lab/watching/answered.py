@@ -72,6 +72,7 @@ class Answered:
                 request_id=i, at_us=at_us, client_request_id=client, subject=subject, batch_id=None, batch_index=None,
                 lineage=lineage, answer=_answer(p, reason), input=b"[1.0]", groups=None,
                 group_values=None,
+                explanation=None,
             )
             for i, p in zip(ids, asked, strict=True)
         ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from ml_core.serve.home.homes import Home, open_home
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.rollout_store import RolloutStore
+from tests.oracles import ROOT, cluster_packages
 from tests.postgres import Server, server
 from tests.waiting import soon
 
@@ -305,3 +307,39 @@ def test_a_worker_of_a_home_in_a_folder_imports_nothing_of_a_database(tmp_path: 
     assert "ml_core.serve.home.folder_home" in loaded
     databases = ("psycopg", "obstore", "ml_core.serve.home.database", "ml_core.serve.home.postgres")
     assert [name for name in loaded if name.startswith(databases)] == []
+
+
+# --- a service begins while the database is away --------------------------------------------------------------------
+
+
+def test_a_service_that_starts_while_the_database_is_away_goes_on_with_what_its_machine_knew(tmp_path: Path) -> None:
+    with server(durable=True) as own:
+        url = own.new_database()
+        first = open_home(_settings(url, tmp_path, "a"))
+        first.remember()
+        first.documents.write("rollout/toy.json", b"1")
+        first.documents.write("gates/x.signed.json", b"2")
+        assert first.documents.read("gates/x.signed.json") == b"2"
+        assert first.documents.glimpse("rollout/toy.json").content == b"1"
+        assert first.documents.read("promotions/toy.json") is None
+        own.stop("immediate")
+        first.close()
+        code = (
+            "import sys, math; from pathlib import Path; from ml_core.base.errors import HomeUnreachable\n"
+            "from ml_core.base.settings import Settings; from ml_core.serve.home.homes import open_home\n"
+            "home = open_home(Settings(home=Path(sys.argv[1]), database=sys.argv[2], machine='a'))\n"
+            "try:\n    home.documents.read('rollout/toy.json'); sys.exit('a command must not read what it knew')\n"
+            "except HomeUnreachable: home.remember()\n"
+            "assert home.documents.read('rollout/toy.json') == b'1'\n"
+            "assert home.documents.read('promotions/toy.json') is None\n"
+            "assert home.documents.names('gates') == ['gates/x.signed.json']\n"
+            "found = home.documents.glimpse('rollout/toy.json')\n"
+            "assert (found.content, found.age_s, found.seen_s) == (b'1', math.inf, math.inf), found\n"
+            "try:\n    home.documents.write('rollout/toy.json', b'3'); sys.exit('nothing can be written')\n"
+            "except HomeUnreachable: print('as promised')\n"
+        )
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(cluster_packages())])}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "a"), url], capture_output=True, text=True, env=env
+        )
+        assert done.stdout.strip() == "as promised", done.stderr

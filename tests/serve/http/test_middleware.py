@@ -59,7 +59,7 @@ def test_answer_has_exactly_the_fields_of_the_contract(api: HttpApi) -> None:
         "confidence_level",
         "guarantee", "validity", "validity_reasons", "fallback_used", "fallback_reason", "error", "lineage",
         "client_request_id",
-        "group",
+        "group", "explanation",
     ]  # fmt: skip
     assert list(body["lineage"]) == [
         "model_name", "model_version", "model_hash", "feature_version", "calibration_id", "input_hash", "slot", "bento",

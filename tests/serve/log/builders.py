@@ -61,7 +61,7 @@ def row(n: int = 0, at_us: int = NOON_US, **changes: Any) -> Row:
     usual = {
         "request_id": rid(n, at_us), "at_us": at_us, "client_request_id": None, "subject": None, "batch_id": None,
         "batch_index": None, "lineage": LINEAGE, "answer": answer, "input": b"[71,182.5,%d]" % n,
-        "groups": None, "group_values": None,
+        "groups": None, "group_values": None, "explanation": None,
     }  # fmt: skip
     return Row(**{**usual, **changes})
 

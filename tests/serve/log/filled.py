@@ -96,6 +96,7 @@ def row(n: int, day: str = DAY, **facts: Any) -> Row:
         "input": orjson.dumps([40 + n % 50, "east" if n % 2 else None, note]),
         "groups": None,
         "group_values": None,
+        "explanation": None,
     }
     return Row(**{**given, **facts})
 

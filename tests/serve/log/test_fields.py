@@ -26,7 +26,7 @@ from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from tests.serve.log.builders import DAY, LINEAGE, bulk_row, entries, id_text, rid, row
 
-SITE = StoredField("site", "text", is_by_caller=True, index="entry_site", since=4)
+SITE = StoredField("site", "text", is_by_caller=True, index="entry_site", since=5)
 
 
 AUDITED = {

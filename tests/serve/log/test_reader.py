@@ -242,6 +242,7 @@ def test_an_answer_is_read_as_it_was_given(tmp_path: Path) -> None:
         input_hash=stored["input_hash"],
         groups=None,
         group_values=None,
+        explanation=None,
         file=f"predictions-{DAY}-w01.db",
     )
     assert whole.is_the_models_own

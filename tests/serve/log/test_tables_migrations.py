@@ -311,7 +311,7 @@ def ledger_file(settings: Settings) -> Path:
     return settings.monitor / f"{settings.model_name}.ledger.db"
 
 
-VERSIONS = {"prediction log": 3, "label store": 2, "monitor's ledger": 3}
+VERSIONS = {"prediction log": 4, "label store": 2, "monitor's ledger": 4}
 
 
 @pytest.mark.parametrize(
