@@ -115,7 +115,7 @@ typecheck: $(READY) ## mypy, strict
 JOBS ?= 2
 IN_TURNS = $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 PROCESSES := tests/e2e tests/security tests/faults tests/benchmarks tests/deploy tests/test_dvc.py tests/test_workflows.py
-ROOMS_1 := tests/base tests/features tests/serve tests/scripts tests/test_import_rule.py tests/test_concepts.py tests/test_general_words.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
+ROOMS_1 := tests/base tests/features tests/serve tests/scripts tests/test_chance.py tests/test_import_rule.py tests/test_concepts.py tests/test_general_words.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
 ROOMS_2 := tests/cli tests/lab/data tests/lab/drift tests/lab/log_care tests/lab/past_answers
 ROOMS_3 := $(filter-out $(ROOMS_2),$(wildcard tests/lab/[a-z]*))
 PYTEST := $(BIN)/python -m pytest
