@@ -148,7 +148,7 @@ class Machine:
     def obeyed_at(self, generation: int) -> list[float]:
         """When each worker began to obey that generation or, where it skipped it, a later one; seconds since 1970."""
         lines = [(line["generation"], line["time"]) for line in self.served.logged("rollout.obeyed")]
-        first = min((g for g, _ in lines if g >= generation), default=0)
+        first = min((g for g, _ in lines if g >= generation), default=None)
         return [datetime.fromisoformat(at).timestamp() for g, at in lines if g == first]
 
     def die(self) -> None:

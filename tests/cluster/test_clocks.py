@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from itertools import pairwise
+
+import pytest
 
 from tests.cluster.forms import Form
 from tests.cluster.machines import at_another_time
@@ -15,17 +18,28 @@ from tests.faults.place import until
 APART_S = 300
 
 
-def test_m8_with_clocks_five_minutes_apart_everything_is_in_order(service: Running, form: Form) -> None:
+@pytest.fixture
+def apart(service: Running) -> Iterator[None]:
+    """One machine is ahead, one behind, and the monitor that acts is on the one that is ahead."""
     first, ahead, behind = service.machines
     for machine, seconds in ((ahead, APART_S), (behind, -APART_S)):
         machine.stop("serve")
         machine.serve(WORKERS, **at_another_time(seconds))
     for machine in (first, ahead):
         machine.stop("monitor")
-    ahead.monitor(**at_another_time(APART_S))  # the one that acts is the one whose clock is wrong
+    ahead.monitor(**at_another_time(APART_S))
     for machine in service.machines:
         machine.until_ready()
     until(lambda: service.acting() == [ahead] and len(service.reports()) == service.workers, 30, "all report")
+    yield
+    for machine in (ahead, behind):
+        machine.stop("serve")
+        machine.stop("monitor")
+
+
+@pytest.mark.usefixtures("apart")
+def test_m8_with_clocks_five_minutes_apart_everything_is_in_order(service: Running, form: Form) -> None:
+    _, ahead, behind = service.machines
     journal_before = len(service.journal())
     with service.load(form.rate) as load:
         ahead.surety("rollout", "canary", "0.5", "v2", "--why", "from a machine that is ahead")
