@@ -191,9 +191,8 @@ class RolloutFollower:
             found.append(f"the home has not been reached {known}: what was last known of the rollout holds")
         if abs(ahead := self._home.clock_ahead_s()) > _SAY_CLOCK_S:
             which = "ahead of" if ahead > 0 else "behind"
-            found.append(
-                f"the clock of this machine is {abs(ahead):.0f} s {which} the home's: times of answers are wrong by it"
-            )
+            off = f"the clock of this machine is {abs(ahead):.0f} s {which} the home's"
+            found.append(f"{off}, and so are the times of its answers")
         if live is not None and live.is_held:
             why = "the home cannot be reached" if silence > HOME_SILENCE_S else "the monitor is silent"
             found.append(f"{why}: the champion answers the canary's share")
