@@ -211,6 +211,7 @@ lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile requirements/nannyml.in $(LOCK) -o requirements/nannyml.lock
 	$(BIN)/uv pip compile requirements/cluster.in -c requirements/dev.lock $(LOCK) -o requirements/cluster.lock
 	$(BIN)/uv pip compile requirements/cluster-server.in $(LOCK) -o requirements/cluster-server.lock
+	$(BIN)/uv pip compile requirements/dask.in -c requirements/dev.lock $(LOCK) -o requirements/dask.lock
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--custom-compile-command "make lock"
 

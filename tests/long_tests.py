@@ -33,6 +33,9 @@ LONG: dict[str, tuple[str, ...]] = {
     "cli/test_cmd_score.py": (
         "test_killed_before_any_of_its_steps_it_goes_on_to_the_same_bytes",
         "test_killed_again_and_again_as_parts_appear_it_goes_on_to_the_same_bytes",
+        "test_a_folder_killed_before_any_of_its_steps_goes_on_to_the_same_bytes",
+        "test_a_folder_killed_again_and_again_goes_on_to_the_same_bytes",
+        "test_two_processes_answer_as_one",
         "test_a_terminal_sees_a_bar_and_the_result_stays_clean",
         "test_csv_comes_in_by_a_pipe",
     ),
@@ -50,12 +53,23 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_promotion_by_run",
     ),
     "cli/test_runbook_full_disk.py": ("test_the_procedure_frees_room_and_loses_nothing_that_was_kept",),
+    "lab/batch/test_process_pool.py": (
+        "test_each_piece_is_worked_on_once_and_elsewhere",
+        "test_results_come_in_the_order_of_the_pieces_where_that_is_wanted",
+        "test_a_refusal_comes_back_as_it_was",
+        "test_a_process_that_is_killed_is_told_with_what_to_do",
+        "test_processes_end_with_the_one_that_wanted_them_however_it_ends",
+    ),
     "lab/data/test_diabetes130.py": (
         "test_fetch_knows_the_published_table_in_its_csv_form",
         "test_the_real_table_is_clean_and_has_the_known_counts",
     ),
     "lab/data/test_feature_pipeline.py": ("test_the_same_rows_again_make_no_new_version_in_whatever_format",),
     "lab/data/test_feature_store_faults.py": (),
+    "lab/data/test_features_of_folders.py": (
+        "test_a_pool_makes_the_same_version_also_of_a_column_table_that_is_data",
+        "test_what_is_refused_and_why_is_that_of_one_file",
+    ),
     "lab/data/test_table_blocks.py": ("test_every_row_is_in_one_block_from_whichever_on",),
     "lab/drift/test_current_stream.py": (
         "test_memory_does_not_grow_with_the_file",
@@ -66,6 +80,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_decisions_are_the_formulas_on_thousands_of_cases",
         "test_ties_and_holes_do_not_change_the_formula",
     ),
+    "lab/drift/test_drift_stream.py": ("test_a_pool_sees_what_one_process_sees_to_the_last_bit",),
     "lab/journeys/test_adopt.py": (
         "test_an_xgboost_classifier_is_converted_calibrated_gated_and_imported",
         "test_it_cannot_be_judged_without_rows",
@@ -119,6 +134,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_no_byte_is_left_in_a_live_file_either",
         "test_no_byte_is_left_in_closed_files",
     ),
+    "lab/log_care/test_care_on_database.py": (),
     "lab/measuring/test_cell_measures.py": ("test_a_valid_model_ends_outside_a_cells_band_as_seldom_as_it_says",),
     "lab/measuring/test_comparison.py": (
         "test_positive_and_negative_rows_of_one_patient_are_not_taken_for_independent",
@@ -130,7 +146,14 @@ LONG: dict[str, tuple[str, ...]] = {
     ),
     "lab/measuring/test_performance.py": ("test_the_interval_holds_the_true_area_in_about_95_of_100_draws",),
     "lab/measuring/test_reliability.py": ("test_the_intervals_hold_the_true_numbers_as_often_as_they_say",),
+    "lab/past_answers/test_answers_in_a_store.py": ("test_an_object_is_read_as_a_file_is",),
     "lab/past_answers/test_batch_scoring.py": ("test_the_size_of_blocks_changes_no_answer",),
+    "lab/past_answers/test_folder_scoring.py": (
+        "test_every_field_of_every_row_is_the_services_on_every_engine",
+        "test_one_file_is_the_same_to_the_byte_from_a_pool",
+        "test_what_one_process_began_a_pool_ends",
+        "test_interrupted_in_any_part_it_goes_on_to_the_same_bytes",
+    ),
     "lab/registry/test_importer.py": (
         "test_killed_at_any_point_the_next_import_makes_it_whole",
         "test_importing_twice_is_importing_once",
@@ -211,6 +234,8 @@ LONG: dict[str, tuple[str, ...]] = {
     ),
     "serve/log/test_labels.py": ("test_a_damaged_page_is_damage_and_not_a_full_disk",),
     "serve/log/test_reader.py": ("test_the_log_reads_like_a_plain_list",),
+    "serve/log/test_shipped_place.py": (),
+    "serve/log/test_shipping.py": (),
     "serve/log/test_segments.py": ("test_any_values_read_back_to_the_same_bits",),
     "serve/log/test_writer.py": (
         "test_f8_the_queue_is_bounded_and_what_does_not_fit_is_counted",
@@ -219,6 +244,7 @@ LONG: dict[str, tuple[str, ...]] = {
         "test_f8_a_page_that_breaks_while_open_ends_the_use_of_the_file",
         "test_f8_callers_who_come_as_fast_as_they_can_are_slowed_before_rows_are_lost",
     ),
+    "serve/worker/test_shared_log.py": (),
     "serve/model/test_bundle.py": ("test_a_column_table_travels_with_its_model",),
     "serve/model/test_prediction_sets.py": (
         "test_ranks_and_sets_equal_the_definition_in_rational_numbers",

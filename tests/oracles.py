@@ -19,10 +19,10 @@ import pytest
 from ml_core.base.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("oracles", "learners", "cluster", "cluster-server", "deploy", "wandb", "nannyml")
-"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; all but the last two by `make oracles` too."""
+NAMES = ("oracles", "learners", "cluster", "cluster-server", "deploy", "wandb", "nannyml", "dask")
+"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; all but the last three by `make oracles` too."""
 
-ON_TOP = ("learners", "cluster", "wandb")
+ON_TOP = ("learners", "cluster", "wandb", "dask")
 """Libraries that tests import: only what is not in the environment of the tests is installed."""
 
 
@@ -86,6 +86,11 @@ def environment(name: str) -> Path:
     return ROOT / "build" / name
 
 
+def server_tool(tool: str) -> Path:
+    """A program of build/cluster-server, e.g. ``moto_server``; skips as :func:`learner_library`."""
+    return environment("cluster-server") / "bin" / tool
+
+
 def oracle(
     tool: str,
     *arguments: object,
@@ -108,4 +113,4 @@ def oracle(
 
 
 if __name__ == "__main__":
-    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:-2])), 0))
+    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:-3])), 0))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 __all__ = [
     "ArtefactError",
@@ -50,8 +51,10 @@ __all__ = [
     "RolloutRefused",
     "ScorerDisagrees",
     "SeatLost",
+    "SpoolForked",
     "SuretyError",
     "UnknownFeatureVersion",
+    "WorkersLost",
 ]
 
 
@@ -59,6 +62,16 @@ class SuretyError(Exception):
     """Base of all errors raised on purpose."""
 
     code = "internal"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How one comes out of another process: as it is, its message is not built again."""
+        return _from_another_process, (type(self), self.args), self.__dict__
+
+
+def _from_another_process(kind: type[SuretyError], arguments: tuple[Any, ...]) -> SuretyError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    return error
 
 
 class _AboutError(SuretyError):
@@ -153,6 +166,15 @@ class InvalidRows(SuretyError):
             f"{where}: {rows} of {total} rows break the column table: {detail}{more}. "
             "Correct them, or set them aside with --quarantine"
         )
+
+
+class WorkersLost(SuretyError):
+    """Raised when processes that shared a piece of work ended before it was done; what they had finished is kept."""
+
+    code = "workers_lost"
+
+    def __init__(self, problem: str, cure: str) -> None:
+        super().__init__(f"{problem}: {cure}")
 
 
 class UnknownFeatureVersion(SuretyError):
@@ -449,6 +471,12 @@ class LogDamaged(SuretyError):
     def __init__(self, file: str, problem: str) -> None:
         self.file = file
         super().__init__(f"{file}: {problem}")
+
+
+class SpoolForked(LogDamaged):
+    """Raised when a spool of the prediction log and what the home's database has of it have parted ways."""
+
+    code = "spool_forked"
 
 
 class LabelsNotStored(SuretyError):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.options import file_option, settings_option
-from ml_core.cli.output import emit, note, refuse
+from ml_core.cli.options import engine_options, file_option, settings_option
+from ml_core.cli.output import emit, note, progress, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
+    from ml_core.lab.batch.engines import Engine
     from ml_core.lab.config import DataConfig, DriftConfig
     from ml_core.lab.drift.drift_check import DriftCheck
     from ml_core.lab.drift.drift_report import DriftReport
@@ -40,8 +41,10 @@ def command() -> None:
 
 
 @command.command(name="check")
-@file_option("--reference", told="Rows that are normal: .parquet, .csv or reference.npz (default: the live model's).")
-@file_option("--current", told="Rows to judge: .parquet or .csv (default: the newest answers of the live model).")
+@file_option("--reference", told="Rows that are normal: .parquet, .csv, a folder of them, an address such as "
+             "s3://bucket/then, or reference.npz (default: the live model's).")  # fmt: skip
+@file_option("--current", told="Rows to judge: .parquet, .csv, a folder of them, or an address such as s3://bucket/now "
+             "(default: the newest answers of the live model).")  # fmt: skip
 @settings_option("Whose live answers")
 @click.option(
     "--rows", type=click.IntRange(min=1), default=1_000, show_default=True, help="Number of newest answers to compare."
@@ -67,6 +70,7 @@ def command() -> None:
     metavar="COLUMN",
     help="Column that says whose a row is, so that rows of one count once (default: the feature version's).",
 )
+@engine_options
 @click.option("--output", "--output-file", "output", type=Report(),
               help="Form of the result, json unless stdout is a terminal; or a file for the JSON report.")  # fmt: skip
 def check_drift(
@@ -78,6 +82,7 @@ def check_drift(
     config_path: Path | None,
     feature_version: str | None,
     patient: str | None,
+    engine: Engine,
     output: str | Path | None,
     *,
     with_domain: bool,
@@ -95,6 +100,7 @@ def check_drift(
     Example: surety drift check --reference data/cohort.parquet --current data/week.parquet --rule extended
     Example: surety drift check --reference reference.npz --feature-version v1 --current week.csv
     Example: surety drift check --reference then.parquet --current now.parquet --subject patient_id --domain
+    Example: surety drift check --reference reference.npz --feature-version v1 --current s3://bucket/june --processes 4
     """
     from ml_core.base.errors import CannotJudge
     from ml_core.lab.drift.drift_check import check_files
@@ -111,9 +117,11 @@ def check_drift(
         raise click.UsageError("Give --reference FILE with --current FILE.")
     else:
         named = patient or _group_column(version, data, reference, current)
-        found = check_files(
-            reference, current, config, columns, with_domain=with_domain, seed=seed, patient=named, data=data
-        )
+        with progress("looking at the rows", total=1.0) as advance:
+            found = check_files(
+                reference, current, config, columns,
+                with_domain=with_domain, seed=seed, patient=named, data=data, engine=engine, advance=advance,
+            )  # fmt: skip
     _tell(found, output)
     if not found.features_tested:
         raise CannotJudge("drift", "no feature has 30 values on both sides of a kind the rule compares")
@@ -139,9 +147,8 @@ def _check_live(
 def _group_column(version: FeatureVersion | None, data: DataConfig | None, *tables: Path) -> str | None:
     """The feature version's column that says of whom a row is, where every table of rows has it."""
     from ml_core.base.errors import DataError
-    from ml_core.lab.config import CsvConfig
     from ml_core.lab.data.people import group_of
-    from ml_core.lab.data.table_frames import column_names
+    from ml_core.lab.drift.drift_table import DriftTable
 
     if version is None:
         return None
@@ -149,9 +156,8 @@ def _group_column(version: FeatureVersion | None, data: DataConfig | None, *tabl
         name = group_of(version).name
     except DataError:
         return None
-    form = CsvConfig() if data is None else data.csv
     of_rows = [table for table in tables if table.suffix.lower() != ".npz"]
-    return name if all(name in column_names(table, form) for table in of_rows) else None
+    return name if all(name in DriftTable(table, data=data).columns for table in of_rows) else None
 
 
 def _asked(

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ml_core.cli.options import config_option, file_option
-from ml_core.cli.output import emit, note, output_option, picked
+from ml_core.cli.options import config_option, engine_options, file_option
+from ml_core.cli.output import emit, note, output_option, picked, progress
 
 if TYPE_CHECKING:
+    from ml_core.lab.batch.engines import Engine
     from ml_core.lab.config import ModelConfig
 
 
@@ -27,19 +28,24 @@ def _rule_of(config: ModelConfig) -> str:
 
 @command.command()
 @config_option()
-@file_option("--data", told="Raw rows, instead of the file that the configuration names.")
+@file_option("--data", told="Raw rows instead of those that the configuration names: a file, a folder, or an address "
+             "such as s3://bucket/rows.")  # fmt: skip
 @file_option("--quarantine", told="Write rows that break the column table to this .parquet or .csv file and go on.")
 @click.option("--dry-run", is_flag=True, help="Judge the rows; write nothing.")
+@engine_options
 @output_option
-def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_run: bool, output: str) -> None:
+def run(
+    config_path: Path, data: Path | None, quarantine: Path | None, engine: Engine, *, dry_run: bool, output: str
+) -> None:
     """Ingest, validate, transform and store the rows a model is trained on.
 
     Rows that break the column table are reported by column, check and count, never by value. Running it again on the
-    same rows makes no new version.
+    same rows makes no new version. The rows of a folder become one version, or none where a row is refused.
 
     \b
     Example: surety features run --config configs/readmission_v1.yaml
     Example: surety features run --config configs/readmission_v1.yaml --quarantine data/refused.csv
+    Example: surety features run --config configs/readmission_v1.yaml --data visits/ --processes 4
     """
     from ml_core.base.settings import load_settings
     from ml_core.lab.config import load_config
@@ -48,7 +54,8 @@ def run(config_path: Path, data: Path | None, quarantine: Path | None, *, dry_ru
     config = load_config(config_path)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": data})})
-    result = FeaturePipeline(config, load_settings()).run(quarantine, dry_run=dry_run)
+    with progress("judging rows", total=1.0) as advance:
+        result = FeaturePipeline(config, load_settings(), engine, advance).run(quarantine, dry_run=dry_run)
     if result.ignored:
         note(f"columns not used by {config.feature_version}: {', '.join(result.ignored)}")
     if result.left_out:

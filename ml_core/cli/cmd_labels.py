@@ -129,14 +129,14 @@ def _known(settings: Settings) -> Callable[[Sequence[bytes]], set[bytes]]:
     """Tells the ids that answers were given under."""
     from ml_core.serve.log.reader import PredictionLog
 
-    return PredictionLog(settings.log).known
+    return PredictionLog.of(settings).known
 
 
 def _by_client_id(settings: Settings) -> Callable[[Sequence[str]], Mapping[str, Sequence[bytes]]]:
     """Finds answers by the names that callers gave them."""
     from ml_core.serve.log.reader import PredictionLog
 
-    return PredictionLog(settings.log).ids_of_clients
+    return PredictionLog.of(settings).ids_of_clients
 
 
 def _classes(settings: Settings) -> Sequence[int | str] | None:

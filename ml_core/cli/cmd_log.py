@@ -145,7 +145,7 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
     with progress("sealing", total=float(max(1, len(days)))) as advance:
         sealed = [seal_day(settings, day, advance) for day in days]
     if not days:
-        note("no day of the log is over" if settings.log.exists() else _no_log(settings))
+        note("no day of the log is over" if _has_log(settings) else _no_log(settings))
     emit([_sealed_row(day) for day in sealed], output)
     for line in (line for day in sealed for line in day.heads):
         note(json.dumps({"event": "log.head", **line}))  # as the service's own log has them
@@ -154,6 +154,30 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
             note(f"surety: {day.day} was not sealed: {day.detail}")
     if any(day.outcome == "broken" for day in sealed):
         raise SystemExit(3)
+
+
+@command.command(name="give-up")
+@click.argument("machine")
+@_yes_option
+@settings_option()
+@output_option
+def give_up_machine(machine: str, settings: Settings, output: str, *, yes: bool) -> None:
+    """Expect nothing more of a MACHINE that is gone for good, so that its days can be sealed and erased from.
+
+    Only in a home on many machines. A machine ships what it has stored, and says when nothing more will come of a
+    file. One that died cannot. Rows that it had not shipped are lost, unless it comes back after all. Exit status 3 if
+    nothing is expected of such a machine.
+
+    \b
+    Example: surety log give-up ward-3
+    """
+    from ml_core.lab.log_care.log_overview import give_up
+
+    _ask(f"Is {machine} gone for good?", yes=yes)
+    given_up = give_up(settings, machine)
+    emit({"model": settings.model_name, "machine": machine, "files": given_up}, output)
+    if not given_up:
+        refuse(f"surety: nothing more is expected of {machine}")
 
 
 @command.command(name="adopt")
@@ -208,7 +232,7 @@ def prune(days: float | None, settings: Settings, output: str, *, unsealed: bool
     old = old_days(settings, kept, unsealed=unsealed)
     going = [day for day in old if day.state == "goes"]
     if not old:
-        note(f"no day is older than {kept:g} days" if settings.log.exists() else _no_log(settings))
+        note(f"no day is older than {kept:g} days" if _has_log(settings) else _no_log(settings))
     if dry_run:
         note("dry run: nothing was removed")
     elif going:
@@ -251,7 +275,7 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
     from ml_core.serve.log.log_keys import Pseudonyms
 
     names = _subjects(subject)
-    has_log = settings.log.exists()
+    has_log = _has_log(settings)
     if has_log:
         _check_key(settings)
     keys = Pseudonyms(settings.subject_key) if settings.subject_key.exists() else None
@@ -317,6 +341,13 @@ def _note_what_stays(old: Sequence[OldDay]) -> None:
         note(f"surety: a worker writes to {', '.join(busy)}: stop it, or try again later")
     if unsealed or busy:
         raise SystemExit(3)
+
+
+def _has_log(settings: Settings) -> bool:
+    """Whether the model has a log, on this machine or in the home's database."""
+    from ml_core.serve.log.log_places import place_of
+
+    return any(place_of(settings).files())
 
 
 def _no_log(settings: Settings) -> str:

@@ -60,7 +60,7 @@ def command(
     from ml_core.lab.past_answers.replay import n_within, replay, with_client_id, with_ids, within
     from ml_core.serve.log.reader import PredictionLog
 
-    log = PredictionLog(settings.log)
+    log = PredictionLog.of(settings)
     wanted = list(_read_ids(ids))
     total: float | None = len(wanted)
     if since or until:  # counting costs a look at every row, for the bar alone

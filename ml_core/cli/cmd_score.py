@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ml_core.cli.options import file_option, read_as, sound_no, tag_of
+from ml_core.cli.options import engine_options, file_option, read_as, sound_no, tag_of
 from ml_core.cli.output import emit, note, output_option, progress
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
+    from ml_core.lab.batch.engines import Engine
     from ml_core.serve.model.loader import LoadedModel
 
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
               help="Rows that are read and written at a time.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--restart", is_flag=True, help="Start again instead of continuing an interrupted run.")
+@engine_options
 @output_option
 def command(
     source: Path,
@@ -42,6 +44,7 @@ def command(
     level: float | None,
     on_error: Any,
     block_rows: int,
+    engine: Engine,
     output: str,
     *,
     force: bool,
@@ -49,10 +52,11 @@ def command(
 ) -> None:
     """Score every row of IN into OUT, bit for bit as /predict answers it.
 
-    Both are .parquet or .csv files; IN may be - for CSV on stdin. IN needs every feature column of the model. Its id,
-    group and time columns are carried along (from CSV as texts); its others, the outcome too, are not looked at.
-    Separators, decimal commas, encodings, null words and forms of dates are those of --config; without it cells are
-    separated by commas, in UTF-8.
+    Both are .parquet or .csv files; IN may be - for CSV on stdin. IN may also be a folder of them, or an address such
+    as s3://bucket/visits: then OUT is a folder, or such an address, of Parquet parts, with a column file besides. IN
+    needs every feature column of the model. Its id, group and time columns are carried along (from CSV as texts); its
+    others, the outcome too, are not looked at. Separators, decimal commas, encodings, null words and forms of dates
+    are those of --config; without it cells are separated by commas, in UTF-8.
 
     OUT has, in the order of IN: row (from 0), the ids, prediction, probability (of the second of two labels),
     confidence, probability_LABEL, p_value_LABEL and in_set_LABEL for each label, error, confidence_level, model_version
@@ -68,30 +72,34 @@ def command(
     Example: surety score visits.csv answers.csv --tag v3 --level 0.95 --on-error reject
     Example: surety score besuche.csv answers.csv --config my-risk/model.yaml
     Example: zcat visits.csv.gz | surety score - answers.parquet
+    Example: surety score visits/ answers/ --processes 4
     """
     if tag is not None and model is not None and ":" in tag:
         raise click.UsageError("Give --model or the whole tag, not both.")
     from ml_core.base.settings import load_settings
-    from ml_core.lab.past_answers.batch_scoring import score_table
+    from ml_core.lab.batch.table_places import find_tables
+    from ml_core.lab.past_answers.batch_scoring import Workers, score_table
+    from ml_core.lab.past_answers.folder_scoring import score_folder, wants_folder
+    from ml_core.serve.model.loader import ModelLoader
 
+    tables = None if str(source) == "-" else find_tables(source)
+    as_folder = tables is not None and wants_folder(tables, out)
     settings = load_settings(**({} if model is None else {"model_name": model, "model": ""}))
     with sound_no():
         loaded = _loaded(settings, tag)
     if tag is None:
         _note_what_is_live(settings, loaded, level)
+    options: dict[str, Any] = {"level": level, "on_error": on_error, "block_rows": block_rows, "force": force}
+    options |= {"data": read_as(config_path, loaded.predictor.bundle.manifest.name)}
+    options |= {"restart": restart, "workers": Workers(engine, ModelLoader(settings).artefact(loaded.tag))}
     with progress(f"scoring with {loaded.tag}", total=1.0) as advance:
-        result = score_table(
-            sys.stdin.buffer if str(source) == "-" else source,
-            out,
-            loaded,
-            data=read_as(config_path, loaded.predictor.bundle.manifest.name),
-            level=level,
-            on_error=on_error,
-            block_rows=block_rows,
-            force=force,
-            restart=restart,
-            advance=advance,
-        )
+        if tables is not None and as_folder:
+            result = score_folder(tables, out, loaded, advance=advance, **options)
+        else:
+            rows = sys.stdin.buffer if tables is None else tables.places[0]
+            result = score_table(rows, out, loaded, advance=advance, **options)
+    if tables is not None and tables.others:
+        note(f"files not looked at: {', '.join(tables.others)}")
     if result.ignored:
         note(f"columns not looked at: {', '.join(result.ignored)}")
     if result.resumed_rows:

@@ -15,6 +15,7 @@ from ml_core.cli.output import note, refuse
 
 if TYPE_CHECKING:
     from ml_core.base.settings import Settings
+    from ml_core.lab.batch.engines import Engine
     from ml_core.lab.config import DataConfig, ModelConfig
     from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion
     from ml_core.lab.watching.live_performance import MaturedAnswers
@@ -28,6 +29,7 @@ __all__ = [
     "by_option",
     "config_of",
     "config_option",
+    "engine_options",
     "file_option",
     "judged_version",
     "one_answer",
@@ -108,6 +110,24 @@ def settings_option(told: str = "Name of the model", *, with_keys: bool = False)
 def file_option(*names: str, told: str, **more: Any) -> Callable[[F], F]:
     """An option that takes the path of a file."""
     return click.option(*names, type=click.Path(path_type=Path), help=told, **more)
+
+
+def engine_options(command: F) -> F:
+    """``--processes`` and ``--dask``; the verb is given ``engine``."""
+
+    def chosen(context: click.Context, _option: click.Parameter, dask: str | None) -> Engine:
+        from ml_core.lab.batch.engines import engine_of
+
+        processes = context.params.pop("processes")
+        if dask is not None and processes > 1:
+            raise click.UsageError("Give --processes or --dask, not both.")
+        return engine_of(processes, dask)
+
+    dask = click.option("--dask", "engine", metavar="ADDRESS", callback=chosen,
+                        help="Have the workers of this Dask scheduler do it (docs/batch.md).")  # fmt: skip
+    processes = click.option("--processes", type=click.IntRange(1, 256), default=1, show_default=True, is_eager=True,
+                             help="Processes of this machine that share the work.")  # fmt: skip
+    return processes(dask(command))
 
 
 def config_option(**more: Any) -> Callable[[F], F]:
@@ -245,7 +265,7 @@ def one_answer(settings: Settings, request_id: str | None, client_request_id: st
     from ml_core.base.clock import utc_text
     from ml_core.serve.log.reader import PredictionLog
 
-    found = PredictionLog(settings.log).by_client_request_id(str(client_request_id))
+    found = PredictionLog.of(settings).by_client_request_id(str(client_request_id))
     if not found:
         note(f"surety: no answer has the client_request_id {client_request_id!r}")
         raise SystemExit(1)

@@ -21,6 +21,7 @@ from pydantic import (
 from ml_core.base.errors import ConfigError
 from ml_core.base.near_names import meant
 from ml_core.base.strict_yaml import NotYaml, parse_yaml
+from ml_core.lab.batch.table_places import beside
 from ml_core.serve.features.column_table import read_columns
 from ml_core.serve.features.table_versions import STANDARD, table_version
 from ml_core.serve.features.versions import module_version, register_version
@@ -73,7 +74,8 @@ class DataConfig(_Section):
     """Where raw rows come from and how they become the feature version's columns."""
 
     source: Path = Field(
-        description="Parquet or CSV file with the raw rows; with `columns`, its path is relative to this file."
+        description="Parquet or CSV file with the raw rows, a folder of such files, or an address such as "
+        "s3://bucket/rows; with `columns`, a path is relative to this file."
     )
     adapter: Literal["columns", "diabetes130"] = Field(
         "columns", description="How the file is typed: 'columns' (as the column table says) or a data set of its own."
@@ -593,7 +595,7 @@ def _with_features(config: ModelConfig, path: Path) -> ModelConfig:
         raise ConfigError(str(columns), problem) from error
     if config.feature_version not in ("", version.name):
         raise ConfigError(f"{path}: feature_version", "is what columns says already: take it out")
-    data = config.data.model_copy(update={"source": path.parent / config.data.source})
+    data = config.data.model_copy(update={"source": beside(path.parent, config.data.source)})
     update = {"feature_version": version.name, "columns": columns, "module": module, "data": data}
     return config.model_copy(update=update)
 

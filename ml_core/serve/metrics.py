@@ -22,6 +22,9 @@ __all__ = [
     "LOG_PENDING",
     "LOG_PROBLEM",
     "LOG_ROWS",
+    "LOG_UNSHIPPED",
+    "LOG_UNSHIPPED_AGE",
+    "LOG_UNSHIPPED_BYTES",
     "MONITOR_AGE",
     "REFUSED",
     "ROLLBACKS",
@@ -99,6 +102,19 @@ LOG_ROWS = Counter(
 )
 LOG_PENDING = Gauge("surety_log_pending", "Answers given whose rows wait to be stored.", multiprocess_mode="livesum")
 LOG_PROBLEM = Gauge("surety_log_problem", "Workers that cannot store answers at present.", multiprocess_mode="livesum")
+LOG_UNSHIPPED = Gauge(
+    "surety_log_unshipped",
+    "Rows of the prediction log that wait on this machine for the database of the home; a bulk call is one.",
+    multiprocess_mode="livesum",
+)
+LOG_UNSHIPPED_BYTES = Gauge(
+    "surety_log_unshipped_bytes", "Bytes of the files that those rows lie in.", multiprocess_mode="livesum"
+)
+LOG_UNSHIPPED_AGE = Gauge(
+    "surety_log_unshipped_age_seconds",
+    "Longest time that one of those rows has waited, at most.",
+    multiprocess_mode="livemax",
+)
 VALIDITY = Gauge(
     "surety_validity",
     "1 for what answers of a live model say of themselves: valid, suspect, unverified or unmonitored.",

@@ -1,6 +1,6 @@
 """Kills `surety score` at every step by which it leaves something behind, and again and again as parts appear.
 
-    python -m tests.cli.score_kills steps|parts IN OUT
+    python -m tests.cli.score_kills steps|parts IN OUT [OPTIONS]
 
 Run with the environment of a home. Everything is imported once; each victim is a fork of this process that runs the command.
 Prints one JSON object per victim and its successor.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -74,25 +75,31 @@ def kill_at_every_step(command: list[str], out: Path) -> None:
         ended = status_of(forked(victim))
         was_there = out.exists()
         again = status_of(forked(lambda: main(command)))
-        say(step=step, ended=ended, was_there=was_there, again=again, out=out.read_bytes().hex(),
+        say(step=step, ended=ended, was_there=was_there, again=again, out=content_of(out),
             left=sorted(p.name for p in out.parent.glob(f"{out.name}.parts/*")))  # fmt: skip
-        out.unlink()
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
 
 
 def kill_as_parts_appear(command: list[str], out: Path) -> None:
-    """One run, killed whenever it has finished another ten parts, until it gets through."""
+    """One run, killed whenever it has finished another ten parts, or three of a folder, until it gets through."""
     ended = -signal.SIGKILL
-    parts = out.with_name(f"{out.name}.parts")
+    parts = out.with_name(f"{out.name}.parts") / ("" if out.suffix else "whole")
+    more = 10 if out.suffix else 3
     while ended == -signal.SIGKILL:
         before = finished(parts)
         child = forked(lambda: main(command))
         while not (gone := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
-            if finished(parts) >= before + 10:
+            if finished(parts) >= before + more:
                 os.kill(child, signal.SIGKILL)
                 break
         ended = status_of(child)
         say(ended=ended, by_itself=bool(gone), before=before)
-    say(out=out.read_bytes().hex())
+    say(out=content_of(out))
+
+
+def content_of(out: Path) -> str | dict[str, str]:
+    """The bytes (hex) of a file, or of each file of a folder by name."""
+    return {p.name: p.read_bytes().hex() for p in sorted(out.iterdir())} if out.is_dir() else out.read_bytes().hex()
 
 
 def finished(parts: Path) -> int:
@@ -112,6 +119,6 @@ if __name__ == "__main__":
     assert (
         ml_core.lab.past_answers.batch_scoring
     )  # imported before the first fork, so that no victim spends its life importing
-    kind, source, target = sys.argv[1:4]
+    kind, source, target, *options = sys.argv[1:]
     run = kill_at_every_step if kind == "steps" else kill_as_parts_appear
-    run(["score", source, target, "--block-rows", "20"], Path(target))
+    run(["score", source, target, "--block-rows", "20", *options], Path(target))

@@ -170,3 +170,16 @@ def test_files_are_read_as_the_configuration_says_that_they_are_written(run, fil
     plain = run("drift", "check", *BEFORE, "--current", "same.parquet", "--feature-version", "v1")
     assert (told.code, told.result["features_tested"]) == (0, 4)
     assert told.result["features"] == plain.result["features"]
+
+
+def test_a_folder_of_rows_is_judged_as_one_file_with_them(run, files):
+    older = make_cohort(1_500, 3)[0]
+    (files / "weeks").mkdir()
+    for week, rows in enumerate((slice(0, 700), slice(700, 1_500))):
+        older[rows].to_parquet(files / "weeks" / f"{week}.parquet", index=False)
+    older.to_parquet(files / "all.parquet", index=False)
+    told = [
+        run("drift", "check", *BEFORE, "--current", current, "--feature-version", "v1", "--processes", "2").result
+        for current in ("all.parquet", "weeks")
+    ]
+    assert told[0] == told[1]

@@ -115,3 +115,13 @@ def test_importing_the_command_does_not_import_what_only_its_run_needs():
         subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+def test_a_folder_of_rows_becomes_the_version_of_one_file_with_them(rows, tmp_path):
+    frame = make_cohort(200, seed=1)[0]
+    for month, part in enumerate((slice(0, 80), slice(80, 200))):
+        (tmp_path / "months").mkdir(exist_ok=True)
+        write_table(frame[part], tmp_path / "months" / f"{month}.parquet")
+    told = [json.loads(run(CONFIG, "--data", data).stdout) for data in (rows, tmp_path / "months")]
+    assert told[0] == told[1]
+    assert told[0]["version"] == 0

@@ -194,10 +194,11 @@ def environment(tmp_path) -> dict[str, str]:
     return {**clean, **places, "SURETY_MODEL_NAME": NAME, "PYTHONPATH": str(ROOT), "BENTOML_DO_NOT_TRACK": "true"}
 
 
-def kills(tmp_path, kind: str, out: str) -> list[dict[str, object]]:
+def kills(tmp_path, kind: str, out: str, source: str = "in.csv", *options: str) -> list[dict[str, object]]:
     """What became of the victims, and of those that went on after them."""
+    places = (str(tmp_path / source), str(tmp_path / out))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.cli.score_kills", kind, str(tmp_path / "in.csv"), str(tmp_path / out)],
+        [sys.executable, "-m", "tests.cli.score_kills", kind, *places, *options],
         cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -264,3 +265,95 @@ def test_a_configuration_of_another_model_is_refused(tmp_path, run):
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(config))
     told = run("in.csv", "out.parquet", "--config", "model.yaml")
     assert (told.code, "is of the model another, not of" in told.err) == (1, True)
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def days(tmp_path):
+    """Rows of several days, each a file, and one that is none."""
+    records = cohort_records(240)
+    for day in range(8):
+        (tmp_path / "days").mkdir(exist_ok=True)
+        written(tmp_path / "days" / f"{day}.parquet", records[day * 30 : day * 30 + 30])
+    (tmp_path / "days" / "read.me").write_text("about")
+    return records
+
+
+def answers_in(folder):
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in scored_rows(part)]
+
+
+def test_a_folder_is_answered_by_a_folder(tmp_path, run, days):
+    told = run("days", "answers")
+    assert (told.code, told.err) == (0, "files not looked at: read.me\n")
+    assert (told.result["out"], told.result["rows"], told.result["refused"]) == ("answers", 240, 0)
+    expected = answers_of_service(loaded(), days)
+    places = [{"file": f"{i // 30}.parquet", "row": i % 30} for i in range(240)]
+    assert answers_in(tmp_path / "answers") == [{**p, **a} for p, a in zip(places, expected, strict=True)]
+
+
+def test_two_processes_answer_as_one(tmp_path, run, days):
+    assert run("days", "one").code == 0
+    assert run("days", "two", "--processes", "2").code == 0
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["days", "out.csv"], "out.csv: is the name of one file"),
+        (["home", "out"], "home: holds no .parquet and no .csv file"),
+        (["days", "days/answers"], "is the input as well, or lies in it"),
+        (["ftp://host/x", "out"], "is of the scheme ftp; s3://"),
+        (["days", "out", "--dask", "tcp://127.0.0.1:1"], "--dask: Dask is not installed here: pip install"),
+    ],
+)
+def test_what_no_folder_can_be_is_told(tmp_path, run, days, arguments, words):
+    (tmp_path / "home" / "gates").mkdir(exist_ok=True, parents=True)
+    told = run(*arguments)
+    assert (told.code, told.out) == (1, "")
+    assert words in told.err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.parts").exists()
+
+
+def test_processes_and_dask_are_two_ways(run, days):
+    told = run("days", "out", "--processes", "2", "--dask", "tcp://127.0.0.1:1")
+    assert (told.code, "not both" in told.err) == (2, True)
+
+
+def whole_folder(tmp_path, run) -> dict[str, str]:
+    """The bytes (hex) of a run over the days that nobody disturbs."""
+    assert run("days", "undisturbed", "--block-rows", "20").code == 0
+    return {p.name: p.read_bytes().hex() for p in sorted((tmp_path / "undisturbed").iterdir())}
+
+
+def test_a_folder_killed_before_any_of_its_steps_goes_on_to_the_same_bytes(tmp_path, run, days):
+    for day in range(2, 8):
+        (tmp_path / "days" / f"{day}.parquet").unlink()
+    whole = whole_folder(tmp_path, run)
+    *killed, last = kills(tmp_path, "steps", "answers", "days")
+    assert len(killed) > 12  # folder, plan, two parts, summary, outcome, the folder in its place, cleaning up
+    assert {victim["ended"] for victim in killed} == {-signal.SIGKILL}
+    assert all(victim["out"] == whole for victim in [*killed, last])
+    assert last["ended"] == 0
+    assert [victim["left"] for victim in killed] == [[]] * len(killed)
+    over = [victim["again"] for victim in killed].index(1)
+    assert all(victim["again"] == 1 and victim["was_there"] for victim in killed[over:])
+
+
+@pytest.mark.parametrize(
+    "options", [[], pytest.param(["--processes", "2"], marks=pytest.mark.slow)], ids=["one", "pool"]
+)
+def test_a_folder_killed_again_and_again_goes_on_to_the_same_bytes(tmp_path, run, days, options):
+    whole = whole_folder(tmp_path, run)
+    *killed, through, content = kills(tmp_path, "parts", "answers", "days", *options)
+    assert [victim["ended"] for victim in killed] == [-signal.SIGKILL] * len(killed)
+    assert len(killed) >= 1
+    befores = [victim["before"] for victim in [*killed, through]]
+    assert befores == sorted(set(befores))  # each went on from where the one before had come to
+    assert (through["ended"], content["out"]) == (0, whole)
+    assert sorted(p.name for p in tmp_path.glob("answers*")) == ["answers"]

@@ -17,4 +17,5 @@ __all__ = [
     "table_frames",
     "table_profile",
     "table_questions",
+    "table_rows",
 ]

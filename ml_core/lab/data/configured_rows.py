@@ -70,9 +70,9 @@ def kept_rows(frame: pd.DataFrame, columns: Sequence[Column], data: DataConfig) 
     return kept & ~(values.isin(named) | values.astype(str).isin({str(value) for value in named})).to_numpy(dtype=bool)
 
 
-def with_row_number(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The frame with a column of whole numbers from 0, for tables in which each row is a subject of its own."""
-    return frame.assign(**{name: np.arange(len(frame), dtype=np.int64)})
+def with_row_number(frame: pd.DataFrame, name: str, first: int = 0) -> pd.DataFrame:
+    """The frame with a column of whole numbers from ``first``, for tables in which each row is its own subject."""
+    return frame.assign(**{name: np.arange(first, first + len(frame), dtype=np.int64)})
 
 
 def _without(values: pd.Series[Any], nulls: Sequence[float | str]) -> pd.Series[Any]:

@@ -1,29 +1,35 @@
-"""From a raw file to a version of the feature store: ingest, validate, transform, store."""
+"""From raw files to a version of the feature store: ingest, validate, transform, store."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from ml_core.base.errors import DataError, InvalidRows
 from ml_core.base.settings import Settings
-from ml_core.features.columns import ColumnArrays
+from ml_core.lab.batch.engines import Engine, InProcess, in_order
+from ml_core.lab.batch.row_groups import Piece, pieces_of
+from ml_core.lab.batch.table_places import TableSet, find_tables
 from ml_core.lab.config import DataConfig, ModelConfig
 from ml_core.lab.data.feature_store import FeatureStore
-from ml_core.lab.data.frames import to_arrays
-from ml_core.lab.data.raw_tables import RawTable, columns_beside, read_source
-from ml_core.lab.data.schemas import Verdict, validate_frame
-from ml_core.lab.data.table_frames import write_table
-from ml_core.serve.features.versions import FeatureVersion, get_feature_version
+from ml_core.lab.data.judged_rows import JudgedRows, JudgingWork, ids_of_piece, judge_piece, repeats_among
+from ml_core.lab.data.raw_tables import columns_beside
+from ml_core.lab.data.schemas import MOST_LEVELS_NAMED
+from ml_core.lab.data.table_frames import is_csv, write_table
+from ml_core.lab.data.table_rows import rows_of
+from ml_core.serve.features.versions import get_feature_version
 
 __all__ = ["FeaturePipeline", "PipelineConfig", "PipelineResult"]
 
+PIECE_ROWS = 1 << 18
+"""Row groups of one file are judged together until they have so many rows."""
 _NOT_STORED = -1
-_TRIED_ALONE = 200  # rows; a transform that looks at others changes nearly every one
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +87,26 @@ class PipelineResult:
 class FeaturePipeline:
     """Brings the raw rows a model's configuration names into the feature store.
 
-    A run replaces the table's content by a new Delta version; unchanged content makes none.
+    A run replaces the table's content by a new Delta version; unchanged content makes none. The rows of many files, in
+    a folder or an object store, become one version at once, the same as that of one file that has them all.
+
+    Parameters
+    ----------
+    engine : judges the pieces of many rows
+    advance : told the share of the rows that has just been judged
     """
 
-    def __init__(self, config: ModelConfig, settings: Settings) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        settings: Settings,
+        engine: Engine = InProcess(),  # noqa: B008 - has no state
+        advance: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._config = PipelineConfig.of(config)
         self._beside = columns_beside(config.conformal.groups, get_feature_version(config.feature_version).columns)
         self._store = FeatureStore.of(settings, config.model)
+        self._engine, self._advance = engine, advance
 
     def run(self, quarantine: Path | None = None, *, dry_run: bool = False) -> PipelineResult:
         """Ingests, validates, transforms and stores.
@@ -101,80 +120,90 @@ class FeaturePipeline:
         Raises
         ------
         DataError
-            The file cannot be used, or no row is left.
+            A file cannot be used, or no row is left.
         InvalidRows
             Rows break the column table and there is no quarantine.
         """
-        config = self._config
-        version = get_feature_version(config.feature_version)
-        raw = read_source(config.source, config.data.adapter, config.feature_version, self._beside, config.data)
-        if raw.frame.empty:
-            raise DataError(str(config.source), "has no rows left for this model")
-        verdict = validate_frame(raw.frame, config.feature_version, self._beside)
-        bad = int((~verdict.good).sum())
+        source, version = str(self._config.source), self._config.feature_version
+        tables = find_tables(self._config.source)
+        found = self._judged(tables, sets_aside=quarantine is not None)
+        n_rows = sum(len(judged.rows) + judged.bad for judged in found)
+        if not n_rows:
+            raise DataError(source, "has no rows left for this model")
+        bad = sum(judged.bad for judged in found)
+        problems = _problems(found)
         if bad and quarantine is None:
-            raise InvalidRows(str(config.source), bad, len(raw.frame), verdict.problems, verdict.unknown_levels)
-        if bad == len(raw.frame):
-            raise DataError(str(config.source), f"no row holds: {_in_words(verdict)}")
-        kept = raw.frame[verdict.good].reset_index(drop=True)
-        _transform_once(kept, version.name)
+            raise InvalidRows(source, bad, n_rows, problems, _unknown_levels(found))
+        if bad == n_rows:
+            raise DataError(source, f"no row holds: {_in_words(problems)}")
         if bad and quarantine is not None and not dry_run:
-            write_table(_set_aside(raw, verdict), quarantine)
-        type_changes = self._store.type_changes(version.name, self._beside)
-        delta_version = _NOT_STORED if dry_run else self._store.overwrite(version.name, kept, self._beside)
+            asides = [judged.aside for judged in found if judged.aside is not None]
+            write_table(pd.concat(asides, ignore_index=True), quarantine)
+        type_changes = self._store.type_changes(version, self._beside)
+        delta_version = _NOT_STORED
         if not dry_run:
-            self._store.matrix(version.name, delta_version)
+            rows = pa.concat_tables([judged.rows for judged in found])
+            delta_version = self._store.overwrite(version, rows, self._beside)
+            self._store.matrix(version, delta_version)
         return PipelineResult(
-            table=self._store.table(version.name).address,
+            table=self._store.table(version).address,
             version=delta_version,
-            rows_in=raw.rows_in,
-            left_out=raw.left_out,
-            rows_kept=len(kept),
+            rows_in=sum(judged.rows_in for judged in found),
+            left_out=sum(judged.left_out for judged in found),
+            rows_kept=n_rows - bad,
             quarantined=bad,
-            problems=verdict.problems,
-            ignored=raw.ignored,
+            problems=problems,
+            ignored=tuple(dict.fromkeys(name for judged in found for name in judged.ignored)),
             type_changes=type_changes,
         )
 
-
-def _transform_once(kept: pd.DataFrame, version_name: str) -> None:
-    """Shows before anything is stored that every kept row can be transformed.
-
-    This also holds the request's rules against the schema's: a row they judge differently stops the run here.
-    """
-    version = get_feature_version(version_name)
-    columns = to_arrays(kept, version)
-    matrix = version.transform(columns)
-    fault = _matrix_fault(matrix, (len(kept), len(version.feature_names))) or _neighbour_fault(matrix, columns, version)
-    if fault is not None:
-        raise DataError(f"feature version {version_name}", f"its transform {fault}")
-
-
-def _matrix_fault(matrix: npt.NDArray[np.float32], shape: tuple[int, int]) -> str | None:
-    if matrix.shape != shape or matrix.dtype != np.float32:
-        return f"gives {matrix.dtype} of shape {matrix.shape}; float32 of shape {shape} is wanted (FEATURE_NAMES)"
-    return "gives infinities" if np.isinf(matrix).any() else None
-
-
-def _neighbour_fault(matrix: npt.NDArray[np.float32], columns: ColumnArrays, version: FeatureVersion) -> str | None:
-    """A row transformed alone must give the same bits, or the service would not answer what the gate has judged."""
-    for row in np.unique(np.linspace(0, len(matrix) - 1, _TRIED_ALONE).astype(np.int64)).tolist():
-        alone = version.transform({name: values[row : row + 1] for name, values in columns.items()})
-        if alone.tobytes() != matrix[row : row + 1].tobytes():
-            return f"gives row {row} other values when it is alone: it may look at one row at a time"
-    return None
+    def _judged(self, tables: TableSet, *, sets_aside: bool) -> list[JudgedRows]:
+        """Every piece of the tables, in their order."""
+        data = self._config.data
+        if tables.is_folder and data.adapter != "columns":
+            raise DataError(tables.address, f"is a folder, and the adapter {data.adapter} reads one file")
+        pieces, first_rows = _work_in(tables, data)
+        if not pieces:
+            raise DataError(tables.address, "has no rows")
+        work = JudgingWork(tables.places, first_rows, data, self._config.feature_version, self._beside, sets_aside)
+        work = work if self._engine.is_here else work.for_others()
+        has_ids = any(column.role == "id" for column in get_feature_version(self._config.feature_version).columns)
+        if len(pieces) > 1 and has_ids:
+            ids = in_order(self._engine, ids_of_piece, work, pieces, "surety-ids")
+            work = replace(work, repeats=repeats_among(pieces, ids))
+        found, rows = [], sum(piece.rows for piece in pieces)
+        for piece, judged in zip(
+            pieces, in_order(self._engine, judge_piece, work, pieces, "surety-features"), strict=True
+        ):
+            found.append(judged)
+            self._advance(piece.rows / rows)
+        return found
 
 
-def _set_aside(raw: RawTable, verdict: Verdict) -> pd.DataFrame:
-    """The refused rows as they were, with a column that says why."""
-    rows = np.flatnonzero(~verdict.good)
-    aside = raw.frame.iloc[rows].copy()
-    for name in aside.columns:  # a column may mix kinds now, which no file format holds
-        if pd.api.types.is_object_dtype(aside[name].dtype):
-            aside[name] = [None if value is None else str(value) for value in aside[name]]
-    aside.insert(0, "refused_because", ["; ".join(verdict.reasons[row]) for row in rows.tolist()])
-    return aside
+def _work_in(tables: TableSet, data: DataConfig) -> tuple[tuple[Piece, ...], tuple[int, ...]]:
+    """The pieces of the tables, and the number of the first row of each table among all."""
+    if len(tables.places) == 1 and (data.adapter != "columns" or is_csv(tables.places[0])):
+        return (Piece(0, 0, None, 0, 1),), (0,)
+    facts = [rows_of(place, data.csv) for place in tables.places]
+    return pieces_of(facts, PIECE_ROWS), tuple(accumulate((each.rows for each in facts[:-1]), initial=0))
 
 
-def _in_words(verdict: Verdict) -> str:
-    return "; ".join(f"{column}: {check} ({count} rows)" for column, check, count in verdict.problems[:10])
+def _problems(found: Sequence[JudgedRows]) -> tuple[tuple[str, str, int], ...]:
+    """Column, check and rows of everything that is wrong, most rows first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for judged in found:
+        counts.update(judged.problems)
+    return tuple((*key, n) for key, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _unknown_levels(found: Sequence[JudgedRows]) -> dict[str, dict[str, int]]:
+    """Texts that are no level, by column; see ``Verdict``."""
+    levels: dict[str, Counter[str]] = {}
+    for judged in found:
+        for column, counts in judged.unknown_levels.items():
+            levels.setdefault(column, Counter()).update(counts)
+    return {column: dict(counts.most_common()) for column, counts in levels.items() if len(counts) <= MOST_LEVELS_NAMED}
+
+
+def _in_words(problems: Sequence[tuple[str, str, int]]) -> str:
+    return "; ".join(f"{column}: {check} ({count} rows)" for column, check, count in problems[:10])

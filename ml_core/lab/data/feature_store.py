@@ -37,8 +37,8 @@ from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
 from ml_core.lab.data.people import group_of
+from ml_core.lab.data.stored_columns import alike, arrow_type, as_stored, beside_in
 from ml_core.lab.data.table_files import TableFiles
-from ml_core.serve.features.column_rules import as_moment, integer_levels
 from ml_core.serve.features.table_versions import column_tables, keep_table, kept_version
 from ml_core.serve.features.versions import FeatureVersion
 from ml_core.serve.home.object_stores import open_objects
@@ -134,17 +134,18 @@ class FeatureStore:
             return own
         return self._shared / version_name
 
-    def overwrite(self, version_name: str, frame: pd.DataFrame, beside: Sequence[Column] = ()) -> int:
-        """Makes the frame the table's content; the Delta version.
+    def overwrite(self, version_name: str, rows: pd.DataFrame | pa.Table, beside: Sequence[Column] = ()) -> int:
+        """Makes these rows the table's content; the Delta version.
 
         The same content as the latest overwrite makes no new version. The new version has the columns and types of the
         column table, whatever those of older versions are.
 
         Parameters
         ----------
+        rows : a frame, or a table that ``as_stored`` has made
         beside : further columns to keep, which only tell groups of patients; null where the frame has none
         """
-        return self._write(version_name, frame, "overwrite", beside)
+        return self._write(version_name, rows, "overwrite", beside)
 
     def append(self, version_name: str, frame: pd.DataFrame, beside: Sequence[Column] = ()) -> int:
         """Adds the frame's rows after the table's; the Delta version.
@@ -191,14 +192,14 @@ class FeatureStore:
             return ()
         stored = pa.schema(self._open(version_name, None).schema().to_arrow())
         before = {field.name: field.type for field in stored if field.name != _ORDER}
-        now = {column.name: _arrow_type(column) for column in (*self.version(version_name).columns, *beside)}
+        now = {column.name: arrow_type(column) for column in (*self.version(version_name).columns, *beside)}
         return (
             *(f"column {name} is new" for name in now if name not in before),
             *(f"column {name} is gone" for name in before if name not in now),
             *(
                 f"column {name} was {before[name]} and is {kind} now"
                 for name, kind in now.items()
-                if name in before and not _alike(before[name], kind)
+                if name in before and not alike(before[name], kind)
             ),
         )
 
@@ -270,7 +271,7 @@ class FeatureStore:
             kept = frame[~self._is_one_of(version_name, names)]
             facts = {_UPTO: str(upto)} if (upto := self.extended_upto(version_name)) else {}
             version = self.version(version_name)
-            self._commit(version_name, _arrow_table(kept, version, _beside_in(kept, version)), "erase", 0, facts)
+            self._commit(version_name, as_stored(kept, version, beside_in(kept, version)), "erase", 0, facts)
             self._forget_older_versions(version_name)
             return found
 
@@ -332,14 +333,14 @@ class FeatureStore:
     def _write(
         self,
         version_name: str,
-        frame: pd.DataFrame,
+        frame: pd.DataFrame | pa.Table,
         mode: _Mode,
         beside: Sequence[Column],
         more: Mapping[str, str] | None = None,
     ) -> int:
         version = self.version(version_name)
         keep_table(self._kept, version)
-        rows = _arrow_table(frame, version, beside)
+        rows = frame if isinstance(frame, pa.Table) else as_stored(frame, version, beside)
         batch = _sha256(rows)
         with self._only_writer(version_name):
             place = self.table(version_name)
@@ -446,60 +447,6 @@ def _without_python(rows: pa.Table) -> pa.Table:
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)
     return pa.ipc.open_stream(sink.getvalue()).read_all()
-
-
-# --- between frames and Arrow -------------------------------------------------------------------------------------
-
-
-def _arrow_table(frame: pd.DataFrame, version: FeatureVersion, beside: Sequence[Column] = ()) -> pa.Table:
-    """The version's columns in table order and in one type each, then those beside; absent optional ones are null."""
-    needed = [c.name for c in version.columns if c.role in ("feature", "group", "label")]
-    missing = [name for name in needed if name not in frame.columns]
-    if missing:
-        raise DataError("table", f"has no column {', '.join(missing)}")
-    return pa.table({c.name: _arrow_column(frame, c) for c in (*version.columns, *beside)})
-
-
-def _beside_in(frame: pd.DataFrame, version: FeatureVersion) -> list[Column]:
-    """The columns of a stored table that are not the version's, with the types they have."""
-    known = {column.name for column in version.columns}
-    kinds: Mapping[str, Literal["int", "float"]] = {"i": "int", "f": "float"}
-    return [
-        Column(name, kinds.get(getattr(frame[name].dtype, "kind", "O"), "text"), "beside the version's")
-        for name in frame.columns
-        if name not in known
-    ]
-
-
-def _arrow_column(frame: pd.DataFrame, column: Column) -> pa.Array:
-    if column.name not in frame.columns:
-        return pa.nulls(len(frame), _arrow_type(column))
-    values: pd.Series[Any] = frame[column.name]
-    null = values.isna().to_numpy(dtype=bool)
-    if column.dtype in ("int", "float") or integer_levels(column):
-        dtype: Any = np.float64 if column.dtype == "float" else np.int64
-        numbers = values.where(~null, 0).to_numpy(dtype=dtype)  # nulls are all alike, so that equal rows hash alike
-        return pa.array(numbers, _arrow_type(column), mask=null)
-    if column.dtype == "datetime":
-        moments = [None if gone else as_moment(value) for value, gone in zip(values, null, strict=True)]
-        return pa.array(moments, _arrow_type(column))
-    return pa.array(values.astype(object).where(~null, None), _arrow_type(column))
-
-
-def _arrow_type(column: Column) -> pa.DataType:
-    if column.dtype == "datetime":
-        return pa.timestamp("us", tz="UTC")
-    if column.dtype == "float":
-        return pa.float64()
-    if column.dtype == "bool":
-        return pa.bool_()
-    return pa.int64() if column.dtype == "int" or integer_levels(column) else pa.string()
-
-
-def _alike(one: pa.DataType, other: pa.DataType) -> bool:
-    """Whether two types hold the same values: texts come back from Delta as large or small ones."""
-    texts = (pa.string(), pa.large_string(), pa.string_view())
-    return one == other or (one in texts and other in texts)
 
 
 def _frame_column(values: pa.ChunkedArray) -> pd.Series[Any]:

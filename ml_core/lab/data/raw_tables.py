@@ -11,6 +11,7 @@ import pandas as pd
 
 from ml_core.base.errors import ConfigError, DataError
 from ml_core.features.columns import Column
+from ml_core.lab.batch.table_places import Place
 from ml_core.lab.config import DataConfig, GroupConfig
 from ml_core.lab.data import diabetes130
 from ml_core.lab.data.configured_rows import as_configured, kept_rows, with_row_number
@@ -18,7 +19,7 @@ from ml_core.lab.data.table_frames import column_names, is_csv, read_table
 from ml_core.serve.features.column_rules import column_beside
 from ml_core.serve.features.versions import get_feature_version
 
-__all__ = ["Adapter", "RawTable", "columns_beside", "read_source"]
+__all__ = ["Adapter", "RawTable", "columns_beside", "read_ids", "read_source"]
 
 Adapter = Literal["columns", "diabetes130"]
 
@@ -73,7 +74,14 @@ def columns_beside(groups: Sequence[GroupConfig], columns: Sequence[Column]) -> 
 
 
 def read_source(
-    source: Path, adapter: Adapter, version: str, beside: Sequence[Column] = (), data: DataConfig | None = None
+    source: Place,
+    adapter: Adapter,
+    version: str,
+    beside: Sequence[Column] = (),
+    data: DataConfig | None = None,
+    *,
+    groups: Sequence[int] | None = None,
+    first_row: int = 0,
 ) -> RawTable:
     """The rows of a file with the names and types of a feature version's columns, not validated yet.
 
@@ -81,6 +89,8 @@ def read_source(
     ----------
     beside : further columns that the file must have, see :func:`columns_beside`
     data : how the file is written and what its values mean; as usual where it is not given
+    groups : only these row groups of a Parquet file
+    first_row : number of the first row, where rows are numbered
 
     Raises
     ------
@@ -89,7 +99,7 @@ def read_source(
     ConfigError
         ``data`` names a column that the version does not have.
     """
-    read = data or DataConfig(source=source)
+    read = data or DataConfig(source=Path(str(source)))
     if adapter == "diabetes130":
         return _read_diabetes130(source, version, beside)
     columns = (*get_feature_version(version).columns, *beside)
@@ -97,12 +107,38 @@ def read_source(
     numbered = read.row_number if read.row_number not in present else ""
     wanted = [c for c in columns if c.name in present or not (_may_be_absent(c) or c.name == numbered)]
     names = [c.name for c in wanted]
-    frame = as_configured(read_table(source, names, read.csv), wanted, read, of_text=is_csv(source))
+    frame = as_configured(read_table(source, names, read.csv, groups), wanted, read, of_text=is_csv(source))
     if numbered:
-        frame = with_row_number(frame, numbered)
+        frame = with_row_number(frame, numbered, first_row)
     kept = kept_rows(frame, wanted, read)
     left = frame if kept.all() else frame[kept].reset_index(drop=True)
     return RawTable(left, len(frame), int((~kept).sum()), tuple(n for n in present if n and n not in names))
+
+
+def read_ids(source: Place, version: str, data: DataConfig, groups: Sequence[int] | None = None) -> pd.DataFrame:
+    """The id columns that a file has, as :func:`read_source` gives them, of the rows that it keeps.
+
+    Parameters
+    ----------
+    groups : only these row groups of a Parquet file
+
+    Raises
+    ------
+    DataError
+        The file cannot be used.
+    """
+    present = column_names(source, data.csv)
+    wanted = [c for c in get_feature_version(version).columns if c.role in ("id", "label") and c.name in present]
+    if not any(c.role == "id" for c in wanted):
+        return pd.DataFrame()
+    names = {c.name for c in wanted}
+    frame = read_table(source, [c.name for c in wanted], data.csv, groups)
+    about = {
+        "null_values": {name: value for name, value in data.null_values.items() if name in names},
+        "dates": {name: value for name, value in data.dates.items() if name in names},
+    }
+    frame = as_configured(frame, wanted, data.model_copy(update=about), of_text=is_csv(source))
+    return frame[kept_rows(frame, wanted, data)][[c.name for c in wanted if c.role == "id"]].reset_index(drop=True)
 
 
 def _may_be_absent(column: Column) -> bool:
@@ -110,7 +146,7 @@ def _may_be_absent(column: Column) -> bool:
     return column.role in ("id", "time")
 
 
-def _read_diabetes130(source: Path, version: str, beside: Sequence[Column]) -> RawTable:
+def _read_diabetes130(source: Place, version: str, beside: Sequence[Column]) -> RawTable:
     if version != "v2":
         raise DataError(str(source), f"the adapter diabetes130 makes the columns of v2, not of {version}")
     wanted = (*diabetes130.source_columns(), *(column.name for column in beside))

@@ -22,7 +22,7 @@ from ml_core.features.columns import Column
 from ml_core.serve.features.column_rules import EXACT, OPTIONAL_ROLES, as_moment, integer_levels
 from ml_core.serve.features.versions import get_feature_version
 
-__all__ = ["Verdict", "get_schema", "validate_frame"]
+__all__ = ["MOST_LEVELS_NAMED", "Verdict", "first_of_its_kind", "get_schema", "validate_frame"]
 
 _BoolArray = npt.NDArray[np.bool_]
 _WORDS_OF_PANDERA = {
@@ -32,7 +32,7 @@ _WORDS_OF_PANDERA = {
 }
 _ABOUT_COLUMNS = ("column_in_dataframe", "column_in_schema")
 _NOT_A_LEVEL = "not a level"
-_MOST_LEVELS_NAMED, _LONGEST_LEVEL = 10, 40
+MOST_LEVELS_NAMED, _LONGEST_LEVEL = 10, 40
 
 
 @cache
@@ -129,7 +129,7 @@ def _unknown_levels(cases: pd.DataFrame) -> dict[str, dict[str, int]]:
     levels = {}
     for column, values in found.groupby("column")["failure_case"]:
         counts = values.dropna().astype(str).value_counts()
-        if 0 < len(counts) <= _MOST_LEVELS_NAMED and max(map(len, counts.index)) <= _LONGEST_LEVEL:
+        if 0 < len(counts) <= MOST_LEVELS_NAMED and max(map(len, counts.index)) <= _LONGEST_LEVEL:
             levels[str(column)] = {str(level): int(n) for level, n in counts.items()}
     return levels
 
@@ -138,7 +138,7 @@ def _schema_column(column: Column, *, labelled: bool) -> pa.Column:
     optional = column.role in OPTIONAL_ROLES and not (labelled and column.role == "group")
     checks = _CHECKS["category int" if integer_levels(column) else column.dtype](column)
     if labelled and column.role == "id":
-        checks.append(_check("repeated", _first_of_its_kind))
+        checks.append(_check("repeated", first_of_its_kind))
     nullable = column.nullable or optional
     needed = not optional and (labelled or not column.nullable)
     return pa.Column(checks=checks, nullable=nullable, required=needed, description=column.doc)
@@ -268,7 +268,8 @@ def _holds_for_texts(holds: Callable[[str], bool], values: pd.Series[Any]) -> _B
     return result
 
 
-def _first_of_its_kind(values: pd.Series[Any]) -> _BoolArray:
+def first_of_its_kind(values: pd.Series[Any]) -> _BoolArray:
+    """Which cells of an id column are no repetition of an earlier one; nulls are none."""
     _, is_number = _numbers(values)
     keys = values.astype(object).where(is_number if is_number.any() else _texts(values), None)  # 7 and 7.0 are one key
     return keys.isna().to_numpy(dtype=bool) | ~keys.duplicated().to_numpy(dtype=bool)

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
+from ml_core.lab.batch.row_groups import Piece
+from ml_core.lab.batch.table_places import Place, arrow_source, open_bytes, size_of, stamp_of
 from ml_core.lab.config import DataConfig
 from ml_core.lab.data.configured_rows import configured_column
 from ml_core.lab.data.frames import cells_of
@@ -59,31 +61,38 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class HashedTable:
-    """A ``.parquet`` or ``.csv`` file whose bytes have been read through once.
+    """A ``.parquet`` or ``.csv`` table whose content is known by a digest, so that another one is never taken for it.
 
     Attributes
     ----------
-    path, size, sha256 : where it is, its bytes, and the sha256 (hex) of them
+    path, size : where it is, and its bytes
+    digest : sha256 (hex) of its bytes; of Parquet in an object store, which is not read whole, the store's entity tag
     rows : how many it has; an upper bound where lines of a CSV file are empty or within a cell
+    group_rows : rows of each row group; None for CSV
     columns : the columns of the feature version that it has, no label, and those beside
     ignored : names of its other columns
     id_fields : the id, group and time columns that it has, with the types they come in
-    stamp : changes with the file; so a file changed since it was read through is noticed
+    stamp : changes with the file, so that a later change is noticed
     data : how it is written and what its values mean
     """
 
-    path: Path
+    path: Place
     size: int
-    sha256: str
+    digest: str
     rows: int
+    group_rows: tuple[int, ...] | None
     columns: tuple[Column, ...]
     ignored: tuple[str, ...]
     id_fields: tuple[pa.Field, ...]
-    stamp: tuple[int, ...]
+    stamp: tuple[int | str, ...]
     data: DataConfig
 
-    def blocks(self, rows: int, first: int = 0) -> Iterator[Block]:
+    def blocks(self, rows: int, first: int = 0, piece: Piece | None = None) -> Iterator[Block]:
         """Blocks of that many rows (the last may be smaller), from block number ``first`` on.
+
+        Parameters
+        ----------
+        piece : only these row groups; blocks are counted from its first row
 
         Raises
         ------
@@ -92,28 +101,33 @@ class HashedTable:
         """
         if not self.rows:  # Arrow refuses a lone header without a line end
             return
-        batches = (_csv_batches if is_csv(self.path) else _parquet_batches)(self.path, self._names, self.data)
+        groups, before = (None, 0) if piece is None else (piece.groups, piece.first_row)
+        batches = _csv_batches(self) if self._is_csv else _parquet_batches(self, groups)
         number = first
         try:
             for table in _regrouped(batches, rows, first * rows):
-                if _stamp(self.path) != self.stamp:
+                if stamp_of(self.path) != self.stamp:
                     raise DataError(str(self.path), "was changed while it was read")
-                yield self._block(table, number * rows)
+                yield self._block(table, before + number * rows)
                 number += 1
         except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the file's
             no_text = f"are no {self.data.csv.encoding.upper()} text"
-            wrong = f"its rows differ in length, or {no_text}" if is_csv(self.path) else "it is damaged"
+            wrong = f"its rows differ in length, or {no_text}" if self._is_csv else "it is damaged"
             # not in the library's own words, which quote the row
-            raise DataError(str(self.path), f"cannot be read beyond row {number * rows}: {wrong}") from error
+            raise DataError(str(self.path), f"cannot be read beyond row {before + number * rows}: {wrong}") from error
 
     @property
     def _names(self) -> list[str]:
         return [column.name for column in self.columns]
 
+    @property
+    def _is_csv(self) -> bool:
+        return self.group_rows is None
+
     def _block(self, table: pa.Table, first_row: int) -> Block:
-        as_cells = _cells_of_texts if is_csv(self.path) else _cells_of_values
+        as_cells = _cells_of_texts if self._is_csv else _cells_of_values
         plain = {name: _plain(table.column(name)) for name in self._names}
         return Block(
             first_row=first_row,
@@ -124,9 +138,9 @@ class HashedTable:
 
 
 def open_table(
-    path: Path, columns: Sequence[Column], beside: Sequence[Column] = (), data: DataConfig | None = None
+    path: Place, columns: Sequence[Column], beside: Sequence[Column] = (), data: DataConfig | None = None
 ) -> HashedTable:
-    """The file, read through once and found to have every feature column.
+    """The table, its content told by a digest, and found to have every feature column.
 
     Parameters
     ----------
@@ -140,21 +154,24 @@ def open_table(
         As ``column_names``; a feature column is missing (a forgotten nullable one would else go unseen), or an id
         column has a type that cannot be carried along.
     """
-    data = data or DataConfig(source=path)
+    data = data or DataConfig(source=Path(str(path)))
     present = column_names(path, data.csv)
     check_present(path, [c.name for c in columns if c.role == "feature"], present, data.csv)
     wanted = tuple(c for c in (*columns, *beside) if c.role != "label" and c.name in present)
     names = {c.name for c in wanted}
-    stamp = _stamp(path)
-    sha256, lines, quotes = _read_through(path)
+    stamp = stamp_of(path)
+    group_rows: tuple[int, ...] | None = None
     if is_csv(path):
+        digest, lines, quotes = _read_through(path)
         wide = data.csv.encoding.startswith("utf-16")  # where other letters hold the byte of a quote
         if odd_quotes(path, data.csv) if wide else quotes % 2:  # a quoted cell has two, and one inside it is doubled
             raise DataError(str(path), "is no CSV table: a quote stays open")
         rows, types = lines - 1, dict.fromkeys(names, pa.string())
     else:
-        with pq.ParquetFile(path) as file:
-            rows, schema = file.metadata.num_rows, file.schema_arrow
+        digest = _read_through(path)[0] if isinstance(path, Path) else path.digest
+        with pq.ParquetFile(arrow_source(path)) as file:
+            facts, schema = file.metadata, file.schema_arrow
+        rows, group_rows = facts.num_rows, tuple(facts.row_group(i).num_rows for i in range(facts.num_row_groups))
         types = {name: _plain_type(schema.field(name).type) for name in names}
     ids = [c.name for c in wanted if c.role in OPTIONAL_ROLES]
     for name in ids:
@@ -162,9 +179,10 @@ def open_table(
             raise DataError(str(path), f"column {name} is of type {types[name]}; number, text or date was expected")
     return HashedTable(
         path=path,
-        size=path.stat().st_size,
-        sha256=sha256,
+        size=size_of(path),
+        digest=digest,
         rows=rows,
+        group_rows=group_rows,
         columns=wanted,
         ignored=tuple(name for name in present if name not in names),
         id_fields=tuple(pa.field(name, types[name]) for name in ids),
@@ -173,15 +191,10 @@ def open_table(
     )
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _read_through(path: Path) -> tuple[str, int, int]:
+def _read_through(path: Place) -> tuple[str, int, int]:
     """The file's sha256 (hex), and how many lines and quotes it has."""
     digest, counts, last = hashlib.sha256(), Counter[bytes](), b""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""):
             digest.update(chunk)
             counts.update({mark: chunk.count(mark) for mark in (b"\n", b"\r", b'"')})
@@ -193,13 +206,16 @@ def _read_through(path: Path) -> tuple[str, int, int]:
 # --- batches ------------------------------------------------------------------------------------------------------
 
 
-def _parquet_batches(path: Path, names: list[str], _: DataConfig) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, buffer_size=_CHUNK_BYTES) as file:
-        yield from file.iter_batches(batch_size=_READ_ROWS, columns=names, use_threads=False)
+def _parquet_batches(table: HashedTable, groups: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+    names = [column.name for column in table.columns]
+    wanted = None if groups is None else list(groups)
+    with pq.ParquetFile(arrow_source(table.path), buffer_size=_CHUNK_BYTES) as file:
+        yield from file.iter_batches(batch_size=_READ_ROWS, row_groups=wanted, columns=names, use_threads=False)
 
 
-def _csv_batches(path: Path, names: list[str], data: DataConfig) -> Iterator[pa.RecordBatch]:
-    with pa_csv.open_csv(path, *csv_options(names, data.csv)) as reader:
+def _csv_batches(table: HashedTable) -> Iterator[pa.RecordBatch]:
+    options = csv_options([column.name for column in table.columns], table.data.csv)
+    with pa_csv.open_csv(arrow_source(table.path), *options) as reader:
         yield from reader
 
 

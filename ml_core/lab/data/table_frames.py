@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from ml_core.base.errors import DataError
 from ml_core.base.files import written_for_user
 from ml_core.features.columns import Column
+from ml_core.lab.batch.table_places import Place, arrow_source, check_is_file, open_bytes, open_text
 from ml_core.lab.config import CsvConfig
 from ml_core.lab.data.csv_format import other_separator
 from ml_core.serve.features.column_rules import EXACT, integer_levels
@@ -29,6 +30,7 @@ __all__ = [
     "column_names",
     "csv_options",
     "exact_type",
+    "guarded",
     "is_csv",
     "numbers_of_text",
     "odd_quotes",
@@ -52,7 +54,7 @@ _WHOLE = r"[+-]?[0-9]{1,20}"  # one with more digits has more than 64 bits, and 
 _NUMBER = r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?"
 
 
-def column_names(path: Path, form: CsvConfig = _USUAL) -> list[str]:
+def column_names(path: Place, form: CsvConfig = _USUAL) -> list[str]:
     """Names of the columns of a table file, in its order.
 
     Parameters
@@ -64,18 +66,24 @@ def column_names(path: Path, form: CsvConfig = _USUAL) -> list[str]:
     DataError
         The file is missing, unreadable, empty, of another format, or names a column twice.
     """
-    names = _guarded(path, lambda p: _csv_header(p, form) if is_csv(p) else _parquet_names(p))
+    names = guarded(path, lambda p: _csv_header(p, form) if is_csv(p) else _parquet_names(p))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(str(path), f"names a column twice: {', '.join(twice)}")
     return names
 
 
-def read_table(path: Path, wanted: Sequence[str], form: CsvConfig = _USUAL) -> pd.DataFrame:
+def read_table(
+    path: Place, wanted: Sequence[str], form: CsvConfig = _USUAL, groups: Sequence[int] | None = None
+) -> pd.DataFrame:
     """The wanted columns of a ``.parquet`` or ``.csv`` file, with at least one row.
 
     CSV cells come as texts, null where empty or a null word (see ``type_text``). In Parquet, null and NaN stay apart: a
     float column that holds real NaNs comes as objects.
+
+    Parameters
+    ----------
+    groups : only these row groups of a Parquet file
 
     Raises
     ------
@@ -84,13 +92,13 @@ def read_table(path: Path, wanted: Sequence[str], form: CsvConfig = _USUAL) -> p
     """
     present = column_names(path, form)
     check_present(path, wanted, present, form)
-    frame = _guarded(path, lambda p: _read_csv(p, wanted, form) if is_csv(p) else _read_parquet(p, wanted))
+    frame = guarded(path, lambda p: _read_csv(p, wanted, form) if is_csv(p) else _read_parquet(p, wanted, groups))
     if frame.empty:
         raise DataError(str(path), "has no rows")
     return frame
 
 
-def check_present(path: Path, wanted: Sequence[str], present: Sequence[str], form: CsvConfig = _USUAL) -> None:
+def check_present(path: Place, wanted: Sequence[str], present: Sequence[str], form: CsvConfig = _USUAL) -> None:
     """Check that a table has all wanted columns.
 
     Raises
@@ -226,7 +234,7 @@ def csv_options(
     return read, pa_csv.ParseOptions(delimiter=form.separator, newlines_in_values=True), convert
 
 
-def is_csv(path: Path) -> bool:
+def is_csv(path: Place) -> bool:
     """Whether the file's name says a text table; DataError where it says neither such a one nor Parquet."""
     suffix = path.suffix.lower()
     if suffix not in (*_TEXT_TABLES, ".parquet"):
@@ -234,13 +242,10 @@ def is_csv(path: Path) -> bool:
     return suffix in _TEXT_TABLES
 
 
-def _guarded(path: Path, read: Callable[[Path], _T]) -> _T:
+def guarded(path: Place, read: Callable[[Place], _T]) -> _T:
     """Reads, and turns what the libraries raise into one line that quotes no cell."""
-    if not path.is_file():
-        raise DataError(str(path), "is a folder" if path.is_dir() else "there is no such file")
     try:
-        if path.stat().st_size == 0:
-            raise DataError(str(path), "is empty")
+        check_is_file(path)
         return read(path)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, csv.Error, UnicodeError) as error:
         problem = _csv_problem(str(error)) if is_csv(path) else "is not a readable Parquet file"
@@ -260,7 +265,7 @@ def _csv_problem(told: str) -> str:
     return f"is no CSV table: its rows differ in length, or a quote stays open{where}"
 
 
-def _csv_header(path: Path, form: CsvConfig) -> list[str]:
+def _csv_header(path: Place, form: CsvConfig) -> list[str]:
     with _opened(path, form) as file:
         header = next(csv.reader(file, delimiter=form.separator), [])
     if not header:
@@ -268,44 +273,46 @@ def _csv_header(path: Path, form: CsvConfig) -> list[str]:
     return header
 
 
-def _opened(path: Path, form: CsvConfig) -> TextIO:
+def _opened(path: Place, form: CsvConfig) -> TextIO:
     """The file as text, without a byte order mark."""
-    return path.open(encoding="utf-8-sig" if form.encoding == "utf-8" else form.encoding, newline="")
+    return open_text(path, "utf-8-sig" if form.encoding == "utf-8" else form.encoding)
 
 
-def read_texts(path: Path, form: CsvConfig, wanted: Sequence[str]) -> pa.Table:
+def read_texts(path: Place, form: CsvConfig, wanted: Sequence[str]) -> pa.Table:
     """Those columns of a text table, cells as texts, null where empty or a null word; errors as ``read_table``."""
-    return _guarded(path, lambda p: _csv_texts(p, wanted, form))
+    return guarded(path, lambda p: _csv_texts(p, wanted, form))
 
 
-def _csv_texts(path: Path, wanted: Sequence[str], form: CsvConfig) -> pa.Table:
+def _csv_texts(path: Place, wanted: Sequence[str], form: CsvConfig) -> pa.Table:
     # Arrow's reader and not pandas': that one fills short rows with nulls and drops what is too much
     if odd_quotes(path, form):
         raise pa.ArrowInvalid("open quote")
-    return pa_csv.read_csv(path, *csv_options(wanted, form))
+    return pa_csv.read_csv(arrow_source(path), *csv_options(wanted, form))
 
 
-def _read_csv(path: Path, wanted: Sequence[str], form: CsvConfig) -> pd.DataFrame:
+def _read_csv(path: Place, wanted: Sequence[str], form: CsvConfig) -> pd.DataFrame:
     table = _csv_texts(path, wanted, form)
     return pd.DataFrame({name: pd.Series(table.column(name).to_numpy(), dtype=object) for name in wanted})
 
 
-def odd_quotes(path: Path, form: CsvConfig) -> bool:
+def odd_quotes(path: Place, form: CsvConfig) -> bool:
     """Whether a quote stays open to the end and swallows rows: a quoted cell has two, and one inside it is doubled."""
     if form.encoding.startswith("utf-16"):
         with _opened(path, form) as text:
             return sum(block.count('"') for block in iter(lambda: text.read(1 << 20), "")) % 2 == 1
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         return sum(block.count(b'"') for block in iter(lambda: file.read(1 << 20), b"")) % 2 == 1
 
 
-def _parquet_names(path: Path) -> list[str]:
-    return list(pq.read_schema(path).names)
+def _parquet_names(path: Place) -> list[str]:
+    return list(pq.read_schema(arrow_source(path)).names)
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> pd.DataFrame:
+def _read_parquet(path: Place, wanted: Sequence[str], groups: Sequence[int] | None) -> pd.DataFrame:
     # one file is read, never a folder of partitions that its name seems to belong to
-    table = pq.ParquetFile(path).read(columns=list(wanted))
+    file = pq.ParquetFile(arrow_source(path))
+    chosen = range(file.num_row_groups) if groups is None else groups
+    table = file.read_row_groups(list(chosen), columns=list(wanted))
     return pd.DataFrame({name: _series(table.column(name), name) for name in wanted})
 
 

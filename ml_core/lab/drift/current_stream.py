@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -23,43 +24,103 @@ from ml_core.lab.drift.ks import distance_at_points
 from ml_core.lab.drift.reference_window import CategoryReference, NumberReference, ReferenceWindow, UnjudgedReference
 from ml_core.lab.drift.two_sample import Moments
 
-__all__ = ["summarised_stream"]
-
-Pieces = Callable[[], Iterable[pd.DataFrame]]
+__all__ = ["MedianBins", "SeenRows", "near_medians"]
 
 _MOST_KEPT = 1 << 17
 """Values kept around a median: 1 MB. A bin that holds more is sampled; the median then moves by about 0.15 % of the
 bin's values."""
 
 
-def summarised_stream(window: ReferenceWindow, pieces: Pieces, *, extended: bool) -> Mapping[str, CurrentColumn]:
-    """Every column of the reference as the current rows have it, whatever their number.
+@dataclass(frozen=True, slots=True)
+class MedianBins:
+    """Where the median of a column lies.
 
-    Equals ``current_window.summarised`` of all rows, except for rounding and for W1. W1 is a lower bound: it misses
-    part of a cell between two reference values if the two distribution functions cross there.
+    Attributes
+    ----------
+    bins : that hold it, one or two
+    share : of the values in them that is kept, all of them from 1 on
+    """
+
+    bins: IntArray
+    share: float
+
+
+class SeenRows:
+    """What one pass over some rows tells of every column; what is seen of other rows can be added.
+
+    Its summary equals ``current_window.summarised`` of all rows, except for rounding and for W1. W1 is a lower bound:
+    it misses part of a cell between two reference values if the two distribution functions cross there. It travels
+    between processes without the reference, which both have.
 
     Parameters
     ----------
-    pieces : returns all rows from the start, as frames of raw values; called twice if ``extended`` needs medians
+    window : the reference
     extended : also what the rule ``extended`` needs
     """
-    streams = {
-        n: _NumberStream(c, extended=extended) for n, c in window.columns.items() if isinstance(c, NumberReference)
-    }
-    others = {n: c for n, c in window.columns.items() if not isinstance(c, NumberReference)}
-    found: dict[str, CurrentColumn] = {name: level_current(column, []) for name, column in others.items()}
-    with np.errstate(over="ignore", invalid="ignore"):  # for values near the largest float, which get a flag
-        for piece in pieces():
-            for name, stream in streams.items():
-                stream.add(piece[name])
-            for name, column in others.items():
-                found[name] = _together(column, found[name], level_current(column, piece[name]))
-        again = {name: stream for name, stream in streams.items() if stream.wants_median}
-        for piece in pieces() if again else ():
-            for name, stream in again.items():
-                stream.add_again(piece[name])
-        found |= {name: stream.summary() for name, stream in streams.items()}
-    return {name: found[name] for name in window.columns}
+
+    def __init__(self, window: ReferenceWindow, *, extended: bool) -> None:
+        self._names = tuple(window.columns)
+        self._streams = {
+            n: _NumberStream(c, extended=extended) for n, c in window.columns.items() if isinstance(c, NumberReference)
+        }
+        self._others = {n: c for n, c in window.columns.items() if not isinstance(c, NumberReference)}
+        self._found: dict[str, CurrentColumn] = {n: level_current(c, []) for n, c in self._others.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_others": {}}
+
+    def add(self, rows: pd.DataFrame) -> None:
+        """Look at further rows."""
+        with np.errstate(over="ignore", invalid="ignore"):  # for values near the largest float, which get a flag
+            for name, stream in self._streams.items():
+                stream.add(rows[name])
+            for name, column in self._others.items():
+                self._found[name] = _together(column, self._found[name], level_current(column, rows[name]))
+
+    def include(self, later: SeenRows) -> None:
+        """Add what was seen of rows that come after these."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name, stream in self._streams.items():
+                stream.include(later._streams[name])
+            for name, column in self._others.items():
+                self._found[name] = _together(column, self._found[name], later._found[name])
+
+    def medians_wanted(self) -> Mapping[str, MedianBins]:
+        """The columns whose rows must be looked at a second time, and where."""
+        return {name: stream.median_bins() for name, stream in self._streams.items() if stream.wants_median}
+
+    def keep(self, near: Mapping[str, FloatArray]) -> None:
+        """Values near the medians, see ``near_medians``; further ones may follow."""
+        for name, values in near.items():
+            self._streams[name].keep(values)
+
+    def summary(self) -> Mapping[str, CurrentColumn]:
+        """Every column, once all rows have been seen."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = self._found | {name: stream.summary() for name, stream in self._streams.items()}
+        return {name: found[name] for name in self._names}
+
+
+def near_medians(
+    window: ReferenceWindow, wanted: Mapping[str, MedianBins], pieces: Iterable[pd.DataFrame], seed: int
+) -> dict[str, FloatArray]:
+    """The values of these rows that share a bin with the median of all rows, by column.
+
+    Parameters
+    ----------
+    wanted : where the medians lie
+    seed : decides which are kept, where there are too many
+    """
+    rng = np.random.default_rng(seed)
+    kept: dict[str, list[FloatArray]] = {name: [] for name in wanted}
+    for piece in pieces:
+        for name, around in wanted.items():
+            reference = cast("NumberReference", window.columns[name])
+            numbers = numbers_in(piece[name]).cells
+            ordered = _ordered(reference, numbers[np.isfinite(numbers)])
+            held = ordered[np.isin(_bins_of(reference.points[reference.starts], ordered), around.bins)]
+            kept[name].append(held if around.share >= 1.0 else held[rng.random(len(held)) < around.share])
+    return {name: np.concatenate([np.empty(0), *values]) for name, values in kept.items()}
 
 
 def _together(
@@ -96,17 +157,32 @@ class _NumberStream:
         self._moments = self._moments.merged(Moments.of(finite))
         self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
         if self._bins is not None:
-            self._bins.add(self._ordered(finite))
+            self._bins.add(_ordered(self._reference, finite))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reference": None}
+
+    def include(self, later: _NumberStream) -> None:
+        self._rows += later._rows
+        self._unreadable += later._unreadable
+        self._infinite += later._infinite
+        self._moments = self._moments.merged(later._moments)
+        self._low, self._high = min(self._low, later._low), max(self._high, later._high)
+        if self._bins is not None and later._bins is not None:
+            self._bins.include(later._bins)
 
     @property
     def wants_median(self) -> bool:
         """Whether the rows must be seen a second time."""
         return self._extended and not self._few and comparable(self._reference, self._moments.count)
 
-    def add_again(self, cells: Any) -> None:
-        numbers = numbers_in(cells)
-        if self._bins is not None:
-            self._bins.keep(self._ordered(numbers.cells[np.isfinite(numbers.cells)]))
+    def median_bins(self) -> MedianBins:
+        assert self._bins is not None  # only such a stream wants a median
+        return self._bins.median_bins()
+
+    def keep(self, values: FloatArray) -> None:
+        assert self._bins is not None
+        self._bins.keep(values)
 
     def summary(self) -> NumberCurrent:
         count, reference = self._moments.count, self._reference
@@ -129,10 +205,6 @@ class _NumberStream:
         w1 = self._bins.wasserstein(ends / len(reference.points))
         return NumberCurrent(*plain, distance, w1, self._bins.spread())
 
-    def _ordered(self, finite: FloatArray) -> FloatArray:
-        points = self._reference.points
-        return np.clip(np.sort(finite), points[0], points[-1]) if self._reference.drawn_in else np.sort(finite)
-
 
 class _Bins:
     """Counts, sums and sums of squares per bin: bin 2 i + 1 is distinct point i, bin 2 i the open cell before it.
@@ -152,11 +224,19 @@ class _Bins:
         size = len(self.counts) if with_sums else 0
         self._sums, self._squares = np.zeros(size), np.zeros(size)
         self._kept: list[FloatArray] = []
-        self._rng = np.random.default_rng(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_points": None}
+
+    def include(self, later: _Bins) -> None:
+        """Add the values that other bins of the same points have counted."""
+        self.counts += later.counts
+        self._sums += later._sums
+        self._squares += later._squares
 
     def add(self, ordered: FloatArray) -> None:
         """Count further values, ascending and at least one."""
-        bins = self._bins_of(ordered)
+        bins = _bins_of(self._points, ordered)
         starts = np.append(0, np.flatnonzero(np.diff(bins)) + 1)
         touched = bins[starts]
         self.counts[touched] += np.diff(np.append(starts, len(bins)))
@@ -165,12 +245,14 @@ class _Bins:
             self._sums[touched] += np.add.reduceat(away, starts)
             self._squares[touched] += np.add.reduceat(away**2, starts)
 
-    def keep(self, ordered: FloatArray) -> None:
-        """Keep the values that share a bin with the median. Call it with the same values as ``add``, afterwards."""
-        median_bins = self._median_bins()
-        held = ordered[np.isin(self._bins_of(ordered), median_bins)]
-        share = _MOST_KEPT / int(self.counts[median_bins].sum())
-        self._kept.append(held if share >= 1.0 else held[self._rng.random(len(held)) < share])
+    def median_bins(self) -> MedianBins:
+        """Where the median lies, once all values are counted."""
+        bins = self._median_bins()
+        return MedianBins(bins, _MOST_KEPT / int(self.counts[bins].sum()))
+
+    def keep(self, near: FloatArray) -> None:
+        """Keep values of the median's bins, of all or of a random share."""
+        self._kept.append(near)
 
     def cumulated(self) -> tuple[IntArray, IntArray]:
         """Values below, and at most at, each point; shape (K,) each."""
@@ -209,14 +291,20 @@ class _Bins:
         tails = to_next[0] + sums[-1] - held[-1] * points[-1]
         return float(inner + tails / count)
 
-    def _bins_of(self, ordered: FloatArray) -> IntArray:
-        below, upto = (np.searchsorted(self._points, ordered, side=side) for side in ("left", "right"))
-        bins: IntArray = below + upto
-        return bins
-
     def _median_bins(self) -> IntArray:
         running = np.cumsum(self.counts)
         return np.unique(np.searchsorted(running, _middle_ranks(int(running[-1])), side="right"))
+
+
+def _ordered(reference: NumberReference, finite: FloatArray) -> FloatArray:
+    points = reference.points
+    return np.clip(np.sort(finite), points[0], points[-1]) if reference.drawn_in else np.sort(finite)
+
+
+def _bins_of(points: FloatArray, ordered: FloatArray) -> IntArray:
+    below, upto = (np.searchsorted(points, ordered, side=side) for side in ("left", "right"))
+    bins: IntArray = below + upto
+    return bins
 
 
 def _middle_ranks(count: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from ml_core.lab.drift.reference_window import (
     ReferenceWindow,
     UnjudgedReference,
 )
+from ml_core.lab.drift.repeat_counts import RepeatCounts
 from ml_core.lab.drift.two_sample import Moments, moments_of_counts, spread_around, wasserstein
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "CategoryCurrent",
     "CurrentColumn",
     "NumberCurrent",
+    "People",
     "UnjudgedCurrent",
     "category_current",
     "comparable",
@@ -142,7 +144,11 @@ def summarised(window: ReferenceWindow, table: Table, *, extended: bool) -> Mapp
         }
 
 
-def independent_share(patients: Sequence[Hashable], reference: Sequence[Hashable] = ()) -> float:
+People = Sequence[Hashable] | RepeatCounts
+"""Of whom each row is; None where nobody knows, then the row stands alone."""
+
+
+def independent_share(patients: People, reference: People = ()) -> float:
     """Share of the rows that independent rows could be, so as to say as much as rows in which patients repeat.
 
     A patient's rows count as if they were all alike, which is the most they can resemble each other: n rows with m of
@@ -150,7 +156,7 @@ def independent_share(patients: Sequence[Hashable], reference: Sequence[Hashable
 
     Parameters
     ----------
-    patients : shape (n,), of whom each row is; None where nobody knows, then the row stands alone
+    patients : of whom each of n rows is
     reference : the same of the reference's rows, where it is known; what they lack is taken from this side
 
     Returns
@@ -167,14 +173,16 @@ def independent_share(patients: Sequence[Hashable], reference: Sequence[Hashable
     >>> independent_share(["a", "a", "b", "b"]), independent_share(["a", None, None, "b"])
     (0.5, 1.0)
     """
-    if not patients:
+    if not len(patients):
         return 1.0
     # variance of a mean in units of that of a row: of these rows, and what repeats add to that of the reference
-    more = _mean_variance(reference) - 1.0 / len(reference) if reference else 0.0
+    more = _mean_variance(reference) - 1.0 / len(reference) if len(reference) else 0.0
     return min(1.0, 1.0 / ((_mean_variance(patients) + more) * len(patients)))
 
 
-def _mean_variance(patients: Sequence[Hashable]) -> float:
+def _mean_variance(patients: People) -> float:
+    if isinstance(patients, RepeatCounts):
+        return patients.squares / len(patients) ** 2
     repeats = Counter(patient for patient in patients if patient is not None)
     squares = sum(m * m for m in repeats.values()) + len(patients) - sum(repeats.values())
     return squares / len(patients) ** 2

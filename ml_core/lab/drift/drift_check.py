@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,14 @@ import pandas as pd
 
 from ml_core.base.errors import DataError
 from ml_core.features.columns import Column
+from ml_core.lab.batch.engines import Engine, InProcess
 from ml_core.lab.config import DataConfig, DriftConfig
-from ml_core.lab.drift.current_stream import summarised_stream
 from ml_core.lab.drift.current_window import independent_share, summarised
 from ml_core.lab.drift.detect import detect_score_drift, judged
 from ml_core.lab.drift.drift_columns import Table
 from ml_core.lab.drift.drift_report import DriftReport, counted, drifted_share, should_retrain
 from ml_core.lab.drift.drift_rules import Limits
+from ml_core.lab.drift.drift_stream import summarised_table
 from ml_core.lab.drift.drift_table import DriftTable
 from ml_core.lab.drift.reference_window import ReferenceWindow
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["DriftCheck", "also_advised", "check_files", "check_table", "read_reference"]
 
 _IN_MEMORY_CELLS = 20_000_000
-"""Cells of a current table that are read at once (160 MB); a larger Parquet file is read a piece at a time."""
+"""Cells of current tables that are read at once (160 MB); larger ones are read a piece at a time."""
 
 _MOST_NAMES = 6
 
@@ -160,15 +161,17 @@ def check_files(
     seed: int = 0,
     patient: str | None = None,
     data: DataConfig | None = None,
+    engine: Engine = InProcess(),  # noqa: B008 - has no state
+    advance: Callable[[float], None] = lambda _: None,
 ) -> DriftCheck:
-    """Compare a table file with another one, or with the ``reference.npz`` of a model.
+    """Compare tables with others, or with the ``reference.npz`` of a model.
 
-    A Parquet file of current rows may be of any size: a large one is read a piece at a time.
+    Current rows in Parquet may be of any number: many are read a piece at a time.
 
     Parameters
     ----------
-    reference : ``.parquet`` or ``.csv`` with raw rows, or ``.npz``
-    current : ``.parquet`` or ``.csv`` with raw rows
+    reference : ``.parquet`` or ``.csv`` with raw rows, a folder of such files, an address of a store, or ``.npz``
+    current : likewise raw rows
     columns : feature columns of a feature version; without them the columns of both files are compared as their cells
         look
     with_domain : also train a domain classifier, on at most 5,000 random rows of each side
@@ -176,6 +179,8 @@ def check_files(
     patient : column that says of whom a row is, in the current table and, for rows, in the reference; without it every
         row counts as independent
     data : how files of rows are written and what their values mean; as usual where it is not given
+    engine : looks at the pieces of many rows
+    advance : told the share of that work that has just been done
 
     Raises
     ------
@@ -194,9 +199,21 @@ def check_files(
     names = list(window.columns)
     now.check_present(names)
     before = None if _is_published(reference) else DriftTable(reference, columns, data)
-    people, people_before = _patients(now, patient), _patients(before, patient)
+    for table in (now, before):
+        _check_patient(table, patient)
     notes = _ignored(before, now, [*names, patient or ""])
-    check = _check_file(window, now, names, config, notes, people, people_before)
+    if now.rows * len(names) <= _IN_MEMORY_CELLS:
+        check = check_table(
+            window, now.frame(names), config,
+            patients=_patients(now, patient), reference_patients=_patients(before, patient), notes=notes,
+        )  # fmt: skip
+    else:
+        found, people = summarised_table(
+            window, now, engine, extended=config.rule == "extended", patient=patient, advance=advance
+        )
+        share = 1.0 if patient is None else independent_share(people, _patients(before, patient))
+        reports = judged(window, found, Limits(config.alpha, config.min_shift_fraction), config.rule, share)
+        check = _check(window, reports, now.rows, config, (*notes, *_repeats(now.rows, share)))
     if not with_domain:
         return check
     from ml_core.lab.drift.domain_classifier import SAMPLE_ROWS, domain_classifier  # xgboost takes a moment to import
@@ -208,35 +225,20 @@ def check_files(
     return replace(check, domain=domain)
 
 
+def _check_patient(table: DriftTable | None, patient: str | None) -> None:
+    if table is not None and patient is not None and patient not in table.columns:
+        raise DataError(str(table.path), f"has no column {patient}, which is to say of whom a row is")
+
+
 def _patients(table: DriftTable | None, patient: str | None) -> list[Hashable]:
     """Of whom each row of a table is; empty where that is not asked."""
     if table is None or patient is None:
         return []
-    if patient not in table.columns:
-        raise DataError(str(table.path), f"has no column {patient}, which is to say of whom a row is")
     return _hashable(table.frame([patient])[patient])
 
 
 def _hashable(cells: pd.Series[Any]) -> list[Hashable]:
     return [None if missing else cell for cell, missing in zip(cells.tolist(), cells.isna().tolist(), strict=True)]
-
-
-def _check_file(
-    window: ReferenceWindow,
-    now: DriftTable,
-    names: Sequence[str],
-    config: DriftConfig,
-    notes: Sequence[str],
-    patients: Sequence[Hashable],
-    reference_patients: Sequence[Hashable],
-) -> DriftCheck:
-    if now.rows * len(names) <= _IN_MEMORY_CELLS:
-        table = now.frame(names)
-        return check_table(window, table, config, patients=patients, reference_patients=reference_patients, notes=notes)
-    share = independent_share(patients, reference_patients)
-    found = summarised_stream(window, lambda: now.batches(names), extended=config.rule == "extended")
-    reports = judged(window, found, Limits(config.alpha, config.min_shift_fraction), config.rule, share)
-    return _check(window, reports, now.rows, config, (*notes, *_repeats(now.rows, share)))
 
 
 def _check(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ml_core.base.errors import DataError, PromotionRefused
 from ml_core.base.settings import Settings
+from ml_core.lab.batch.table_places import is_address
 from ml_core.lab.config import ModelConfig
 from ml_core.lab.data.cohort import make_cohort
 from ml_core.lab.data.table_frames import write_table
@@ -74,7 +75,7 @@ def _promotion(config: ModelConfig, settings: Settings) -> PromotionRecord | Non
 
 def _make_data(config: ModelConfig, note: Note) -> None:
     source = Path(config.data.source)
-    if source.exists():
+    if source.exists() or is_address(source):
         return
     if config.data.adapter == "diabetes130":
         raise DataError(str(source), "there is no such file: run `surety data fetch`")

@@ -158,7 +158,7 @@ def live_rows(settings: Settings, feature_version: str, most: int, since_us: int
         The log cannot be read.
     """
     version = get_feature_version(feature_version)
-    log = PredictionLog(settings.log)
+    log = PredictionLog.of(settings)
     newest = [a for a in log.last(most) if a.lineage["feature_version"] == feature_version]
     repeats = log.repeats(newest)
     kept = [a for a in newest if a.input is not None and a.request_id not in repeats and microseconds(a.at) >= since_us]
@@ -173,7 +173,7 @@ def _frame(
     settings: Settings, version: FeatureVersion, matured: Sequence[MaturedRow], beside: Sequence[Column]
 ) -> pd.DataFrame:
     """These answers as rows of the feature version, without repeats and without those whose input is not kept."""
-    log = PredictionLog(settings.log)
+    log = PredictionLog.of(settings)
     names = _names(settings, version)
     rows: list[dict[str, Any]] = []
     for start in range(0, len(matured), _AT_A_TIME):

@@ -16,6 +16,7 @@ from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, ConfigError
 from ml_core.base.settings import Settings, load_settings
 from ml_core.features.columns import with_role
+from ml_core.lab.batch.table_places import find_tables
 from ml_core.lab.config import ModelConfig, load_config
 from ml_core.lab.data.feature_pipeline import FeaturePipeline
 from ml_core.lab.data.giveaways import Giveaway, Readings, giveaways
@@ -263,14 +264,19 @@ def _readings(rows: LabelledRows) -> list[Readings]:
 
 
 def _fingerprint(project: Project) -> str:
-    """sha256 (hex) over the two files, and size and time of change of the file of rows."""
+    """sha256 (hex) over the two files, and size and time of change of the rows' files, or tags of their objects."""
     digest = hashlib.sha256()
     for path in (project.file, project.config.columns):
         digest.update(b"" if path is None else path.read_bytes())
-    source = project.config.data.source
-    if source.is_file():
-        status = source.stat()
-        digest.update(f"{status.st_size}:{status.st_mtime_ns}".encode())
+    tables = find_tables(project.config.data.source)
+    for name, place in zip(tables.names, tables.places, strict=True):
+        if tables.is_folder:
+            digest.update(f"{name}\0".encode())
+        if not isinstance(place, Path):
+            digest.update(place.digest.encode())
+        elif place.is_file():
+            status = place.stat()
+            digest.update(f"{status.st_size}:{status.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 

@@ -12,7 +12,6 @@ import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,23 @@ from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import read_marks
 from ml_core.lab.log_care.log_checks import ChainFinding, FindingKind, check_closed_day, check_heads, check_labels
-from ml_core.lab.log_care.log_days import LogDay, is_live, log_days, named_later
+from ml_core.lab.log_care.log_days import LogDay, log_days, named_later
 from ml_core.serve.log import fields
-from ml_core.serve.log.database import genesis_head, key_of, open_for_reading
+from ml_core.serve.log.database import genesis_head, key_of
 from ml_core.serve.log.entries import ERASED, SALT_BYTES, next_head, stored_digest
 from ml_core.serve.log.erasure_requests import forged_erasures, pending_erasures
 from ml_core.serve.log.label_tables import open_label_tables
-from ml_core.serve.log.log_files import LogFile, log_files
+from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.log_keys import LogKey
+from ml_core.serve.log.log_places import FolderPlace, LogPlace, LogRows
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.segments import SegmentEntry
 
 __all__ = ["FileReport", "ChainReport", "verify_file", "verify_files", "verify_log"]
 
 _ID_BYTES = 16
+_PAGE = 1_000
+_BEFORE_ALL = -(1 << 62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def verify_log(
         The journal, a pending erasure, the log's key or the file of heads cannot be read.
     """
     records = LogRecords(settings, with_key=with_key)
-    files = [file for file in log_files(settings.log) if day in {None, file.day}]
+    files = [file for file in records.place.files() if day in {None, file.day}]
     report = verify_files(records, files, day, step)
     marks = read_marks(records)
     others = [ChainFinding("journal", "journal.jsonl", problem) for problem in marks.problems]
@@ -154,35 +156,42 @@ def verify_files(
     records: LogRecords, files: Sequence[LogFile], day: str | None, step: Callable[[float], None]
 ) -> ChainReport:
     """Verify these files, which are all of the log, or all of one day, and the days that were sealed."""
-    folder = records.folder
     heads = read_marks(records).heads
     keys = records.keys.all() if records.with_key else {}
     reports = []
     for file in files:
-        reports.append(verify_file(file, heads.get(file.path.name, {}), keys, with_key=records.with_key))
+        reports.append(verify_file(file, heads.get(file.name, {}), keys, records.place, with_key=records.with_key))
         step(1.0 / len(files))
     pending = pending_erasures(records)
     asked = {file: {row for e in pending for row in e.rows_in(file)} for file in (r.file for r in reports if r.erased)}
     marks = read_marks(records)  # once more, and last: what was pruned or erased meanwhile is told by one of them
-    reports = [r for r in reports if r.file in marks.heads or (folder / r.file).exists()]
+    there = {file.name for file in records.place.files()}
+    reports = [r for r in reports if r.file in marks.heads or r.file in there]
     names = {report.file for report in reports}
     missing = sorted(name for name in marks.heads if name not in names and (day is None or f"-{day}-" in name))
     reports = [_held_against(r, asked.get(r.file, set()) | marks.erased.get(r.file, set())) for r in reports]
     if keys or marks.marks:
         reports = [_vouched_for(report, marks.adopted) for report in reports]
-    orphans = tuple(_orphans(folder, reports, day))
+    orphans = tuple(_orphans(records.place, reports, day))
     erasing = {name for erasure in pending for name in erasure.request.files}
     others = [
         finding
         for name, closed in marks.closed.items()
         if day in {None, name}
-        for finding in check_closed_day(LogDay(name, folder), closed, _ends(reports), orphans, erasing)
+        for finding in check_closed_day(
+            _with_copy(LogDay(name, records.folder, records.place)), closed, _ends(reports), orphans, erasing
+        )
     ]
     return ChainReport(tuple(reports), tuple(missing), orphans, tuple(others))
 
 
 def verify_file(
-    file: LogFile, heads: Mapping[int, str], keys: Mapping[str, LogKey], *, with_key: bool = True
+    file: LogFile,
+    heads: Mapping[int, str],
+    keys: Mapping[str, LogKey],
+    place: LogPlace | None = None,
+    *,
+    with_key: bool = True,
 ) -> FileReport:
     """Walk one file's chain in one consistent view of it.
 
@@ -190,14 +199,15 @@ def verify_file(
     ----------
     heads : that must be found (hex), by the number of the row each follows
     keys : of the log, by their ids
+    place : where its rows lie; None for its own folder
     with_key : check heads that a key has made
     """
-    walk = _Walk(file, heads, keys, with_key)
-    live = is_live(file)
+    place = FolderPlace(file.folder) if place is None else place
+    walk = _Walk(file, heads, keys, with_key, place)
+    live = place.is_live(file)
     try:
-        with closing(open_for_reading(file.path)) as connection:
-            connection.execute("BEGIN")
-            walk.through(connection)
+        with place.snapshot(file) as rows:
+            walk.through(rows)
         return walk.report(live)
     except _Broken as broken:
         return replace(walk.report(live), row=broken.row, problem=broken.problem, kind=broken.kind)
@@ -226,6 +236,7 @@ class _Walk:
     heads: Mapping[int, str]
     keys: Mapping[str, LogKey]
     with_key: bool
+    place: LogPlace
     key_id: str = ""
     key: LogKey | None = None
     rows: int = 0
@@ -239,11 +250,11 @@ class _Walk:
     def report(self, live: bool) -> FileReport:  # noqa: FBT001 - the only thing it does not know
         """What was found so far."""
         return FileReport(
-            self.file.path.name, live, self.rows, self.commits, self.answers, self.head, tuple(self.erased),
+            self.file.name, live, self.rows, self.commits, self.answers, self.head, tuple(self.erased),
             tuple(self.segments), key=self.key_id,
         )  # fmt: skip
 
-    def through(self, connection: sqlite3.Connection) -> None:
+    def through(self, connection: LogRows) -> None:
         """Walk to the end, or to the first problem."""
         self.key_id = key_of(connection)
         self.key = self.keys.get(self.key_id)
@@ -251,7 +262,7 @@ class _Walk:
             raise _Broken(None, f"it is chained with the key {self.key_id}, which is not here", "key")
         self.head = self._genesis(connection)
         lineages = _lineages(connection)
-        for row in connection.execute("SELECT * FROM entry ORDER BY seq"):
+        for row in _rows(connection):
             self._take(dict(row), lineages)
         if self._digests:
             raise _Broken(self.rows, "the last row does not end a commit")
@@ -267,11 +278,11 @@ class _Walk:
         """Whether the chain was made with a key that is not to be used."""
         return bool(self.key_id) and self.key is None
 
-    def _genesis(self, connection: sqlite3.Connection) -> bytes:
+    def _genesis(self, connection: LogRows) -> bytes:
         if self._is_taken_as_it_is:
             found = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
             return b"" if found is None else bytes.fromhex(found["value"])
-        return genesis_head(self.file.day, self.file.worker, self.key)
+        return genesis_head(self.file, self.key)
 
     def _take(self, row: Mapping[str, Any], lineages: Mapping[int, bytes]) -> None:
         seq = row["seq"]
@@ -308,6 +319,7 @@ class _Walk:
             entry = SegmentEntry(**orjson.loads(row["answer"]))
         except (TypeError, ValueError) as error:
             raise _Broken(row["seq"], "it is an answer, and says it were a bulk call") from error
+        self.place.fetch(entry.segment)
         problem = _segment_problem(self.file.folder / entry.segment, entry.sha256)
         if problem:
             raise _Broken(row["seq"], f"{entry.segment} {problem}")
@@ -326,18 +338,30 @@ class _Walk:
         self.commits += 1
         self._digests.clear()
 
-    def _check_file(self, connection: sqlite3.Connection) -> None:
+    def _check_file(self, connection: LogRows) -> None:
         genesis = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
         if genesis is None and self.rows == 0:
             return  # only just begun
         if genesis is None or genesis["value"] != self._genesis(connection).hex():
             raise _Broken(None, "it was begun as another file", "file")
-        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if found != "ok":
-            raise _Broken(None, f"SQLite finds it damaged: {found}", "file")
+        if found := self.place.damage(self.file, connection):
+            raise _Broken(None, found, "file")
 
 
-def _lineages(connection: sqlite3.Connection) -> dict[int, bytes]:
+def _rows(connection: LogRows) -> Iterator[Any]:
+    """All rows in their order, a page at a time: a file may be larger than the memory."""
+    page: list[Any] = []
+    seq = _BEFORE_ALL
+    while not page or len(page) == _PAGE:
+        query = "SELECT * FROM entry WHERE seq > ? ORDER BY seq LIMIT ?"
+        page = connection.execute(query, (seq, _PAGE)).fetchall()
+        yield from page
+        if not page:
+            return
+        seq = page[-1]["seq"]
+
+
+def _lineages(connection: LogRows) -> dict[int, bytes]:
     """Digest of each lineage by its number, of those that are as they were stored."""
     rows = connection.execute("SELECT id, digest, facts FROM lineage")
     return {row["id"]: row["digest"] for row in rows if hashlib.sha256(row["facts"]).digest() == row["digest"]}
@@ -378,18 +402,25 @@ def _vouched_for(report: FileReport, adopted: Mapping[str, tuple[int, str]]) -> 
     return replace(report, problem=problem, kind="unkeyed")
 
 
+def _with_copy(day: LogDay) -> LogDay:
+    day.place.fetch(day.sealed_name)
+    return day
+
+
 def _ends(reports: Sequence[FileReport]) -> dict[str, int]:
     """Number of rows of each file."""
     return {report.file: report.rows for report in reports}
 
 
-def _orphans(folder: Path, reports: Sequence[FileReport], day: str | None) -> Iterator[str]:
+def _orphans(place: LogPlace, reports: Sequence[FileReport], day: str | None) -> Iterator[str]:
     """Files of bulk calls that no row names; of days of which every file could be read to its end."""
     named = {segment for report in reports for segment in report.segments}
-    for log_day in log_days(folder):
+    for log_day in log_days(place):
+        if day in {None, log_day.name}:
+            place.fetch(f"bulk/{log_day.name}/")
         broken = any(f"-{log_day.name}-" in report.file and report.problem for report in reports)
         if day in {None, log_day.name} and not broken:
-            paths = (path.relative_to(folder).as_posix() for path in sorted(log_day.bulk.glob("*.arrow")))
+            paths = (path.relative_to(place.folder).as_posix() for path in sorted(log_day.bulk.glob("*.arrow")))
             unnamed = [name for name in paths if name not in named]
             late = named_later(log_day) if unnamed and day is not None else frozenset()
             yield from (name for name in unnamed if name not in late)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ml_core.base.errors import LogBusy, LogDamaged
@@ -19,12 +18,10 @@ from ml_core.base.settings import Settings
 from ml_core.lab.data.feature_store import FeatureStore, StoredRows
 from ml_core.lab.data.people import names_of
 from ml_core.lab.log_care.journal_marks import read_marks
-from ml_core.lab.log_care.log_days import LogDay, is_live
+from ml_core.lab.log_care.log_days import LogDay
 from ml_core.lab.log_care.sealing import seal_day
 from ml_core.lab.watching.ledger import Ledger, open_ledger_tables
 from ml_core.serve.home.homes import open_home
-from ml_core.serve.log.database import erase_subjects, open_for_change, open_for_reading, rows_of_subjects
-from ml_core.serve.log.database import settle_wholly as empty_wal
 from ml_core.serve.log.erasure_requests import (
     Erasure,
     forget_ended_erasures,
@@ -34,7 +31,8 @@ from ml_core.serve.log.erasure_requests import (
 )
 from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelStore
-from ml_core.serve.log.log_files import LogFile, log_files, only_closed
+from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_places import LogPlace, place_of
 from ml_core.serve.log.log_records import COPY_REMOVED, ERASED, LABELS_ERASED, LogRecords
 from ml_core.serve.log.reader import PredictionLog
 
@@ -136,7 +134,8 @@ class Erased:
 
 def find(settings: Settings, pseudonyms: Sequence[bytes]) -> list[SubjectRows]:
     """What each database has of a person; changes nothing."""
-    return [_found(file, pseudonyms) for file in log_files(settings.log)]
+    place = place_of(settings)
+    return [_found(place, file, pseudonyms) for file in place.files()]
 
 
 def erase_person(
@@ -162,7 +161,7 @@ def erase_person(
         A store cannot be changed; what was erased before stays erased.
     """
     training = [] if name is None else erase_training_rows(settings, name, pseudonyms)
-    log, records = PredictionLog(settings.log), LogRecords(settings)
+    log, records = PredictionLog.of(settings), LogRecords(settings)
     records.key()  # before the labels are held: a key that is made looks at them
     ids = log.ids_of_subjects(pseudonyms)
     store = LabelStore(open_label_tables(settings, settings.model_name), log.known)
@@ -199,7 +198,7 @@ def erase(
     ArtefactError
         A pending request cannot be read.
     """
-    with one_at_a_time(settings.log):
+    with one_at_a_time(LogRecords(settings)):
         return _erase(settings, pseudonyms, WAIT_S if wait_s is None else wait_s, step)
 
 
@@ -225,7 +224,7 @@ def _once(settings: Settings, records: LogRecords, asked: Erasure | None, done: 
     """Carry out all pending requests as far as possible; returns the files that are left, each with the reason."""
     left: dict[str, str] = {}
     for erasure in pending_erasures(records):
-        waits = _carry_out(settings, erasure)
+        waits = _carry_out(erasure)
         left |= waits
         if waits:
             continue
@@ -237,14 +236,15 @@ def _once(settings: Settings, records: LogRecords, asked: Erasure | None, done: 
     return left
 
 
-def _carry_out(settings: Settings, erasure: Erasure) -> dict[str, str]:
-    files = {file.path.name: file for file in log_files(settings.log)}
+def _carry_out(erasure: Erasure) -> dict[str, str]:
+    place = erasure.records.place
+    files = {file.name: file for file in place.files()}
     left: dict[str, str] = {}
     for name in erasure.request.files:
         if name not in files or erasure.is_done_in(name):
             continue
         try:
-            with _closed(files[name]) as log:
+            with place.erasing(files[name]) as log:
                 erasure.carry_out(log, name)
         except LogBusy:
             left[name] = "a worker writes to it, and has not done it yet"
@@ -257,8 +257,11 @@ def _end(settings: Settings, erasure: Erasure, done: Erased) -> dict[str, list[i
     """Bring the sealed copies up to date, write it into the journal, and forget the request; which rows it was."""
     rows = {name: sorted(erasure.rows_in(name)) for name in erasure.request.files}
     rows = {name: numbers for name, numbers in rows.items() if numbers}
-    for day in sorted({file.day for file in log_files(settings.log) if file.path.name in rows}):
-        problem = _renew(settings, erasure.records, LogDay(day, settings.log))
+    place = erasure.records.place
+    place.forget_clients()
+    for day in sorted({file.day for file in place.files() if file.name in rows}):
+        place.purge(day)
+        problem = _renew(settings, erasure.records, LogDay(day, settings.log, place))
         if problem:
             done.unsealed[day] = problem
     facts = {"request": erasure.path.stem, "asked_at": erasure.request.at, "answers": sum(map(len, rows.values()))}
@@ -270,48 +273,26 @@ def _end(settings: Settings, erasure: Erasure, done: Erased) -> dict[str, list[i
 def _renew(settings: Settings, records: LogRecords, day: LogDay) -> str:
     """Write the day's sealed copy anew; where that cannot be, remove it and say why."""
     problem = ""
+    day.place.fetch(day.sealed_name)
     if day.sealed.exists():
         sealed = seal_day(settings, day, renew=True)
         if sealed.outcome in {"busy", "broken"}:
             problem = sealed.detail
             if day.name in read_marks(records).closed:
                 records.write(COPY_REMOVED, {"day": day.name})
+            day.place.discard(day.sealed_name)
             day.sealed.unlink(missing_ok=True)
     for draft in drafts_of(day.sealed):
         draft.unlink(missing_ok=True)
     return problem
 
 
-class _ClosedLog:
-    """A database that no worker writes to, held for change."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def rows_of(self, pseudonyms: Sequence[bytes]) -> list[int]:
-        """Numbers of the rows that are about any of these pseudonyms."""
-        return rows_of_subjects(self._connection, pseudonyms)
-
-    def erase(self, pseudonyms: Sequence[bytes]) -> int:
-        """Erase what those rows say, and write the file anew, so that no page holds a copy; how many there were."""
-        erased = erase_subjects(self._connection, pseudonyms)
-        self._connection.execute("VACUUM")
-        empty_wal(self._connection)
-        return erased
-
-
-@contextmanager
-def _closed(file: LogFile) -> Iterator[_ClosedLog]:
-    with only_closed(file), closing(open_for_change(file.path)) as connection:
-        for draft in drafts_of(file.path):
-            draft.unlink(missing_ok=True)
-        yield _ClosedLog(connection)
-
-
-def _found(file: LogFile, pseudonyms: Sequence[bytes]) -> SubjectRows:
+def _found(place: LogPlace, file: LogFile, pseudonyms: Sequence[bytes]) -> SubjectRows:
     try:
-        with closing(open_for_reading(file.path)) as connection:
-            rows = len(rows_of_subjects(connection, pseudonyms))
+        with place.reading(file) as rows:
+            marks = ",".join("?" * len(pseudonyms))
+            query = f"SELECT count(*) FROM entry WHERE subject IN ({marks})"  # noqa: S608 - marks alone
+            n = int(rows.execute(query, list(pseudonyms)).fetchone()[0]) if pseudonyms else 0
     except (sqlite3.Error, LogDamaged) as error:
-        return SubjectRows(file.path.name, 0, is_live(file), f"cannot be searched: {error}")
-    return SubjectRows(file.path.name, rows, is_live(file))
+        return SubjectRows(file.name, 0, place.is_live(file), f"cannot be searched: {error}")
+    return SubjectRows(file.name, n, place.is_live(file))

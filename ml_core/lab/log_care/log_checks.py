@@ -20,7 +20,6 @@ from ml_core.base.settings import Settings
 from ml_core.lab.log_care.journal_marks import ClosedDay, Marks
 from ml_core.lab.log_care.log_days import LogDay
 from ml_core.serve.home.table_stores import TableConnection, TableStore
-from ml_core.serve.log.database import reading
 from ml_core.serve.log.label_tables import (
     CHAIN_TABLE,
     FIRST_HEAD,
@@ -29,8 +28,8 @@ from ml_core.serve.log.label_tables import (
     next_label_head,
     open_label_tables,
 )
-from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.log_keys import LogKey
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.log.log_records import HEAD_EVENT, JOURNAL, LABELS, LogRecords, is_signed_head
 
 __all__ = ["ChainFinding", "FindingKind", "check_closed_day", "check_heads", "check_labels", "sha256_of"]
@@ -215,11 +214,12 @@ def _store(name: str, settings: Settings, marks: Marks) -> _Ends | None:
         with open_label_tables(settings, settings.model_name).reading() as labels:
             rows = [] if labels is None else labels.execute("SELECT n, head FROM label_chain").fetchall()
         return {int(row[0]): row[1].hex() for row in rows}
-    file = next((each for each in log_files(settings.log) if each.path.name == name), None)
+    place = place_of(settings)
+    file = next((each for each in place.files() if each.name == name), None)
     if file is None:
         return None if name in marks.pruned else {}
     try:
-        with reading(file) as connection:
+        with place.reading(file) as connection:
             genesis = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
             rows = connection.execute("SELECT seq, head FROM entry WHERE head IS NOT NULL").fetchall()
     except LogDamaged:

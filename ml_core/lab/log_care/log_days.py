@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import orjson
 
-from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.errors import LogDamaged
 from ml_core.base.files import drafts_of
-from ml_core.serve.log.database import reading
-from ml_core.serve.log.log_files import LogFile, closing_day, day_gate, log_files, only_closed
+from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_places import FolderPlace, LogPlace
 
-__all__ = ["LogDay", "is_live", "log_days", "named_later"]
+__all__ = ["LogDay", "log_days", "named_later"]
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -29,20 +28,32 @@ class LogDay:
     ----------
     name : UTC, as ``2026-11-24``
     folder : of the log
+    at : where its rows lie, if that is not the folder
     """
 
     name: str
     folder: Path
+    at: LogPlace | None = field(default=None, compare=False)
+
+    @property
+    def place(self) -> LogPlace:
+        """Where its rows lie."""
+        return FolderPlace(self.folder) if self.at is None else self.at
 
     @property
     def files(self) -> list[LogFile]:
-        """Its databases."""
-        return [file for file in log_files(self.folder) if file.day == self.name]
+        """Its files."""
+        return [file for file in self.place.files() if file.day == self.name]
 
     @property
     def sealed(self) -> Path:
         """Its sealed copy."""
-        return self.folder / "sealed" / f"predictions-{self.name}.parquet"
+        return self.folder / self.sealed_name
+
+    @property
+    def sealed_name(self) -> str:
+        """Name of its sealed copy below the log's folder."""
+        return f"sealed/predictions-{self.name}.parquet"
 
     @property
     def bulk(self) -> Path:
@@ -61,43 +72,43 @@ class LogDay:
         bulk = self.bulk.glob("*.draft")
         return sorted(p for p in (*drafts_of(self.sealed), *rescued, *bulk) if p.suffix != ".lock")
 
-    def everything(self) -> list[Path]:
-        """All its files, databases first and locks last."""
-        databases = sorted(self.folder.glob(f"predictions-{self.name}-w*.db*"))
-        locks = sorted((*self.folder.glob(f".predictions-{self.name}-w*.db.lock"), day_gate(self.folder, self.name)))
-        rest = sorted({*self.drafts, *self.bulk.glob("*"), *([self.sealed] if self.sealed.exists() else [])})
-        return [*databases, *rest, *locks]
+    def beside(self) -> list[Path]:
+        """What belongs to it beside its rows."""
+        return sorted({*self.drafts, *self.bulk.glob("*"), *([self.sealed] if self.sealed.exists() else [])})
 
     def bytes(self) -> int:
         """Room that it takes."""
-        return sum(path.stat().st_size for path in self.everything() if path.exists())
+        rows = sum(map(self.place.size_of, self.files))
+        return rows + sum(path.stat().st_size for path in self.beside() if path.exists())
 
-    @contextmanager
-    def held(self) -> Iterator[list[LogFile]]:
-        """Hold all its databases, and get them; nobody begins another meanwhile.
+    def held(self) -> AbstractContextManager[list[LogFile]]:
+        """Hold all its files, and get them; nobody begins another meanwhile.
 
         Raises
         ------
         LogBusy
             A worker writes to one.
         """
-        with ExitStack() as stack:
-            stack.enter_context(closing_day(self.folder, self.name))
-            files = self.files
-            for file in files:
-                stack.enter_context(only_closed(file))
-            yield files
+        return self.place.holding(self.name)
 
 
-def log_days(folder: Path) -> list[LogDay]:
-    """Days that the log has anything of, oldest first."""
+def log_days(where: LogPlace | Path) -> list[LogDay]:
+    """Days that the log has anything of, oldest first.
+
+    Parameters
+    ----------
+    where : the log lies; a folder is one with SQLite files
+    """
+    place: LogPlace = FolderPlace(where) if isinstance(where, Path) else where
+    folder = place.folder
     places = [
         *folder.glob("*predictions-*-w*.db*"),
         *(folder / "sealed").glob("*predictions-*.parquet*"),
         *(folder / "bulk").glob("*"),
     ]
     found = {match[0] for path in places if (match := _DAY.search(path.name)) is not None}
-    return [LogDay(day, folder) for day in sorted(filter(_is_day, found))]
+    found |= {file.day for file in place.files()}
+    return [LogDay(day, folder, place) for day in sorted(filter(_is_day, found))]
 
 
 def named_later(day: LogDay) -> frozenset[str]:
@@ -106,10 +117,10 @@ def named_later(day: LogDay) -> frozenset[str]:
     Files that cannot be read are passed over; whoever verifies them says so.
     """
     found: set[str] = set()
-    for file in log_files(day.folder):
+    for file in day.place.files():
         if file.day > day.name:
-            with suppress(LogDamaged, ValueError), reading(file) as connection:
-                rows = connection.execute("SELECT answer FROM entry WHERE kind = 1 AND answer != x''")
+            with suppress(LogDamaged, ValueError), day.place.reading(file) as entries:
+                rows = entries.execute("SELECT answer FROM entry WHERE kind = 1 AND answer != x''")
                 found.update(orjson.loads(row["answer"])["segment"] for row in rows)
     return frozenset(name for name in found if name.startswith(f"bulk/{day.name}/"))
 
@@ -120,14 +131,3 @@ def _is_day(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_live(file: LogFile) -> bool:
-    """Whether a worker writes to that database just now."""
-    if not file.lock_path.exists():
-        return False
-    try:
-        with only_closed(file):
-            return False
-    except LogBusy:
-        return True

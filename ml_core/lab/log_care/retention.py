@@ -15,6 +15,7 @@ from ml_core.lab.log_care.journal_marks import Marks, read_marks
 from ml_core.lab.log_care.log_days import LogDay, log_days, named_later
 from ml_core.serve.log.database import end_of
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.log.log_records import PRUNED, LogRecords
 
 __all__ = ["OldDay", "old_days", "prune_day"]
@@ -57,7 +58,7 @@ def old_days(settings: Settings, older_than_days: float, *, unsealed: bool) -> l
     """
     marks = read_marks(LogRecords(settings))
     limit = utc_now() - timedelta(days=older_than_days)
-    return [_judged(day, marks, unsealed=unsealed) for day in log_days(settings.log) if day.ends <= limit]
+    return [_judged(day, marks, unsealed=unsealed) for day in log_days(place_of(settings)) if day.ends <= limit]
 
 
 def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
@@ -73,18 +74,23 @@ def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
         The journal cannot be read.
     """
     records = LogRecords(settings)
+    day = LogDay(day.name, settings.log, records.place)
     judged = _judged(day, read_marks(records), unsealed=unsealed)
     if judged.state != "goes":
         return judged
     try:
         with day.held() as files:
-            ends = _ends(files)
+            ends = _ends(day, files)
             if not unsealed and not _are_sealed(ends, read_marks(records)):
                 return OldDay(day, "unsealed", judged.files, judged.rows, judged.bytes)
             for name, (rows, head) in ends.items():
                 records.write(PRUNED, {"day": day.name, "file": name, "rows": rows, "head": head})
             late = {day.folder / name for name in named_later(day)}  # they go with the day whose rows name them
-            for path in day.everything():
+            if not late:
+                day.place.discard(f"bulk/{day.name}/")
+            day.place.discard(day.sealed_name)
+            day.place.remove(day.name)
+            for path in day.beside():
                 if path not in late:
                     path.unlink(missing_ok=True)
             if not late:
@@ -97,7 +103,7 @@ def prune_day(settings: Settings, day: LogDay, *, unsealed: bool) -> OldDay:
 
 def _judged(day: LogDay, marks: Marks, *, unsealed: bool) -> OldDay:
     size = day.bytes()
-    ends = _ends(day.files)
+    ends = _ends(day, day.files)
     state: Literal["goes", "unsealed", "busy"] = "goes"
     try:
         with day.held():
@@ -109,8 +115,8 @@ def _judged(day: LogDay, marks: Marks, *, unsealed: bool) -> OldDay:
     return OldDay(day, state, tuple(ends), sum(rows or 0 for rows, _ in ends.values()), size)
 
 
-def _ends(files: Sequence[LogFile]) -> _Ends:
-    return {file.path.name: end_of(file) for file in files}
+def _ends(day: LogDay, files: Sequence[LogFile]) -> _Ends:
+    return {file.name: end_of(file, day.place.reading) for file in files}
 
 
 def _are_sealed(ends: _Ends, marks: Marks) -> bool:

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
 from ml_core.base.clock import utc_now
-from ml_core.base.errors import LogBusy, LogDamaged
+from ml_core.base.errors import LogBusy
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.chain_check import ChainReport, verify_files
 from ml_core.lab.log_care.journal_marks import read_marks
 from ml_core.lab.log_care.log_checks import sha256_of
 from ml_core.lab.log_care.log_days import LogDay, log_days
 from ml_core.lab.log_care.sealed_copy import write_copy
-from ml_core.serve.log.database import open_for_change, open_for_reading, settle_wholly
 from ml_core.serve.log.log_files import LogFile
+from ml_core.serve.log.log_places import LogPlace, place_of
 from ml_core.serve.log.log_records import SEALED, LogRecords, publish_heads
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
@@ -62,7 +60,7 @@ def days_to_seal(settings: Settings, before: date | None = None) -> list[LogDay]
     """
     now = utc_now()
     limit = now.date() if before is None else min(before, now.date())
-    return [day for day in log_days(settings.log) if date.fromisoformat(day.name) < limit and day.files]
+    return [day for day in log_days(place_of(settings)) if date.fromisoformat(day.name) < limit and day.files]
 
 
 def seal_day(
@@ -83,10 +81,12 @@ def seal_day(
         The journal, a pending erasure or the log's key cannot be read.
     """
     records = LogRecords(settings)
+    day, place = LogDay(day.name, settings.log, records.place), records.place
     try:
         with day.held() as files:
             for file in files:
-                _settle(file)
+                place.settle(file)
+            place.fetch(day.sealed_name)
             records.key()  # before anything is verified: what is there without a key is adopted then
             report = verify_files(records, files, day.name, lambda share: step(share / 2))
             makes_copy = renew or not day.sealed.exists()
@@ -96,8 +96,11 @@ def seal_day(
             closed = read_marks(records).closed.get(day.name)
             answers = sum(r.answers for r in report.files)
             if closed is not None and not makes_copy:
+                place.seal(day.name)  # a command that was killed may not have done it
                 return SealedDay(day.name, "unchanged", answers)
-            return SealedDay(day.name, "sealed", answers, heads=_sealed(records, day, files, report, step))
+            heads = _sealed(records, day, files, report, step)
+            place.seal(day.name)
+            return SealedDay(day.name, "sealed", answers, heads=heads)
     except LogBusy as busy:
         return SealedDay(day.name, "busy", detail=str(busy))
     except sqlite3.OperationalError as error:
@@ -108,21 +111,23 @@ def _sealed(
     records: LogRecords, day: LogDay, files: Sequence[LogFile], report: ChainReport, step: Callable[[float], None]
 ) -> tuple[Mapping[str, Any], ...]:
     """Write the copy and the journal's entry; the heads to publish."""
+    place = records.place
     state = [
         {"file": r.file, "rows": r.rows, "head": r.head.hex(), "erased": list(r.erased)} for r in report.files
     ]  # fmt: skip
     answers = sum(r.answers for r in report.files)
     with_erased = {found.file for found in report.files if found.erased}
     for file in files:
-        if file.path.name in with_erased:
-            _rebuild(file)
+        if file.name in with_erased:
+            place.rebuild(file)
     write_copy(
         day.sealed,
-        _answers(records.folder, files),
+        _answers(place, files),
         state,
-        labels_are_whole=all(_labels_are_whole(records.folder, file) for file in files),
+        labels_are_whole=all(_labels_are_whole(place, file) for file in files),
         step=lambda rows: step(rows / answers / 2),
     )
+    place.keep(day.sealed_name)
     facts = {
         "day": day.name,
         "files": [
@@ -138,35 +143,19 @@ def _sealed(
     return tuple(publish_heads(records, {r.file: (r.rows, r.head.hex()) for r in report.files}))
 
 
-def _answers(folder: Path, files: Sequence[LogFile]) -> Iterator[tuple[LoggedAnswer, bytes]]:
-    log = PredictionLog(folder)
+def _answers(place: LogPlace, files: Sequence[LogFile]) -> Iterator[tuple[LoggedAnswer, bytes]]:
+    log = PredictionLog(place)
     for file in files:
         yield from log.of_file(file)
 
 
-def _settle(file: LogFile) -> None:
-    """Move what a worker that was killed left in the WAL file into the database."""
-    try:
-        with closing(open_for_change(file.path)) as connection:
-            settle_wholly(connection)
-            connection.execute("PRAGMA journal_mode=DELETE").fetchall()  # so that it can be read without writing here
-    except sqlite3.OperationalError:  # a reader is in the way, or no room on the disk: it stays where it is
-        return
-    except (sqlite3.DatabaseError, LogDamaged):
-        return  # what is wrong with it is found and told by whoever verifies it
-
-
-def _rebuild(file: LogFile) -> None:
-    """Write a database anew from its rows, so that no page holds copies of erased ones."""
-    with closing(open_for_change(file.path)) as connection:
-        connection.execute("VACUUM")
-        settle_wholly(connection)
-
-
-def _labels_are_whole(folder: Path, file: LogFile) -> bool:
-    """Whether all labels that a database's answers choose from are whole numbers."""
-    with closing(open_for_reading(file.path)) as connection:
-        facts = [orjson.loads(row["facts"]) for row in connection.execute("SELECT facts FROM lineage")]
-        for row in connection.execute("SELECT answer FROM entry WHERE kind = 1"):
-            facts += read_segment(folder, SegmentEntry(**orjson.loads(row["answer"]))).lineages.values()
+def _labels_are_whole(place: LogPlace, file: LogFile) -> bool:
+    """Whether all labels that a file's answers choose from are whole numbers."""
+    with place.reading(file) as rows:
+        query = "SELECT facts FROM lineage WHERE id IN (SELECT lineage FROM entry)"
+        facts = [orjson.loads(row["facts"]) for row in rows.execute(query)]
+        bulk = rows.execute("SELECT answer FROM entry WHERE kind = 1").fetchall()
+    for row in bulk:
+        place.fetch(orjson.loads(row["answer"])["segment"])
+        facts += read_segment(place.folder, SegmentEntry(**orjson.loads(row["answer"]))).lineages.values()
     return all(isinstance(label, int) for found in facts for label in found["classes"])

@@ -1,3 +1,3 @@
 """Old answers looked at again: replay, audit, batch scoring."""
 
-__all__ = ["audit", "batch_scoring", "explained", "replay", "replayer"]
+__all__ = ["audit", "batch_scoring", "explained", "folder_scoring", "replay", "replayer"]

@@ -18,6 +18,7 @@ from ml_core.serve.log.entries import id_bytes
 from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelStore, StoredLabel, due_at
 from ml_core.serve.log.log_keys import LogKey, LogKeys
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.loader import ModelLoader
@@ -76,7 +77,7 @@ def audit(settings: Settings, request_id: str) -> Audit | None:
     LogDamaged
         The log cannot be read.
     """
-    log = PredictionLog(settings.log)
+    log = PredictionLog.of(settings)
     found = log.find(request_id)
     if found is None:
         return None
@@ -193,9 +194,9 @@ def _entry(settings: Settings, found: LoggedAnswer | ErasedAnswer) -> LogEntry |
     keys: Mapping[str, LogKey] = {}
     with suppress(ConfigError):  # who audits need not have the key
         keys = LogKeys.of(settings).all()
-    entry = find_entry(settings.log, found.file, found.request_id, keys)
+    entry = find_entry(place_of(settings), found.file, found.request_id, keys)
     if entry is None and isinstance(found, LoggedAnswer) and found.batch_id is not None:
-        return find_entry(settings.log, found.file, found.batch_id, keys)
+        return find_entry(place_of(settings), found.file, found.batch_id, keys)
     return entry
 
 

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from ml_core.base.arrays import BoolArray
-from ml_core.base.errors import DataError, SuretyError
-from ml_core.features.columns import ColumnArrays
+from ml_core.base.errors import ConfigError, DataError, SuretyError, WorkersLost
+from ml_core.lab.batch.engines import Engine, InProcess
+from ml_core.lab.batch.row_groups import PIECE_ROWS, Piece, pieces_of
+from ml_core.lab.batch.table_places import Place
 from ml_core.lab.config import CsvConfig, DataConfig
-from ml_core.lab.data.table_blocks import Block, HashedTable, open_table
+from ml_core.lab.data.table_blocks import HashedTable, open_table
 from ml_core.lab.data.table_frames import column_names
+from ml_core.lab.past_answers.scored_blocks import BlockScoring, ModelAtHand, ModelInFiles
 from ml_core.lab.past_answers.scoring_parts import Parts, Plan, RowCounts
 from ml_core.serve.answering.requests import OnError
-from ml_core.serve.features.table import EncodedTable, encode_table
-from ml_core.serve.model.groupings import GroupedCalibration
 from ml_core.serve.model.loader import LoadedModel
-from ml_core.serve.model.prediction_sets import Predictions, level_from_json
+from ml_core.serve.model.prediction_sets import level_from_json
 
-__all__ = ["PART_ROWS", "ScoredTable", "score_table"]
+__all__ = ["PART_ROWS", "ScoredTable", "Workers", "disk_errors", "plan_of", "score_table"]
 
 PART_ROWS = 16_384
-"""RowCounts of one part: a second of work, and few enough for every cell of 60 columns to be wrong and told."""
-_ROWS_NAMED = 5
+"""Rows of one part: a second of work, and few enough for every cell of 60 columns to be wrong and told."""
 _READ_BY = {"csv", "dates", "null_values"}
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredTable:
-    """A table that has been scored.
+    """A table, or a folder of tables, that has been scored.
 
     Attributes
     ----------
@@ -50,7 +47,7 @@ class ScoredTable:
     facts : level, guarantee and lineage; in Parquet also the metadata of the schema
     """
 
-    out: Path
+    out: Path | str
     rows: int
     refused: int
     resumed_rows: int
@@ -58,8 +55,34 @@ class ScoredTable:
     facts: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who scores.
+
+    Attributes
+    ----------
+    engine : this process, a pool or Dask
+    artefact : folder of the model's artefact, which other processes get; none is needed in this one
+    piece_rows : row groups are taken together until they have so many rows
+    """
+
+    engine: Engine = field(default_factory=InProcess)
+    artefact: Path | None = None
+    piece_rows: int = PIECE_ROWS
+
+    def given(self, job: BlockScoring, model: LoadedModel) -> BlockScoring:
+        """The job as the engine's processes take it."""
+        if self.engine.is_here:
+            return job
+        if self.artefact is None:
+            raise ConfigError("other processes", "need the folder of the model's artefact")
+        files = ModelInFiles.of(model, self.artefact)
+        tables = tuple(replace(t, path=t.path.absolute() if isinstance(t.path, Path) else t.path) for t in job.tables)
+        return replace(job, model=files, tables=tables, told=None)
+
+
 def score_table(
-    source: Path | BinaryIO,
+    source: Place | BinaryIO,
     out: Path,
     model: LoadedModel,
     *,
@@ -70,12 +93,13 @@ def score_table(
     force: bool = False,
     restart: bool = False,
     advance: Callable[[float], None] = lambda _: None,
+    workers: Workers = Workers(),
 ) -> ScoredTable:
     """Answers for every row of a file, in its order; killed anywhere, the same call goes on where it stopped.
 
     Parameters
     ----------
-    source : ``.parquet`` or ``.csv`` file with every feature column, or an open stream of CSV
+    source : ``.parquet`` or ``.csv`` table with every feature column, or an open stream of CSV
     out : ``.parquet`` or ``.csv`` file; it appears when it is complete
     model : gated
     data : how the input is written and what its values mean; as usual where it is not given
@@ -85,6 +109,7 @@ def score_table(
     force : replace an output that is there
     restart : forget what an earlier run has finished
     advance : told the share of the rows that has just been finished
+    workers : who scores; the output is the same to the byte
 
     Raises
     ------
@@ -94,188 +119,160 @@ def score_table(
         The level lies outside its range.
     BadModelOutput
         The model gives numbers that are no probabilities.
+    WorkersLost
+        Processes ended before their work did; what is finished is kept.
     """
     chosen = model.predictor.level if level is None else level_from_json(level)
     read = data or DataConfig(source=out)
-    _check_places(source, out, read.csv)
+    _check_places(source, out, workers, read.csv)
     parts = Parts(out)
-    with _disk_errors(out), parts.held():
+    with disk_errors(out), parts.held():
         if restart:
             parts.clear()
         parts.check_free(force=force)
         bundle = model.predictor.bundle
         table = open_table(_as_file(source, parts.spool), bundle.features.columns, bundle.beside, read)
-        job = _Job(table, model, chosen, on_error, block_rows)
-        parts.begin(job.plan())
+        job = BlockScoring((table,), (), ModelAtHand(model), chosen, on_error, block_rows, _told(table, advance))
+        parts.begin(plan_of(job, model, chosen, workers))
         counts = known = parts.counts()
-        finished_rows = parts.finished() * block_rows
+        tasks = _tasks(table, block_rows, workers.piece_rows)
+        resumed_rows = _finished_rows(tasks, parts.finished(), block_rows)
         if counts is None:
-            job.score_missing(parts, advance)
-            counts = parts.finish(lambda path: job.write(path, parts.tables()))
+            advance(min(1.0, resumed_rows / max(table.rows, 1)))
+            _score_missing(job, model, tasks, parts, workers, advance)
+            counts = parts.finish(lambda path: _write(job.schema, path, parts.tables()))
         parts.publish(force=force)
-    resumed_rows = counts.rows if known else min(finished_rows, counts.rows)
-    return ScoredTable(out, counts.rows, counts.refused, resumed_rows, table.ignored, job.facts())
+    resumed_rows = counts.rows if known else min(resumed_rows, counts.rows)
+    return ScoredTable(out, counts.rows, counts.refused, resumed_rows, table.ignored, job.facts)
+
+
+def plan_of(job: BlockScoring, model: LoadedModel, level: Decimal, workers: Workers) -> Plan:
+    """What decides the output of a job."""
+    return Plan(
+        source_size=sum(table.size for table in job.tables),
+        source_hash=job.input_hash,
+        model_tag=model.tag,
+        model_hash=model.model_hash,
+        confidence_level=str(level),
+        on_error=job.on_error,
+        columns=tuple(job.schema.names),
+        block_rows=job.block_rows,
+        piece_rows=workers.piece_rows,
+        read_as=job.tables[0].data.model_dump_json(include=_READ_BY),
+    )
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One table and what is to be done with it."""
+class _PartsOfFile:
+    """What a process needs to know to score a piece of the file into parts.
 
-    table: HashedTable
-    model: LoadedModel
-    level: Decimal
-    on_error: OnError
-    block_rows: int
+    Attributes
+    ----------
+    job : what is done with rows
+    out : where the output will be
+    first_parts : number of the first part of each piece
+    """
 
-    def plan(self) -> Plan:
-        return Plan(
-            source_size=self.table.size,
-            source_sha256=self.table.sha256,
-            model_tag=self.model.tag,
-            model_hash=self.model.model_hash,
-            confidence_level=str(self.level),
-            on_error=self.on_error,
-            columns=tuple(self.schema().names),
-            block_rows=self.block_rows,
-            read_as=self.table.data.model_dump_json(include=_READ_BY),
-        )
-
-    def facts(self) -> dict[str, str]:
-        """Level, guarantee and lineage, by the names that they have in the service's Arrow replies."""
-        bundle = self.model.predictor.bundle
-        return {
-            "confidence_level": str(self.level),
-            "guarantee": bundle.manifest.guarantee,
-            "lineage.model_name": bundle.manifest.name,
-            "lineage.model_version": self.model.version,
-            "lineage.model_hash": self.model.model_hash,
-            "lineage.feature_version": bundle.manifest.feature_version,
-            "lineage.calibration_id": bundle.manifest.calibration_id,
-            "lineage.input_hash": self.table.sha256,
-        }
-
-    def schema(self) -> pa.Schema:
-        """Of every part and of the output."""
-        classes = self.model.predictor.classes
-        label = pa.int64() if isinstance(classes[0], int) else pa.string()
-        return pa.schema(
-            [
-                pa.field("row", pa.int64()),
-                *self.table.id_fields,
-                pa.field("prediction", label),
-                pa.field("probability", pa.float64()),
-                pa.field("confidence", pa.float64()),
-                *(pa.field(f"probability_{c}", pa.float64()) for c in classes),
-                *(pa.field(f"p_value_{c}", pa.float64()) for c in classes),
-                *(pa.field(f"in_set_{c}", pa.bool_()) for c in classes),
-                *([] if self.model.predictor.bundle.grouped is None else [pa.field("group", pa.string())]),
-                pa.field("error", pa.string()),
-                pa.field("confidence_level", pa.float64()),
-                pa.field("model_version", pa.string()),
-                pa.field("model_hash", pa.string()),
-            ],
-            metadata=self.facts(),
-        )
-
-    def score_missing(self, parts: Parts, advance: Callable[[float], None]) -> None:
-        """Score the blocks that no part holds yet."""
-        first = parts.finished()
-        advance(min(1.0, first * self.block_rows / max(self.table.rows, 1)))
-        try:
-            for number, block in enumerate(self.table.blocks(self.block_rows, first), first):
-                parts.add(number, self._scored(block))
-                advance(block.n_rows / self.table.rows)
-            if not parts.finished():
-                raise DataError(str(self.table.path), "has no rows")
-        except SuretyError:
-            parts.clear()  # of this input nothing can ever be finished
-            raise
-
-    def write(self, path: Path, tables: Iterator[pa.Table]) -> RowCounts:
-        """Write the whole output, one row group for each part."""
-        schema = self.schema()
-        as_csv = path.suffix.lower() == ".csv"
-        rows = refused = 0
-        with pa_csv.CSVWriter(str(path), schema) if as_csv else pq.ParquetWriter(path, schema) as writer:
-            for table in tables:
-                writer.write_table(table)
-                rows += table.num_rows
-                refused += table.num_rows - table.column("error").null_count
-        return RowCounts(rows=rows, refused=refused)
-
-    def _scored(self, block: Block) -> pa.Table:
-        encoded = encode_table(self.table.columns, block.cells)
-        if encoded.problems and self.on_error == "reject":
-            raise DataError(str(self.table.path), _told(block, encoded))
-        good, n = encoded.good, block.n_rows
-        predictor = self.model.predictor
-        classes, grouped = predictor.classes, predictor.bundle.grouped
-        columns = {name: values[good] for name, values in encoded.arrays.items()}
-        found = predictor.predict(columns, self.level) if good.any() else Predictions.blank(0, len(classes))
-        schema = self.schema()
-        values = [
-            pa.array(np.arange(block.first_row, block.first_row + n)),
-            *block.ids.values(),
-            _spread(found.labels(classes), good, schema.field("prediction").type),
-            _spread(found.proba[:, 1], good) if len(classes) == 2 else pa.nulls(n, pa.float64()),
-            _spread(found.confidence(), good),
-            *(_spread(found.proba[:, k], good) for k in range(len(classes))),
-            *(_spread(found.p_values[:, k], good) for k in range(len(classes))),
-            *(_spread(found.sets[:, k], good) for k in range(len(classes))),
-            *([] if grouped is None else [_spread(_names(grouped, columns, found), good, pa.string())]),
-            pa.array(map(encoded.problem_text, range(n)), pa.string()),
-            *(pa.repeat(fact, n) for fact in (float(self.level), self.model.version, self.model.model_hash)),
-        ]
-        return pa.Table.from_arrays(values, schema=schema)
+    job: BlockScoring
+    out: Path
+    first_parts: tuple[int, ...]
 
 
-def _names(grouped: GroupedCalibration, columns: ColumnArrays, found: Predictions) -> list[str]:
-    """The group of each good row."""
-    return [grouped.names[cell] for cell in grouped.cells(columns).tolist()] if len(found.proba) else []
+def _score_piece(work: _PartsOfFile, piece: Piece) -> int:
+    """Score what no part holds yet of a piece; the rows that were scored."""
+    parts, first = Parts(work.out), work.first_parts[piece.number]
+    begun = _begun(piece, first, parts.finished(), work.job.block_rows)
+    rows = 0
+    for number, table in enumerate(work.job.scored(piece, begun), first + begun):
+        parts.add(number, table)
+        rows += table.num_rows
+    return rows
 
 
-def _spread(values: npt.NDArray[Any] | list[Any], good: BoolArray, kind: pa.DataType = None) -> pa.Array:
-    """Values of the good rows in their places, null in the others."""
-    if good.all():
-        return pa.array(values, kind)
-    places = np.cumsum(good) - 1
-    return pa.array(values, kind).take(pa.array(places, mask=~good))
+def _score_missing(
+    job: BlockScoring,
+    model: LoadedModel,
+    tasks: Sequence[tuple[Piece, int]],
+    parts: Parts,
+    workers: Workers,
+    advance: Callable[[float], None],
+) -> None:
+    """Score the blocks that no part holds yet."""
+    finished, rows = parts.finished(), job.tables[0].rows
+    open_pieces = [p for p, first in tasks if _begun(p, first, finished, job.block_rows) < _blocks(p, job.block_rows)]
+    try:
+        work = _PartsOfFile(workers.given(job, model), parts.out.absolute(), tuple(first for _, first in tasks))
+        for scored in workers.engine.run(_score_piece, work, open_pieces, "surety-score"):
+            if not workers.engine.is_here:
+                advance(scored / rows)
+        if not parts.finished():
+            raise DataError(str(job.tables[0].path), "has no rows")
+    except WorkersLost:
+        raise
+    except SuretyError:
+        parts.clear()  # of this input nothing can ever be finished
+        raise
 
 
-def _told(block: Block, encoded: EncodedTable) -> str:
-    """Which rows are bad, by position and column; no value."""
-    bad = sorted(encoded.problems)
-    rows = [
-        f"row {block.first_row + row} ({', '.join(fault.field for fault in encoded.problems[row])})"
-        for row in bad[:_ROWS_NAMED]
-    ]
-    more = f" and {len(bad) - len(rows)} more" if len(bad) > len(rows) else ""
-    checks = "; ".join(f"{column}: {check} ({n})" for (column, check), n in sorted(encoded.checks.items())[:10])
-    seen = block.first_row + block.n_rows
-    return (
-        f"refused for {', '.join(rows)}{more} among its first {seen} rows, counted from 0: {checks}. "
-        "Correct them, or give --on-error row"
-    )
+def _tasks(table: HashedTable, block_rows: int, piece_rows: int) -> list[tuple[Piece, int]]:
+    """The pieces of a file, each with the number of its first part."""
+    tasks, first = [], 0
+    for piece in pieces_of([table], piece_rows):
+        tasks.append((piece, first))
+        first += _blocks(piece, block_rows)
+    return tasks
+
+
+def _blocks(piece: Piece, block_rows: int) -> int:
+    return -(-piece.rows // block_rows)
+
+
+def _begun(piece: Piece, first: int, finished: set[int], block_rows: int) -> int:
+    """How many blocks of a piece are finished; they are made in order."""
+    blocks = _blocks(piece, block_rows)
+    return next((number for number in range(blocks) if first + number not in finished), blocks)
+
+
+def _finished_rows(tasks: Sequence[tuple[Piece, int]], finished: set[int], block_rows: int) -> int:
+    return sum(min(_begun(piece, first, finished, block_rows) * block_rows, piece.rows) for piece, first in tasks)
+
+
+def _told(table: HashedTable, advance: Callable[[float], None]) -> Callable[[int], None]:
+    return lambda rows: advance(rows / table.rows)
+
+
+def _write(schema: pa.Schema, path: Path, tables: Iterator[pa.Table]) -> RowCounts:
+    """Write the whole output, one row group for each part."""
+    as_csv = path.suffix.lower() == ".csv"
+    rows = refused = 0
+    with pa_csv.CSVWriter(str(path), schema) if as_csv else pq.ParquetWriter(path, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += table.num_rows
+            refused += table.num_rows - table.column("error").null_count
+    return RowCounts(rows=rows, refused=refused)
 
 
 # --- places -------------------------------------------------------------------------------------------------------
 
 
-def _check_places(source: Path | BinaryIO, out: Path, form: CsvConfig) -> None:
+def _check_places(source: Place | BinaryIO, out: Path, workers: Workers, form: CsvConfig) -> None:
     """Whether input and output can be what they should, before anything is written."""
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise DataError(str(out), f"is of the format {out.suffix or '(none)'}; .parquet and .csv are understood")
     if out.is_dir():
         raise DataError(str(out), "is a folder")
-    if isinstance(source, Path):
+    if not workers.engine.is_on_this_machine:
+        raise DataError(str(out), "is one file, and a cluster writes a folder of parts: name a folder for OUT")
+    if isinstance(source, Place):
         column_names(source, form)
-        if out.exists() and out.samefile(source):
-            raise DataError(str(out), "is the input as well")
+    if isinstance(source, Path) and out.exists() and out.samefile(source):
+        raise DataError(str(out), "is the input as well")
 
 
-def _as_file(source: Path | BinaryIO, spool: Path) -> Path:
-    """The input as a file; a stream is written down first, since a run that goes on must know it again."""
-    if isinstance(source, Path):
+def _as_file(source: Place | BinaryIO, spool: Path) -> Place:
+    """The input as a table; a stream is written down first, since a run that goes on must know it again."""
+    if isinstance(source, Place):
         return source
     with spool.open("wb") as file:
         shutil.copyfileobj(source, file)
@@ -283,7 +280,7 @@ def _as_file(source: Path | BinaryIO, spool: Path) -> Path:
 
 
 @contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
+def disk_errors(out: Path | str) -> Iterator[None]:
     """What the disk refuses, in one line; finished parts stay, and the same call goes on when it no longer does."""
     try:
         yield

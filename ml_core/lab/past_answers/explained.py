@@ -13,6 +13,7 @@ from ml_core.features.columns import Column
 from ml_core.lab.past_answers.past_models import NoModel, PastModels
 from ml_core.lab.past_answers.replayer import Replayed, Replayer, ReplayState
 from ml_core.serve.features.table_versions import column_tables, kept_version
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.model.explanations import Explanation
@@ -63,13 +64,13 @@ def explain_answer(settings: Settings, request_id: str) -> ExplainedAnswer | Non
     LogDamaged
         The log cannot be read.
     """
-    found = PredictionLog(settings.log).find(request_id)
+    found = PredictionLog.of(settings).find(request_id)
     if found is None:
         return None
     if isinstance(found, ErasedAnswer):
         return ExplainedAnswer(found.request_id, utc_text(found.at), "erased", note="its subject was erased")
     models = PastModels(settings)
-    (again,) = Replayer(models, settings.log).run([found])
+    (again,) = Replayer(models, place_of(settings)).run([found])
     is_other = again.differs == ("explanation",)
     if again.state != "equal" and not is_other:
         return ExplainedAnswer(found.request_id, utc_text(found.at), again.state, note=again.note)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from ml_core.serve.log.database import ENTRIES, genesis_head, key_of, reading
+from ml_core.serve.log.database import ENTRIES, genesis_head, key_of
 from ml_core.serve.log.entries import ERASED, id_bytes, next_head, stored_digest
-from ml_core.serve.log.log_files import LogFile, log_files
+from ml_core.serve.log.log_files import LogFile, named
 from ml_core.serve.log.log_keys import LogKey
+from ml_core.serve.log.log_places import LogPlace, LogRows
 
 __all__ = ["LogEntry", "find_entry", "is_bulk_call"]
 
@@ -49,12 +48,12 @@ class LogEntry:
     segment_rows: int | None = None
 
 
-def find_entry(folder: Path, file: str, entry_id: str, keys: Mapping[str, LogKey]) -> LogEntry | None:
+def find_entry(place: LogPlace, file: str, entry_id: str, keys: Mapping[str, LogKey]) -> LogEntry | None:
     """The entry of that id in that file of the log; None where it is not there.
 
     Parameters
     ----------
-    folder : of the log
+    place : where the log lies
     entry_id : ``request_id`` of a single answer, ``batch_id`` of a bulk call
     keys : of the log, by their ids
 
@@ -63,10 +62,10 @@ def find_entry(folder: Path, file: str, entry_id: str, keys: Mapping[str, LogKey
     LogDamaged
         The file cannot be read.
     """
-    found = _file(folder, file)
+    found = named(file, place.folder)
     if found is None:
         return None
-    with reading(found) as connection:
+    with place.reading(found) as connection:
         row = connection.execute(f"{ENTRIES} WHERE e.request_id = ?", (id_bytes(entry_id),)).fetchone()
         if row is None:
             return None
@@ -88,7 +87,7 @@ def find_entry(folder: Path, file: str, entry_id: str, keys: Mapping[str, LogKey
     )
 
 
-def is_bulk_call(folder: Path, file: str, batch_id: str) -> bool:
+def is_bulk_call(place: LogPlace, file: str, batch_id: str) -> bool:
     """Whether a batch came as an Arrow stream, which is one entry, and not as JSON, which is one for each answer.
 
     Raises
@@ -96,29 +95,25 @@ def is_bulk_call(folder: Path, file: str, batch_id: str) -> bool:
     LogDamaged
         The file cannot be read.
     """
-    found = _file(folder, file)
+    found = named(file, place.folder)
     if found is None:
         return False
-    with reading(found) as connection:
+    with place.reading(found) as connection:
         row = connection.execute("SELECT kind FROM entry WHERE request_id = ?", (id_bytes(batch_id),)).fetchone()
     return row is not None and row["kind"] == 1
 
 
-def _file(folder: Path, name: str) -> LogFile | None:
-    return next((file for file in log_files(folder) if file.path.name == name), None)
-
-
-def _digest_holds(row: sqlite3.Row) -> bool | None:
+def _digest_holds(row: Any) -> bool | None:
     if row["answer"] == ERASED:
         return None
     facts: bool = hashlib.sha256(row["facts"]).digest() == row["lineage_digest"]
     return facts and stored_digest(dict(row), row["lineage_digest"]) == row["digest"]
 
 
-def _commit(connection: sqlite3.Connection, file: LogFile, position: int, key: LogKey | None) -> tuple[int, int, bool]:
+def _commit(connection: LogRows, file: LogFile, position: int, key: LogKey | None) -> tuple[int, int, bool]:
     """First and last row of the commit around a position, and whether it gives its head; true beyond the last one."""
     before = connection.execute(_LAST_HEAD, (position,)).fetchone()
-    start, head = (0, genesis_head(file.day, file.worker, key)) if before is None else tuple(before)
+    start, head = (0, genesis_head(file, key)) if before is None else tuple(before)
     end = connection.execute(_NEXT_HEAD, (position,)).fetchone()
     if end is None:
         beyond = connection.execute("SELECT 1 FROM entry WHERE seq >= ? LIMIT 1", (position,)).fetchone()

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from random import Random
 from typing import Any, TypeVar
 
-from ml_core.base.clock import microseconds
 from ml_core.base.settings import Settings
 from ml_core.lab.past_answers.past_models import PastModels
 from ml_core.lab.past_answers.replayer import ANSWERS_AT_ONCE, Found, Replayed, Replayer, ReplayState
-from ml_core.serve.log.database import open_for_reading
 from ml_core.serve.log.entries import id_bytes, id_text
-from ml_core.serve.log.log_files import day_of
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog
 
@@ -25,11 +22,6 @@ __all__ = ["ModelCounts", "ReplayReport", "n_within", "replay", "with_client_id"
 
 _T = TypeVar("_T")
 
-_COUNT = """
-SELECT sum(CASE kind WHEN 0 THEN 1 ELSE json_extract(CAST(answer AS TEXT), '$.rows') END)
-FROM entry WHERE at_us >= ? AND at_us < ?
-"""
-_DAY_US = 86_400_000_000
 _MOST_NAMED = 100
 _TELL_EVERY = 256
 
@@ -103,7 +95,7 @@ def replay(settings: Settings, answers: Iterable[Found], *, named: bool = False)
         A file of the log cannot be read.
     """
     report = ReplayReport()
-    for one in Replayer(PastModels(settings), settings.log).run(answers):
+    for one in Replayer(PastModels(settings), place_of(settings)).run(answers):
         report.add(one, named=named)
     return report
 
@@ -164,15 +156,7 @@ def n_within(log: PredictionLog, since: datetime | None, until: datetime | None)
     LogDamaged
         A file of the log cannot be read.
     """
-    low = 0 if since is None else microseconds(since)
-    high = 1 << 62 if until is None else microseconds(until)
-    total = 0
-    for file in log.files():
-        if low and file.day < day_of(low - _DAY_US):
-            continue
-        with closing(open_for_reading(file.path)) as connection:
-            total += connection.execute(_COUNT, (low, high)).fetchone()[0] or 0
-    return total
+    return log.n_within(since, until)
 
 
 def _found(answer: LoggedAnswer | ErasedAnswer | None, raw: bytes) -> Found:

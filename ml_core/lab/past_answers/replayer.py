@@ -13,7 +13,6 @@ from decimal import Decimal
 from functools import lru_cache
 from importlib import metadata
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +24,7 @@ from ml_core.features.columns import ColumnArrays
 from ml_core.lab.past_answers.log_entry import is_bulk_call
 from ml_core.lab.past_answers.past_models import NoModel, PastModel, PastModels
 from ml_core.serve.features.record import Record
+from ml_core.serve.log.log_places import LogPlace
 from ml_core.serve.log.logged_answers import LoggedAnswer
 from ml_core.serve.model.prediction_sets import Predictions, RowPrediction
 from ml_core.serve.running.runner import score_rows
@@ -80,14 +80,14 @@ class Replayer:
     Parameters
     ----------
     models : finds the model of each
-    folder : of the log that they come from
+    place : of the log that they come from
     block_rows : answers given again in one go
     """
 
-    def __init__(self, models: PastModels, folder: Path, block_rows: int = ANSWERS_AT_ONCE) -> None:
+    def __init__(self, models: PastModels, place: LogPlace, block_rows: int = ANSWERS_AT_ONCE) -> None:
         self._models = models
         self._block_rows = block_rows
-        self._is_bulk = lru_cache(_BATCHES_REMEMBERED)(lambda file, batch_id: is_bulk_call(folder, file, batch_id))
+        self._is_bulk = lru_cache(_BATCHES_REMEMBERED)(lambda file, batch_id: is_bulk_call(place, file, batch_id))
 
     def run(self, answers: Iterable[Found]) -> Iterator[Replayed]:
         """What came of each answer, in their order; a block of them is in memory at a time.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +15,7 @@ from ml_core.base.documents import Document, read_document, write_document
 from ml_core.base.errors import ArtefactError, DataError
 from ml_core.base.files import FileLock, write_whole
 
-__all__ = ["RowCounts", "Parts", "Plan"]
+__all__ = ["RowCounts", "Parts", "Plan", "flush"]
 
 
 class Plan(Document):
@@ -21,24 +23,42 @@ class Plan(Document):
 
     Attributes
     ----------
-    source_size, source_sha256 : bytes of the input, and the sha256 (hex) of them
+    source_size, source_hash : bytes of the input, and what is told as its ``input_hash``
     model_tag, model_hash : what scores it
     confidence_level : of the prediction sets
     on_error : what becomes of bad rows
     columns : of the output
-    block_rows : rows of one part
+    block_rows : rows of one part of a file, or of one row group of a part of a folder
+    piece_rows : row groups of the input are taken together until they have so many rows
     read_as : how the input is written and what its values mean
     """
 
     source_size: int
-    source_sha256: str
+    source_hash: str
     model_tag: str
     model_hash: str
     confidence_level: str
     on_error: str
     columns: tuple[str, ...]
     block_rows: int
+    piece_rows: int
     read_as: str
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that differ between plans."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def check_same(self, begun: Plan, out: str) -> None:
+        """Raise DataError unless a run that was begun has this very plan."""
+        ours, theirs = self.model_dump(), begun.model_dump()
+        other = dict.fromkeys(_IN_WORDS[name] for name in ours if ours[name] != theirs[name])
+        if other:
+            raise DataError(
+                out,
+                f"was begun with another {', '.join(other)}, and answers are never mixed: "
+                "finish that run, or begin anew with --restart",
+            )
 
 
 class RowCounts(Document):
@@ -50,13 +70,14 @@ class RowCounts(Document):
 
 _IN_WORDS = {
     "source_size": "input",
-    "source_sha256": "input",
+    "source_hash": "input",
     "model_tag": "model",
     "model_hash": "model",
     "confidence_level": "confidence level",
     "on_error": "--on-error",
     "columns": "columns",
     "block_rows": "--block-rows",
+    "piece_rows": "release of this program",
     "read_as": "--config",
 }
 
@@ -73,7 +94,7 @@ class Parts:
     """
 
     def __init__(self, out: Path) -> None:
-        self._out = out
+        self.out = out
         self.folder = out.with_name(f"{out.name}.parts")
         self.whole = self.folder / f"whole{out.suffix}"
         self.spool = self.folder / "stdin.csv"
@@ -96,7 +117,7 @@ class Parts:
         try:
             lock = FileLock(self._lock)
         except BlockingIOError as error:
-            raise DataError(str(self._out), "another run is writing it: wait until that has ended") from error
+            raise DataError(str(self.out), "another run is writing it: wait until that has ended") from error
         try:
             if not self._plan.exists():
                 self.clear()
@@ -128,21 +149,12 @@ class Parts:
             raise DataError(str(self.folder), "cannot be gone on with: begin anew with --restart") from error
         if begun is None:
             write_document(self._plan, plan)
-        elif begun != plan:
-            ours, theirs = plan.model_dump(), begun.model_dump()
-            other = dict.fromkeys(_IN_WORDS[name] for name in ours if ours[name] != theirs[name])
-            raise DataError(
-                str(self._out),
-                f"was begun with another {', '.join(other)}, and answers are never mixed: "
-                "finish that run, or begin anew with --restart",
-            )
+        else:
+            plan.check_same(begun, str(self.out))
 
-    def finished(self) -> int:
-        """How many parts there are; they are made in order."""
-        number = 0
-        while self._part(number).exists():
-            number += 1
-        return number
+    def finished(self) -> set[int]:
+        """Numbers of the parts that there are."""
+        return {int(path.stem.removeprefix("part-")) for path in self.folder.glob("part-*.arrow")}
 
     def add(self, number: int, table: pa.Table) -> None:
         """Keep a finished part; it is there whole or not at all, whatever happens."""
@@ -162,7 +174,7 @@ class Parts:
         DataError
             One is damaged.
         """
-        for number in range(self.finished()):
+        for number in sorted(self.finished()):
             try:
                 with pa.OSFile(str(self._part(number))) as source, pa.ipc.open_file(source) as reader:
                     table = reader.read_all()
@@ -172,13 +184,13 @@ class Parts:
 
     def counts(self) -> RowCounts | None:
         """How many rows the output has, once it is whole, here or in its place."""
-        is_made = self.whole.exists() or self._out.exists()
+        is_made = self.whole.exists() or self.out.exists()
         return read_document(self._counts, RowCounts) if is_made else None
 
     def finish(self, make: Callable[[Path], RowCounts]) -> RowCounts:
         """Make the whole output of the parts, and know that it is whole."""
         counts = make(self.whole)
-        _flush(self.whole)
+        flush(self.whole)
         write_document(self._counts, counts)
         return counts
 
@@ -192,7 +204,7 @@ class Parts:
         """
         if self.whole.exists():
             self._check_free(force=force)
-            self.whole.replace(self._out)
+            self.whole.replace(self.out)
         for path in (*self.folder.glob("part-*"), self.spool):
             path.unlink(missing_ok=True)
         self.clear()
@@ -202,17 +214,20 @@ class Parts:
         self._plan.unlink(missing_ok=True)
         for path in self.folder.iterdir():
             if path != self._lock:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}.arrow"
 
     def _check_free(self, *, force: bool) -> None:
-        if self._out.exists() and not force:
-            raise DataError(str(self._out), "is there already: name another file, or replace it with --force")
+        if self.out.exists() and not force:
+            raise DataError(str(self.out), "is there already: name another file, or replace it with --force")
 
 
-def _flush(path: Path) -> None:
-    """Wait until the file's content is on disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def flush(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -57,7 +57,7 @@ def collect_facts(
         Nothing is known of a model of that name.
     """
     gaps = Gaps()
-    log, ledger = PredictionLog(settings.log), open_ledger_tables(settings, settings.model_name)
+    log, ledger = PredictionLog.of(settings), open_ledger_tables(settings, settings.model_name)
     labels = LabelStore(open_label_tables(settings, settings.model_name), log.known)
     entries = _entries(settings, gaps)
     state = gaps.asked(("rollout", "models"), RolloutStore(settings).read, None)
@@ -141,7 +141,7 @@ def _period(
     if model_hash is not None:
         ledger = open_ledger_tables(settings, settings.model_name)
         known = gaps.asked(("coverage", "performance"), lambda: known_outcomes(ledger, model_hash), None)
-    first = _first_answer(PredictionLog(settings.log), now)
+    first = _first_answer(PredictionLog.of(settings), now)
     return period_of(now, asked, horizon, first_answer=first, known=known)
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ml_core.base.clock import microseconds
+from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
 from ml_core.lab.report.collect_period import DAY, Stretch
 from ml_core.lab.report.facts import AnswerBucket, AnswerHistory
 from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.log.log_files import LATE_DAYS, LogFile, day_of
-from ml_core.serve.log.logged_answers import LoggedAnswer
-from ml_core.serve.log.reader import PredictionLog
+from ml_core.serve.log.reader import AnswerGist, PredictionLog
 
 __all__ = ["QUANTILES", "Lineages", "files_of", "seen_answers"]
 
@@ -53,8 +52,8 @@ def seen_answers(
     lineages: dict[str, Mapping[str, Any]] = {}
     for file in files_of(log, period.since, period.until):
         try:
-            for answer, _ in log.of_file(file):
-                place = period.place(answer.at)
+            for answer in log.gists_of(file):
+                place = period.place(moment_of(answer.at_us))
                 if place is not None:
                     _count(buckets[place], answer)
                     lineages.setdefault(answer.lineage["model_hash"], answer.lineage)
@@ -95,9 +94,9 @@ def files_of(log: PredictionLog, since: datetime, until: datetime) -> list[LogFi
     return [file for file in log.files() if first <= file.day <= last]
 
 
-def _count(bucket: _Bucket, answer: LoggedAnswer) -> None:
+def _count(bucket: _Bucket, answer: AnswerGist) -> None:
     bucket.answers += 1
-    bucket.sizes[len(answer.prediction_set)] += 1
+    bucket.sizes[answer.set_size] += 1
     if answer.reason is not None:
         bucket.fallbacks += 1
         return

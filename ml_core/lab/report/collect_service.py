@@ -8,11 +8,12 @@ from datetime import datetime
 from ml_core.base.errors import LogDamaged
 from ml_core.base.settings import Settings
 from ml_core.lab.log_care.chain_check import verify_log
-from ml_core.lab.log_care.log_overview import FileFacts, overview
+from ml_core.lab.log_care.log_overview import overview
 from ml_core.lab.report.facts import Monitoring, Serving
 from ml_core.lab.report.facts_upkeep import CircuitNow, Circuits, CircuitTransition, LogStore, StoredFile
 from ml_core.lab.report.gaps import Gaps
 from ml_core.serve.home.homes import open_home
+from ml_core.serve.log.log_places import FileFacts
 from ml_core.serve.log.reader import PredictionLog
 from ml_core.serve.rollout.monitor_state import MonitorState, monitor_document
 from ml_core.serve.rollout.rollout_state import Flags, RolloutState
@@ -98,7 +99,7 @@ def store_facts(
     reports : of processes, lost ones too, for what they could not store
     verified_at : now, to verify all chains; None to trust what was sealed, and verify none
     """
-    files, log = overview(settings), PredictionLog(settings.log)
+    files, log = overview(settings), PredictionLog.of(settings)
     walked = None if verified_at is None else gaps.asked("log", lambda: verify_log(settings), None)
     holds = {} if walked is None else {report.file: report.is_sound for report in walked.files}
     missing = () if walked is None else walked.missing

@@ -96,7 +96,7 @@ class HealthMonitor:
     ) -> None:
         self._settings = settings
         self._loader = loader or ModelLoader(settings)
-        self._log = PredictionLog(settings.log)
+        self._log = PredictionLog.of(settings)
         self._labels = LabelStore(open_label_tables(settings, settings.model_name), self._log.known)
         self._records = LogRecords(settings)
         readable = ReadableLog(self._log)

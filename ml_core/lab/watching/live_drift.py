@@ -110,7 +110,7 @@ def live_window(settings: Settings, rows: int) -> LiveWindow:
     if state is None:
         raise DataError("the live log", f"nothing of {settings.model_name} is live: start the service first")
     reference = reference_of(ModelLoader(settings), settings.model or state.champion)
-    log = PredictionLog(settings.log)
+    log = PredictionLog.of(settings)
     newest = log.last(rows)
     repeats = log.repeats(newest)
     found = [a for a in newest if a.lineage["model_hash"] == reference.model_hash and a.request_id not in repeats]

@@ -180,7 +180,7 @@ def _search_unknown(ledger: Ledger, log: PredictionLog, now_us: int, horizons: H
     if is_daily:
         ledger.remember("unknown_searched_us", now_us)
     since_us, most = (0, MOST_UNKNOWN) if is_daily else (now_us - _DAY_US, _AT_A_TIME)
-    answers = log.find_many(ledger.unknown(since_us, most))
+    answers = log.find_many(ledger.unknown(since_us, most), everywhere=is_daily)
     ledger.stop_waiting([request_id for request_id, answer in answers.items() if isinstance(answer, ErasedAnswer)])
     ledger.wait_for(
         [

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import open_home
 from ml_core.serve.home.object_stores import objects_of
-from ml_core.serve.log.log_files import log_files
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, plain_gate, plain_promotion
 from ml_core.serve.rollout.monitor_state import ModelHealth, MonitorState, MonitorView
 from ml_core.serve.rollout.rollout_state import RolloutState
@@ -131,7 +131,7 @@ def _read(settings: Settings) -> _Records:
         monitor=view.state,
         is_monitored=view.is_fresh,
         champion_hash=champion,
-        has_log=any(log_files(settings.log)),
+        has_log=any(place_of(settings).files()),
         has_table=_has_table(settings),
     )
 

@@ -80,7 +80,7 @@ class HttpApi:
         self._inference = inference
         self._status = status
         tables = open_label_tables(settings, settings.model_name)
-        self._labels = LabelStore(tables, PredictionLog(settings.log).known, key=LogRecords(settings).key)
+        self._labels = LabelStore(tables, PredictionLog.of(settings).known, key=LogRecords(settings).key)
         self._stream_limits = StreamLimits(settings.max_bulk_rows, settings.max_bulk_unpacked_bytes)
         self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
         self._headers: dict[str, tuple[Header, ...]] = {}

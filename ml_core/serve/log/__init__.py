@@ -11,6 +11,7 @@ __all__ = [
     "labels",
     "log_files",
     "log_keys",
+    "log_places",
     "log_records",
     "logged_answers",
     "prediction_store",

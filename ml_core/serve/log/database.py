@@ -10,9 +10,10 @@ import hashlib
 import hmac
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any, Protocol
 
 from ml_core.base.errors import LogDamaged
 from ml_core.base.files import FileLock, write_whole
@@ -24,6 +25,8 @@ from ml_core.serve.log.log_keys import LogKey
 
 __all__ = [
     "ENTRIES",
+    "ClosedDatabase",
+    "Erasable",
     "OpenLog",
     "end_of",
     "erase_subjects",
@@ -43,14 +46,15 @@ _BUSY_MS = 250
 _READ_BUSY_MS = 5_000
 
 
-def genesis_head(day: str, worker: int, key: LogKey | None = None) -> bytes:
-    """What the first commit of a file chains on, 32 bytes."""
+def genesis_head(file: LogFile, key: LogKey | None = None) -> bytes:
+    """What the first commit of a file chains on, 32 bytes: made of what names the file."""
+    said = f"{file.day}/w{file.worker}{'/' if file.origin else ''}{file.origin}"
     if key is None:
-        return hashlib.sha256(f"surety-prediction-log-1/{day}/w{worker}".encode()).digest()
-    return hmac.digest(key.chain, f"surety-prediction-log-2/{day}/w{worker}".encode(), "sha256")
+        return hashlib.sha256(f"surety-prediction-log-1/{said}".encode()).digest()
+    return hmac.digest(key.chain, f"surety-prediction-log-2/{said}".encode(), "sha256")
 
 
-def key_of(connection: sqlite3.Connection) -> str:
+def key_of(connection: Any) -> str:
     """Id of the key that makes a file's chain, "" where none does."""
     found = connection.execute("SELECT value FROM fact WHERE name = ?", (fields.KEY_FACT,)).fetchone()
     return "" if found is None else str(found[0])
@@ -85,16 +89,23 @@ def reading(file: LogFile) -> Iterator[sqlite3.Connection]:
             raise LogDamaged(file.path.name, str(error)) from error
 
 
-def end_of(file: LogFile) -> tuple[int | None, str | None]:
-    """Number of a file's last row and head of its chain (hex); None for what cannot be read."""
+def end_of(
+    file: LogFile, read: Callable[[LogFile], AbstractContextManager[Any]] = reading
+) -> tuple[int | None, str | None]:
+    """Number of a file's last row and head of its chain (hex); None for what cannot be read.
+
+    Parameters
+    ----------
+    read : opens it
+    """
     try:
-        with reading(file) as connection:
-            last = connection.execute(_LAST).fetchone()
-            genesis = connection.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
+        with read(file) as rows:
+            last = rows.execute(_LAST).fetchone()
+            genesis = rows.execute("SELECT value FROM fact WHERE name = 'genesis'").fetchone()
     except (sqlite3.Error, LogDamaged):
         return None, None
     if last is None:
-        return 0, genesis_head(file.day, file.worker).hex() if genesis is None else str(genesis[0])
+        return 0, genesis_head(file).hex() if genesis is None else str(genesis[0])
     return int(last["seq"]), None if last["head"] is None else last["head"].hex()
 
 
@@ -143,6 +154,34 @@ def settle_wholly(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("a reader is in the way")
 
 
+class Erasable(Protocol):
+    """A database held for change."""
+
+    def rows_of(self, pseudonyms: Sequence[bytes]) -> list[int]:
+        """Numbers of the rows that are about any of these pseudonyms."""
+
+    def erase(self, pseudonyms: Sequence[bytes]) -> int:
+        """Erase what those rows say; how many there were."""
+
+
+class ClosedDatabase:
+    """A database that no worker writes to, held for change."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def rows_of(self, pseudonyms: Sequence[bytes]) -> list[int]:
+        """Numbers of the rows that are about any of these pseudonyms."""
+        return rows_of_subjects(self._connection, pseudonyms)
+
+    def erase(self, pseudonyms: Sequence[bytes]) -> int:
+        """Erase what those rows say, and write the file anew, so that no page holds a copy; how many there were."""
+        erased = erase_subjects(self._connection, pseudonyms)
+        self._connection.execute("VACUUM")
+        settle_wholly(self._connection)
+        return erased
+
+
 class OpenLog:
     """The database a worker writes to, held by a lock.
 
@@ -152,10 +191,12 @@ class OpenLog:
     seq : number of the last row
     head : of the chain after it
     rows_unsettled : rows in the WAL file since the last checkpoint
+    shipped : number of the last row that the home's database has; 0 where there is none
     """
 
     def __init__(self, file: LogFile, lock: FileLock, key: LogKey | None = None) -> None:
         self.file = file
+        self.shipped = 0
         self._key = key
         self._path, self._wal = str(file.path), f"{file.path}-wal"  # looked at with every commit
         self._lock = lock
@@ -163,20 +204,30 @@ class OpenLog:
         self._is_durable, self._is_patient = False, True
         self._span_us = span_us(file.day)
         self.rows_unsettled = 0
+        self._first = 1
         try:
             self._connection, self.seq, self.head = _writing(file, key)
             self._inodes = self._inodes_now()
+            self._first = self._connection.execute("SELECT coalesce(min(seq), 1) FROM entry").fetchone()[0]
         except BaseException:
             lock.release()
             raise
 
+    @property
+    def kept(self) -> int:
+        """How many rows lie in the file."""
+        return self.seq - self._first + 1
+
     @classmethod
-    def of_day(cls, folder: Path, day: str, damaged: Collection[Path] = (), key: LogKey | None = None) -> OpenLog:
+    def of_day(
+        cls, folder: Path, day: str, damaged: Collection[Path] = (), key: LogKey | None = None, machine: str = ""
+    ) -> OpenLog:
         """The day's first database that nobody else writes to and that is not (known to be) damaged.
 
         Parameters
         ----------
         key : makes its chain; a database of another key, or of none, is passed over
+        machine : name of this machine, whose rows are shipped; "" where they stay in their file
 
         Raises
         ------
@@ -187,6 +238,7 @@ class OpenLog:
         while True:
             file, lock = free_file(folder, day, after)
             after = file.worker
+            file = file.spool(machine) if machine else file
             if file.path in damaged:
                 lock.release()
                 continue
@@ -262,14 +314,16 @@ class OpenLog:
             The place cannot be written to; nothing is lost as long as this object lives.
         """
         file, lock = self._refuge()
+        gone = self.shipped if file != self.file else 0  # under a new name, what was shipped would be shipped again
         try:
             with write_whole(file.path, mode=0o600) as draft:
-                _copy(self._connection, draft, file, self._key)
+                _copy(self._connection, draft, file, self._key, gone)
                 self._remove_wal()
         except BaseException:
             lock.release()
             raise
-        rescued = self._reopened(file, lock)
+        rescued = self._reopened(file, lock, self.seq - gone)
+        rescued.shipped = self.shipped - gone
         self._connection.close()
         self._lock.release()
         return rescued
@@ -306,6 +360,29 @@ class OpenLog:
         """Numbers of the rows that are about any of these pseudonyms."""
         return rows_of_subjects(self._connection, pseudonyms)
 
+    def forget(self, most: int) -> int:
+        """Remove the first rows that were shipped, and are not the last one; how many.
+
+        The last row stays, since the next commit is chained to it.
+
+        Parameters
+        ----------
+        most : rows to remove at most
+
+        Raises
+        ------
+        sqlite3.Error
+            They are all still there.
+        """
+        last = min(self.shipped, self.seq - 1, self._first + most - 1)
+        if last < self._first:
+            return 0
+        with Transaction(self._connection):
+            gone = self._connection.execute("DELETE FROM entry WHERE seq <= ?", (last,)).rowcount
+        self._first = last + 1
+        self.rows_unsettled += gone
+        return int(gone)
+
     def erase(self, pseudonyms: Sequence[bytes]) -> int:
         """Erase what the rows about these pseudonyms say, in the WAL file too; how many there were.
 
@@ -337,13 +414,13 @@ class OpenLog:
         if (0 if last is None else last[0]) != self.seq:
             raise LogDamaged(self.file.path.name, "does not end with the row that was stored last")
 
-    def _reopened(self, file: LogFile, lock: FileLock) -> OpenLog:
+    def _reopened(self, file: LogFile, lock: FileLock, seq: int) -> OpenLog:
         problem = FileNotFoundError(f"{file.path.name} has vanished again")
         try:
             rescued = OpenLog(file, lock, self._key)
         except LogDamaged as error:  # so it is something else by now
             raise problem from error
-        if rescued.seq != self.seq:
+        if rescued.seq != seq:
             rescued.close()
             raise problem
         return rescued
@@ -364,6 +441,8 @@ class OpenLog:
         worker = self.file.worker
         while True:
             file, lock = free_file(self.file.folder, self.file.day, worker)
+            if self.file.origin:
+                file = file.spool(self.file.origin.rpartition("-")[0])
             if not file.path.exists():
                 return file, lock
             lock.release()
@@ -408,7 +487,7 @@ def _writing(file: LogFile, key: LogKey | None) -> tuple[sqlite3.Connection, int
         file.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=32
     )
     try:
-        last = 0, genesis_head(file.day, file.worker, key)
+        last = 0, genesis_head(file, key)
         if fields.LAYOUT.format.version_of(connection, file.path.name):
             last = _last(connection, file, last, key)  # before anything is changed: what is damaged stays as it is
         _begin_wal(connection)
@@ -433,12 +512,16 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
         raise sqlite3.OperationalError("no write-ahead log can be kept here")
 
 
-def _copy(connection: sqlite3.Connection, draft: Path, file: LogFile, key: LogKey | None) -> None:
-    """A whole copy of what a connection reads, on the disk, as the file it will be."""
+def _copy(connection: sqlite3.Connection, draft: Path, file: LogFile, key: LogKey | None, gone: int) -> None:
+    """A copy of what a connection reads, on the disk, as the file it will be, without its first ``gone`` rows."""
     with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         connection.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")
-        genesis = genesis_head(file.day, file.worker, key)
+        if gone:
+            with Transaction(copy):
+                copy.execute("DELETE FROM entry WHERE seq <= ?", (gone,))
+                copy.execute("UPDATE entry SET seq = seq - ?", (gone,))
+        genesis = genesis_head(file, key)
         if copy.execute("SELECT value FROM fact WHERE name='genesis'").fetchone()[0] != genesis.hex():
             _chain_anew(copy, genesis, key)
 

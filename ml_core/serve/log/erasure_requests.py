@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
 from ml_core.base.clock import utc_now, utc_text
-from ml_core.base.documents import Document, read_document, write_document
+from ml_core.base.documents import Document
 from ml_core.base.files import locked
+from ml_core.serve.log.database import Erasable
 from ml_core.serve.log.log_records import ASKED, ERASED, LogRecords
 
 __all__ = [
-    "Erasable",
     "Erasure",
     "ErasureRequest",
     "ErasureRows",
@@ -37,16 +37,6 @@ __all__ = [
     "pending_erasures",
     "request_erasure",
 ]
-
-
-class Erasable(Protocol):
-    """A database held for change."""
-
-    def rows_of(self, pseudonyms: Sequence[bytes]) -> list[int]:
-        """Numbers of the rows that are about any of these pseudonyms."""
-
-    def erase(self, pseudonyms: Sequence[bytes]) -> int:
-        """Erase what those rows say; how many there were."""
 
 
 class ErasureRequest(Document):
@@ -123,21 +113,27 @@ class Erasure:
         mark = self._mark("rows", file)
         key = self.records.key()
         said = ErasureRows(rows=tuple(sorted(rows)), key=key.id)
-        write_document(mark, said.model_copy(update={"mac": key.sign("erasure", self._signed(said, file))}))
+        said = said.model_copy(update={"mac": key.sign("erasure", self._signed(said, file))})
+        documents = self.records.documents
+        documents.save(mark, said)
         log.erase(self.pseudonyms)
-        mark.replace(self._mark("done", file))
+        documents.save(self._mark("done", file), said)
+        documents.remove(mark)
         return len(rows)
 
     def forget(self) -> None:
         """Remove the request, and then its marks: a mark alone does nothing."""
-        self.path.unlink(missing_ok=True)
-        for left in (f"{self.path.stem}.*", f".{self.path.stem}.*"):
+        self.records.documents.remove(_name(self.records, self.path.name))
+        for file in self.request.files:
+            for step in ("rows", "done"):
+                self.records.documents.remove(self._mark(step, file))
+        for left in (f"{self.path.stem}.*", f".{self.path.stem}.*"):  # drafts of who was killed
             for mark in self.path.parent.glob(left):
                 mark.unlink(missing_ok=True)
 
     def _read(self, step: str, file: str) -> ErasureRows | None:
         """A file of numbers; None where there is none, or none that the log's key has signed."""
-        found = read_document(self._mark(step, file), ErasureRows)
+        found = self.records.documents.load(self._mark(step, file), ErasureRows)
         if found is None or not self.records.with_key:
             return found
         key = self.records.keys.all().get(found.key)
@@ -146,23 +142,19 @@ class Erasure:
     def _signed(self, said: ErasureRows, file: str) -> dict[str, object]:
         return {"request": self.path.stem, "file": file, "rows": list(said.rows), "mac": said.mac}
 
-    def _mark(self, step: str, file: str) -> Path:
-        return self.path.with_name(f"{self.path.stem}.{step}-{file}")
+    def _mark(self, step: str, file: str) -> str:
+        return _name(self.records, f"{self.path.stem}.{step}-{file}")
 
 
 @contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep other commands away, and remove what one that was killed has left of a request that never was.
-
-    Parameters
-    ----------
-    folder : of the log
-    """
-    place = _place(folder)
+def one_at_a_time(records: LogRecords) -> Iterator[None]:
+    """Keep other commands away, and remove what one that was killed has left of a request that never was."""
+    place = _place(records.folder)
     with locked(place / ".lock"):
         for draft in place.glob(".*.json.*"):
             draft.unlink(missing_ok=True)
-        yield
+        with records.seat("erasures"):
+            yield
 
 
 def request_erasure(records: LogRecords, pseudonyms: Iterable[bytes], files: Collection[str]) -> Erasure:
@@ -182,7 +174,7 @@ def request_erasure(records: LogRecords, pseudonyms: Iterable[bytes], files: Col
     )
     path = _place(records.folder) / f"{uuid.uuid4()}.json"
     records.write(ASKED, {"request": path.stem, "files": list(request.files), "sha256": _sha256(request)})
-    write_document(path, request)
+    records.documents.save(_name(records, path.name), request)
     return Erasure(path, request, records)
 
 
@@ -224,8 +216,10 @@ def _requests(records: LogRecords) -> Iterator[tuple[Erasure, Literal["asked", "
     """Each file of a request, and what the journal says of it."""
     asked: dict[str, str] | None = None
     ended: set[object] = set()
-    for path in sorted(_place(records.folder).glob("*.json")):
-        request = read_document(path, ErasureRequest)
+    for name in records.documents.names(_name(records)):
+        if not name.endswith(".json"):
+            continue
+        request, path = records.documents.load(name, ErasureRequest), _place(records.folder) / Path(name).name
         if request is None:  # ended this very moment
             continue
         if asked is None:  # the journal may be long, and mostly nobody asks
@@ -242,3 +236,8 @@ def _sha256(request: ErasureRequest) -> str:
 
 def _place(folder: Path) -> Path:
     return folder / "erasures"
+
+
+def _name(records: LogRecords, *rest: str) -> str:
+    """Name of the folder of requests among the home's documents, or of a document in it."""
+    return "/".join(("log", records.model, "erasures", *rest))

@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Mapping
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,17 @@ from ml_core.base.errors import LabelsNotStored, LogDamaged, SuretyError
 from ml_core.base.journal import who
 from ml_core.base.settings import Settings
 from ml_core.serve.home.homes import open_home
-from ml_core.serve.log.database import end_of, key_of, reading
+from ml_core.serve.log.database import end_of, key_of
 from ml_core.serve.log.label_tables import chain_labels, open_label_tables
-from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.log_keys import LogKey, LogKeys
+from ml_core.serve.log.log_places import place_of
 
 __all__ = [
     "ADOPTED",
     "ASKED",
     "COPY_REMOVED",
     "ERASED",
+    "GIVEN_UP",
     "HEAD_EVENT",
     "JOURNAL",
     "JournalSays",
@@ -55,8 +57,9 @@ logger = logging.getLogger(__name__)
 
 SEALED, PRUNED, ERASED = "log.sealed", "log.pruned", "log.erased"
 ADOPTED, ASKED = "log.adopted", "log.erasure_asked"
-LABELS_ERASED, COPY_REMOVED = "log.labels_erased", "log.copy_removed"
-_EVENTS = {SEALED, PRUNED, ERASED, ADOPTED, ASKED, LABELS_ERASED, COPY_REMOVED}
+LABELS_ERASED, COPY_REMOVED, GIVEN_UP = "log.labels_erased", "log.copy_removed", "log.given_up"
+_EVENTS = {SEALED, PRUNED, ERASED, ADOPTED, ASKED, LABELS_ERASED, COPY_REMOVED, GIVEN_UP}
+_SEAT_POLL_S = 0.2
 _LOOK_S = 0.05
 """Longest wait for the labels of a look that the log's thread takes."""
 
@@ -91,6 +94,9 @@ class LogRecords:
     Attributes
     ----------
     folder : of the log
+    place : where its rows lie
+    documents : of the home
+    is_shared : whether other machines have the same home
     keys : of the log
 
     Raises
@@ -101,16 +107,37 @@ class LogRecords:
 
     def __init__(self, settings: Settings, *, with_key: bool = True) -> None:
         self.folder: Path = settings.log
+        self.place = place_of(settings)
         self.model = settings.model_name
         self.with_key = with_key
         self.keys = LogKeys.of(settings)
         if with_key:
             self.keys.all()
         self._journal = open_home(settings).journal
-        self._documents = open_home(settings).documents
+        self.documents = open_home(settings).documents
+        self._seat = open_home(settings).seat
+        self.is_shared = open_home(settings).database is not None
         self._lock = f".log-records-{settings.model_name}.lock"
         self._labels = open_label_tables(settings, settings.model_name)
         self._label_look = open_label_tables(settings, settings.model_name, busy_s=_LOOK_S)
+
+    @contextmanager
+    def seat(self, name: str) -> Iterator[None]:
+        """Keep commands on other machines away that take the same seat.
+
+        Raises
+        ------
+        HomeUnreachable
+            The home cannot be asked.
+        """
+        seat = self._seat(f"log/{self.model}/{name}") if self.is_shared else None
+        while seat is not None and not seat.take():
+            time.sleep(_SEAT_POLL_S)
+        try:
+            yield
+        finally:
+            if seat is not None:
+                seat.leave()
 
     def key(self) -> LogKey:
         """The key that is used. Where it is made by this call, what is there without a key is adopted.
@@ -138,10 +165,11 @@ class LogRecords:
         key, _ = self.keys.used()
         files: dict[str, Any] = {}
         labels = 0
-        for file in log_files(self.folder):
-            with suppress(LogDamaged, sqlite3.Error), reading(file) as connection:  # what cannot be read is not adopted
+        for file in self.place.files():
+            # what cannot be read is not adopted
+            with suppress(LogDamaged, sqlite3.Error), self.place.reading(file) as connection:
                 if key_of(connection) == "":
-                    files[file.path.name] = end_of(file)
+                    files[file.name] = end_of(file, self.place.reading)
         if self._labels.is_made():
             with suppress(LogDamaged), self._labels.writing(LabelsNotStored) as connection:
                 labels = chain_labels(connection, key)
@@ -160,7 +188,7 @@ class LogRecords:
             As :meth:`key`.
         """
         key = self.key()
-        with self._documents.locked(self._lock):
+        with self.documents.locked(self._lock):
             marks = self.read().marks
             last = max(marks, default=0)
             entry = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from ml_core.base.clock import moment_of
 from ml_core.base.errors import LogDamaged
 from ml_core.serve.log import fields
 from ml_core.serve.log.entries import ERASED, id_text
-from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.segments import Segment, SegmentEntry
 
 __all__ = ["ErasedAnswer", "LoggedAnswer", "answer_in", "answers_in_segment", "entry_of"]
@@ -92,22 +90,22 @@ class ErasedAnswer:
     file: str
 
 
-def entry_of(row: sqlite3.Row, file: LogFile) -> SegmentEntry | None:
+def entry_of(row: Any, name: str) -> SegmentEntry | None:
     """What an entry says of its segment; None for an answer."""
     if not row["kind"]:
         return None
-    with _sound(row, file):
+    with _sound(row, name):
         return SegmentEntry(**orjson.loads(row["answer"]))
 
 
 @contextmanager
-def _sound(row: sqlite3.Row, file: LogFile) -> Iterator[None]:
+def _sound(row: Any, name: str) -> Iterator[None]:
     """Name the row that is not what it was when it was stored."""
     try:
         yield
     except (ValueError, LookupError, TypeError) as error:
         problem = f"row {row['seq']} is not what was stored; `surety log verify` tells more"
-        raise LogDamaged(file.path.name, problem) from error
+        raise LogDamaged(name, problem) from error
 
 
 @lru_cache(maxsize=256)
@@ -117,7 +115,7 @@ def _facts(raw: bytes) -> Mapping[str, Any]:
     return facts
 
 
-def answer_in(row: sqlite3.Row, file: LogFile) -> LoggedAnswer | ErasedAnswer:
+def answer_in(row: Any, name: str) -> LoggedAnswer | ErasedAnswer:
     """The answer in an entry of the database, or what is left of it.
 
     Raises
@@ -125,19 +123,19 @@ def answer_in(row: sqlite3.Row, file: LogFile) -> LoggedAnswer | ErasedAnswer:
     LogDamaged
         It is not what was stored.
     """
-    with _sound(row, file):
+    with _sound(row, name):
         if row["answer"] == ERASED:
-            return ErasedAnswer(id_text(row["request_id"]), moment_of(row["at_us"]), file.path.name)
-        return _parsed(row, file)
+            return ErasedAnswer(id_text(row["request_id"]), moment_of(row["at_us"]), name)
+        return _parsed(row, name)
 
 
-def _parsed(row: sqlite3.Row, file: LogFile) -> LoggedAnswer:
+def _parsed(row: Any, name: str) -> LoggedAnswer:
     said, facts = orjson.loads(row["answer"]), _facts(row["facts"])
     columns, keys = _readers(fields.LAYOUT)
-    found = {shown: row[name] if read is None else read(row[name], facts) for name, shown, read in columns}
-    for name, shown, read in keys:
-        found[shown] = said[name] if read is None else read(said[name], facts)
-    return LoggedAnswer(**found, lineage=facts, file=file.path.name)
+    found = {shown: row[field] if read is None else read(row[field], facts) for field, shown, read in columns}
+    for key, shown, read in keys:
+        found[shown] = said[key] if read is None else read(said[key], facts)
+    return LoggedAnswer(**found, lineage=facts, file=name)
 
 
 @lru_cache(maxsize=2)
@@ -170,9 +168,7 @@ _READ: Mapping[fields.ValueKind, _Read | None] = {
 """What a stored value says, given the facts of its lineage; None where that is the value itself."""
 
 
-def answers_in_segment(
-    segment: Segment, row: sqlite3.Row, file: LogFile, places: Sequence[int]
-) -> Iterator[LoggedAnswer]:
+def answers_in_segment(segment: Segment, row: Any, name: str, places: Sequence[int]) -> Iterator[LoggedAnswer]:
     """Some rows of a bulk call."""
     at, batch_id = moment_of(row["at_us"]), id_text(row["request_id"])
     elapsed_us = orjson.loads(row["answer"])["elapsed_us"]
@@ -200,6 +196,6 @@ def answers_in_segment(
             groups=segment.groups_of(n),
             group_values=beside or None,
             explanation=None,
-            file=file.path.name,
+            file=name,
             **of_call,
         )

@@ -17,11 +17,43 @@ from typing import Literal, Protocol
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.log_files import day_of
 
-__all__ = ["Backlog", "LogCounts", "LogOutcome", "MOST_WAITING_ROWS", "PredictionStore", "Ticket", "by_day", "release"]
+__all__ = [
+    "Backlog",
+    "LogCounts",
+    "LogOutcome",
+    "MOST_WAITING_ROWS",
+    "PredictionStore",
+    "ShippingCounts",
+    "Ticket",
+    "by_day",
+    "release",
+]
 
 LogOutcome = Literal["stored", "lost", "refused", "unanswered"]
 """What became of an answer: ``refused`` ones were not stored and their callers got an error; ``unanswered`` ones were
 stored after a caller in strict mode had got an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShippingCounts:
+    """How much of what is stored on this machine waits for the home's database, in rows; a bulk call is one.
+
+    Attributes
+    ----------
+    shipped : since the process started
+    unshipped : now
+    at_risk : most that have waited at one moment of the last ten seconds: about what is lost if the disk is lost now
+    bytes : of the files they lie in
+    oldest_s : how long the oldest of them has waited, at most
+    problem : why nothing can be shipped now, "" where it can
+    """
+
+    shipped: int = 0
+    unshipped: int = 0
+    at_risk: int = 0
+    bytes: int = 0
+    oldest_s: float = 0.0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +65,7 @@ class LogCounts:
     stored, lost, refused, unanswered : by outcome
     pending : given, and still to be stored
     problem : why nothing can be stored now, "" where it can
+    shipping : of the home's database; None where answers stay on this machine
     """
 
     stored: int = 0
@@ -41,6 +74,7 @@ class LogCounts:
     unanswered: int = 0
     pending: int = 0
     problem: str = ""
+    shipping: ShippingCounts | None = None
 
 
 class PredictionStore(Protocol):
@@ -111,10 +145,11 @@ class Backlog:
         self._done: dict[LogOutcome, int] = {"stored": 0, "lost": 0, "refused": 0, "unanswered": 0}
         self._ended = False
 
-    def counts(self, problem: str) -> LogCounts:
+    def counts(self, problem: str, shipping: ShippingCounts | None = None) -> LogCounts:
         """The counts, and the problem that keeps answers from being stored at present."""
         with self._lock:
-            return LogCounts(**self._done, pending=self._put - sum(self._done.values()), problem=problem)
+            pending = self._put - sum(self._done.values())
+            return LogCounts(**self._done, pending=pending, problem=problem, shipping=shipping)
 
     # --- for callers ---
 
@@ -154,6 +189,14 @@ class Backlog:
         with self._lock:
             ticket.given_up = ticket.strict and ticket.fate is None
             return ticket.fate
+
+    def withhold(self, tickets: Iterable[Ticket]) -> None:
+        """Their rows are stored, and those callers that must know them safer than that get an error."""
+        with self._lock:
+            strict = [ticket for ticket in tickets if ticket.strict]
+            for ticket in strict:
+                ticket.given_up = True
+        release(strict, stored=False)
 
     def let_go(self, ticket: Ticket) -> None:
         """The caller has disconnected. The rows stay queued, and count as those of an answer that was given."""

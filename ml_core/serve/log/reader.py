@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import orjson
 
 from ml_core.base.clock import microseconds, moment_of
 from ml_core.base.errors import LogDamaged
-from ml_core.serve.log.database import ENTRIES, reading
+from ml_core.base.settings import Settings
+from ml_core.serve.log.database import ENTRIES
 from ml_core.serve.log.entries import id_bytes
-from ml_core.serve.log.log_files import LATE_DAYS, LogFile, day_of, log_files
+from ml_core.serve.log.log_files import LATE_DAYS, LogFile, day_of
+from ml_core.serve.log.log_places import FolderPlace, LogPart, LogPlace, LogRows, place_of
 from ml_core.serve.log.logged_answers import (
     ErasedAnswer,
     LoggedAnswer,
@@ -24,17 +26,39 @@ from ml_core.serve.log.logged_answers import (
     answers_in_segment,
     entry_of,
 )
-from ml_core.serve.log.segments import Segment, read_segment
+from ml_core.serve.log.segments import Segment, SegmentEntry, read_segment
 
-__all__ = ["FOR_EVER", "Cursor", "PredictionLog"]
+__all__ = ["FOR_EVER", "AnswerGist", "Cursor", "PredictionLog"]
 
 _CHUNK = 500
 _PAGE = 1_000
 _DAY_S = 86_400
+_FEW_DAYS = 6
 FOR_EVER = 1 << 62
 """A time in microseconds that no answer reaches."""
 _NOT_ERASED = "e.answer != x''"
 _GIVEN = "SELECT count(*), min(at_us) FROM entry WHERE kind = 0 AND at_us >= ? AND at_us < ? AND answer != x''"
+
+_GIST = "SELECT seq, kind, at_us, answer, lineage FROM entry WHERE seq > ? ORDER BY seq"
+_GISTS = 5_000
+
+
+class AnswerGist(NamedTuple):
+    """What is counted of an answer.
+
+    Attributes
+    ----------
+    at_us : when it was given, microseconds since 1970
+    lineage, probabilities, reason : as in ``LoggedAnswer``
+    set_size : labels in its set
+    """
+
+    at_us: int
+    lineage: Mapping[str, Any]
+    probabilities: Sequence[float]
+    set_size: int
+    reason: str | None
+
 
 Cursor = dict[str, int]
 """Number of the last row seen, by file name."""
@@ -45,15 +69,21 @@ class PredictionLog:
 
     Parameters
     ----------
-    folder : ``Settings.log``
+    place : where it lies; a folder is one with SQLite files, as ``Settings.log``
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, place: LogPlace | Path) -> None:
+        self._place: LogPlace = FolderPlace(place) if isinstance(place, Path) else place
+        self._folder = self._place.folder
+
+    @classmethod
+    def of(cls, settings: Settings) -> PredictionLog:
+        """The log of the configured model, wherever it lies."""
+        return cls(place_of(settings))
 
     def files(self) -> list[LogFile]:
-        """The databases, oldest first."""
-        return log_files(self._folder)
+        """The files, oldest first."""
+        return self._place.files()
 
     def known(self, ids: Collection[bytes]) -> set[bytes]:
         """Those of these ids (16 bytes each) that an answer was given under, erased ones too.
@@ -65,10 +95,10 @@ class PredictionLog:
         """
         found: dict[bytes, bool] = {}
 
-        def look(connection: sqlite3.Connection, file: LogFile, wanted: set[bytes]) -> None:
+        def look(rows: LogRows, part: LogPart, wanted: set[bytes]) -> None:
             query = "SELECT e.request_id FROM entry e"
-            found.update((bytes(row[0]), True) for row in _by_id(connection, query, wanted))
-            for _, segment in self._segments_of(connection, file, wanted - found.keys()):
+            found.update((bytes(row[0]), True) for row in _by_id(rows, query, wanted))
+            for _, segment in self._segments_of(rows, part, wanted - found.keys()):
                 found.update(dict.fromkeys(wanted & _ids_in(segment), True))
 
         self._search(ids, found, look)
@@ -87,8 +117,12 @@ class PredictionLog:
         raw = id_bytes(request_id)
         return self.find_many([raw]).get(raw)
 
-    def find_many(self, ids: Collection[bytes]) -> dict[bytes, LoggedAnswer | ErasedAnswer]:
+    def find_many(self, ids: Collection[bytes], *, everywhere: bool = True) -> dict[bytes, LoggedAnswer | ErasedAnswer]:
         """The answers of these ids (16 bytes each), by id; ids of no answer are left out.
+
+        Parameters
+        ----------
+        everywhere : look also in files of other days than the ids name, for answers of a clock that had jumped
 
         Raises
         ------
@@ -97,54 +131,41 @@ class PredictionLog:
         """
         found: dict[bytes, LoggedAnswer | ErasedAnswer] = {}
 
-        def look(connection: sqlite3.Connection, file: LogFile, wanted: set[bytes]) -> None:
+        def look(rows: LogRows, part: LogPart, wanted: set[bytes]) -> None:
             found.update(
-                (bytes(row["request_id"]), answer_in(row, file)) for row in _by_id(connection, ENTRIES, wanted)
+                (bytes(row["request_id"]), answer_in(row, part.file_of(row))) for row in _by_id(rows, ENTRIES, wanted)
             )
-            for row, segment in self._segments_of(connection, file, wanted - found.keys()):
-                places = _positions(segment, wanted)
-                found.update(zip(places, answers_in_segment(segment, row, file, list(places.values())), strict=True))
+            for row, segment in self._segments_of(rows, part, wanted - found.keys()):
+                places, name = _positions(segment, wanted), part.file_of(row)
+                found.update(zip(places, answers_in_segment(segment, row, name, list(places.values())), strict=True))
 
-        self._search(ids, found, look)
+        self._search(ids, found, look, everywhere=everywhere)
         return found
 
     def by_client_request_id(self, text: str) -> list[LoggedAnswer]:
         """Answers that the caller named so, oldest first."""
-        found = self._matching("e.client_request_id = :value", text)
+        found = self._matching(self._place.parts(), "e.client_request_id = ?", (text,))
         return sorted(found, key=lambda answer: answer.at)
 
     def ids_of_clients(self, texts: Sequence[str]) -> dict[str, list[bytes]]:
         """Ids of the answers that callers named so, by that name, oldest first; names of none are left out."""
-        found: dict[str, list[bytes]] = {}
-        for file in self.files():
-            with reading(file) as connection:
+        found: dict[str, list[tuple[int, int, bytes]]] = {}
+        for part in self._place.parts():
+            with part.reading() as rows:
                 for start in range(0, len(texts), _CHUNK):
-                    part = texts[start : start + _CHUNK]
-                    marks = ",".join("?" * len(part))
-                    query = f"SELECT client_request_id, request_id FROM entry WHERE client_request_id IN ({marks})"  # noqa: S608 - marks
-                    for text, raw in connection.execute(f"{query} ORDER BY seq", part):
-                        found.setdefault(text, []).append(bytes(raw))
-        return found
+                    some = texts[start : start + _CHUNK]
+                    within = _among("client_request_id", some)
+                    query = f"SELECT client_request_id, at_us, seq, request_id FROM entry WHERE {within}"  # noqa: S608 - marks
+                    for text, at_us, seq, raw in rows.execute(query, some):
+                        found.setdefault(text, []).append((at_us, seq, bytes(raw)))
+        return {text: [raw for _, _, raw in sorted(given)] for text, given in found.items()}
 
     def first_of_clients(self, texts: Collection[str]) -> dict[str, bytes]:
         """Id of the first answer that callers named so, by that name; names of none are left out.
 
         Files that cannot be read are passed over.
         """
-        first: dict[str, tuple[int, bytes]] = {}
-        wanted = sorted(texts)
-        for file in self.files() if wanted else []:
-            with suppress(LogDamaged), reading(file) as connection:
-                for start in range(0, len(wanted), _CHUNK):
-                    part = wanted[start : start + _CHUNK]
-                    marks = ",".join("?" * len(part))
-                    query = (
-                        f"SELECT client_request_id, at_us, request_id FROM entry WHERE client_request_id IN ({marks})"  # noqa: S608 - marks
-                    )
-                    for text, at_us, raw in connection.execute(query, part):
-                        given = (at_us, bytes(raw))
-                        first[text] = min(first.get(text, given), given)
-        return {text: raw for text, (_, raw) in first.items()}
+        return self._place.first_of_clients(texts)
 
     def repeats(self, answers: Sequence[LoggedAnswer]) -> set[str]:
         """Request ids of those answers that are not the first of their ``client_request_id``.
@@ -160,17 +181,20 @@ class PredictionLog:
 
     def ids_of_subjects(self, pseudonyms: Sequence[bytes]) -> list[bytes]:
         """Ids of the answers about any of these pseudonyms, erased ones left out."""
-        marks = ",".join("?" * len(pseudonyms))
         found: list[bytes] = []
-        for file in self.files():
-            with reading(file) as connection:
-                query = f"SELECT request_id FROM entry WHERE subject IN ({marks}) ORDER BY seq"  # noqa: S608 - marks
-                found += [bytes(row[0]) for row in connection.execute(query, list(pseudonyms))]
+        for part in self._place.parts():
+            with part.reading() as rows:
+                query = f"SELECT request_id FROM entry WHERE {_among('subject', pseudonyms)} ORDER BY seq"  # noqa: S608 - marks
+                found += [bytes(row[0]) for row in rows.execute(query, list(pseudonyms))]
         return found
 
     def of_batch(self, batch_id: str) -> list[LoggedAnswer]:
         """Answers of a batch or bulk call, in its order."""
-        found = self._matching("e.batch_id = :value OR (e.request_id = :value AND e.kind = 1)", id_bytes(batch_id))
+        raw = id_bytes(batch_id)
+        days = _days_around(int.from_bytes(raw[:6], "big") // (1_000 * _DAY_S), LATE_DAYS)
+        where, values = "(e.batch_id = ? OR (e.request_id = ? AND e.kind = 1))", (raw, raw)
+        found = self._matching(self._place.parts(days), where, values)
+        found = found or self._matching(self._place.parts(), where, values)
         return sorted(found, key=lambda answer: answer.batch_index or 0)
 
     def rows(self, since: datetime | None = None, until: datetime | None = None) -> Iterator[LoggedAnswer]:
@@ -189,7 +213,7 @@ class PredictionLog:
         last = "9999-99-99" if until is None else day_of(high + LATE_DAYS * _DAY_S * 1_000_000)
         for file in self.files():
             if first <= file.day <= last:
-                yield from self._read(file, "e.at_us >= :low AND e.at_us < :high", {"low": low, "high": high})
+                yield from self._read(file, "e.at_us >= ? AND e.at_us < ?", (low, high))
 
     def of_file(self, file: LogFile) -> Iterator[tuple[LoggedAnswer, bytes]]:
         """Answers of one database in the order of being stored, each with the digest of its row.
@@ -199,9 +223,61 @@ class PredictionLog:
         LogDamaged
             The file cannot be read.
         """
-        for row in self._stored(file, "1", {}):
-            for answer in self._answers(row, file):
+        for row in self.entries_of(file):
+            for answer in self._answers(row, file.name):
                 yield answer, row["digest"]
+
+    def gists_of(self, file: LogFile) -> Iterator[AnswerGist]:
+        """What is counted of the answers of one file, in the order of being stored; a third of what reading all costs.
+
+        Raises
+        ------
+        LogDamaged
+            The file cannot be read.
+        """
+        with self._place.reading(file) as rows:
+            query = "SELECT id, facts FROM lineage WHERE id IN (SELECT DISTINCT lineage FROM entry)"
+            lineages = {number: orjson.loads(facts) for number, facts in rows.execute(query)}
+        seq = 0
+        while True:
+            with self._place.reading(file) as rows:
+                page = rows.execute(f"{_GIST} LIMIT {_GISTS}", (seq,)).fetchall()
+            for seq, kind, at_us, answer, lineage in page:
+                try:
+                    if kind:
+                        yield from self._gists_in_segment(file, seq)
+                    elif answer:
+                        said = orjson.loads(answer)
+                        facts = lineages.get(lineage) or self._lineage(file, lineage, lineages)
+                        found = said["probabilities"], len(said["members"]), said["reason"]
+                        yield AnswerGist(at_us, facts, *found)
+                except (ValueError, LookupError, TypeError) as error:
+                    problem = f"row {seq} is not what was stored; `surety log verify` tells more"
+                    raise LogDamaged(file.name, problem) from error
+            if len(page) < _GISTS:
+                return
+
+    def _gists_in_segment(self, file: LogFile, seq: int) -> Iterator[AnswerGist]:
+        with self._place.reading(file) as rows:
+            row = rows.execute(f"{ENTRIES} WHERE e.seq = ?", (seq,)).fetchone()
+        for each in self._answers(row, file.name):
+            yield AnswerGist(row["at_us"], each.lineage, each.probabilities, len(each.prediction_set), each.reason)
+
+    def _lineage(self, file: LogFile, number: int, known: dict[int, Mapping[str, Any]]) -> Mapping[str, Any]:
+        """One that came while the file was read."""
+        with self._place.reading(file) as rows:
+            found = rows.execute("SELECT facts FROM lineage WHERE id = ?", (number,)).fetchone()
+        return known.setdefault(number, orjson.loads(found[0]))
+
+    def entries_of(self, file: LogFile) -> Iterator[Any]:
+        """Entries of one file that are not erased as they are stored, each with its lineage, in their order.
+
+        Raises
+        ------
+        LogDamaged
+            The file cannot be read.
+        """
+        return self._stored(file, "1 = 1", ())
 
     def given(self, file: LogFile, since: datetime, until: datetime) -> tuple[int, datetime | None]:
         """How many answers of a database were given from ``since`` to before ``until``, and when the first of them.
@@ -214,10 +290,10 @@ class PredictionLog:
             The file cannot be read.
         """
         values = (microseconds(since), microseconds(until))
-        with reading(file) as connection:
-            single, first = connection.execute(_GIVEN, values).fetchone()
-            bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
-        entries = [entry for row in bulk if (entry := entry_of(row, file)) is not None]
+        with self._place.reading(file) as rows:
+            single, first = rows.execute(_GIVEN, values).fetchone()
+            bulk = rows.execute(f"{ENTRIES} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
+        entries = [entry for row in bulk if (entry := entry_of(row, file.name)) is not None]
         times = [row["at_us"] for row in bulk] + ([] if first is None else [first])
         return single + sum(entry.rows for entry in entries), moment_of(min(times)) if times else None
 
@@ -231,12 +307,12 @@ class PredictionLog:
         """
         values = (microseconds(since), microseconds(until))
         within = "at_us >= ? AND at_us < ? AND answer != x''"
-        with reading(file) as connection:
+        with self._place.reading(file) as rows:
             query = f"SELECT request_id, client_request_id FROM entry WHERE kind = 0 AND {within}"  # noqa: S608 - text of ours
-            found = [(bytes(raw), client) for raw, client in connection.execute(query, values)]
-            bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
-        entries = [entry for row in bulk if (entry := entry_of(row, file)) is not None]
-        return found + [(raw, None) for entry in entries for raw in _ids_in(read_segment(self._folder, entry))]
+            found = [(bytes(raw), client) for raw, client in rows.execute(query, values)]
+            bulk = rows.execute(f"{ENTRIES} WHERE e.kind = 1 AND e.at_us >= ? AND e.at_us < ?", values).fetchall()
+        entries = [entry for row in bulk if (entry := entry_of(row, file.name)) is not None]
+        return found + [(raw, None) for entry in entries for raw in _ids_in(self._segment(entry))]
 
     def bulk_calls(self, file: LogFile) -> list[int]:
         """How many answers each bulk call of a database has.
@@ -246,9 +322,9 @@ class PredictionLog:
         LogDamaged
             The file cannot be read.
         """
-        with reading(file) as connection:
-            bulk = connection.execute(f"{ENTRIES} WHERE e.kind = 1").fetchall()
-        return [entry.rows for row in bulk if (entry := entry_of(row, file)) is not None]
+        with self._place.reading(file) as rows:
+            bulk = rows.execute(f"{ENTRIES} WHERE e.kind = 1").fetchall()
+        return [entry.rows for row in bulk if (entry := entry_of(row, file.name)) is not None]
 
     def after(
         self, cursor: Cursor, limit: int, without: Collection[str] = (), until_us: int = FOR_EVER
@@ -268,19 +344,19 @@ class PredictionLog:
             A file cannot be read.
         """
         found: list[LoggedAnswer] = []
-        now = {name: seq for name, seq in cursor.items() if (self._folder / name).exists()}
+        files = self.files()
+        now = {name: seq for name, seq in cursor.items() if name in {file.name for file in files}}
         last = day_of(until_us + _DAY_S * 1_000_000) if until_us < FOR_EVER else "9999-99-99"
-        for file in self.files():
-            if file.path.name in without or file.day > last:
-                continue
-            name, query = file.path.name, f"{ENTRIES} WHERE e.seq > ? AND {_NOT_ERASED} ORDER BY e.seq LIMIT ?"
-            with reading(file) as connection:
-                stored = connection.execute(query, (now.get(name, 0), max(0, limit - len(found))))
-                rows = list(takewhile(lambda row: row["at_us"] <= until_us, stored))
-            for row in rows:
+        wanted = [file for file in files if file.name not in without and file.day <= last]
+        for file in self._place.grown(wanted, now):
+            name, query = file.name, f"{ENTRIES} WHERE e.seq > ? AND {_NOT_ERASED} ORDER BY e.seq LIMIT ?"
+            with self._place.reading(file) as rows:
+                stored = rows.execute(query, (now.get(name, 0), max(0, limit - len(found))))
+                new = list(takewhile(lambda row: row["at_us"] <= until_us, stored))
+            for row in new:
                 if len(found) >= limit:
                     return found, now
-                found += self._answers(row, file)
+                found += self._answers(row, name)
                 now[name] = int(row["seq"])
         return found, now
 
@@ -296,21 +372,43 @@ class PredictionLog:
         for file in reversed(self.files()):
             if n <= 0 or (len(found) == n and file.day < found[0].at.date().isoformat()):
                 break
-            with reading(file) as connection:
-                rows = connection.execute(f"{ENTRIES} WHERE {_NOT_ERASED} ORDER BY e.seq DESC LIMIT ?", (n,)).fetchall()
+            with self._place.reading(file) as rows:
+                stored = rows.execute(f"{ENTRIES} WHERE {_NOT_ERASED} ORDER BY e.seq DESC LIMIT ?", (n,)).fetchall()
             newest: list[LoggedAnswer] = []
-            for row in rows:
+            for row in stored:
                 if len(newest) >= n:
                     break
-                newest[:0] = self._answers(row, file)
+                newest[:0] = self._answers(row, file.name)
             found = sorted(newest + found, key=lambda answer: answer.at)[-n:]
         return found
+
+    def n_within(self, since: datetime | None, until: datetime | None) -> int:
+        """How many answers a span of time holds, erased ones among them.
+
+        Raises
+        ------
+        LogDamaged
+            A file cannot be read.
+        """
+        low, high = 0 if since is None else microseconds(since), FOR_EVER if until is None else microseconds(until)
+        first = "" if since is None else day_of(low - _DAY_S * 1_000_000)
+        total, within = 0, "at_us >= ? AND at_us < ?"
+        for file in self.files():
+            if file.day >= first:
+                with self._place.reading(file) as rows:
+                    query = f"SELECT count(*) FROM entry WHERE kind = 0 AND {within}"  # noqa: S608 - text of ours
+                    total += rows.execute(query, (low, high)).fetchone()[0]
+                    bulk = rows.execute(f"{ENTRIES} WHERE e.kind = 1 AND {within}", (low, high))
+                    total += sum(entry.rows for row in bulk if (entry := entry_of(row, file.name)) is not None)
+        return total
 
     def _search(
         self,
         ids: Collection[bytes],
         found: Mapping[bytes, Any],
-        look: Callable[[sqlite3.Connection, LogFile, set[bytes]], None],
+        look: Callable[[LogRows, LogPart, set[bytes]], None],
+        *,
+        everywhere: bool = True,
     ) -> None:
         """Look for ids in the files of their days and the neighbours, then in all (a clock may have jumped).
 
@@ -321,91 +419,107 @@ class PredictionLog:
             for day in _days_around(int.from_bytes(raw[:6], "big") // (1_000 * _DAY_S)):
                 near.setdefault(day, set()).add(raw)
         problem: LogDamaged | None = None
-        files = self.files()
-        for file, wanted in _likely_first(files, set(ids), near):
+        for part, wanted in self._likely_first(set(ids), near, found, everywhere=everywhere):
             left = wanted.difference(found)
             if not left:
                 continue
             try:
-                with reading(file) as connection:
-                    look(connection, file, left)
+                with part.reading() as rows:
+                    look(rows, part, left)
             except LogDamaged as error:
                 problem = problem or error
         if problem is not None and not set(ids) <= found.keys():
             raise problem
 
-    def _segments_of(
-        self, connection: sqlite3.Connection, file: LogFile, ids: Collection[bytes]
-    ) -> Iterator[tuple[sqlite3.Row, Segment]]:
+    def _likely_first(
+        self, ids: set[bytes], near: Mapping[str, set[bytes]], found: Mapping[bytes, Any], *, everywhere: bool
+    ) -> Iterator[tuple[LogPart, set[bytes]]]:
+        """Parts with the ids that may lie in them: first those of the days in the ids, then all."""
+        if 0 < len(near) <= _FEW_DAYS:  # at once, where a part may have several
+            yield from ((part, near[part.day] if part.day else ids) for part in self._place.parts(near))
+        else:
+            for day in sorted(near):
+                if near[day].difference(found):
+                    yield from ((part, near[day]) for part in self._place.parts((day,)))
+        rest = ids if everywhere else ids.difference(*near.values())  # whose ids name no day that can be
+        if rest.difference(found):
+            yield from ((part, rest) for part in self._place.parts())
+
+    def _segments_of(self, rows: LogRows, part: LogPart, ids: Collection[bytes]) -> Iterator[tuple[Any, Segment]]:
         """Segments that may hold these ids, by the times in them."""
         if not ids:
             return
         times = sorted({int.from_bytes(raw[:6], "big") for raw in ids})
-        for row in connection.execute(f"{ENTRIES} WHERE e.kind = 1").fetchall():
-            entry = entry_of(row, file)
+        for row in rows.execute(f"{ENTRIES} WHERE e.kind = 1").fetchall():
+            entry = entry_of(row, part.file_of(row))
             if entry is None:
                 continue
             first = bisect_left(times, entry.first_ms)
             if first < len(times) and times[first] <= entry.last_ms:
-                yield row, read_segment(self._folder, entry)
+                yield row, self._segment(entry)
 
-    def _matching(self, where: str, value: Any) -> list[LoggedAnswer]:
-        return [answer for file in self.files() for answer in self._read(file, where, {"value": value})]
+    def _segment(self, entry: SegmentEntry) -> Segment:
+        self._place.fetch(entry.segment)
+        return read_segment(self._folder, entry)
 
-    def _read(self, file: LogFile, where: str, values: Mapping[str, Any]) -> Iterator[LoggedAnswer]:
+    def _matching(self, parts: Iterable[LogPart], where: str, values: Sequence[Any]) -> list[LoggedAnswer]:
+        found: list[LoggedAnswer] = []
+        for part in parts:
+            with part.reading() as rows:
+                stored = rows.execute(f"{ENTRIES} WHERE {where} AND {_NOT_ERASED} ORDER BY e.seq", values).fetchall()
+            for row in stored:
+                found += self._answers(row, part.file_of(row))
+        return found
+
+    def _read(self, file: LogFile, where: str, values: Sequence[Any]) -> Iterator[LoggedAnswer]:
         """Answers of a file in the order of being stored."""
         for row in self._stored(file, where, values):
-            yield from self._answers(row, file)
+            yield from self._answers(row, file.name)
 
-    def _stored(self, file: LogFile, where: str, values: Mapping[str, Any]) -> Iterator[sqlite3.Row]:
+    def _stored(self, file: LogFile, where: str, values: Sequence[Any]) -> Iterator[Any]:
         """Entries of a file in their order, erased ones left out.
 
-        A page at a time, so that a slow caller does not keep the worker from emptying its WAL file.
+        A page at a time, so that a slow caller keeps neither a worker from emptying its WAL file nor a connection.
         """
-        query = f"{ENTRIES} WHERE ({where}) AND e.seq > :seq AND {_NOT_ERASED} ORDER BY e.seq LIMIT {_PAGE}"
-        seq = 0
-        with reading(file) as connection:
-            while rows := connection.execute(query, {**values, "seq": seq}).fetchall():
-                yield from rows
-                seq = rows[-1]["seq"]
+        query = f"{ENTRIES} WHERE {where} AND e.seq > ? AND {_NOT_ERASED} ORDER BY e.seq LIMIT {_PAGE}"
+        stored: list[Any] = []
+        while not stored or len(stored) == _PAGE:
+            with self._place.reading(file) as rows:
+                stored = rows.execute(query, (*values, stored[-1]["seq"] if stored else 0)).fetchall()
+            yield from stored
+            if not stored:
+                return
 
-    def _answers(self, row: sqlite3.Row, file: LogFile) -> Iterable[LoggedAnswer]:
+    def _answers(self, row: Any, name: str) -> Iterable[LoggedAnswer]:
         """The answers of one entry: one, those of a segment, or none where it was erased."""
-        entry = entry_of(row, file)
+        entry = entry_of(row, name)
         if entry is not None:
-            segment = read_segment(self._folder, entry)
+            segment = self._segment(entry)
             places = range(len(segment))  # some at a time: inputs as Python objects take many times their bytes
             parts = (places[start : start + _PAGE] for start in range(0, len(places), _PAGE))
-            return chain.from_iterable(answers_in_segment(segment, row, file, part) for part in parts)
-        answer = answer_in(row, file)
+            return chain.from_iterable(answers_in_segment(segment, row, name, part) for part in parts)
+        answer = answer_in(row, name)
         return [answer] if isinstance(answer, LoggedAnswer) else []
 
 
-def _likely_first(
-    files: Sequence[LogFile], ids: set[bytes], near: Mapping[str, set[bytes]]
-) -> Iterator[tuple[LogFile, set[bytes]]]:
-    """Files with the ids that may lie in them: first those of the days in the ids, then the others."""
-    for file in files:
-        if file.day in near:
-            yield file, near[file.day]
-    for file in files:
-        yield file, ids - near.get(file.day, set())
-
-
 @lru_cache(maxsize=4_096)
-def _days_around(day: int) -> tuple[str, ...]:
-    """A day since 1970 and its neighbours; none where no id can be of that day."""
+def _days_around(day: int, late: int = 0) -> tuple[str, ...]:
+    """A day since 1970 and its neighbours, and so many more later ones; none where no id can be of that day."""
     if not 0 < day < 200_000:
         return ()
-    return tuple(day_of(near * _DAY_S * 1_000_000) for near in (day - 1, day, day + 1))
+    return tuple(day_of(near * _DAY_S * 1_000_000) for near in range(day - 1, day + 2 + late))
 
 
-def _by_id(connection: sqlite3.Connection, query: str, ids: Collection[bytes]) -> Iterator[sqlite3.Row]:
+def _among(column: str, values: Sequence[Any]) -> str:
+    """The condition that a column has one of these values."""
+    return f"{column} IN ({','.join('?' * len(values))})" if values else "1 = 0"
+
+
+def _by_id(rows: LogRows, query: str, ids: Collection[bytes]) -> Iterator[Any]:
     ordered = sorted(ids)
     for start in range(0, len(ordered), _CHUNK):
         part = ordered[start : start + _CHUNK]
-        marks = ",".join("?" * len(part))
-        yield from connection.execute(f"{query} WHERE e.kind = 0 AND e.request_id IN ({marks})", part)
+        yield from rows.execute(f"{query} WHERE e.kind = 0 AND {_among('e.request_id', part)}", part)
 
 
 def _ids_in(segment: Segment) -> set[bytes]:

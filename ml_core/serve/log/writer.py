@@ -17,12 +17,15 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ml_core.base.errors import ArtefactError, ConfigError, LogDamaged, LogUnavailable
+from ml_core.base.errors import ArtefactError, ConfigError, HomeUnreachable, LogDamaged, LogUnavailable
 from ml_core.base.files import FileLock
+from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.database import OpenLog, says_damaged, says_unreadable
 from ml_core.serve.log.entries import Row
 from ml_core.serve.log.erasure_requests import pending_erasures
@@ -30,7 +33,10 @@ from ml_core.serve.log.log_files import day_after, day_gate, day_of
 from ml_core.serve.log.log_records import LogRecords, publish_heads
 from ml_core.serve.log.prediction_store import Backlog, LogCounts, Ticket, by_day, release
 
-__all__ = ["LogWriter"]
+if TYPE_CHECKING:
+    from ml_core.serve.log.shipping import Shipping  # its own imports are of the extra `cluster`
+
+__all__ = ["LogWriter", "shipping_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +72,19 @@ class LogWriter:
     folder : of the model name's log
     is_strict : whether strict mode is on; asked at each call
     records : gives the key of the chains, and says which erasures were asked for; None for files without a key
+    shipping : takes the rows on to the home's database; None where they stay in their files
     """
 
     def __init__(
-        self, folder: Path, is_strict: Callable[[], bool] = lambda: False, records: LogRecords | None = None
+        self,
+        folder: Path,
+        is_strict: Callable[[], bool] = lambda: False,
+        records: LogRecords | None = None,
+        shipping: Shipping | None = None,
     ) -> None:
         self._folder = folder
         self._records = records
+        self._shipping = shipping
         self._is_strict = is_strict
         self._backlog = Backlog()
         self._hand: list[Ticket] = []
@@ -99,11 +111,34 @@ class LogWriter:
     def start(self) -> None:
         """Open today's database, if that can be done, and store from now on."""
         self._thread.start()
+        if self._shipping is not None:
+            self._shipping.start(self)
 
     @property
     def counts(self) -> LogCounts:
         """What was done so far."""
-        return self._backlog.counts(self._problem or (_SLOW if self._is_slow else ""))
+        problem, shipping = self._problem or (_SLOW if self._is_slow else ""), self._shipping
+        return self._backlog.counts(problem, None if shipping is None else shipping.counts)
+
+    @property
+    def spool(self) -> OpenLog | None:
+        """The database that is written to now, only to be looked at."""
+        return self._log
+
+    @contextmanager
+    def held(self) -> Iterator[OpenLog | None]:
+        """Nobody else uses the database during the block. Never waits: None where it is in use, or none is open."""
+        if not self._turn.acquire(blocking=False):
+            yield None
+            return
+        try:
+            yield self._log
+        finally:
+            self._turn.release()
+
+    def leave(self, log: OpenLog) -> None:
+        """Go on in another database, as soon as that can be done."""
+        self._damaged.add(log.file.path)
 
     async def store(self, rows: Sequence[Row]) -> None:
         """Return once the rows are stored, or, in standard mode, as soon as waiting for it would hold up the answer.
@@ -138,7 +173,7 @@ class LogWriter:
             if ticket.timer is not None:
                 ticket.timer.cancel()
         if strict and not stored:
-            raise LogUnavailable(self._problem or _SLOW)
+            raise LogUnavailable(self._problem or self._not_shipped or _SLOW)
 
     def missed(self, answers: int, problem: str) -> None:
         """Count answers whose rows could not even be brought here.
@@ -161,17 +196,24 @@ class LogWriter:
         self._backlog.queue(here)
         if self._backlog.end() and self._thread.is_alive():
             self._thread.join(timeout_s + _RETRY_MOST_S)
+        if self._shipping is not None:
+            self._shipping.wait_until_shipped(max(0.0, self._drop_at - time.monotonic()))
 
     # --- on the event loop ---
 
+    @property
+    def _not_shipped(self) -> str:
+        """Why the home's database takes nothing now; "" where it does, or where there is none."""
+        return "" if self._shipping is None else self._shipping.problem
+
     def _admitted(self, ticket: Ticket) -> bool:
         """Take it in; where that cannot be, count it as lost, or refuse it in strict mode."""
-        refused = ticket.strict and self._problem and time.monotonic() < self._retry_at
+        refused = ticket.strict and ((self._problem and time.monotonic() < self._retry_at) or self._not_shipped)
         if not refused and self._thread.is_alive() and self._backlog.admit(ticket):
             return True
         self._backlog.miss(ticket.answers, strict=ticket.strict)
         if ticket.strict:
-            raise LogUnavailable(self._problem or "too many rows wait")
+            raise LogUnavailable(self._problem or self._not_shipped or "too many rows wait")
         return False
 
     def _need_not_wait(self) -> bool:
@@ -312,7 +354,13 @@ class LogWriter:
         self._decided([ticket], stored=False)
 
     def _commit(self, log: OpenLog, tickets: Sequence[Ticket]) -> None:
-        log.commit([row for ticket in tickets for row in ticket.rows], durable=any(ticket.strict for ticket in tickets))
+        strict, rows = any(ticket.strict for ticket in tickets), [row for ticket in tickets for row in ticket.rows]
+        log.commit(rows, durable=strict and self._shipping is None)
+        if strict and self._shipping is not None:
+            try:
+                self._shipping.ship_all_of(log)
+            except Exception:  # noqa: BLE001 - it has told why; the rows are shipped later, and their callers must not wait
+                self._backlog.withhold(tickets)
         self._decided(tickets, stored=True)
         self._recovered(log)  # after that, so that nobody finds the store slow once it has answered
 
@@ -354,7 +402,7 @@ class LogWriter:
             self._rescue(self._log)
         while day in self._sealed:
             day = day_after(day)
-        if self._log is not None and self._log.file.day != day:
+        if self._log is not None and (self._log.file.day != day or self._log.file.path in self._damaged):
             self._close_log(self._log)
         while self._log is None:
             self._log = self._opened_unless_sealed(day)
@@ -373,7 +421,8 @@ class LogWriter:
         except BlockingIOError:
             return None
         try:
-            return None if self._is_sealed(day) else OpenLog.of_day(self._folder, day, self._damaged, key)
+            machine = "" if self._shipping is None else self._shipping.machine
+            return None if self._is_sealed(day) else OpenLog.of_day(self._folder, day, self._damaged, key, machine)
         finally:
             gate.release()
 
@@ -383,7 +432,7 @@ class LogWriter:
             return False
         try:
             sealed = self._records.is_sealed(day)
-        except (ConfigError, OSError, LogDamaged):
+        except (ConfigError, OSError, LogDamaged, HomeUnreachable):
             return True  # nobody can tell: a later file is always right
         if sealed:
             self._sealed.add(day)
@@ -408,6 +457,8 @@ class LogWriter:
             log = self._opened(today)
             log.try_out()
             self._recovered(log)
+        elif self._log is not None and self._log.file.path in self._damaged:
+            self._opened(today)
         elif self._log is not None and self._log.file.day < today:
             self._close_log(self._log)
 
@@ -415,7 +466,7 @@ class LogWriter:
         """Erase what somebody has asked to be erased from the file that only this thread may change."""
         self._erase_at = time.monotonic() + _ERASE_EVERY_S
         log = self._log
-        if log is None or self._records is None:
+        if log is None or self._records is None or self._shipping is not None:  # which does it as well
             return
         try:
             for erasure in pending_erasures(self._records, log.file.path.name):
@@ -427,7 +478,7 @@ class LogWriter:
     def _publish_head(self) -> None:
         """Tell the service's own log how far the log has come."""
         self._publish_at = time.monotonic() + _PUBLISH_EVERY_S
-        if self._log is None or self._records is None:
+        if self._log is None or self._records is None or self._shipping is not None:  # which does it as well
             return
         try:
             publish_heads(self._records, {self._log.file.path.name: (self._log.seq, self._log.head.hex())})
@@ -482,3 +533,13 @@ class LogWriter:
 
 def _today() -> str:
     return day_of(time.time_ns() // 1_000)
+
+
+def shipping_of(settings: Settings, records: LogRecords) -> Shipping | None:
+    """What ships the log of the configured model to the database of its home; None where the home is a folder."""
+    home = open_home(settings)
+    if home.database is None:
+        return None
+    from ml_core.serve.log.shipping import Shipping  # needs the extra `cluster`
+
+    return Shipping(home.database, settings.model_name, settings.machine_name, settings.log, records, home.objects)

@@ -18,6 +18,7 @@ __all__ = [
     "REPORT_EVERY_S",
     "CircuitReport",
     "ShadowReport",
+    "ShippingReport",
     "SlotReport",
     "WorkerLogReport",
     "WorkerReport",
@@ -94,6 +95,27 @@ class ShadowReport(PublishedDocument):
     max_difference: float | None = None
 
 
+class ShippingReport(PublishedDocument):
+    """What of the prediction log on this machine waits for the database of the home, in rows; a bulk call is one.
+
+    Attributes
+    ----------
+    shipped : since the process started
+    unshipped : when this was written
+    at_risk : most that waited at one moment of the last ten seconds; about what is lost with the machine's disk
+    bytes : of the files they lie in
+    oldest_s : how long the oldest has waited, at most
+    problem : why nothing can be shipped now, None where it can
+    """
+
+    shipped: int
+    unshipped: int
+    at_risk: int
+    bytes: int
+    oldest_s: float
+    problem: str | None
+
+
 class WorkerLogReport(PublishedDocument):
     """The prediction log of one process since it started.
 
@@ -104,6 +126,7 @@ class WorkerLogReport(PublishedDocument):
     refused, unanswered : answers that strict mode kept back, and rows stored after it had given up
     pending : rows that wait
     problem : why nothing can be stored now, None where it can
+    shipping : to the database of the home; None where answers stay on this machine
     """
 
     mode: str
@@ -113,6 +136,7 @@ class WorkerLogReport(PublishedDocument):
     unanswered: int
     pending: int
     problem: str | None
+    shipping: ShippingReport | None = None
 
 
 class WorkerReport(PublishedDocument):
@@ -224,7 +248,9 @@ def clear_lost(home: Heartbeats, reports: Iterable[WorkerReport], stage: int, no
 def machines_of(reports: Iterable[WorkerReport], now_s: float | None = None) -> list[dict[str, Any]]:
     """What is known of each machine, in the order of their names: of its living processes, else of its last ones.
 
-    ``unstored`` are answers that were given and are in no log yet: what is lost with a machine that does not come back.
+    ``unstored`` are answers that were given and are in no log yet. ``unshipped`` are rows of the log that lie on the
+    machine alone, and ``at_risk`` the most of them at one moment of ten seconds: with ``unstored``, what is lost with a
+    machine that does not come back.
     """
     now = time.monotonic() if now_s is None else now_s
     by_machine: dict[str, list[WorkerReport]] = {}
@@ -235,6 +261,7 @@ def machines_of(reports: Iterable[WorkerReport], now_s: float | None = None) -> 
         living = beating(all_of_it, now)
         newest = max(all_of_it, key=lambda r: r.beat_s)
         told = [r for r in living or all_of_it if living or newest.beat_s - r.beat_s <= LOST_AFTER_S]
+        shipping = [r.log.shipping for r in told if r.log is not None and r.log.shipping is not None]
         found.append(
             {
                 "machine": machine,
@@ -243,6 +270,8 @@ def machines_of(reports: Iterable[WorkerReport], now_s: float | None = None) -> 
                 "generation": min(r.generation for r in told),
                 "canary_held": any(r.canary_held for r in told),
                 "unstored": sum(r.log.pending for r in told if r.log is not None),
+                "unshipped": sum(each.unshipped for each in shipping),
+                "at_risk": sum(each.at_risk for each in shipping),
                 "problem": next((r.problem for r in told if r.problem), None),
             }
         )

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from ml_core.base.errors import ArtefactError, HomeUnreachable, SuretyError
 from ml_core.base.reserve import keep_reserve
@@ -20,7 +20,7 @@ from ml_core.serve.answering.live import Live, LiveModel, SlotCounts
 from ml_core.serve.answering.shadow import Shadow
 from ml_core.serve.home.homes import open_home
 from ml_core.serve.log.labels import read_imported
-from ml_core.serve.log.prediction_store import PredictionStore
+from ml_core.serve.log.prediction_store import PredictionStore, ShippingCounts
 from ml_core.serve.rollout.monitor_state import MonitorState, MonitorView
 from ml_core.serve.rollout.processes import Identity, ServerProcesses
 from ml_core.serve.rollout.rollout_state import RolloutState, Slot
@@ -28,6 +28,7 @@ from ml_core.serve.rollout.rollout_store import RolloutStore
 from ml_core.serve.rollout.worker_reports import (
     REPORT_EVERY_S,
     CircuitReport,
+    ShippingReport,
     SlotReport,
     WorkerLogReport,
     WorkerReport,
@@ -81,7 +82,12 @@ def log_report(log: PredictionStore, live: Live | None) -> WorkerLogReport:
         unanswered=counts.unanswered,
         pending=counts.pending,
         problem=counts.problem or None,
+        shipping=None if counts.shipping is None else _shipping_report(counts.shipping),
     )
+
+
+def _shipping_report(counts: ShippingCounts) -> ShippingReport:
+    return ShippingReport(**{**asdict(counts), "problem": counts.problem or None})
 
 
 HOME_SILENCE_S = 15.0
@@ -193,6 +199,12 @@ class RolloutFollower:
             which = "ahead of" if ahead > 0 else "behind"
             off = f"the clock of this machine is {abs(ahead):.0f} s {which} the home's"
             found.append(f"{off}, and so are the times of its answers")
+        shipping = None if self._log is None else self._log.counts.shipping
+        if shipping is not None and shipping.problem:
+            found.append(
+                f"{shipping.unshipped} rows of the prediction log lie on this machine alone, for up to "
+                f"{shipping.oldest_s:.0f} s: {shipping.problem}"
+            )
         if live is not None and live.is_held:
             why = "the home cannot be reached" if silence > HOME_SILENCE_S else "the monitor is silent"
             found.append(f"{why}: the champion answers the canary's share")

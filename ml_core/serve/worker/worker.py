@@ -24,7 +24,7 @@ from ml_core.serve.http.handlers import HttpApi
 from ml_core.serve.log.key_register import check_outside_keys
 from ml_core.serve.log.log_keys import Pseudonyms
 from ml_core.serve.log.log_records import LogRecords
-from ml_core.serve.log.writer import LogWriter
+from ml_core.serve.log.writer import LogWriter, shipping_of
 from ml_core.serve.model.bundle import Bundle
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.model.scorer import Scorer
@@ -86,7 +86,8 @@ class Worker:
         self._shadow = shadow
         open_home(settings).remember()
         check_outside_keys(settings)
-        self.log = LogWriter(settings.log, self._is_strict, LogRecords(settings))
+        records = LogRecords(settings)
+        self.log = LogWriter(settings.log, self._is_strict, records, shipping_of(settings, records))
         recorder = Recorder(self.log, settings.log, Pseudonyms(settings.subject_key), keep_inputs=settings.log_inputs)
         self.inference = InferenceService(None, shadow=shadow, recorder=recorder)
         self.inference.answer_as(Responder(bento, {"home": "", "machine": settings.machine_name}))

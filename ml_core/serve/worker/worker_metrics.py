@@ -92,6 +92,10 @@ class WorkerMetrics:
     def _publish_log(self, log: WorkerLogReport) -> None:
         metrics.LOG_PENDING.set(log.pending)
         metrics.LOG_PROBLEM.set(1 if log.problem else 0)
+        if log.shipping is not None:
+            metrics.LOG_UNSHIPPED.set(log.shipping.unshipped)
+            metrics.LOG_UNSHIPPED_BYTES.set(log.shipping.bytes)
+            metrics.LOG_UNSHIPPED_AGE.set(log.shipping.oldest_s)
         for outcome, before in self._logged.items():
             now = getattr(log, outcome)
             metrics.LOG_ROWS.labels(outcome).inc(now - before)

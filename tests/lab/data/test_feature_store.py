@@ -191,10 +191,10 @@ def test_neither_log_nor_footers_hold_statistics(store, tmp_path):
 
 
 def test_a_table_of_older_software_loses_its_statistics_with_the_next_write(store, tmp_path):
-    from ml_core.lab.data.feature_store import _arrow_table
+    from ml_core.lab.data.stored_columns import as_stored
 
     path = tmp_path / "features" / "v1"
-    rows = _arrow_table(cohort(20), get_feature_version("v1"))
+    rows = as_stored(cohort(20), get_feature_version("v1"))
     write_deltalake(str(path), rows.append_column("surety_row", pa.array(range(20), pa.int64())))
     assert store.append("v1", cohort(5, seed=2)) == 2  # the properties are a version of their own
     assert store.append("v1", cohort(5, seed=2)) == 2

@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_core.lab.drift import current_stream
-from ml_core.lab.drift.current_stream import summarised_stream
 from ml_core.lab.drift.current_window import summarised
 from ml_core.lab.drift.detect import judged
 from ml_core.lab.drift.drift_rules import Limits
 from ml_core.lab.drift.reference_window import ReferenceWindow
-from tests.lab.drift.windows import COLUMNS, arrays, published
+from tests.lab.drift.windows import COLUMNS, arrays, published, summarised_stream
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = ("ks_mean_shift", "extended")
@@ -130,13 +129,14 @@ import numpy as np
 from ml_core.lab.drift.detect import judged
 from ml_core.lab.drift.reference_window import ReferenceWindow
 from ml_core.lab.drift.drift_rules import Limits
-from ml_core.lab.drift.current_stream import summarised_stream
+from ml_core.lab.batch.engines import InProcess
+from ml_core.lab.drift.drift_stream import summarised_table
 from ml_core.lab.drift.drift_table import DriftTable
 names = ["x0", "x1", "x2"]
 rng = np.random.default_rng(0)
 window = ReferenceWindow.of({n: rng.normal(size=10_000) for n in names}, names)
 file = DriftTable(Path(sys.argv[1]))
-reports = judged(window, summarised_stream(window, lambda: file.batches(names), extended=True), Limits(), "extended")
+reports = judged(window, summarised_table(window, file, InProcess(), extended=True)[0], Limits(), "extended")
 assert {r.state for r in reports} == {"ok"} and reports[0].n_current == file.rows
 print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
 """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import pickle
 
 import numpy as np
 
 from ml_core.features.columns import Column
+from ml_core.lab.drift.current_stream import SeenRows, near_medians
 from ml_core.lab.training.training_reference import reference_bytes
 
 COLUMNS = (
@@ -44,3 +46,16 @@ def content(raw: bytes) -> dict:
     """The arrays of an ``.npz``."""
     with np.load(io.BytesIO(raw), allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+def summarised_stream(window, pieces, *, extended):
+    """The summary of all rows, each piece of which another process has looked at."""
+    seen = SeenRows(window, extended=extended)
+    for rows in pieces():
+        one = SeenRows(window, extended=extended)
+        one.add(rows)
+        seen.include(pickle.loads(pickle.dumps(one)))
+    wanted = seen.medians_wanted()
+    for number, rows in enumerate(pieces() if wanted else ()):
+        seen.keep(near_medians(window, wanted, [rows], number))
+    return seen.summary()

@@ -22,6 +22,7 @@ from ml_core.serve.answering.envelope import InferenceResponse
 from ml_core.serve.answering.requests import PredictRequest
 from ml_core.serve.http.arrow_batches import answer_stream
 from ml_core.serve.http.arrow_messages import StreamLimits
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.model.loader import LoadedModel, ModelLoader
 from ml_core.serve.rollout import changes
 from tests.lab.journeys.test_recalibrate import weighing
@@ -112,7 +113,7 @@ def test_the_weighted_model_gives_the_same_bits_on_every_road(ward: Ward, tmp_pa
     logged = answers_in(ward.home.settings)[before:]
     assert len(logged) == 3 * ROWS
     assert {answer.lineage["guarantee"] for answer in logged} == {"weighted"}
-    replayed = list(Replayer(PastModels(ward.home.settings), ward.home.settings.log).run(logged))
+    replayed = list(Replayer(PastModels(ward.home.settings), place_of(ward.home.settings)).run(logged))
     assert {(one.state, one.max_difference) for one in replayed} == {("equal", 0.0)}
 
     # Else the roads would agree on the sets of the model that it was made of: the weight of a record counts.

@@ -123,7 +123,7 @@ def chain_anew(connection: sqlite3.Connection, file: LogFile, key: LogKey | None
     """Make digests and heads fit what the rows say, with that key, or with none."""
     connection.row_factory = sqlite3.Row
     lineages = {r["id"]: r["digest"] for r in connection.execute("SELECT id, digest FROM lineage")}
-    head, digests = genesis_head(file.day, file.worker, key), []
+    head, digests = genesis_head(file, key), []
     genesis = head.hex()
     for found in connection.execute("SELECT * FROM entry ORDER BY seq").fetchall():
         stored = dict(found)

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ml_core.base.journal import Journal
-from ml_core.lab.log_care import erasure
 from ml_core.lab.log_care.chain_check import verify_log
 from ml_core.lab.log_care.erasure import erase, erase_person, find
 from ml_core.lab.log_care.log_days import LogDay, log_days
@@ -357,7 +356,7 @@ def killed_at(settings, pseudonym: bytes, steps: int) -> None:
         return call
 
     os.fsync, os.replace, os.unlink = dying(os.fsync), dying(os.replace), dying(os.unlink)
-    erasure.erase_subjects, erasure.empty_wal = dying(erasure.erase_subjects), dying(erasure.empty_wal)
+    database.erase_subjects, database.settle_wholly = dying(database.erase_subjects), dying(database.settle_wholly)
     erase(settings, [pseudonym])
 
 

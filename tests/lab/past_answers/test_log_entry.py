@@ -9,6 +9,7 @@ import pytest
 from ml_core.base.errors import LogDamaged
 from ml_core.lab.past_answers.log_entry import find_entry, is_bulk_call
 from ml_core.serve.log.log_keys import LogKeys
+from ml_core.serve.log.log_places import place_of
 from tests.homes import bento_store
 from tests.lab.past_answers.logged import answers_in, erase, logging_to, nobodys_id
 from tests.serve.answering.builders import live_of, toy_records
@@ -33,7 +34,9 @@ def logged(home):
 
 
 def entry(home: Home, answer, entry_id: str = ""):
-    return find_entry(home.settings.log, answer.file, entry_id or answer.request_id, LogKeys.of(home.settings).all())
+    return find_entry(
+        place_of(home.settings), answer.file, entry_id or answer.request_id, LogKeys.of(home.settings).all()
+    )
 
 
 def change(home: Home, answer, statement: str) -> None:
@@ -58,14 +61,14 @@ def test_a_bulk_call_is_one_entry(home, logged):
     found = entry(home, row, row.batch_id)
     assert (found.position, found.segment_rows, found.digest_holds, found.chain_holds) == (6, 6, True, True)
     assert row.batch_id in found.segment
-    assert is_bulk_call(home.settings.log, row.file, row.batch_id)
-    assert not is_bulk_call(home.settings.log, row.file, logged[1].batch_id)
+    assert is_bulk_call(place_of(home.settings), row.file, row.batch_id)
+    assert not is_bulk_call(place_of(home.settings), row.file, logged[1].batch_id)
 
 
 def test_ids_and_files_that_are_not_there(home, logged):
     assert entry(home, logged[0], nobodys_id()) is None
-    assert find_entry(home.settings.log, "predictions-1999-01-01-w01.db", logged[0].request_id, {}) is None
-    assert not is_bulk_call(home.settings.log, "predictions-1999-01-01-w01.db", logged[1].batch_id)
+    assert find_entry(place_of(home.settings), "predictions-1999-01-01-w01.db", logged[0].request_id, {}) is None
+    assert not is_bulk_call(place_of(home.settings), "predictions-1999-01-01-w01.db", logged[1].batch_id)
 
 
 @pytest.mark.parametrize(

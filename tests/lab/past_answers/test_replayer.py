@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ml_core.lab.past_answers.past_models import PastModels
 from ml_core.lab.past_answers.replayer import Replayed, Replayer
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.running.runner import ConformalRunner
 from tests.homes import bento_store
@@ -68,7 +69,7 @@ def home(tmp_path):
 
 
 def replayed(home: Home, answers=None, **options) -> list[Replayed]:
-    replayer = Replayer(PastModels(home.settings), home.settings.log, **options)
+    replayer = Replayer(PastModels(home.settings), place_of(home.settings), **options)
     return list(replayer.run(answers_in(home.settings) if answers is None else answers))
 
 
@@ -133,7 +134,7 @@ def test_bits_do_not_depend_on_the_block(home, logged, block_rows):
 
 def test_no_more_than_a_block_is_read_ahead(home, logged):
     read = []
-    found = Replayer(PastModels(home.settings), home.settings.log, block_rows=8).run(
+    found = Replayer(PastModels(home.settings), place_of(home.settings), block_rows=8).run(
         read.append(a) or a for a in logged
     )
     next(found)
@@ -192,7 +193,7 @@ def test_a_row_that_breaks_the_model_now_costs_the_others_nothing(home, logged):
     models = PastModels(home.settings)
     model = models.find(logged[0].lineage)
     model.predictor.scorer = breaks_on_the_old()
-    found = list(Replayer(models, home.settings.log).run(logged))
+    found = list(Replayer(models, place_of(home.settings)).run(logged))
     for answer, one in zip(logged, found, strict=True):
         is_old = answer.input["age"] > 60
         assert one.state == ("different" if is_old else "equal")

@@ -25,6 +25,7 @@ from ml_core.serve.answering.shadow import Shadow
 from ml_core.serve.log.database import erase_subjects, open_for_change
 from ml_core.serve.log.log_files import log_files
 from ml_core.serve.log.log_keys import Pseudonyms
+from ml_core.serve.log.log_places import place_of
 from ml_core.serve.model.prediction_sets import ConformalCalibration
 from tests.lab.past_answers.logged import answers_in, logging_to
 from tests.serve.answering.builders import OutputRunner, ask, ask_all, live_model, live_of, numbers, opened, toy_records
@@ -153,7 +154,7 @@ def test_the_log_holds_cells_and_the_calibration_of_the_answers_own_cell(tmp_pat
         ranks = np.array(answer.p_values) * (np.array(facts["calibration_sizes"]) + 1)
         assert np.abs(ranks - np.round(ranks)).max() < 1e-9  # the monitor reads ranks out of p-values
         assert facts["guarantee"] == ("class_and_group" if record.get("sex") else "class_conditional")
-    replayed = list(Replayer(Models(), settings.log).run(logged))  # type: ignore[arg-type]
+    replayed = list(Replayer(Models(), place_of(settings)).run(logged))  # type: ignore[arg-type]
     assert {r.state for r in replayed} == {"equal"}
 
 
@@ -166,7 +167,7 @@ def test_a_logged_cell_that_was_changed_is_seen_by_a_replay(tmp_path: Path) -> N
     (answer,) = answers_in(settings)
     changed = replace(answer, groups={**(answer.groups or {}), "age_band": "below 50"})
     other = replace(answer, group_values={"sex": "female"})
-    found = list(Replayer(Models(), settings.log).run([changed, other]))  # type: ignore[arg-type]
+    found = list(Replayer(Models(), place_of(settings)).run([changed, other]))  # type: ignore[arg-type]
     assert found[0].differs == ("groups",)
     assert set(found[1].differs) >= {"groups", "calibration_id", "p_values"}
 

@@ -194,7 +194,7 @@ def entries(path: Path, key: LogKey | None = None) -> list[sqlite3.Row]:
 
 def check_chain(file: LogFile, rows: Sequence[sqlite3.Row], key: LogKey | None = None) -> None:
     """Every digest is that of its row, every head that of its commit, and the last row ends a commit."""
-    head, digests = genesis_head(file.day, file.worker, key), []
+    head, digests = genesis_head(file, key), []
     for number, stored_row in enumerate(rows, start=1):
         assert stored_row["seq"] == number
         if stored_row["answer"] != ERASED:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.postgres import Server, server
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +14,10 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was answered for is stored, unless the store fails."""
     monkeypatch.setattr("ml_core.serve.log.writer.STANDARD_WAIT_S", 10.0)
     monkeypatch.setattr("ml_core.serve.log.writer.STRICT_WAIT_S", 10.0)
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Server]:
+    """One database server for all tests of this folder."""
+    with server() as found:
+        yield found

@@ -83,7 +83,7 @@ def test_what_a_killed_command_left_of_a_request_that_never_was_is_removed_by_th
     asked = request_erasure(records, [ANNA], [ONE])
     draft = asked.path.with_name(f".{asked.path.name}.k1ll3d")
     draft.write_text(ANNA.hex())
-    with one_at_a_time(records.folder):
+    with one_at_a_time(records):
         assert (draft.exists(), pending_erasures(records)) == (False, [asked])
 
 

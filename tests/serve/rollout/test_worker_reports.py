@@ -15,9 +15,11 @@ from ml_core.serve.home.folder_home import FolderHeartbeats
 from ml_core.serve.rollout.rollout_state import RolloutState
 from ml_core.serve.rollout.worker_reports import (
     LOST_AFTER_S,
+    ShippingReport,
     WorkerLogReport,
     beating,
     clear_lost,
+    machines_of,
     read_reports,
     summed,
     write_worker_report,
@@ -64,6 +66,20 @@ def test_a_report_of_a_later_release_says_what_this_one_knows_of(tmp_path, heart
     mine = worker_report(1, NOW, slot_report(answers=3), log=log)
     (tmp_path / "s-api-1-1.json").write_bytes(of_a_later_release(mine))
     assert read_reports(heartbeats) == [mine]
+
+
+def test_a_machine_that_died_is_told_with_what_its_last_reports_called_unshipped():
+    def log(unshipped: int, at_risk: int) -> WorkerLogReport:
+        told = ShippingReport(shipped=9, unshipped=unshipped, at_risk=at_risk, bytes=1, oldest_s=0.1, problem=None)
+        counted = {"stored": 9, "lost": 0, "refused": 0, "unanswered": 0}
+        return WorkerLogReport(mode="standard", **counted, pending=2, problem=None, shipping=told)
+
+    reports = [worker_report(1, NOW, log=log(5, 30)), worker_report(2, NOW - 1, log=log(0, 12))]
+    (found,) = machines_of(reports, NOW + 600)
+    assert found["alive"] == 0
+    assert (found["unstored"], found["unshipped"], found["at_risk"]) == (4, 5, 42)
+    (without,) = machines_of([worker_report(1, NOW)], NOW)
+    assert (without["unshipped"], without["at_risk"]) == (0, 0)
 
 
 def test_an_order_with_a_field_that_is_not_known_is_refused(tmp_path):

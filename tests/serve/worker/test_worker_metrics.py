@@ -13,7 +13,7 @@ from ml_core.base.settings import Settings
 from ml_core.serve.answering.live import Live
 from ml_core.serve.log.labels import ImportedCounts
 from ml_core.serve.rollout.monitor_state import HealthFigure, ModelHealth, MonitorState, MonitorView, boot_id
-from ml_core.serve.rollout.worker_reports import WorkerLogReport
+from ml_core.serve.rollout.worker_reports import ShippingReport, WorkerLogReport
 from ml_core.serve.worker.rollout_follower import circuit_report
 from ml_core.serve.worker.worker_metrics import WorkerMetrics
 from tests.serve.answering.builders import BROKEN, as_version, ask, live_model, live_of, opened, worker_report
@@ -166,6 +166,23 @@ def test_answers_in_the_log_are_counted_once_by_what_became_of_them(publish):
         "stored": 45, "lost": 2, "refused": 0, "unanswered": 1,
     }  # fmt: skip
     assert (sample("surety_log_pending"), sample("surety_log_problem")) == (3, 1)
+
+
+def test_rows_that_wait_for_the_database_are_measured(publish):
+    def waiting() -> tuple[float, ...]:
+        names = ("unshipped", "unshipped_bytes", "unshipped_age_seconds")
+        return tuple(sample(f"surety_log_{name}") for name in names)
+
+    live = live_of(live_model(model=as_version("80")))
+    for unshipped, bytes_, oldest_s in ((7, 4_096, 2.5), (0, 0, 0.0)):
+        shipping = ShippingReport(
+            shipped=9, unshipped=unshipped, at_risk=9, bytes=bytes_, oldest_s=oldest_s, problem=None
+        )
+        log = WorkerLogReport(
+            mode="standard", stored=1, lost=0, refused=0, unanswered=0, pending=0, problem=None, shipping=shipping
+        )
+        publish(live, log=log)
+        assert waiting() == (unshipped, bytes_, oldest_s)
 
 
 def test_the_disk_of_the_home_and_a_held_canary_are_measured(publish, tmp_path):
