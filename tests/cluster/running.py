@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ __all__ = ["BODIES", "WORKERS", "Running", "key_place", "running"]
 WORKERS = 2
 """Of each machine."""
 BODIES = [{"features": record, "subject": f"patient-{i}"} for i, record in enumerate(RECORDS)]
+_LAG_S = 1.0
+"""That an answer of a running service may wait at most (p99)."""
 _FLAGS = {"log_mode": "standard", "shadow": True, "shadow_share": 1.0, "confidence_level": None}
 
 
@@ -88,8 +91,8 @@ class Running:
         """The last report of every worker, also of those that are no more."""
         return [r for r in read_reports(heartbeats(self.operator.settings)) if r.role == "api"]
 
-    def unshipped(self) -> int:
-        """Answers that are in no log but that of their machine.
+    def lag_s(self) -> float:
+        """How long the oldest answer has waited that is in no log but that of its machine.
 
         Raises
         ------
@@ -99,7 +102,16 @@ class Running:
         shipping = [r.log.shipping for r in self.reports() if r.log is not None and r.log.shipping is not None]
         if len(shipping) < sum(WORKERS for machine in self.machines if machine.host.is_there):
             raise ValueError("not all workers report")  # as they do not while the database is away
-        return sum(each.unshipped for each in shipping)
+        return max(each.oldest_s if each.unshipped else 0.0 for each in shipping)
+
+    def shipped(self, within_s: float = 120.0) -> float:
+        """Seconds until what had to wait is in the database."""
+        return until(lambda: self.lag_s() <= _LAG_S, within_s, "what had to wait is shipped")
+
+    def wholly_shipped(self) -> None:
+        """Wait until everything is in the database, as the reports that follow the last answer say."""
+        ended_at = time.monotonic()
+        until(lambda: min(r.beat_s for r in self.reports()) > ended_at and self.lag_s() == 0, 120, "all is shipped")
 
     def rows_of(self, request_ids: Iterable[str]) -> dict[str, int]:
         """How many rows the log in the database has of each answer."""

@@ -9,7 +9,6 @@ from tests.cluster.forms import Form
 from tests.cluster.running import Running
 from tests.faults.figures import record
 from tests.faults.load import answered, failed
-from tests.faults.place import until
 
 SHIPPED_WITHIN_S = 10.0
 STRICT_BACK_WITHIN_S = 5.0
@@ -29,9 +28,9 @@ def test_m1_in_standard_mode_nobody_notices_and_no_answer_is_missing_or_double(s
             if gone_s:
                 said = [machine.served.status() for machine in service.machines]
             database.start()
-            shipped_s[fault] = until(lambda: service.unshipped() == 0, 120, "all is shipped")
+            shipped_s[fault] = service.shipped()
         time.sleep(2)
-    until(lambda: service.unshipped() == 0, 60, "all is shipped")
+    service.wholly_shipped()
     rows = service.rows_of(s.request_id for s in load.seen)
     assert failed(load.seen) == []
     assert not any(s.flagged for s in load.seen)
@@ -57,7 +56,7 @@ def test_m1_in_strict_mode_no_answer_is_given_that_is_not_stored(service: Runnin
         database.start()
         back_at = time.monotonic()
         time.sleep(STRICT_BACK_WITHIN_S + 3)
-    until(lambda: service.unshipped() == 0, 60, "all is shipped")
+    service.wholly_shipped()
     rows = service.rows_of(s.request_id for s in answered(load.seen))
     refused = failed(load.seen)
     again_s = max(s.ended_s for s in refused) - back_at

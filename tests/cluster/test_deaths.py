@@ -31,7 +31,7 @@ def test_m3_a_machine_dies_with_its_disk(service: Running, form: Form, mode: str
             if r.machine == dying.name and r.log is not None and r.log.shipping is not None
         )
         time.sleep(4)
-    until(lambda: service.unshipped() == 0, 60, "all is shipped")
+    service.wholly_shipped()
     given = answered(load.seen)
     rows = service.rows_of(s.request_id for s in given)
     missing = [s for s in given if rows[s.request_id] == 0]
