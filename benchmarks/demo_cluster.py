@@ -204,7 +204,7 @@ async def _death(demo: Demo) -> None:
     machines = (await demo.status(demo.service.machines[1]))["home"]["machines"]
     seen = next(m for m in machines if m["machine"] == dying.name)
     demo.need(seen["alive"] == 0, "the others do not know that a machine has died")
-    demo.now.note = f"{dying.name} is gone; {seen['unstored']} answers were in no log"
+    demo.now.note = f"{dying.name} is gone; at most {seen['at_risk']} answers were on its disk alone"
 
 
 async def _replaced(demo: Demo) -> None:

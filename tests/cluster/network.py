@@ -105,6 +105,7 @@ class Network:
         self._clear()
         for side, base in self._base.items():
             _ip("link", "add", self._bridge(side), "type", "bridge")
+            _ip("link", "set", self._bridge(side), "address", _hardware(f"{base}.1"))
             _ip("address", "add", f"{base}.1/24", "dev", self._bridge(side))
             _ip("link", "set", self._bridge(side), "up")
         self.join(self.objects)
@@ -136,6 +137,12 @@ class Network:
             _ip("link", "set", outside, "master", self._bridge(side), "up")
             _ip("-n", made.name, "address", "add", f"{address}/24", "dev", inside)
             _ip("-n", made.name, "link", "set", inside, "up")
+        for address in (
+            self.back,
+            self.objects,
+        ):  # known, as behind a router: else a second may go by until it is asked for
+            neighbour = ("lladdr", _hardware(self.back), "dev", "ethb", "nud", "permanent")
+            _ip("-n", made.name, "neighbour", "replace", address, *neighbour)
         return made
 
     def end(self) -> None:
