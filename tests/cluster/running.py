@@ -154,6 +154,10 @@ class Running:
         until(lambda: len(self.reports()) == self.workers, 30, "all workers report")
         self._put_back()
         until(lambda: len(self.acting()) == 1, 30, "one monitor acts")
+        until(lambda: self._answering() == {m.name for m in self.machines}, 30, "the balancer asks all machines")
+
+    def _answering(self) -> set[str]:
+        return {seen.machine for seen in self.load(100, total=12, connections=12).run()}
 
     def _put_back(self) -> None:
         state = self.state()

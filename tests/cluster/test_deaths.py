@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import pytest
 
@@ -36,6 +37,7 @@ def test_m3_a_machine_dies_with_its_disk(service: Running, form: Form, mode: str
     rows = service.rows_of(s.request_id for s in given)
     missing = [s for s in given if rows[s.request_id] == 0]
     unanswered = failed(load.seen)
+    assert any(s.machine == dying.name for s in given)
     assert {s.machine for s in missing} <= {dying.name}
     assert max(rows.values()) == 1
     assert all(s.due_s > died_at - 2 for s in unanswered)  # what was under way there when it died
@@ -51,7 +53,8 @@ def test_m3_a_machine_dies_with_its_disk(service: Running, form: Form, mode: str
         "0 acknowledged answers are missing" if mode == "strict" else "at most what its last report called at risk is missing",
         {"rate": form.rate, "requests": len(load.seen), "answered_there": sum(s.machine == dying.name for s in given),
          "missing": len(missing), "at_risk": at_risk, "oldest_missing_s": round(age_s, 2),
-         "unanswered": len(unanswered), "slowest_unanswered_ms": percentile([s.latency_ms for s in unanswered], 1.0)},
+         "unanswered": len(unanswered), "unanswered_by_status": dict(Counter(str(s.status or s.error) for s in unanswered)),
+         "slowest_unanswered_ms": percentile([s.latency_ms for s in unanswered], 1.0)},
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def test_m10_what_one_machine_answered_is_labelled_audited_replayed_and_erased_e
         told = other.served.post("/labels", {"labels": [{"request_id": answer["request_id"], "label": 1}]}).json()
         assert told["accepted"] == 1, told
         audited = other.surety("audit", answer["request_id"])
-        assert audited["answer"]["probability"] == answer["probability"]
+        assert audited["answer"]["probabilities"] == answer["probabilities"]
         assert audited["lineage"]["served_by"]["machine"] == name
         assert audited["labels"]["label"] == 1
         assert other.surety("replay", answer["request_id"])["states"]["equal"] == 1
