@@ -168,6 +168,7 @@ class Cluster:
     ----------
     settings : environment variables that are the same on all machines
     headers : of every question to the service: the key of the tests
+    lost : names of machines that are no more
     """
 
     network: Network
@@ -177,6 +178,7 @@ class Cluster:
     settings: Mapping[str, str]
     headers: dict[str, str] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     _made: int = 0
 
     def machine(self, instead_of: Machine | None = None) -> Machine:
@@ -192,6 +194,7 @@ class Cluster:
             self.machines.append(made)
         else:
             self.machines[self.machines.index(instead_of)] = made
+            self.lost.append(instead_of.name)
         return made
 
     @contextmanager
