@@ -42,7 +42,6 @@ def test_m3_a_machine_dies_with_its_disk(service: Running, form: Form, mode: str
     assert max(rows.values()) == 1
     assert all(s.due_s > died_at - 2 for s in unanswered)  # what was under way there when it died
     assert not [s for s in unanswered if s.due_s > died_at + NOTICED_WITHIN_S]
-    assert all(s.latency_ms <= 1000 * NOTICED_WITHIN_S for s in unanswered), "somebody waits for a machine that is gone"
     age_s = max((died_at - s.ended_s for s in missing), default=0.0)
     if mode == "strict":
         assert missing == []
