@@ -175,7 +175,7 @@ security: $(READY) ## The security tests, and docs/security-figures.md from what
 	$(BIN)/python -m pytest tests/security
 	$(BIN)/python -m tests.security.document
 
-oracles: $(READY) ## Other people's tools that tests hold ours against, in folders of build/; slow tests make build/nannyml too
+oracles: $(READY) ## Other people's tools that tests hold ours against, in folders of build/; slow tests make a few more
 	$(BIN)/python -m tests.oracles
 
 floors: $(READY) ## The locks against requirements/floors.toml: no known hole, every file by hash, no index named
@@ -209,6 +209,9 @@ lock: ## Rewrite the hashed locks (needs a package index)
 	$(BIN)/uv pip compile requirements/learners.in -c requirements/dev.lock $(LOCK) -o requirements/learners.lock
 	$(BIN)/uv pip compile requirements/wandb.in -c requirements/dev.lock $(LOCK) -o requirements/wandb.lock
 	$(BIN)/uv pip compile requirements/nannyml.in $(LOCK) -o requirements/nannyml.lock
+	$(BIN)/uv pip compile requirements/triton.in $(LOCK) -o requirements/triton.lock
+	$(BIN)/uv pip compile requirements/kserve.in $(LOCK) -o requirements/kserve.lock
+	$(BIN)/uv pip compile requirements/mlserver.in $(LOCK) -o requirements/mlserver.lock
 	$(BIN)/uv pip compile requirements/cluster.in -c requirements/dev.lock $(LOCK) -o requirements/cluster.lock
 	$(BIN)/uv pip compile requirements/cluster-server.in $(LOCK) -o requirements/cluster-server.lock
 	$(BIN)/uv pip compile requirements/dask.in -c requirements/dev.lock $(LOCK) -o requirements/dask.lock

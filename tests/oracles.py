@@ -19,8 +19,9 @@ import pytest
 from ml_core.base.files import locked
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("oracles", "learners", "cluster", "cluster-server", "deploy", "wandb", "nannyml", "dask")
-"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; all but the last three by `make oracles` too."""
+OF_SLOW_TESTS = ("wandb", "nannyml", "dask", "kserve", "mlserver")
+NAMES = ("oracles", "learners", "cluster", "cluster-server", "deploy", "triton", *OF_SLOW_TESTS)
+"""Each is build/<name>, made from requirements/<name>.lock by the first test that needs it; all but those of slow tests by `make oracles` too."""
 
 ON_TOP = ("learners", "cluster", "wandb", "dask")
 """Libraries that tests import: only what is not in the environment of the tests is installed."""
@@ -113,4 +114,4 @@ def oracle(
 
 
 if __name__ == "__main__":
-    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[:-3])), 0))
+    sys.exit(next(filter(None, map(_problem, sys.argv[1:] or NAMES[: -len(OF_SLOW_TESTS)])), 0))

@@ -11,7 +11,8 @@ from ml_core.base.settings import Settings
 from ml_core.serve.features.record import RecordReader
 from ml_core.serve.features.versions import get_feature_version
 from ml_core.serve.http.handlers import API_VERSION
-from ml_core.serve.http.openapi import Schema, openapi_document
+from ml_core.serve.http.openapi import openapi_document
+from ml_core.serve.http.openapi_parts import Schema
 from ml_core.serve.http.replies import MESSAGE_OF_CODE, RETRY_AFTER_S, STATUS_OF_CODE
 from scripts.docs.markdown import anchor, cell, code, prose, table
 
@@ -36,7 +37,8 @@ def document() -> Schema:
     """The OpenAPI document of the example's model, with everything on."""
     record = RecordReader(get_feature_version("v1").columns).json_schema()
     rows = int(Settings.model_fields["max_batch_rows"].default)
-    return openapi_document(record, _EXAMPLE, (0, 1), rows, API_VERSION, keyed=True)
+    model = (str(Settings.model_fields["model_name"].default), "1")
+    return openapi_document(record, _EXAMPLE, (0, 1), rows, API_VERSION, keyed=True, model=model)
 
 
 def render() -> str:
@@ -62,9 +64,11 @@ def _key(operation: Mapping[str, Any]) -> str:
 def _route(name: str, operation: Mapping[str, Any]) -> Iterator[str]:
     yield f"### {name}\n"
     yield f"{operation['summary']}. {_key(operation) if operation.get('security') else 'Asks for no key.'}\n"
-    parameters = [_field(p["name"], p["schema"], told=p["description"]) for p in operation.get("parameters", [])]
-    if parameters:
-        yield table(("in the query string", "type", "required", "meaning"), parameters)
+    for place, told in (("path", "in the path"), ("query", "in the query string")):
+        given = [p for p in operation.get("parameters", []) if p["in"] == place]
+        if given:
+            fields = [_field(p["name"], p["schema"], required=p["required"], told=p["description"]) for p in given]
+            yield table((told, "type", "required", "meaning"), fields)
     content = operation.get("requestBody", {}).get("content", {})
     if content:
         yield table(("sends", "body"), [(code(kind), _type(body["schema"])) for kind, body in content.items()])

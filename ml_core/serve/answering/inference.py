@@ -167,7 +167,7 @@ class InferenceService:
         InvalidRecord
             ``on_error`` is ``reject`` and a record is bad; fields are named ``records[3].age``.
         ModelUnavailable, Overloaded, LogUnavailable
-            As :meth:`predict`.
+            As :meth:`predict`; also where no model of the version that is asked for answers any more.
         """
         live = self.ready()
         reader = live.champion.reader
@@ -181,7 +181,7 @@ class InferenceService:
         envelopes: list[InferenceResponse] = []
         if good:
             columns = await elsewhere(lambda: reader.arrays(list(good.values())))
-            slot = live.route(None, None)
+            slot = live.route(None, None) if request.version is None else live.named(request.version)
             answers = await self.ask_table(live, slot, columns, request.level, elsewhere)
             each = await elsewhere(lambda: self._each(answers, good, batch_id))
             if request.explain:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Literal
 
 from ml_core.base.arrays import BoolArray, FeatureMatrix, IntArray, Label, Probabilities
+from ml_core.base.errors import NotLoaded
 from ml_core.features.columns import Column, ColumnArrays, with_role
 from ml_core.serve.answering.fallback import FallbackStrategy
 from ml_core.serve.metrics import answer_counter
@@ -188,6 +189,30 @@ class Live:
             return "champion"
         chosen = takes_challenger(self.weight, self.challenger.model.tag, subject, client_request_id)
         return "challenger" if chosen else "champion"
+
+    def versions(self) -> list[str]:
+        """The versions that answer requests now: the champion's, and during a canary the challenger's."""
+        slots = [slot for slot, _ in self.models() if self.share(slot) > 0.0]
+        return list(dict.fromkeys(self.asked(slot).model.version for slot in ("champion", *slots)))
+
+    def slot_of(self, version: str) -> Slot | None:
+        """The slot in which that version answers requests now; None where it does not."""
+        slots: tuple[Slot, ...] = ("champion", "challenger")
+        found = (slot for slot in slots if slot == "champion" or self.share(slot) > 0.0)
+        return next((slot for slot in found if self.asked(slot).model.version == version), None)
+
+    def named(self, version: str) -> Slot:
+        """The same.
+
+        Raises
+        ------
+        NotLoaded
+            That version does not answer now.
+        """
+        slot = self.slot_of(version)
+        if slot is None:
+            raise NotLoaded(f"version {version} does not answer any more; {', '.join(self.versions())} does")
+        return slot
 
     def at(self, slot: Slot) -> LiveModel | None:
         """The model in that slot."""

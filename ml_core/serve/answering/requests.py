@@ -28,12 +28,14 @@ __all__ = [
     "OnError",
     "PredictRequest",
     "id_texts",
+    "level_of_text",
     "new_id",
     "new_ids",
     "parse_batch",
     "parse_json",
     "parse_on_error",
     "parse_predict",
+    "read_id",
 ]
 
 IdArray = npt.NDArray[np.uint8]
@@ -98,12 +100,13 @@ class BatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """Many records to answer, in one of those ways, explained or not."""
+    """Many records to answer, explained or not, by a model of that version or by whichever the rollout chooses."""
 
     records: list[object]
     on_error: OnError = "row"
     level: Decimal | None = None
     explain: bool = False
+    version: str | None = None
 
 
 _USUAL = BatchOptions()
@@ -229,7 +232,28 @@ def _fields(body: object, allowed: frozenset[str], required: str) -> Mapping[str
     return body
 
 
-def _read_id(name: str, value: object) -> str:
+def level_of_text(text: str) -> Decimal:
+    """The confidence level in a text, such as one from a query string.
+
+    Raises
+    ------
+    InvalidRequest
+        Not a number, or outside what a level may be.
+    """
+    try:
+        return level_from_json(parse_json(text.encode()))
+    except (NotJson, UnicodeEncodeError) as error:
+        raise InvalidRequest([FieldProblem("confidence_level", "must be a number")]) from error
+
+
+def read_id(name: str, value: object) -> str:
+    """A caller's own name for a request or a subject.
+
+    Raises
+    ------
+    InvalidRequest
+        No text, too long, or with control characters in it.
+    """
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InvalidRequest(
             [FieldProblem(name, f"must be text of 1 to {MAX_ID_LENGTH} characters, none of them a control character")]
@@ -246,7 +270,7 @@ def _read_flag(name: str, value: object) -> bool:
 _READERS: Mapping[str, Callable[[str, Any], Any] | None] = {
     "record": None,  # read once it is known which model is asked
     "level": lambda _, value: level_from_json(value),
-    "id": _read_id,
+    "id": read_id,
     "flag": _read_flag,
 }
 _PREDICT_READERS = tuple((f.name, f.attribute, f.default, _READERS[f.kind]) for f in PREDICT_FIELDS)

@@ -1,3 +1,3 @@
-"""HTTP: keys, admission, middleware, handlers, Arrow, OpenAPI, replies."""
+"""HTTP: keys, admission, middleware, handlers, Arrow, Open Inference Protocol, OpenAPI, replies."""
 
-__all__ = ["api_keys", "handlers", "json_logs", "middleware", "openapi", "replies"]
+__all__ = ["api_keys", "handlers", "json_logs", "middleware", "openapi", "openapi_parts", "replies"]

@@ -15,13 +15,14 @@ from typing import Any
 from ml_core.base.errors import HomeUnreachable, Overloaded
 from ml_core.base.settings import Settings
 from ml_core.serve.http.api_keys import ApiKey, KeyPlace, KeyRing, KeyRole
+from ml_core.serve.http.oip_paths import HEALTH_PATHS, MODEL_PATHS, SERVER
 from ml_core.serve.http.replies import Header, Refused, Reply
 from ml_core.serve.metrics import REFUSED
 from ml_core.serve.running.pool import BoundedPool
 
 __all__ = ["Access", "Admission", "Buffered", "CrossOrigin", "OPEN_TO_ALL", "PROBES", "ROLE_OF_ROUTE"]
 
-PROBES = frozenset({"/livez", "/readyz", "/healthz", "/health"})
+PROBES = frozenset({"/livez", "/readyz", "/healthz", "/health"}) | HEALTH_PATHS
 """The health probes: one word each."""
 
 OPEN_TO_ALL = PROBES | {"/"}
@@ -33,6 +34,8 @@ ROLE_OF_ROUTE: dict[str, KeyRole] = {
     "/labels": "label",
     "/metrics": "metrics",
     "/status": "admin",
+    SERVER: "predict",
+    **dict.fromkeys(MODEL_PATHS, "predict"),
 }
 """What a route asks of a key. A route that is not here answers any valid key: schemas, and 404."""
 
@@ -244,13 +247,16 @@ class Buffered:
 
 _PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, HEAD, POST"),
-    (b"access-control-allow-headers", b"authorization, content-encoding, content-type"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-encoding, content-type, inference-header-content-length",
+    ),
     (b"access-control-max-age", b"600"),
 )
 _SHOWN: tuple[Header, ...] = (
     (
         b"access-control-expose-headers",
-        b"retry-after, x-fallback-reason, x-model-hash, x-model-version, x-request-id",
+        b"inference-header-content-length, retry-after, x-fallback-reason, x-model-hash, x-model-version, x-request-id",
     ),
 )
 _VARY: Header = (b"vary", b"origin")

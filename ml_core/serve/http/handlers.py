@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from decimal import Decimal
 from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
-from ml_core.base.errors import FieldProblem, InvalidRequest, NotJson
+from ml_core.base.errors import FieldProblem, InvalidRequest
 from ml_core.base.settings import Settings
 from ml_core.serve import metrics
 from ml_core.serve.answering.envelope import BatchResponse, RowError
@@ -19,6 +17,7 @@ from ml_core.serve.answering.live import Live
 from ml_core.serve.answering.requests import (
     BatchOptions,
     BatchRequest,
+    level_of_text,
     parse_batch,
     parse_json,
     parse_on_error,
@@ -31,23 +30,19 @@ from ml_core.serve.http.access import PROBES, Access, Admission
 from ml_core.serve.http.arrow_reader import StreamLimits
 from ml_core.serve.http.landing_page import page_reply
 from ml_core.serve.http.middleware import BENTOML_PATHS, HttpRequest, Routes
-from ml_core.serve.http.replies import ARROW, JSON, Header, Refused, Reply, json_reply
+from ml_core.serve.http.oip_routes import OpenInference
+from ml_core.serve.http.record_batches import RECORD_BYTES, PackReply, RecordBatches
+from ml_core.serve.http.replies import ARROW, JSON, Header, Refused, Reply, json_reply, model_headers
 from ml_core.serve.http.traffic import Traffic, exposition
 from ml_core.serve.log.label_requests import parse_labels
 from ml_core.serve.log.label_tables import open_label_tables
 from ml_core.serve.log.labels import LabelCounts, LabelStore
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.reader import PredictionLog
-from ml_core.serve.model.prediction_sets import level_from_json
 
 __all__ = ["API_VERSION", "HttpApi", "WorkerStatus"]
 
 API_VERSION = "1"
-RECORD_BYTES = 65_536
-"""Largest body of ``/predict`` unless the model has so many columns that a record needs more, and largest batch that is
-parsed on the event loop: what takes a few milliseconds."""
-
-
 _MORE_THAN_RECORD = 4_096
 """Ids, level and subject beside the record, bytes."""
 
@@ -83,9 +78,10 @@ class HttpApi:
         self._labels = LabelStore(tables, PredictionLog.of(settings).known, key=LogRecords(settings).key)
         self._stream_limits = StreamLimits(settings.max_bulk_rows, settings.max_bulk_unpacked_bytes)
         self._record_bytes = min(RECORD_BYTES, settings.max_body_bytes)
-        self._headers: dict[str, tuple[Header, ...]] = {}
         self._documents: dict[str, dict[str, Any]] = {}
         self.admission = Admission(settings)
+        self._batches = RecordBatches(settings, inference, self.admission)
+        self._open_inference = OpenInference(settings, inference, self._batches, status.is_alive, API_VERSION)
         self.access = Access(settings)
         self._page = page_reply(settings.root_path)
         self.routes: Routes = {
@@ -100,6 +96,7 @@ class HttpApi:
             "/status": {"GET": self.status},
             "/docs.json": {"GET": self.docs},
             "/metrics": {"GET": self.exposition},
+            **self._open_inference.routes,
         }
         self.traffic = Traffic({*self.routes, *BENTOML_PATHS}, quiet={*PROBES, "/metrics"})
 
@@ -114,7 +111,7 @@ class HttpApi:
         with self.admission.request():
             answer = await self._inference.predict(parse_predict(parse_json(body)))
         lineage = answer.lineage
-        named = self._named(lineage.model_version, lineage.model_hash)
+        named = model_headers(lineage.model_version, lineage.model_hash)
         headers: tuple[Header, ...] = ((b"x-request-id", answer.request_id.encode()), *named)
         if answer.fallback_reason is not None:
             headers = (*headers, (b"x-fallback-reason", answer.fallback_reason.encode()))
@@ -128,16 +125,9 @@ class HttpApi:
         options = _query(request.query)
         body = await request.body(self._settings.max_body_bytes)
         parse = partial(_parsed_batch, body, self._settings.max_batch_rows, options)
-        if len(body) <= self._record_bytes:
-            with self.admission.request():
-                parsed = parse()
-                if len(parsed.records) <= self._settings.inline_rows:
-                    return self._batch_reply(await self._inference.predict_batch(parsed))
-            async with self.admission.batch() as elsewhere:
-                return await self._large_batch(parsed, elsewhere)
-        _refuse_nesting(body, self._settings.max_batch_rows)
-        async with self.admission.batch() as elsewhere:
-            return await self._large_batch(await elsewhere(parse), elsewhere)
+        if len(body) > self._record_bytes:
+            _refuse_nesting(body, self._settings.max_batch_rows)
+        return await self._batches.answer(body, parse)
 
     async def labels(self, request: HttpRequest) -> Reply:
         """``POST /labels``: what turned out to be true of earlier answers."""
@@ -211,7 +201,7 @@ class HttpApi:
                 on_error=options.on_error,
                 level=options.level,
             )
-        named = self._named(model.model.version, model.model_hash)
+        named = model_headers(model.model.version, model.model_hash)
         return Reply(200, reply, ARROW, ((b"x-request-id", batch_id.encode()), *named))
 
     def _largest_record(self) -> int:
@@ -219,28 +209,6 @@ class HttpApi:
         live = self._inference.live
         needed = 0 if live is None else live.champion.record_bytes
         return max(self._record_bytes, min(_MORE_THAN_RECORD + needed, self._settings.max_body_bytes))
-
-    async def _large_batch(
-        self, parsed: BatchRequest, elsewhere: Callable[[Callable[[], Any]], Awaitable[Any]]
-    ) -> Reply:
-        answer = await self._inference.predict_batch(parsed, elsewhere)
-        reply: Reply = await elsewhere(lambda: self._batch_reply(answer))
-        return reply
-
-    def _batch_reply(self, answer: BatchResponse) -> Reply:
-        headers: tuple[Header, ...] = ((b"x-request-id", answer.batch_id.encode()),)
-        first = next((row.lineage for row in answer.predictions if not isinstance(row, RowError)), None)
-        if first is not None:
-            headers = (*headers, *self._named(first.model_version, first.model_hash))
-        return json_reply(answer, headers)
-
-    def _named(self, version: str, model_hash: str) -> tuple[Header, ...]:
-        """The headers that name the model which a reply's lineage names."""
-        found = self._headers.get(model_hash)
-        if found is None:
-            found = ((b"x-model-version", version.encode()), (b"x-model-hash", model_hash.encode()))
-            self._headers[model_hash] = found
-        return found
 
     def _document(self, live: Live | None) -> dict[str, Any]:
         rows, keyed = self._settings.max_batch_rows, self.access.is_guarded
@@ -254,8 +222,16 @@ class HttpApi:
         if key not in self._documents:
             example = champion.model.predictor.bundle.golden[-1]["record"]
             schema = champion.reader.json_schema()
+            named = (champion.manifest.name, champion.model.version)
             document = openapi.openapi_document(
-                schema, example, champion.classes, rows, API_VERSION, keyed=keyed, server=server
+                schema,
+                example,
+                champion.classes,
+                rows,
+                API_VERSION,
+                keyed=keyed,
+                server=server,
+                model=named,
             )
             self._documents = {key: document}
         return self._documents[key]
@@ -265,8 +241,16 @@ def _plain(*, ok: bool) -> Reply:
     return Reply(200 if ok else 503, b"\n" if ok else b"unavailable\n", b"text/plain; charset=utf-8")
 
 
-def _parsed_batch(body: bytes, max_rows: int, options: BatchOptions) -> BatchRequest:
-    return parse_batch(parse_json(body), max_rows, options)
+def _parsed_batch(body: bytes, max_rows: int, options: BatchOptions) -> tuple[BatchRequest, PackReply]:
+    return parse_batch(parse_json(body), max_rows, options), _batch_reply
+
+
+def _batch_reply(answer: BatchResponse) -> Reply:
+    headers: tuple[Header, ...] = ((b"x-request-id", answer.batch_id.encode()),)
+    first = next((row.lineage for row in answer.predictions if not isinstance(row, RowError)), None)
+    if first is not None:
+        headers = (*headers, *model_headers(first.model_version, first.model_hash))
+    return json_reply(answer, headers)
 
 
 def _refuse_nesting(body: bytes, max_rows: int) -> None:
@@ -300,11 +284,4 @@ def _query(raw: bytes) -> BatchOptions:
     if twice:
         raise InvalidRequest([FieldProblem(name, "is given twice") for name in twice])
     on_error, level = given.get("on_error", ["row"])[0], given.get("confidence_level", [None])[0]
-    return BatchOptions(parse_on_error(on_error), None if level is None else _level(level))
-
-
-def _level(text: str) -> Decimal:
-    try:
-        return level_from_json(parse_json(text.encode()))
-    except NotJson as error:
-        raise InvalidRequest([FieldProblem("confidence_level", "must be a number")]) from error
+    return BatchOptions(parse_on_error(on_error), None if level is None else level_of_text(level))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from ml_core.serve.http.access import Access, Admission, Buffered, CrossOrigin
 from ml_core.serve.http.content_coding import Gunzip, unpacker
+from ml_core.serve.http.oip_paths import is_of_protocol, route_of
 from ml_core.serve.http.replies import CLOSE, ON_EVERY_REPLY, Header, Refused, Reply, headers_of, reply_to
 
 if TYPE_CHECKING:  # it registers metrics, which only a worker may have; this file is imported by BentoML's arbiter too
@@ -68,6 +69,8 @@ class HttpRequest:
         "content_coding",
         "content_length",
         "content_type",
+        "headers",
+        "path",
         "query",
         "unread",
     )
@@ -77,6 +80,8 @@ class HttpRequest:
         self._admission = admission
         self._buffered: Buffered | None = None
         self.caller: str | None = None  # name of the key that was shown
+        self.path: str = scope["path"]
+        self.headers: Sequence[Header] = scope["headers"]
         self.query: bytes = scope.get("query_string", b"")
         self.content_type = b""
         self.content_coding = b""
@@ -222,7 +227,7 @@ class SuretyMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         api = self._api()
-        end = api.traffic.begin(scope["path"])
+        end = api.traffic.begin(route_of(scope["path"]))
         status = 500
         request = HttpRequest(scope, receive, api.admission)
         reply: Reply | None = None
@@ -282,8 +287,9 @@ async def _answer(api: Api, scope: Scope, request: HttpRequest) -> Reply | None:
     """The reply to a request, None where it is BentoML's to answer."""
     path = scope["path"]
     try:
-        request.caller = api.access.admit(path, scope["headers"])
-        methods = api.routes.get(path)
+        route = route_of(path)
+        request.caller = api.access.admit(route, scope["headers"])
+        methods = api.routes.get(route)
         if methods is None and path in BENTOML_PATHS:
             return None
         method = scope["method"]
@@ -296,7 +302,7 @@ async def _answer(api: Api, scope: Scope, request: HttpRequest) -> Reply | None:
         request.unread = False
         return Reply(_CALLER_GONE, b"")
     except Exception as error:
-        reply = reply_to(error)
+        reply = reply_to(error, protocol=is_of_protocol(path))
         api.admission.refused(getattr(error, "code", "internal") if reply.status != 500 else "internal")
         if reply.status == 500:
             logger.exception("request.failed", extra={"path": path})

@@ -9,6 +9,9 @@ from ml_core.serve.answering.answers import REASONS
 from ml_core.serve.answering.live import ORIGINS
 from ml_core.serve.answering.request_fields import EXPLAIN_SCHEMA, LEVEL_SCHEMA, PREDICT_FIELDS
 from ml_core.serve.http.access import OPEN_TO_ALL, ROLE_OF_ROUTE
+from ml_core.serve.http.oip_document import protocol_paths, protocol_schemas
+from ml_core.serve.http.oip_paths import is_of_protocol
+from ml_core.serve.http.openapi_parts import Schema, error_responses, object_schema, reference
 from ml_core.serve.http.replies import ARROW, JSON, STATUS_OF_CODE
 from ml_core.serve.log.label_requests import OBSERVED_AT_PATTERN
 from ml_core.serve.log.labels import MOST_OF_ONE
@@ -17,8 +20,6 @@ from ml_core.serve.rollout.monitor_state import Validity
 from ml_core.serve.rollout.rollout_state import CircuitMode, Flags, Mode, Slot
 
 __all__ = ["ERROR", "HEALTH_STATES", "LINEAGE", "Schema", "answer_schema", "openapi_document"]
-
-Schema = dict[str, Any]
 
 HEALTH_STATES = ("ok", "degraded", "unavailable")
 
@@ -78,10 +79,6 @@ _COUNT: Schema = {"type": "integer", "minimum": 0}
 _SHARE: Schema = {"type": ["number", "null"], "description": "null: not enough calls to say."}
 
 
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "required": list(properties)}
-
-
 def _with_not_stored(**counts: Schema) -> Schema:
     """Counts of labels; those of labels that were not stored are there only where there were such."""
     not_stored = {
@@ -91,11 +88,11 @@ def _with_not_stored(**counts: Schema) -> Schema:
             "description": f"As conflict, and not stored: {MOST_OF_ONE} labels of that answer are kept.",
         },
     }
-    schema = _object(**counts)
+    schema = object_schema(**counts)
     return {**schema, "properties": {**counts, **not_stored}}
 
 
-_CIRCUIT = _object(
+_CIRCUIT = object_schema(
     state={"enum": ["closed", "open", "half_open"]},
     mode={"enum": list(get_args(CircuitMode))},
     reason={"type": ["string", "null"], "description": "Why it last opened."},
@@ -103,7 +100,7 @@ _CIRCUIT = _object(
     error_rate=_SHARE,
     p95_ms=_SHARE,
 )
-_MODEL = _object(
+_MODEL = object_schema(
     slot={"enum": list(get_args(Slot))},
     weight={**_NUMBER, "description": "Share of the traffic."},
     validity={"enum": list(get_args(Validity))},
@@ -122,7 +119,7 @@ _MODEL = _object(
     unavailable={"type": ["string", "null"], "description": "Why it is not asked at all."},
     circuit=_CIRCUIT,
 )
-_ROLLOUT = _object(
+_ROLLOUT = object_schema(
     generation=_COUNT,
     mode={"enum": list(get_args(Mode))},
     weight=_NUMBER,
@@ -136,13 +133,13 @@ _ROLLOUT = _object(
     changed_by={"type": ["string", "null"]},
     why={"type": ["string", "null"]},
 )
-_WORKERS = _object(
+_WORKERS = object_schema(
     expected={"type": "object", "additionalProperties": _COUNT},
     alive={"type": "object", "additionalProperties": _COUNT},
     missing_s={**_NUMBER, "description": "Seconds for which a process has been missing."},
     processes={
         "type": "array",
-        "items": _object(
+        "items": object_schema(
             role={"enum": ["api", "runner"]},
             index=_COUNT,
             pid=_COUNT,
@@ -158,7 +155,7 @@ _WORKERS = _object(
         ),
     },
 )
-_HOME = _object(
+_HOME = object_schema(
     name=_TEXT,
     machine={**_TEXT, "description": "The machine that tells this."},
     silence_s={
@@ -168,7 +165,7 @@ _HOME = _object(
     machines={
         "type": "array",
         "description": "Every machine of the home, by the last reports of its processes.",
-        "items": _object(
+        "items": object_schema(
             machine=_TEXT,
             alive={**_COUNT, "description": "Processes that report."},
             age_s={**_NUMBER, "description": "Seconds since the last report."},
@@ -179,7 +176,7 @@ _HOME = _object(
         ),
     },
 )
-_STATUS = _object(
+_STATUS = object_schema(
     ready={"type": "boolean"},
     health={"enum": list(HEALTH_STATES)},
     problem={"type": ["string", "null"], "description": "Why the rollout is not obeyed, or no model answers."},
@@ -189,7 +186,7 @@ _STATUS = _object(
     workers=_WORKERS,
     home=_HOME,
     monitor={"type": ["object", "null"], "description": "What the monitor has published; null: it never has."},
-    access=_object(
+    access=object_schema(
         guarded={"type": "boolean", "description": "Whether callers need keys."},
         keys=_COUNT,
         problem={"type": ["string", "null"], "description": "Why a changed file of keys is not obeyed."},
@@ -253,12 +250,12 @@ def _explanation(label: Schema) -> Schema:
     def or_null(schema: Schema) -> Schema:
         return {"anyOf": [schema, {"type": "null"}]}
 
-    contribution = _object(
+    contribution = object_schema(
         columns={"type": "array", "items": _TEXT, "minItems": 1},
         contribution={**_NUMBER, "description": "In the scale of the margin."},
         effect={"enum": list(EFFECTS), "description": "Its sign in a word. It says nothing of causes."},
     )
-    return _object(
+    return object_schema(
         label={**or_null(label), "description": "Whose margin it is: the second of two labels, else the predicted."},
         method={"enum": [*METHODS, None]},
         scale={"enum": [*SCALES, None], "description": "What margin and contributions are measured in."},
@@ -286,6 +283,7 @@ def openapi_document(
     *,
     keyed: bool = False,
     server: str = "/",
+    model: tuple[str, str] = ("model", "1"),
 ) -> Schema:
     """The whole document.
 
@@ -298,6 +296,7 @@ def openapi_document(
     version : shown as the version of the API
     keyed : whether callers need keys
     server : path of the service on its host, such as ``/surety`` behind a proxy
+    model : name and version of what is served
     """
     row_error = {
         "type": "object",
@@ -320,7 +319,7 @@ def openapi_document(
             "additionalProperties": False,
             "required": ["records"],
             "properties": {
-                "records": {"type": "array", "minItems": 1, "maxItems": max_rows, "items": _ref("Record")},
+                "records": {"type": "array", "minItems": 1, "maxItems": max_rows, "items": reference("Record")},
                 "on_error": {
                     "enum": ["row", "reject"],
                     "default": "row",
@@ -335,7 +334,7 @@ def openapi_document(
             "required": ["batch_id", "predictions"],
             "properties": {
                 "batch_id": _UUID,
-                "predictions": {"type": "array", "items": {"anyOf": [_ref("Answer"), _ref("RowError")]}},
+                "predictions": {"type": "array", "items": {"anyOf": [reference("Answer"), reference("RowError")]}},
             },
         },
         "LabelsRequest": {
@@ -352,8 +351,9 @@ def openapi_document(
             conflict={**_COUNT, "description": "Another label than before: the later one holds, both are kept."},
             unknown={**_COUNT, "description": "No answer of that id is known here; kept in case it turns up."},
         ),
-        "Health": _object(status={"enum": list(HEALTH_STATES)}),
+        "Health": object_schema(status={"enum": list(HEALTH_STATES)}),
         "Status": _STATUS,
+        **protocol_schemas(list(record.get("properties", {})), classes, max_rows, *model),
     }
     document = {
         "openapi": "3.1.0",
@@ -363,7 +363,7 @@ def openapi_document(
             "description": _DESCRIPTION,
         },
         "servers": [{"url": server}],
-        "paths": _paths(example),
+        "paths": _paths(example) | protocol_paths(*model, example),
         "components": {"schemas": schemas},
     }
     return _keyed(document) if keyed else document
@@ -379,7 +379,8 @@ def _keyed(document: Schema) -> Schema:
             role = ROLE_OF_ROUTE[path]
             operation["security"] = [{"key": []}]
             operation["description"] = f"Asks for a key with the role {role}."
-            operation["responses"].update(_errors(401, 403, 429))
+            schema = "ProtocolError" if is_of_protocol(path) else "Error"
+            operation["responses"].update(error_responses(401, 403, 429, schema=schema))
     return document
 
 
@@ -402,13 +403,13 @@ def _label_schema(classes: tuple[int | str, ...]) -> Schema:
 
 def _paths(example: Mapping[str, Any]) -> Schema:
     json_type, arrow_type = JSON.decode(), ARROW.decode()
-    predict_body = {"schema": _ref("PredictRequest"), "example": {"features": example}}
+    predict_body = {"schema": reference("PredictRequest"), "example": {"features": example}}
     batch_body = {
-        json_type: {"schema": _ref("BatchRequest"), "example": {"records": [example]}},
+        json_type: {"schema": reference("BatchRequest"), "example": {"records": [example]}},
         arrow_type: {"schema": {"type": "string", "format": "binary"}},
     }
     batch_reply = {
-        json_type: {"schema": _ref("BatchResponse")},
+        json_type: {"schema": reference("BatchResponse")},
         arrow_type: {"schema": {"type": "string", "format": "binary"}},
     }
     return {
@@ -442,7 +443,7 @@ def _paths(example: Mapping[str, Any]) -> Schema:
                 "summary": "Say what turned out to be true",
                 "tags": ["labels"],
                 "operationId": "labels",
-                "requestBody": {"required": True, "content": {json_type: {"schema": _ref("LabelsRequest")}}},
+                "requestBody": {"required": True, "content": {json_type: {"schema": reference("LabelsRequest")}}},
                 "responses": _responses("LabelCounts", *_LABEL_ERRORS),
             }
         },
@@ -471,29 +472,9 @@ def _plain(*errors: int) -> Schema:
     return {str(status): {"description": "As the status says", "content": content} for status in (200, *errors)}
 
 
-_MEANING = {
-    400: "not JSON, or no whole gzip stream",
-    401: "no key that is valid here",
-    403: "the key has another role",
-    408: "the body came too slowly",
-    413: "the body is too large",
-    415: "the body is of another type, or packed in another way than gzip",
-    422: "a field is wrong; `fields` names each one",
-    429: "too many requests are being answered; `Retry-After` says when to ask again",
-    500: "a fault here",
-    503: "it cannot be done for now; `Retry-After` says when to ask again",
-    504: "the model did not answer in time, and no fallback may",
-}
-
-
 def _responses(schema: str, *errors: int) -> Schema:
-    found: Schema = {"200": {"description": "Done", "content": {JSON.decode(): {"schema": _ref(schema)}}}}
-    return {**found, **_errors(*errors, schema="Health" if schema == "Health" else "Error")}
-
-
-def _errors(*statuses: int, schema: str = "Error") -> Schema:
-    content = {JSON.decode(): {"schema": _ref(schema)}}
-    return {str(status): {"description": _MEANING[status], "content": content} for status in statuses}
+    found: Schema = {"200": {"description": "Done", "content": {JSON.decode(): {"schema": reference(schema)}}}}
+    return {**found, **error_responses(*errors, schema="Health" if schema == "Health" else "Error")}
 
 
 def _query(name: str, schema: Schema) -> Schema:
@@ -501,7 +482,3 @@ def _query(name: str, schema: Schema) -> Schema:
 
 
 _OPTIONS = "For Arrow streams. A JSON batch says it in its body, which comes first."
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}

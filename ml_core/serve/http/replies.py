@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ __all__ = [
     "error_reply",
     "headers_of",
     "json_reply",
+    "model_headers",
     "reply_to",
 ]
 
@@ -113,24 +115,49 @@ def json_reply(value: Any, headers: tuple[Header, ...] = (), status: int = 200) 
     return Reply(status, orjson.dumps(value), JSON, headers)
 
 
+@lru_cache(maxsize=16)
+def model_headers(version: str, model_hash: str) -> tuple[Header, ...]:
+    """The headers that name the model which a reply's lineage names."""
+    return ((b"x-model-version", version.encode()), (b"x-model-hash", model_hash.encode()))
+
+
 def error_reply(
     code: str,
     message: str,
     fields: Iterable[FieldProblem] = (),
     headers: tuple[Header, ...] = (),
     retry_after_s: float | None = None,
+    *,
+    protocol: bool = False,
 ) -> Reply:
-    """The one error object of the contract, with the status of its code."""
-    status = STATUS_OF_CODE.get(code, 500)
-    error = {
-        "code": code,
-        "message": MESSAGE_OF_CODE.get(code, message),
-        "fields": [{"field": f.field, "problem": f.problem} for f in fields],
-    }
+    """The one error object of the contract, with the status of its code.
+
+    Parameters
+    ----------
+    protocol : in the form of the Open Inference Protocol: one text, and 400 where we have 422, which it does not know
+    """
+    status, told = STATUS_OF_CODE.get(code, 500), MESSAGE_OF_CODE.get(code, message)
+    error: Any
+    if protocol:
+        status, error = 400 if status == _UNPROCESSABLE else status, _in_one_text(told, tuple(fields))
+    else:
+        problems = [{"field": f.field, "problem": f.problem} for f in fields]
+        error = {"code": code, "message": told, "fields": problems}
     if status in _ASK_AGAIN:
         wait = RETRY_AFTER_S if retry_after_s is None else max(1, math.ceil(retry_after_s))
         headers = (*headers, (b"retry-after", b"%d" % wait))
     return json_reply({"error": error}, headers, status)
+
+
+_UNPROCESSABLE = 422
+_PROBLEMS_TOLD = 10
+
+
+def _in_one_text(message: str, fields: Sequence[FieldProblem]) -> str:
+    told = [f"{f.field}: {f.problem}" for f in fields[:_PROBLEMS_TOLD]]
+    if len(fields) > _PROBLEMS_TOLD:
+        told.append(f"and {len(fields) - _PROBLEMS_TOLD} more")
+    return "; ".join(told) or message
 
 
 def headers_of(reply: Reply, *, close: bool) -> list[Header]:
@@ -146,16 +173,22 @@ def headers_of(reply: Reply, *, close: bool) -> list[Header]:
     return headers
 
 
-def reply_to(error: Exception) -> Reply:
-    """The reply to an exception raised while answering. Internal ones say nothing of themselves."""
+def reply_to(error: Exception, *, protocol: bool = False) -> Reply:
+    """The reply to an exception raised while answering. Internal ones say nothing of themselves.
+
+    Parameters
+    ----------
+    protocol : in the form of the Open Inference Protocol
+    """
+    reply = partial(error_reply, protocol=protocol)
     if isinstance(error, Refused):
-        return error_reply(error.code, str(error), headers=error.headers, retry_after_s=error.retry_after_s)
+        return reply(error.code, str(error), headers=error.headers, retry_after_s=error.retry_after_s)
     if isinstance(error, NotJson):
-        return error_reply(error.code, str(error))
+        return reply(error.code, str(error))
     if isinstance(error, InvalidRecord):
-        return error_reply(error.code, f"{len(error.fields)} field(s) cannot be accepted", error.fields)
+        return reply(error.code, f"{len(error.fields)} field(s) cannot be accepted", error.fields)
     if isinstance(error, InvalidRequest):
-        return error_reply(error.code, "the request cannot be accepted", error.fields)
+        return reply(error.code, "the request cannot be accepted", error.fields)
     if isinstance(error, SuretyError) and error.code in STATUS_OF_CODE:
-        return error_reply(error.code, "", retry_after_s=getattr(error, "retry_after_s", None))
-    return error_reply("internal", "")
+        return reply(error.code, "", retry_after_s=getattr(error, "retry_after_s", None))
+    return reply("internal", "")
