@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 # Every command of a test would compile all modules anew, and pytest rewrite every assertion.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-rooms-1 test-rooms-2 test-rooms-3 test-processes build containerize container-test monitor drift-check demo-rollout reliability soak security oracles floors docs docs-check lock clean help
+.PHONY: setup repro data-pull data-check schema test-only test-lowest ct container-check push system-packages example serve train feature-pipeline validate promote import lint format typecheck test test-slow bench house quick quick-1 quick-2 quick-3 test-rooms test-rooms-1 test-rooms-2 test-rooms-3 test-processes test-cluster build containerize container-test monitor drift-check demo-rollout demo-lifecycle demo-cluster reliability soak security oracles floors docs docs-check lock clean help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -59,6 +59,9 @@ drift-check: $(READY) ## The live rows of MODEL against its reference
 
 demo-rollout: $(READY) ## Three minutes of load through every change and fault, with a live table
 	$(BIN)/python -m benchmarks.demo_rollout
+
+demo-cluster: $(READY) ## One service on three machines, live: import, canary, a cut, a death, rollback (two minutes, as root)
+	$(BIN)/python -m benchmarks.demo_cluster
 
 demo-lifecycle: $(READY) ## A model's whole life on real encounters: drift, alarms, retraining, recovery (six minutes)
 	test -f data/diabetes130.parquet || $(BIN)/surety data fetch
@@ -112,7 +115,7 @@ typecheck: $(READY) ## mypy, strict
 JOBS ?= 2
 IN_TURNS = $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 PROCESSES := tests/e2e tests/security tests/faults tests/benchmarks tests/deploy tests/test_dvc.py tests/test_workflows.py
-ROOMS_1 := tests/base tests/features tests/serve tests/scripts tests/test_import_rule.py tests/test_concepts.py tests/test_general_words.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
+ROOMS_1 := tests/base tests/features tests/serve tests/scripts tests/test_chance.py tests/test_import_rule.py tests/test_concepts.py tests/test_general_words.py tests/test_docs.py tests/test_figures.py tests/test_schemas.py
 ROOMS_2 := tests/cli tests/lab/data tests/lab/drift tests/lab/log_care tests/lab/past_answers
 ROOMS_3 := $(filter-out $(ROOMS_2),$(wildcard tests/lab/[a-z]*))
 PYTEST := $(BIN)/python -m pytest
@@ -125,10 +128,10 @@ quick-1 quick-2 quick-3: quick-%: # a third of quick each
 	$(PYTEST) -q -m "not slow and not e2e and not long" $(ROOMS_$*)
 
 test: $(READY) ## Lint, types and the tests of every change (ten minutes on two cores; JOBS=1: one after the other)
-	+@$(IN_TURNS) test-processes lint typecheck test-rooms-3 test-rooms-2 test-rooms-1
+	+@$(IN_TURNS) test-processes lint test-cluster typecheck test-rooms-3 test-rooms-2 test-rooms-1
 
 test-only: $(READY) ## The tests of every change, without lint and types
-	+@$(IN_TURNS) test-processes test-rooms-3 test-rooms-2 test-rooms-1
+	+@$(IN_TURNS) test-processes test-cluster test-rooms-3 test-rooms-2 test-rooms-1
 
 test-rooms: test-rooms-1 test-rooms-2 test-rooms-3 ## The half of the tests that runs without processes of its own
 
@@ -137,6 +140,9 @@ test-rooms-1 test-rooms-2 test-rooms-3: test-rooms-%: $(READY) # a third of it e
 
 test-processes: $(READY) ## The half of the tests that starts processes
 	$(PYTEST) -m "not slow" $(PROCESSES)
+
+test-cluster: $(READY) ## Faults of one service on three machines, which are network namespaces and need root; skipped without
+	$(if $(CI),$(if $(SUDO),$(SUDO) -E env PATH="$$PATH")) $(PYTEST) -m "not slow" tests/cluster
 
 schema: $(READY) ## Configurations, the data at hand and the OpenAPI document against their schemas
 	$(BIN)/python -m pytest tests/test_schemas.py
@@ -154,8 +160,8 @@ test-lowest: $(READY) ## The tests of every change on the oldest packages that p
 test-slow: $(READY) ## The statistical and fault suites
 	$(BIN)/python -m pytest -m slow --hypothesis-profile=explore
 
-reliability: $(READY) ## The fault suite, and docs/reliability.md from its figures
-	$(BIN)/python -m pytest tests/faults
+reliability: $(READY) ## The fault suites of one machine and of three, and docs/reliability.md from their figures
+	$(BIN)/python -m pytest -m slow tests/faults tests/cluster
 	$(BIN)/python -m tests.faults.document
 
 # On a real home only where one is named: anything else would train the example into it.
@@ -188,9 +194,10 @@ docs-check: $(READY) ## Are those parts current; then the site of docs/ into bui
 	$(BIN)/python -m scripts.docs --check
 	$(BIN)/mkdocs build --strict
 
-system-packages: ## Debian's packages that tests ask for, as root or by sudo: Prometheus with its checker, HAProxy
-	type promtool haproxy > /dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus haproxy; }
+DEBIAN := prometheus haproxy postgresql iproute2
+system-packages: ## Debian's packages that tests ask for, as root or by sudo
+	dpkg -s $(DEBIAN) > /dev/null 2>&1 || { $(SUDO) apt-get update -qq && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN); }
 SUDO = $(if $(filter-out 0,$(shell id -u)),sudo)
 
 lock: ## Rewrite the hashed locks (needs a package index)

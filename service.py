@@ -48,7 +48,7 @@ _SOURCES = (folder for folder in Path(__file__).resolve().parents if folder.name
 BENTO = next((src.parent for src in _SOURCES if (src.parent / "bento.yaml").is_file()), None)
 
 settings = load_settings()
-loader = ModelLoader(settings, BENTO)
+loader = ModelLoader(settings, BENTO, patience_s=0.5)  # workers report once a second, whatever a store does
 use_own_metrics_folder()
 
 # The methods below are documentation and what bentoml's own clients read from /schema.json. Over HTTP the

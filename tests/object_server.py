@@ -25,9 +25,11 @@ class Bucketeer:
     Attributes
     ----------
     url : of the server
+    pid : of its process, which a test may hold up
     """
 
     url: str
+    pid: int
 
     def __post_init__(self) -> None:
         self._numbers = count(1)
@@ -65,7 +67,7 @@ def object_server(listens_on: str = "127.0.0.1", port: int = 0, log: Path | None
         process = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT)
         try:
             _wait_for(url, process)
-            yield Bucketeer(url)
+            yield Bucketeer(url, process.pid)
         finally:
             process.terminate()
             process.wait(30)

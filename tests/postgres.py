@@ -95,6 +95,11 @@ class Server:
         files = (self.folder / "data" / "base" / str(row[0])).iterdir()
         return b"".join(path.read_bytes() for path in files)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not ended since."""
+        return (self.folder / "data" / "postmaster.pid").exists()
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self.run("pg_ctl", "-D", str(self.folder / "data"), "-l", str(self.folder / "log"), "-w", "-t", "60", "start")
@@ -168,7 +173,7 @@ def server(*, listens_on: str = "127.0.0.1", durable: bool = False, **more: str)
         try:
             yield found
         finally:
-            if (folder / "data" / "postmaster.pid").exists():
+            if found.is_running:
                 found.stop("immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

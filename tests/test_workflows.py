@@ -141,9 +141,9 @@ def test_jobs_secrets_and_variables_are_documented() -> None:
         assert row.endswith(f"| {job['timeout-minutes']} |"), row
 
 
-def test_every_test_of_a_change_is_in_one_of_the_halves() -> None:
-    halves = [make("-n", half).stdout for half in ("test-processes", "test-rooms")]
-    named = [name for half in halves for name in re.findall(r"tests/[\w/.]+", half)]
+def test_every_test_of_a_change_is_in_one_of_the_parts() -> None:
+    parts = [make("-n", part).stdout for part in ("test-processes", "test-cluster", "test-rooms")]
+    named = [name for part in parts for name in re.findall(r"\btests/[\w/.]+", part)]
     assert len(named) == len(set(named))
     tests = ROOT / "tests"
     tops = {path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")} - {"statistical"}  # slow as a whole

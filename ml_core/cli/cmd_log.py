@@ -145,7 +145,7 @@ def seal(before: datetime | None, settings: Settings, output: str) -> None:
     with progress("sealing", total=float(max(1, len(days)))) as advance:
         sealed = [seal_day(settings, day, advance) for day in days]
     if not days:
-        note("no day of the log is over" if settings.log.exists() else _no_log(settings))
+        note("no day of the log is over" if _has_log(settings) else _no_log(settings))
     emit([_sealed_row(day) for day in sealed], output)
     for line in (line for day in sealed for line in day.heads):
         note(json.dumps({"event": "log.head", **line}))  # as the service's own log has them
@@ -232,7 +232,7 @@ def prune(days: float | None, settings: Settings, output: str, *, unsealed: bool
     old = old_days(settings, kept, unsealed=unsealed)
     going = [day for day in old if day.state == "goes"]
     if not old:
-        note(f"no day is older than {kept:g} days" if settings.log.exists() else _no_log(settings))
+        note(f"no day is older than {kept:g} days" if _has_log(settings) else _no_log(settings))
     if dry_run:
         note("dry run: nothing was removed")
     elif going:
@@ -275,7 +275,7 @@ def erase_subject(subject: str, settings: Settings, output: str, *, dry_run: boo
     from ml_core.serve.log.log_keys import Pseudonyms
 
     names = _subjects(subject)
-    has_log = settings.log.exists()
+    has_log = _has_log(settings)
     if has_log:
         _check_key(settings)
     keys = Pseudonyms(settings.subject_key) if settings.subject_key.exists() else None
@@ -341,6 +341,13 @@ def _note_what_stays(old: Sequence[OldDay]) -> None:
         note(f"surety: a worker writes to {', '.join(busy)}: stop it, or try again later")
     if unsealed or busy:
         raise SystemExit(3)
+
+
+def _has_log(settings: Settings) -> bool:
+    """Whether the model has a log, on this machine or in the home's database."""
+    from ml_core.serve.log.log_places import place_of
+
+    return any(place_of(settings).files())
 
 
 def _no_log(settings: Settings) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -41,6 +41,23 @@ class Wanted:
     wait: float
     output: str
 
+    @cached_property
+    def state(self) -> RolloutState:
+        """What the change is decided on, read once; where somebody else changes it meanwhile, it is refused.
+
+        Raises
+        ------
+        NotLoaded
+            There is none yet.
+        """
+        from ml_core.base.errors import NotLoaded
+        from ml_core.serve.rollout.rollout_store import RolloutStore
+
+        found = RolloutStore(self.settings).read()
+        if found is None:
+            raise NotLoaded(f"nothing of {self.settings.model_name} is live yet: start the service first")
+        return found
+
     @property
     def loader(self) -> ModelLoader:
         """Finds the models that could be live."""
@@ -52,7 +69,9 @@ class Wanted:
         """Change the rollout, wait for the workers to obey, and print what is live then."""
         from ml_core.serve.rollout.rollout_store import RolloutStore
 
-        before, after = RolloutStore(self.settings).change(change, why=self.why, dry_run=self.dry_run)
+        before, after = RolloutStore(self.settings).change(
+            change, why=self.why, expected=self.state.generation, dry_run=self.dry_run
+        )
         if self.dry_run:
             note("dry run: nothing was changed")
             emit({"before": _shown(before), "after": _shown(after)}, self.output)
@@ -224,7 +243,7 @@ def roll_back(wanted: Wanted) -> None:
     """
     from ml_core.serve.rollout import changes
 
-    state = _state(wanted.settings)
+    state = wanted.state
     if state.mode != "off":
         problem = _looked_at(wanted, state.champion)
         if problem:  # a challenger is taken out all the same: workers that run have the champion loaded
@@ -270,19 +289,9 @@ def breaker(wanted: Wanted, order: str, slot: str) -> None:
     wanted.make(changes.circuit(slot, modes.get(order, "auto"), reset=order == "reset"))  # type: ignore[arg-type]  # click has checked it
 
 
-def _state(settings: Settings) -> RolloutState:
-    from ml_core.base.errors import NotLoaded
-    from ml_core.serve.rollout.rollout_store import RolloutStore
-
-    state = RolloutStore(settings).read()
-    if state is None:
-        raise NotLoaded(f"nothing of {settings.model_name} is live yet: start the service first")
-    return state
-
-
 def _chosen(wanted: Wanted, name: str | None) -> str:
     """The tag that was asked for, by itself or by its version; else the challenger, else the promoted model."""
-    state = _state(wanted.settings)
+    state = wanted.state
     if name is None:
         promoted = wanted.loader.promoted()
         name = state.challenger or (promoted.tag if promoted is not None and promoted.tag != state.champion else None)
@@ -293,7 +302,7 @@ def _chosen(wanted: Wanted, name: str | None) -> str:
 
 def _check_gated(wanted: Wanted, tag: str) -> str:
     """The full hash of TAG, whose gate says yes, or which an operator wants although the newest verdict is no."""
-    return wanted.loader.check_gated(tag, despite_no=tag in _state(wanted.settings).flags.despite_gate)
+    return wanted.loader.check_gated(tag, despite_no=tag in wanted.state.flags.despite_gate)
 
 
 def _check_watched(settings: Settings) -> None:
@@ -321,7 +330,7 @@ def _looked_at(wanted: Wanted, tag: str) -> str:
     """Why the model of that tag cannot answer, "" where it can: it is loaded here as a worker would."""
     from ml_core.base.errors import SuretyError
 
-    state = _state(wanted.settings)
+    state = wanted.state
     try:
         model = wanted.loader.load(tag, state.hashes.get(tag, ""), despite_no=tag in state.flags.despite_gate)
     except SuretyError as error:
@@ -354,7 +363,7 @@ def _check_contract(wanted: Wanted, tag: str, model_hash: str = "") -> tuple[flo
     from ml_core.serve.model.bundle import features_of_artefact
     from ml_core.serve.rollout.changes import Contract, check_same_contract
 
-    state = _state(wanted.settings)
+    state = wanted.state
     champion, _, files = wanted.loader.files(state.champion, state.hashes.get(state.champion, ""))
     challenger, found, others = wanted.loader.files(tag, model_hash)
     ours, theirs = features_of_artefact(champion, files), features_of_artefact(challenger, others)

@@ -235,3 +235,19 @@ def test_without_a_reserve_it_says_one_line(run, full_home, words):
     assert "No space left on device" in line
     assert "Traceback" not in told.err
     assert full_home.store.read() == before
+
+
+def test_a_change_decided_on_what_somebody_else_has_changed_meanwhile_is_refused(run, home, monkeypatch):
+    from ml_core.cli import cmd_rollout
+
+    check = cmd_rollout._check_contract
+
+    def checked_while_another_is_quicker(*arguments):
+        home.store.change(changes.shadow(home.v3), why="the other operator")
+        return check(*arguments)
+
+    monkeypatch.setattr(cmd_rollout, "_check_contract", checked_while_another_is_quicker)
+    told = run("rollout", "canary", "0.5", "v2")
+    assert (told.code, told.out) == (1, "")
+    assert "look again and repeat" in told.err
+    assert (home.store.read().why, home.store.read().challenger) == ("the other operator", home.v3)

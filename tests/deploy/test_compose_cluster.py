@@ -177,10 +177,11 @@ def test_balancer_is_the_one_for_two_colours_with_other_servers() -> None:
         return [
             line
             for line in found[found.index("defaults") :]
-            if re.match("mode|timeout|option|retr|http-check|balance", line)
+            if re.match("mode|timeout|option (?!srvtcpka)|retr|http-check|balance", line)
         ]
 
     assert defaults(lines) == defaults(colours)
+    assert "option srvtcpka" in lines  # a colour is on the same machine, and does not vanish without a word
     assert "bind :8080" in lines
     assert SERVICES["haproxy"]["ports"] == ["127.0.0.1:${SURETY_PORT:-3000}:8080"]
     (socket,) = (line for line in lines if line.startswith("stats socket"))

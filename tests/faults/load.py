@@ -2,7 +2,7 @@
 
     python -m tests.faults.load
 
-The first line of stdin is a JSON object: port, method, path, bodies (texts, sent in turn), headers, rate (per second),
+The first line of stdin is a JSON object: host, port, method, path, bodies (texts, sent in turn), headers, rate (per second),
 connections (most open at a time), total (requests; null: until stdin closes), timeout_s. The process prints "begun" with the
 first request. At the end it prints one JSON array per request. Times are of the system's monotonic clock, so other processes
 can compare them with their own.
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Self
 
@@ -36,7 +36,7 @@ class Seen:
     latency_ms : from ``due_s`` to the whole answer
     status : 0 if no answer came
     error : ``refused``, ``reset`` or ``timeout``; "" if an answer came
-    reason, slot, model_hash, request_id : of the envelope; "" if there was none
+    reason, slot, model_hash, request_id, machine : of the envelope; "" if there was none
     flagged : ``fallback_used`` of the envelope
     strict : whether the body was JSON of RFC 8259 with finite numbers only
     retry_after : seconds of that header; -1 without the header
@@ -55,6 +55,12 @@ class Seen:
     retry_after: int = -1
     probability: float = -1.0
     request_id: str = ""
+    machine: str = ""
+
+    @property
+    def ended_s(self) -> float:
+        """When the whole answer was there, monotonic."""
+        return self.due_s + self.latency_ms / 1000
 
 
 def answered(seen: Sequence[Seen]) -> list[Seen]:
@@ -89,13 +95,16 @@ class Load:
         connections: int = 64,
         method: str = "POST",
         timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        host, _, port = address.removeprefix("http://").rpartition(":")
         self._spec = {
-            "port": int(address.rsplit(":", 1)[1]),
+            "host": host,
+            "port": int(port),
             "method": method,
             "path": path,
             "bodies": [body if isinstance(body, str) else json.dumps(body) for body in bodies] or [""],
-            "headers": JSON_TYPE if method == "POST" else {},
+            "headers": {**(JSON_TYPE if method == "POST" else {}), **(headers or {})},
             "rate": rate,
             "connections": connections,
             "total": total,
@@ -207,7 +216,7 @@ class _Sender:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
-        head = f"{spec['method']} {spec['path']} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        head = f"{spec['method']} {spec['path']} HTTP/1.1\r\nHost: {spec['host']}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in spec["headers"].items())
         self._raw = [
             (f"{head}Content-Length: {len(body.encode())}\r\n\r\n" if body else f"{head}\r\n").encode() + body.encode()
@@ -261,7 +270,9 @@ class _Sender:
     async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._spec["port"])
+            _, connection = await loop.create_connection(
+                lambda: _Connection(self), self._spec["host"], self._spec["port"]
+            )
         except OSError:
             self._open -= 1
             if self._waiting:
@@ -301,6 +312,7 @@ def _read(request: Seen, headers: dict[str, str], body: bytes) -> None:
         request.slot = lineage["slot"]
         request.probability = answer["probability"]
         request.request_id = answer["request_id"]
+        request.machine = lineage["served_by"]["machine"]
         request.strict = request.strict and lineage["model_hash"] == request.model_hash
 
 

@@ -8,9 +8,9 @@ import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from tests.folder_files import heartbeats
 
 __all__ = [
     "MODEL",
+    "PROBE",
     "RECORD",
     "RECORDS",
     "FaultPlace",
@@ -51,7 +52,8 @@ RECORDS = [
 ]
 """Two hundred different records."""
 _WORKER = "_bentoml_impl.worker.service"
-_PROBE = Path(__file__).parent / "probe"
+PROBE = Path(__file__).parent / "probe"
+"""Put on PYTHONPATH, it breaks models of servers under test (probe/sitecustomize.py)."""
 
 
 class FaultPlace(Workplace):
@@ -114,7 +116,7 @@ class FaultPlace(Workplace):
         """A running server; its model can be broken while it runs."""
         if not self.fault_file.exists():
             self.break_model()
-        environment = {"PYTHONPATH": f"{_PROBE}:{ROOT}", "SURETY_TEST_FAULT": str(self.fault_file), **more}
+        environment = {"PYTHONPATH": f"{PROBE}:{ROOT}", "SURETY_TEST_FAULT": str(self.fault_file), **more}
         began = time.monotonic()
         processes: list[psutil.Process] = []
         try:
@@ -139,22 +141,24 @@ class Served:
     ----------
     pid : of BentoML's arbiter
     ready_s : how long it took to be ready
+    headers : of every question, such as a key
     """
 
     address: str
     pid: int
     log: Path
     ready_s: float
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def port(self) -> int:
         return int(self.address.rsplit(":", 1)[1])
 
     def get(self, path: str, timeout: float = 10.0) -> httpx.Response:
-        return httpx.get(self.address + path, timeout=timeout)
+        return httpx.get(self.address + path, timeout=timeout, headers=self.headers)
 
     def post(self, path: str, body: object, timeout: float = 30.0) -> httpx.Response:
-        return httpx.post(self.address + path, json=body, timeout=timeout)
+        return httpx.post(self.address + path, json=body, timeout=timeout, headers=self.headers)
 
     def predict(self, record: object = None) -> dict[str, Any]:
         """The envelope for one record."""

@@ -36,7 +36,7 @@ class Start(Document):
     Attributes
     ----------
     number : 0 for the beginning of the stage, then 1, 2, …; decides the start's part of the false-alarm budget
-    at_s : monotonic clock
+    at_s : monotonic clock of the monitor's machine
     counts : by guard, what had been counted by then: how often each value, as text because JSON keys are
     """
 
@@ -122,7 +122,7 @@ class Monitor:
         self, state: RolloutState, limits: GuardLimits, challenger: SlotReport, *, remember: bool
     ) -> tuple[GuardVerdict, ...]:
         counts = guard_counts(challenger, limits.classes)
-        memory = self._remembered(state.stage)
+        memory = self._remembered(state.stage, counts)
         if self._clock() - memory.starts[-1].at_s >= START_EVERY_S:
             begun = Start(number=memory.starts[-1].number + 1, at_s=self._clock(), counts=_as_text(counts))
             first, *later = memory.starts
@@ -131,14 +131,17 @@ class Monitor:
             self._home.documents.save(self._memory, memory, durable=False)
         return tuple(_strongest(guard, counts[guard], limits, memory.starts) for guard in GUARDS)
 
-    def _remembered(self, stage: int) -> Memory:
+    def _remembered(self, stage: int, counts: ValueCounts) -> Memory:
+        """What is known of the stage; a monitor on another machine may have told it, whose clock is another one."""
+        now = self._clock()
         try:
             memory = self._home.documents.load(self._memory, Memory)
         except ArtefactError:
             memory = None
-        if memory is None or memory.stage != stage or memory.starts[-1].at_s > self._clock():
-            return Memory(stage=stage, starts=(Start(number=0, at_s=self._clock()),))
-        return memory
+        if memory is None or memory.stage != stage or not _has_grown(counts, memory.starts[-1]):
+            return Memory(stage=stage, starts=(Start(number=0, at_s=now),))
+        *earlier, last = memory.starts
+        return Memory(stage=stage, starts=(*earlier, last.model_copy(update={"at_s": min(last.at_s, now)})))
 
     def _take_back(self, state: RolloutState, tripped: list[GuardVerdict]) -> str:
         why = "; ".join(
@@ -183,6 +186,11 @@ def _strongest(guard: str, counts: Mapping[float, int], limits: GuardLimits, sta
     if guard != "set_size" or found.observed is None:
         return found
     return replace(found, observed=found.observed * limits.classes, limit=limits.set_size)  # in labels, for people
+
+
+def _has_grown(counts: ValueCounts, start: Start) -> bool:
+    """Whether what was counted then still is: after a restart of the system, a folder of reports is empty."""
+    return all(sum(counts[guard].values()) >= sum(told.values()) for guard, told in start.counts.items())
 
 
 def _as_text(counts: ValueCounts) -> dict[str, dict[str, int]]:

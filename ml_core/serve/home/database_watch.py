@@ -32,7 +32,7 @@ _PROBE_S = 0.4
 _REACHED_S = 3.0
 _LOOK = (
     "SELECT w.name, d.generation, extract(epoch FROM clock_timestamp() - d.written_at)::float8, "
-    "CASE WHEN d.generation IS DISTINCT FROM w.known THEN d.content END "
+    "CASE WHEN d.generation IS DISTINCT FROM w.known THEN d.content END, extract(epoch FROM clock_timestamp())::float8 "
     "FROM unnest(%s::text[], %s::bigint[]) AS w(name, known) LEFT JOIN surety.document d ON d.name = w.name"
 )
 
@@ -52,6 +52,10 @@ class Watcher:
     Parameters
     ----------
     database : of the home
+
+    Attributes
+    ----------
+    clock_ahead_s : by how much this machine's time of day is ahead of the database's, as seen last
     """
 
     def __init__(self, database: HomeDatabase) -> None:
@@ -64,6 +68,7 @@ class Watcher:
         self._news = threading.Event()
         self._thread: threading.Thread | None = None
         self._problem = ""
+        self.clock_ahead_s = 0.0
 
     def glimpse(self, name: str) -> Glimpse:
         """What is known of a document. Only the first glimpse of a name asks the database."""
@@ -145,11 +150,13 @@ class Watcher:
                     pass
 
     def _look(self, connection: psycopg.Connection[Any], names: list[str]) -> None:
-        asked_at = time.monotonic()
+        asked_at, clock_s = time.monotonic(), time.time()
         generations = [0 if (known := self._known.get(name)) is None else known.generation for name in names]
         rows = connection.execute(_LOOK, (names, generations)).fetchall()
         now = time.monotonic()
-        for name, generation, age_s, content in rows:
+        if rows:
+            self.clock_ahead_s = clock_s + (now - asked_at) / 2 - rows[0][-1]
+        for name, generation, age_s, content, _ in rows:
             self._take(name, generation, None if age_s is None else now - age_s, content)
         self._seen_at = max(self._seen_at, asked_at)
 

@@ -43,6 +43,7 @@ class Home:
     documents, journal : of all models
     remember : from now on this process, a service, reads what its machine knew last while the home is away
     objects : large things, such as models; None where they lie in the home's folder
+    clock_ahead_s : by how much this machine's time of day is ahead of the home's; 0 where it has no clock of its own
     machine : name of this machine among those that have the home; "" where it is the only one
     api_keys : name of the document with the API keys of all machines; None where only a file can have them
     database : of the stores that have tables of their own, in this room and in ``serve/log``; None for a folder
@@ -53,6 +54,7 @@ class Home:
     heartbeats_of: Callable[[str], Heartbeats] = field(repr=False)
     seat_of: Callable[[str], Seat] = field(repr=False)
     close: Callable[[], None] = field(repr=False)
+    clock_ahead_s: Callable[[], float] = field(repr=False)
     remember: Callable[[], None] = field(repr=False, default=lambda: None)
     objects: Objects | None = None
     machine: str = ""
@@ -128,6 +130,7 @@ def _in_folder(folder: Path) -> Home:
         heartbeats_of=lambda model_name: FolderHeartbeats(folder / "workers" / model_name),
         seat_of=lambda name: FolderSeat(folder / f"{name}.lock", name),
         close=lambda: None,
+        clock_ahead_s=lambda: 0.0,
     )
 
 
@@ -163,6 +166,7 @@ def _on_database(settings: Settings) -> Home:
         heartbeats_of=heartbeats_of,
         seat_of=lambda name: DatabaseSeat(database, name, machine),
         close=close,
+        clock_ahead_s=lambda: watcher.clock_ahead_s,
         remember=remember,
         objects=objects_of(settings),
         machine=machine,

@@ -18,6 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from ml_core.base.errors import ArtefactError, ModelUnavailable, NotGated, NotLoaded, SuretyError
 from ml_core.base.settings import Settings
 from ml_core.serve.home.object_stores import objects_of
+from ml_core.serve.model.model_fetching import Fetches
 from ml_core.serve.model.promotion_record import GateReport, PromotionRecord, plain_promotion
 from ml_core.serve.model.vouching import Vouchers
 from ml_core.serve.trust.keys import trusted_keys
@@ -91,11 +92,13 @@ class ModelLoader:
     ----------
     settings : where promotion records and gate reports lie, and ``SURETY_MODEL``
     bento : the unpacked bento this code runs in, or None when it runs from a checkout
+    patience_s : longest wait for a model that must be fetched, as :class:`Fetches` has it; None: as long as it takes
     """
 
-    def __init__(self, settings: Settings, bento: Path | None = None) -> None:
+    def __init__(self, settings: Settings, bento: Path | None = None, patience_s: float | None = None) -> None:
         self._settings = settings
         self._bento = bento
+        self._fetches = Fetches(patience_s)
 
     def served_tag(self) -> str:
         """Tag of the model to serve: ``SURETY_MODEL``, else the promoted one, else the one the bento was built with.
@@ -418,7 +421,7 @@ class ModelLoader:
 
         record = self._vouchers.promotion() if not model_hash else None
         known = record.model_hash if record is not None and record.bento_tag == tag else model_hash
-        return fetch_model(objects, tag, known, self._settings)
+        return self._fetches.folder((tag, known), lambda: fetch_model(objects, tag, known, self._settings))
 
 
 class _NoScorer:

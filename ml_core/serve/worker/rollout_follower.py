@@ -93,6 +93,7 @@ def _shipping_report(counts: ShippingCounts) -> ShippingReport:
 HOME_SILENCE_S = 15.0
 """Time without the home after which the champion answers a canary's share, since nobody can take the canary back."""
 _SAY_HOME_AWAY_S = 3.0
+_SAY_CLOCK_S = 5.0
 _NAME_EVERY_S = 5.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.25, 60.0  # first soon: an isolated runner may only need a moment to load it
 
@@ -194,6 +195,10 @@ class RolloutFollower:
         if (silence := self._store.silence_s) > _SAY_HOME_AWAY_S:
             known = "never since the start" if math.isinf(silence) else f"for {silence:.0f} s"
             found.append(f"the home has not been reached {known}: what was last known of the rollout holds")
+        if abs(ahead := self._home.clock_ahead_s()) > _SAY_CLOCK_S:
+            which = "ahead of" if ahead > 0 else "behind"
+            off = f"the clock of this machine is {abs(ahead):.0f} s {which} the home's"
+            found.append(f"{off}, and so are the times of its answers")
         shipping = None if self._log is None else self._log.counts.shipping
         if shipping is not None and shipping.problem:
             found.append(

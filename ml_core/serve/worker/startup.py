@@ -18,11 +18,13 @@ import yaml
 
 from ml_core.base.errors import SuretyError
 from ml_core.base.settings import Settings
+from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.model.model_home import home_folder, place
 from ml_core.serve.model.vouching import sign_old_home
 from ml_core.serve.rollout import changes
 from ml_core.serve.rollout.rollout_store import RolloutStore
+from ml_core.serve.rollout.worker_reports import beating, read_reports
 
 __all__ = [
     "command_of",
@@ -79,8 +81,9 @@ def keep_full_hashes(settings: Settings, loader: ModelLoader) -> None:
 def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
     """Make the promoted model the champion where its record is newer than the one the rollout knows.
 
-    Workers that come later follow the rollout alone, so that all of one server answer with the same model. Nothing
-    here keeps a server from starting: what cannot be taken up is said and left.
+    Workers that come later follow the rollout alone, so that all of one server answer with the same model. Where other
+    machines serve already, nothing is taken up: one that is added or moved must change nothing for all of them.
+    Nothing here keeps a server from starting: what cannot be taken up is said and left.
     """
     store = RolloutStore(settings)
     try:
@@ -90,11 +93,23 @@ def take_up_promotion(settings: Settings, loader: ModelLoader) -> None:
         promoted = loader.promoted()
         if promoted is None or promoted.promoted_at in ("", state.promotion_seen):
             return
+        if _others_serve(settings):
+            logger.warning(
+                "promotion.waits", extra={"tag": promoted.tag, "reason": "`surety rollout full` takes it up"}
+            )
+            return
         model_hash = loader.check_gated(promoted.tag, promoted.model_hash)
         change = changes.promoted(promoted.tag, promoted.promoted_at, model_hash)
         store.change(change, by="service", why="a newer promotion was found at start")
     except (SuretyError, OSError) as error:
         logger.warning("promotion.not_taken_up", extra={"reason": str(error)})
+
+
+def _others_serve(settings: Settings) -> bool:
+    """Whether processes of the model report from other machines of the home."""
+    home = open_home(settings)
+    reports = read_reports(home.heartbeats(settings.model_name)) if home.machine else []
+    return any(report.machine != home.machine for report in beating(reports))
 
 
 def say_what_is_not_traced() -> None:

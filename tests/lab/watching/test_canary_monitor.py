@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,34 @@ def test_starts_are_bounded_and_their_parts_of_the_budget_too(place: Place) -> N
     assert memory.count('"number"') == MOST_STARTS + 1
     parts = [0.5] + [0.5 / (j * (j + 1)) for j in range(1, 10_000)]
     assert sum(parts) <= 1.0
+
+
+def starts(place: Place) -> list[int]:
+    memory = json.loads((place.settings.monitor / "risk.json").read_text())
+    return [start["number"] for start in memory["starts"]]
+
+
+@pytest.mark.parametrize("clock_s", [5.0, 1e9])
+def test_a_monitor_on_another_machine_goes_on_with_the_starts_of_the_one_before(place: Place, clock_s: float) -> None:
+    for n in range(3):
+        place.workers(fine(100 + n))
+        place.clock.advance(START_EVERY_S)
+        place.monitor.look()
+    before = starts(place)
+    other = Monitor(place.settings, FakeClock(clock_s))
+    other.look()
+    other.look()
+    assert starts(place)[: len(before)] == before == [0, 1, 2]
+
+
+def test_after_a_restart_of_the_system_the_guards_begin_anew(place: Place) -> None:
+    for n in range(3):
+        place.workers(fine(100 + n))
+        place.clock.advance(START_EVERY_S)
+        place.monitor.look()
+    place.workers(fine(1))
+    Monitor(place.settings, FakeClock(5.0)).look()
+    assert starts(place) == [0]
 
 
 def test_looking_without_acting_changes_nothing(place: Place) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from ml_core.serve.home.homes import open_home
+from ml_core.serve.model.loader import ModelLoader
 from ml_core.serve.rollout import changes
+from ml_core.serve.rollout.worker_reports import clear_lost, read_reports
+from ml_core.serve.worker.startup import take_up_promotion
 from ml_core.serve.worker.status import ServiceStatus
 from tests.homes import bento_store
 from tests.postgres import Server, server
@@ -127,3 +130,17 @@ def test_a_worker_that_starts_while_the_database_is_away_answers_once_it_is_back
     soon(lambda: worker.look(retry=True).service.live is not None)
     assert worker.tags() == {"champion": here.v1}
     open_home(cut_off).close()
+
+
+def test_a_machine_that_starts_takes_up_a_promotion_only_where_no_other_serves(homes: tuple[Home, Home]) -> None:
+    here, there = homes
+    worker_of(here).look()
+    here.promote(here.v2, "2026-02-02T00:00:00Z")
+    loader = ModelLoader(there.settings)
+    soon(lambda: len(read_reports(open_home(there.settings).heartbeats(there.settings.model_name))) == 1)
+    take_up_promotion(there.settings, loader)
+    assert there.store.read().champion == here.v1
+    for report in read_reports(open_home(here.settings).heartbeats(here.settings.model_name)):
+        clear_lost(open_home(there.settings).heartbeats(there.settings.model_name), [report], 0, report.beat_s + 90_000)
+    take_up_promotion(there.settings, loader)
+    assert there.store.read().champion == here.v2
