@@ -14,9 +14,6 @@ from tests.faults.figures import record
 from tests.faults.place import RECORD, until
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the planner's statistics may hold a caller's own name for a request after ANALYZE"
-)
 def test_m10_what_one_machine_answered_is_labelled_audited_replayed_and_erased_elsewhere(
     service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ class ShippedTables:
     copy : takes entries in, with day, number of the file, and number of the lineage first
     types : of what ``copy`` takes
     erase : erases entries, up to the condition
+    uncounted : keeps what can be erased out of the planner's statistics, which nobody erases; of an ALTER TABLE
     """
 
     def __init__(self, layout: LogLayout) -> None:
@@ -49,6 +50,7 @@ class ShippedTables:
         self.types = ["date", "int8", "int8", *(_type(each) for each in self.columns if each.name != "lineage")]
         erased = [each for each in self.columns if each.left != "keep"]
         lost = ", ".join(f'"{each.name}" = {_left(each)}' for each in erased)
+        self.uncounted = ", ".join(f'ALTER COLUMN "{each.name}" SET STATISTICS 0' for each in erased)
         self.erase = f"UPDATE log_entry SET {lost} WHERE"  # noqa: S608 - names of ours
         last = max(each.since for each in self.columns)
         steps = {1: list(self._first())}
@@ -62,6 +64,7 @@ class ShippedTables:
         yield "CREATE TABLE log_day(day date PRIMARY KEY, is_sealed boolean NOT NULL)"
         yield f"CREATE TABLE log_client({', '.join(_CLIENT)})"
         yield "CREATE INDEX log_client_day ON log_client(day)"
+        yield "ALTER TABLE log_client ALTER COLUMN client SET STATISTICS 0"
         first = [each for each in self.columns if each.since <= _FIRST]
         own = ["day date NOT NULL", "file bigint NOT NULL", *map(_column, first), "PRIMARY KEY(day, file, seq)"]
         yield f"CREATE TABLE log_entry({', '.join(own)}) PARTITION BY LIST(day)"
@@ -105,6 +108,7 @@ def make_partition(database: HomeDatabase, schema: str, day: str) -> None:
     with database.transaction(schema, lock="log partitions") as connection:
         if connection.execute("SELECT to_regclass(%s)", (name,)).fetchone() == (None,):
             connection.execute(f"CREATE TABLE {name}(LIKE log_entry INCLUDING ALL)")
+            connection.execute(f"ALTER TABLE {name} {shipped_tables().uncounted}")
             connection.execute(f"ALTER TABLE log_entry ATTACH PARTITION {name} FOR VALUES IN ('{day}')")
 
 

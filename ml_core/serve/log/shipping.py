@@ -227,6 +227,7 @@ class Shipping:
         try:
             while spool.shipped < log.seq and self._ship_some(spool):
                 log.shipped = spool.shipped
+            log.shipped = spool.shipped  # all of it may have been there before this process
         except SpoolForked as forked:
             assert self._spooler is not None
             self._spooler.leave(log)

@@ -242,3 +242,15 @@ def killed_at(folder: Path, url: str, *, line: int, n: int, rows: int = 30, day_
     )
     assert done.returncode in {0, -9}, done.stderr
     return {bytes.fromhex(text) for text in done.stdout.split()}
+
+
+def test_a_worker_that_follows_one_whose_rows_all_arrived_says_that_nothing_waits(
+    tmp_path: Path, database: HomeDatabase
+) -> None:
+    place = database_url(database)
+    acknowledged = killed_at(tmp_path, place, line=10**5, n=0, rows=10)  # so many lines there are not: all arrives
+    assert set(shipped_ids(database)) == acknowledged
+    assert len(log_files(tmp_path)) == 1, "the last row stays, for the chain"
+    with shipping_writer(tmp_path, database) as writer:
+        until(lambda: writer.spool is not None, "to go on in that spool")
+        until_shipped(writer)
