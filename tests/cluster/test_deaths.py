@@ -40,7 +40,8 @@ def test_m3_a_machine_dies_with_its_disk(service: Running, form: Form, mode: str
     assert any(s.machine == dying.name for s in given)
     assert {s.machine for s in missing} <= {dying.name}
     assert max(rows.values()) == 1
-    assert all(s.due_s > died_at - 2 for s in unanswered)  # what was under way there when it died
+    # What was under way there when it died; strict mode refuses, and so loses nothing, where a busy disk is too slow.
+    assert all(s.due_s > died_at - 2 or (mode == "strict" and s.status == 503) for s in unanswered)
     assert not [s for s in unanswered if s.due_s > died_at + NOTICED_WITHIN_S]
     age_s = max((died_at - s.ended_s for s in missing), default=0.0)
     if mode == "strict":

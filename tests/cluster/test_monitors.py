@@ -89,7 +89,9 @@ def _gap(service: Running, published: Publications, fault: Callable[[Running, Ma
     (acting,) = service.acting()
     began = time.monotonic()
     fault(service, acting)
-    until(lambda: sum(at > time.monotonic() - 4 for at in published.at) >= 3, 60, "a monitor publishes again")
+    until(
+        lambda: sum(at > max(began, time.monotonic() - 4) for at in published.at) >= 3, 60, "a monitor publishes again"
+    )
     gap = published.gap_s(began)
     acting.host.heal()
     if not acting.is_running("monitor"):
