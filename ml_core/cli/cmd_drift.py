@@ -165,7 +165,7 @@ def _asked(
 ) -> tuple[DriftConfig, FeatureVersion | None, int, DataConfig | None]:
     """Limits, feature version, seed, form of files: from the command line, else from the YAML, else the defaults."""
     from ml_core.lab.config import DriftConfig, load_config
-    from ml_core.serve.features.table_versions import column_tables, kept_version
+    from ml_core.lab.data.kept_tables import column_tables, kept_version
 
     config = None if config_path is None else load_config(config_path)
     limits = DriftConfig() if config is None else config.drift

@@ -10,6 +10,7 @@ __all__ = [
     "feature_store",
     "frames",
     "giveaways",
+    "kept_tables",
     "people",
     "raw_tables",
     "schemas",

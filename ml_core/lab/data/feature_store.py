@@ -36,10 +36,10 @@ from ml_core.base.files import FileLock, locked, write_whole
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
 from ml_core.lab.data.frames import to_arrays
+from ml_core.lab.data.kept_tables import column_tables, keep_table, kept_version
 from ml_core.lab.data.people import group_of
 from ml_core.lab.data.stored_columns import alike, arrow_type, as_stored, beside_in
 from ml_core.lab.data.table_files import TableFiles
-from ml_core.serve.features.table_versions import column_tables, keep_table, kept_version
 from ml_core.serve.features.versions import FeatureVersion
 from ml_core.serve.home.object_stores import open_objects
 from ml_core.serve.home.stores import Objects

@@ -10,9 +10,9 @@ from ml_core.base.clock import utc_text
 from ml_core.base.errors import UnknownFeatureVersion
 from ml_core.base.settings import Settings
 from ml_core.features.columns import Column
+from ml_core.lab.data.kept_tables import column_tables, kept_version
 from ml_core.lab.past_answers.past_models import NoModel, PastModels
 from ml_core.lab.past_answers.replayer import Replayed, Replayer, ReplayState
-from ml_core.serve.features.table_versions import column_tables, kept_version
 from ml_core.serve.log.log_places import place_of
 from ml_core.serve.log.logged_answers import ErasedAnswer, LoggedAnswer
 from ml_core.serve.log.reader import PredictionLog

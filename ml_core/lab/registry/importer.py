@@ -10,8 +10,9 @@ from typing import Any
 from ml_core.base.errors import ArtefactError, RegistryError
 from ml_core.base.files import locked
 from ml_core.base.settings import Settings
+from ml_core.lab.data.kept_tables import column_tables, keep_table
 from ml_core.lab.registry.model_registry import ModelRegistry, RegisteredVersion, bundle_in, quiet_environment
-from ml_core.serve.features.table_versions import COLUMNS_FILE, column_tables, keep_table
+from ml_core.serve.features.table_versions import COLUMNS_FILE
 from ml_core.serve.home.homes import open_home
 from ml_core.serve.model.bundle import copy_verified, features_of_artefact, verify_folder
 from ml_core.serve.model.loader import BUNDLE_IN_BENTO_MODEL, ModelLoader

@@ -8,31 +8,22 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import orjson
 
 import ml_core.serve.features.standard
-from ml_core.base.errors import ArtefactError, ConfigError, UnknownFeatureVersion
-from ml_core.base.settings import Settings
+from ml_core.base.errors import ArtefactError, ConfigError
 from ml_core.features.columns import Column, table_hash
 from ml_core.serve.features.column_table import one_spelling, parse_columns, table_bytes
 from ml_core.serve.features.matrix_sources import Sources, declared_sources, standard_sources
 from ml_core.serve.features.standard import StandardTransform, standard_fault, with_transforms
-from ml_core.serve.features.versions import FeatureVersion, get_feature_version, register_version, transform_version
-from ml_core.serve.home.object_stores import FolderObjects, objects_of
-
-if TYPE_CHECKING:
-    from ml_core.serve.home.stores import Objects
+from ml_core.serve.features.versions import FeatureVersion, register_version, transform_version
 
 __all__ = [
     "COLUMNS_FILE",
     "STANDARD",
-    "column_tables",
-    "keep_table",
-    "kept_version",
+    "TABLE_NAME",
     "table_version",
     "version_of_bytes",
 ]
@@ -43,9 +34,7 @@ STANDARD = "standard"
 """How a configuration names the transform of this package."""
 
 _STANDARD_NAME = "table"
-_NAME = re.compile(r"(?P<transform>[a-z][a-z0-9_]*)_(?P<digits>[0-9a-f]{12})")
-_KEPT = "columns"
-_LARGEST_TABLE = 1 << 24
+TABLE_NAME = re.compile(r"(?P<transform>[a-z][a-z0-9_]*)_(?P<digits>[0-9a-f]{12})")
 
 
 def table_version(columns: Sequence[Column], transform: str = STANDARD) -> FeatureVersion:
@@ -87,7 +76,7 @@ def version_of_bytes(name: str, raw: bytes, where: str) -> FeatureVersion:
     UnknownFeatureVersion
         The module that makes the matrix of that table is not here.
     """
-    named = _NAME.fullmatch(name)
+    named = TABLE_NAME.fullmatch(name)
     try:
         columns = parse_columns(orjson.loads(raw), where)
         if named is None or table_bytes(columns) != raw:
@@ -99,45 +88,6 @@ def version_of_bytes(name: str, raw: bytes, where: str) -> FeatureVersion:
     if version.name != name:
         raise ArtefactError(where, f"is the table of {version.name}, not of {name}")
     return version
-
-
-def column_tables(settings: Settings) -> Objects:
-    """Where a home keeps column tables: in its feature store, or among its objects."""
-    return objects_of(settings) or FolderObjects(settings.feature_store)
-
-
-def keep_table(kept: Objects, version: FeatureVersion) -> None:
-    """Keep the table of a version in the home, for where only its name is known; a version in code needs no keeping.
-
-    Parameters
-    ----------
-    kept : as :func:`column_tables` gives them
-    """
-    if version.is_table:
-        kept.put(f"{_KEPT}/{table_hash(version.columns)}.json", table_bytes(version.columns))
-
-
-def kept_version(kept: Objects, name: str) -> FeatureVersion:
-    """The feature version of that name, which may be of a table that the home keeps.
-
-    Raises
-    ------
-    UnknownFeatureVersion
-        It is not known here.
-    ArtefactError
-        The table that is kept is not the one that its file is named by.
-    """
-    with suppress(UnknownFeatureVersion):
-        return get_feature_version(name)
-    named = _NAME.fullmatch(name)
-    for found in kept.names(_KEPT) if named is not None else ():
-        file = found.rpartition("/")[2]
-        if named is not None and file.startswith(named["digits"]) and file.endswith(".json"):
-            version = version_of_bytes(name, kept.get(found, _LARGEST_TABLE) or b"", file)
-            if table_hash(version.columns) != file.removesuffix(".json"):
-                raise ArtefactError(file, "is not the column table that it is named by")
-            return version
-    return get_feature_version(name)  # which says what is known
 
 
 def _standard(columns: Sequence[Column]) -> FeatureVersion:

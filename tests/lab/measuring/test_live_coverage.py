@@ -246,7 +246,7 @@ def test_a_calibration_too_small_for_the_level_promises_every_label():
 def test_columns_of_different_lengths_are_refused():
     with pytest.raises(DataError, match="3 flags for 2 labels"):
         coverage_bands([True] * 3, [0, 1], promise((9, 9)))
-    with pytest.raises(DataError, match="2 labels and 1 patients"):
+    with pytest.raises(DataError, match="2 labels and 1 subjects"):
         coverage_bands([True] * 2, [0, 1], promise((9, 9)), ["x"])
 
 

@@ -30,7 +30,7 @@ from ml_core.serve.log.log_files import LogFile
 from ml_core.serve.log.log_keys import KEY_BYTES, Pseudonyms, make_key_file
 from ml_core.serve.log.log_records import LogRecords
 from ml_core.serve.log.reader import PredictionLog
-from ml_core.serve.log.writer import LogWriter
+from ml_core.serve.log.writer import LogWriter, shipping_of
 from ml_core.serve.model.loader import ModelLoader
 from tests.serve.answering.builders import until
 from tests.serve.answering.stored import Home, Worker
@@ -57,13 +57,16 @@ class Ward:
         if not chosen.subject_key.exists():  # who is a test patient hangs on the pseudonym, so on the key
             make_key_file(chosen.subject_key, bytes(range(KEY_BYTES)))
         self.workers = [Worker(self.home, index) for index in range(1, workers + 1)]
-        self.writers = [LogWriter(chosen.log, records=LogRecords(chosen)) for _ in self.workers]
+        records = LogRecords(chosen)
+        self.writers = [
+            LogWriter(chosen.log, records=records, shipping=shipping_of(chosen, records)) for _ in self.workers
+        ]
         for worker, writer in zip(self.workers, self.writers, strict=True):
             recorder = Recorder(writer, chosen.log, Pseudonyms(chosen.subject_key), keep_inputs=chosen.log_inputs)
             worker.service._recorder = recorder
             worker.service._now = lambda: self.now
             writer.start()
-        self.log = PredictionLog(chosen.log)
+        self.log = PredictionLog.of(chosen)
         self.labels = LabelStore(open_label_tables(chosen, chosen.model_name), self.log.known, clock=lambda: self.now)
         self.watch = HealthMonitor(chosen, ModelLoader(chosen), now=lambda: self.now)
         self.due: list[tuple[datetime, str, int]] = []
@@ -77,12 +80,17 @@ class Ward:
             batch = asyncio.run(worker.service.predict_batch(BatchRequest(list(mine))))
             answers = [answer for answer in batch.predictions if isinstance(answer, InferenceResponse)]
             assert len(answers) == len(mine)
-            until(lambda n=n: self.writers[n].counts.pending == 0)  # a busy machine answers before it has stored
+            self._until_stored(answers)
             for answer, outcome in zip(answers, outcomes[n :: len(self.workers)], strict=True):
                 known = self.now + timedelta(days=5 if outcome else HORIZON_DAYS)
                 self.due.append((known, answer.request_id, outcome))
             found += answers
         return found
+
+    def _until_stored(self, answers: Sequence[InferenceResponse]) -> None:
+        """Wait until answers are where the monitor reads them: a busy machine answers before it has stored or shipped."""
+        ids = {id_bytes(answer.request_id) for answer in answers}
+        until(lambda: self.log.known(ids) == ids)
 
     def answer_again(self, row: pd.DataFrame, client_request_id: str, times: int) -> list[InferenceResponse]:
         """Answer the one row that often under the same name of the caller's; nobody tells its outcome."""
@@ -91,7 +99,7 @@ class Ward:
         for _ in range(times):
             request = PredictRequest(record, client_request_id=client_request_id)
             found.append(asyncio.run(self.workers[0].service.predict(request)))
-            until(lambda: self.writers[0].counts.pending == 0)
+            self._until_stored(found[-1:])
             self.now += timedelta(milliseconds=10)
         return found
 

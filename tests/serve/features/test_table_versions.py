@@ -11,9 +11,10 @@ import pytest
 
 from ml_core.base.errors import ArtefactError, ConfigError, UnknownFeatureVersion
 from ml_core.features.columns import table_hash
+from ml_core.lab.data.kept_tables import keep_table, kept_version
 from ml_core.serve.features import versions
 from ml_core.serve.features.column_table import one_spelling, table_bytes
-from ml_core.serve.features.table_versions import keep_table, kept_version, table_version, version_of_bytes
+from ml_core.serve.features.table_versions import table_version, version_of_bytes
 from ml_core.serve.features.versions import get_feature_version, module_version, register_version
 from ml_core.serve.home.object_stores import FolderObjects
 from tests.own_versions import STANDARD, STANDARD_TABLE
