@@ -146,8 +146,8 @@ test-processes: $(READY) ## The half of the tests that starts processes
 # Alone, since six workers, a database and a balancer are all a small machine can do; a fault that met the machine's own
 # limits is tried once more, and both runs are told.
 test-cluster: $(READY) ## Faults of one service on three machines, which are network namespaces and need root; skipped without
-	$(if $(CI),$(if $(SUDO),$(SUDO) -E env PATH="$$PATH")) $(PYTEST) -m "not slow" tests/cluster || \
-	$(if $(CI),$(if $(SUDO),$(SUDO) -E env PATH="$$PATH")) $(PYTEST) -m "not slow" --last-failed tests/cluster
+	for again in "" --last-failed; do \
+	  $(if $(CI),$(if $(SUDO),$(SUDO) -E env PATH="$$PATH")) $(PYTEST) -m "not slow" tests/cluster $$again && exit 0; done; exit 1
 
 schema: $(READY) ## Configurations, the data at hand and the OpenAPI document against their schemas
 	$(BIN)/python -m pytest tests/test_schemas.py
