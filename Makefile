@@ -127,7 +127,7 @@ quick: $(READY) ## What to run while working: the rooms, without servers and wit
 quick-1 quick-2 quick-3: quick-%: # a third of quick each
 	$(PYTEST) -q -m "not slow and not e2e and not long" $(ROOMS_$*)
 
-test: $(READY) ## Lint, types and the tests of every change (ten minutes on two cores; JOBS=1: one after the other)
+test: $(READY) ## Lint, types and the tests of every change (twenty minutes on two cores; JOBS=1: one after the other)
 	+@$(IN_TURNS) test-processes lint typecheck test-rooms-3 test-rooms-2 test-rooms-1
 	+@$(MAKE) --no-print-directory test-cluster
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from ml_core.base.errors import DataError
+from ml_core.serve.home.object_stores import open_bucket
 
 __all__ = ["ObjectFile", "ObjectFolder", "object_address"]
 
@@ -212,10 +213,7 @@ def _parts_of(address: str) -> tuple[Any, str]:
 def _bucket(root: str) -> Any:
     """A bucket with the credentials and endpoint that the environment names (AWS_…, GOOGLE_…, AZURE_…)."""
     _obstore()
-    from obstore.store import from_url
-
-    with _as_os_errors(root):
-        return from_url(root)
+    return open_bucket(root)[1]
 
 
 def _obstore() -> Any:

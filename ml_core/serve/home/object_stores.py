@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from ml_core.base.settings import Settings
 if TYPE_CHECKING:
     from ml_core.serve.home.stores import Objects
 
-__all__ = ["FolderObjects", "NetworkObjects", "objects_of", "open_objects"]
+__all__ = ["FolderObjects", "NetworkObjects", "objects_of", "open_bucket", "open_objects"]
 
 _RETRY: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 _CLIENT: dict[str, Any] = {"connect_timeout": "3s", "timeout": "60s"}
@@ -56,6 +57,24 @@ def open_objects(address: str) -> Objects:
     if parts.scheme in {"", "file"}:
         return FolderObjects(Path(url2pathname(parts.path)))
     return NetworkObjects(address)
+
+
+def open_bucket(address: str) -> tuple[Any, Any]:
+    """The library ``obstore``, and the store of an address: the one place that says how stores in a network are asked.
+
+    Raises
+    ------
+    ImportError
+        The extra ``cluster`` is not installed.
+    OSError, ValueError
+        The address names no store that is known.
+    """
+    import obstore  # only who has objects in a network loads it
+
+    try:
+        return obstore, obstore.store.from_url(address, retry_config=_RETRY, client_options={**_CLIENT, **_allowed()})
+    except obstore.exceptions.BaseError as error:
+        raise OSError(errno.EINVAL, _first_words(error), address) from error
 
 
 class FolderObjects:
@@ -132,17 +151,14 @@ class NetworkObjects:
     """
 
     def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        self.shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
         try:
-            import obstore  # the extra `cluster`, which only such a home loads
+            self._api, self._store = open_bucket(address)
         except ImportError as error:
             problem = "needs the extra `cluster`: pip install 'surety-bundle[cluster]'"
             raise ConfigError("SURETY_OBJECTS", problem) from error
-        parts = urlsplit(address)
-        self.shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-        self._api = obstore
-        try:
-            self._store = obstore.store.from_url(address, retry_config=_RETRY, client_options={**_CLIENT, **_allowed()})
-        except (obstore.exceptions.BaseError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError("SURETY_OBJECTS", f"{self.shown} names no object store that is known") from error
 
     def put(self, name: str, content: bytes, *, replace: bool = False) -> bool:
