@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from ml_core.serve.home import homes
+from ml_core.serve.home import folder_home, homes
+from ml_core.serve.home.stores import DOCUMENT_PLACES
 from tests import chance
 from tests.e2e.conftest import walk, written_config
 from tests.e2e.workplace import Workplace
@@ -56,6 +57,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS) and is_long(str(item.path.relative_to(TESTS)), item.name):
             item.add_marker(pytest.mark.long)
+
+
+@pytest.fixture(autouse=True)
+def listed_documents(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever writes a document of a home writes it where ``surety home copy`` finds it; tests of the home itself may not."""
+    if (TESTS / "serve" / "home") in request.path.parents:
+        return
+    whole = folder_home.FolderDocuments.write
+
+    def write(self: folder_home.FolderDocuments, name: str, content: bytes, *, durable: bool = True) -> None:
+        is_of_home = self._mode == folder_home._MODE  # otherwise a file of keys that somebody named
+        assert not is_of_home or any(PurePosixPath(name).match(place) for place in DOCUMENT_PLACES), name
+        whole(self, name, content, durable=durable)
+
+    monkeypatch.setattr(folder_home.FolderDocuments, "write", write)
 
 
 @pytest.fixture(scope="session")
