@@ -315,11 +315,6 @@ class Settings(BaseSettings):
         return self.home / "labels" / f"{self.model_name}.db"
 
     @property
-    def imported_labels(self) -> Path:
-        """File with the number of labels that commands have brought in."""
-        return self.home / "labels" / f"{self.model_name}.imported.json"
-
-    @property
     def subject_key(self) -> Path:
         """File with the key that makes pseudonyms of subjects; it lies outside the log."""
         return self.subject_key_file or self.home / "subject.key"
